@@ -1,0 +1,112 @@
+"""Greedy decoding and scoring for every method that keeps a state per token, written once.
+
+An adapter implements `_forward`, `_logits` and `_rewind`; `generate` and `score` follow.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+
+from evals.model import Query, Session, Stop
+
+SCORE_ROWS = 1024
+"""Rows of logits held at once while scoring: 1024 x 128K vocabulary in float32 is 0.5 GiB."""
+
+
+class CachedSession(Session):
+    """A session over a state that only grows while a query is answered and is then taken back.
+
+    device: where token ids go.
+    context_hidden: final hidden state of the last context token, shape (1, hidden), or None where nothing was
+        read: what an empty query continues from.
+    """
+
+    device: torch.device
+    context_hidden: torch.Tensor | None = None
+
+    @abstractmethod
+    def _forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Append `ids` of shape (1, q), q >= 1, to the state; return final hidden states (q, hidden)."""
+
+    @abstractmethod
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits (rows, vocabulary) of final hidden states (rows, hidden)."""
+
+    @abstractmethod
+    def _rewind(self) -> None:
+        """Bring the state back to the end of the context."""
+
+    def _begin(self, query: Query) -> None:
+        """Called before a query is read: the place for a search that depends on the question."""
+
+    def _read(self, query: Query) -> torch.Tensor:
+        """Hidden state (1, hidden) of the token that the answer continues from."""
+        self._begin(query)
+        if len(query.ids):
+            return self._forward(self._tensor(query.ids))[-1:]
+        if self.context_hidden is None:
+            raise ValueError("Context and query are both empty: there is nothing to continue.")
+        return self.context_hidden
+
+    def _tensor(self, ids: Sequence[int]) -> torch.Tensor:
+        return torch.tensor([list(ids)], dtype=torch.long, device=self.device)
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        query: Query,
+        max_new_tokens: int,
+        stop: Stop | None = None,
+        on_token: Callable[[int], None] | None = None,
+    ) -> list[int]:
+        stop = stop or Stop()
+        new: list[int] = []
+        try:
+            hidden = self._read(query)
+            while len(new) < max_new_tokens:
+                logits = self._logits(hidden)[0].float()
+                if stop.ids and len(new) < stop.min_new_tokens:
+                    logits[list(stop.ids)] = -torch.inf
+                token = int(logits.argmax())
+                if on_token is not None:
+                    on_token(token)
+                if token in stop.ids:
+                    break
+                new.append(token)
+                if len(new) < max_new_tokens:
+                    hidden = self._forward(self._tensor([token]))
+        finally:
+            self._rewind()
+        return new
+
+    @torch.inference_mode()
+    def score(self, query: Query, target_ids: Sequence[int]) -> torch.Tensor:
+        if not len(target_ids):
+            return torch.empty(0)
+        try:
+            self._begin(query)
+            ids = self._tensor([*query.ids, *target_ids])
+            rows = self._hidden_before_targets(ids, len(target_ids))
+            targets = ids[0, -len(target_ids) :]
+            parts = [
+                -F.cross_entropy(self._logits(h).float(), t, reduction="none")
+                for h, t in zip(rows.split(SCORE_ROWS), targets.split(SCORE_ROWS), strict=True)
+            ]
+        finally:
+            self._rewind()
+        return torch.cat(parts).cpu()
+
+    def _hidden_before_targets(self, ids: torch.Tensor, targets: int) -> torch.Tensor:
+        """Hidden states (targets, hidden) of the token before each target. The last target is never read."""
+        before = ids[:, :-1]
+        hidden = self._forward(before) if before.shape[1] else None
+        if ids.shape[1] > targets:  # the query's last token stands before the first target
+            assert hidden is not None
+            return hidden[-targets:]
+        if self.context_hidden is None:
+            raise ValueError("Context and query are both empty: the first target token follows nothing.")
+        return self.context_hidden if hidden is None else torch.cat([self.context_hidden, hidden])

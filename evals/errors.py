@@ -1,0 +1,21 @@
+"""Errors that are a person's to mend, as opposed to bugs.
+
+The command line prints a `UserError` as one sentence and exits with code 2; anything else keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Bad input. The message is one sentence that says what is wrong and what to do about it."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
+    """The error for a name that is not in the list of `known` ones, with the nearest names as a hint."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names) or 'none'}."
+    return UserError(f"Unknown {kind} '{name}': {hint} `sharedllm-eval --list` shows all.")

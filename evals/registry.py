@@ -1,0 +1,78 @@
+"""Names of methods and tasks, resolved to classes only when one is used.
+
+Third parties add to both through the entry-point groups `sharedllm.methods` and `sharedllm.tasks`.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
+
+from evals.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from evals.model import LongContextModel
+    from evals.tasks.base import Task
+
+METHODS = {
+    "full": "baselines.dense:FullAttention",
+    "truncated": "baselines.dense:Truncated",
+    "streaming_llm": "baselines.streaming_llm:StreamingLLM",
+    "yarn": "baselines.yarn:ScaledRope",
+    "cepe": "baselines.cepe.adapter:CEPE",
+    "longllama": "baselines.longllama.adapter:LongLLaMA",
+    "activation_beacon": "baselines.activation_beacon.adapter:ActivationBeacon",
+    "sharedllm": "evals.methods.sharedllm:SharedLLM",
+}
+
+TASKS = {
+    "needle": "evals.tasks.needle:Needle",
+    "perplexity": "evals.tasks.perplexity:Perplexity",
+    "longbench": "evals.tasks.longbench:LongBench",
+    "longbench-e": "evals.tasks.longbench:LongBenchE",
+    "longbench-v2": "evals.tasks.longbench_v2:LongBenchV2",
+    "infinitebench": "evals.tasks.infinitebench:InfiniteBench",
+    "ruler": "evals.tasks.ruler:Ruler",
+    "efficiency": "evals.tasks.efficiency:Efficiency",
+}
+
+
+@cache
+def _targets(group: str) -> dict[str, str]:
+    """Built-in targets and those of installed packages; a built-in name cannot be taken over."""
+    builtin = METHODS if group == "sharedllm.methods" else TASKS
+    return {**{e.name: e.value for e in entry_points(group=group)}, **builtin}
+
+
+def methods() -> dict[str, str]:
+    """Method names and their `module:class` targets."""
+    return _targets("sharedllm.methods")
+
+
+def tasks() -> dict[str, str]:
+    """Task names and their `module:class` targets."""
+    return _targets("sharedllm.tasks")
+
+
+def method(name: str) -> type[LongContextModel]:
+    """The class of a method. Raises UserError for an unknown name."""
+    return _resolve("method", name, methods())
+
+
+def task(name: str) -> type[Task]:
+    """The class of a task (without its `:subset`). Raises UserError for an unknown name."""
+    return _resolve("task", name, tasks())
+
+
+def _resolve(kind: str, name: str, known: dict[str, str]) -> type:
+    if name not in known:
+        raise unknown(kind, name, known)
+    module, _, attribute = known[name].partition(":")
+    try:
+        return getattr(import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if error.name is None or module.startswith(error.name):
+            raise UserError(f"The {kind} '{name}' is declared as {known[name]}, which is not installed.") from error
+        raise UserError(f"The {kind} '{name}' needs the package '{error.name}': pip install {error.name}.") from error
