@@ -9,10 +9,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:  # `sharedllm-eval --list` must not wait for torch
     import torch
+    from pydantic import BaseModel
     from transformers import PreTrainedTokenizerBase
 
     from evals.presets import Preset
@@ -110,6 +111,9 @@ class Session(ABC):
 @dataclass
 class LongContextModel(ABC):
     """A loaded method. Subclasses add what they need; the fields below are what the harness reads."""
+
+    settings_model: ClassVar[type[BaseModel] | None] = None
+    """Settings that the method declares (`--set`, preset); None: those that its preset lists."""
 
     name: str
     tokenizer: PreTrainedTokenizerBase
