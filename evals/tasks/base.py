@@ -81,6 +81,9 @@ class Task(ABC):
         self.settings = settings
         self.data = data
 
+    def check(self) -> None:  # noqa: B027 - a task that brings its own data has nothing to check
+        """Called before any model is loaded. Raises UserError where data are missing, and says how to get them."""
+
     @abstractmethod
     def instances(
         self, tokenizer: PreTrainedTokenizerBase, length: int | None, limit: int | None, seed: int
