@@ -1,0 +1,211 @@
+"""Intervals and tests for scores of samples that come in clusters (questions on one context).
+
+Intervals are expanded percentile bootstrap intervals: clusters are drawn with replacement and the statistic
+is computed again, so the interval stays inside the range of the statistic (a share never leaves 0..1, a
+perplexity stays positive). The percentiles are widened as a t interval is wider than a normal one
+(Hesterberg 2015, "What teachers should know about the bootstrap", section 5.4), without which a handful of
+documents gives intervals that are much too narrow. BCa was not taken: its correction is 0/0 where all
+samples score the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri, stdtrit
+from scipy.stats import binomtest
+
+Sample = Mapping[str, Any]
+Statistic = Callable[[Sequence[Sample]], Mapping[str, float]]
+Floats = NDArray[np.float64]
+
+REPLICATES = 2000
+"""Bootstrap draws of a mean (one matrix product)."""
+SLOW_REPLICATES = 1000
+"""Draws where the statistic is a Python function."""
+EXACT_CLUSTERS = 12
+"""Up to this many clusters a randomisation test lists every arrangement instead of drawing them."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate, its interval and standard error; the last three are NaN where there is one cluster."""
+
+    estimate: float
+    low: float = float("nan")
+    high: float = float("nan")
+    se: float = float("nan")
+
+
+def cluster_codes(samples: Sequence[Sample]) -> tuple[NDArray[np.int64], int]:
+    """Cluster number of each sample, and the number of clusters. Without `group` a sample is its own."""
+    names = [str(s.get("group") or f"\0{s['sample']}") for s in samples]
+    unique, codes = np.unique(names, return_inverse=True)
+    return codes.astype(np.int64), len(unique)
+
+
+def metric_table(samples: Sequence[Sample], names: Sequence[str]) -> Floats:
+    """Metrics as an array of shape (samples, names); NaN where a sample lacks one."""
+    return np.array([[s["metrics"].get(n, np.nan) for n in names] for s in samples], dtype=float).reshape(
+        -1, len(names)
+    )
+
+
+def cluster_sums(values_SK: Floats, codes_S: NDArray[np.int64], clusters: int) -> tuple[Floats, Floats]:
+    """Sums and counts of the metrics in each cluster, each of shape (clusters, K); NaN does not count."""
+    present = ~np.isnan(values_SK)
+    sums, counts = np.zeros((2, clusters, values_SK.shape[1]))
+    np.add.at(sums, codes_S, np.where(present, values_SK, 0.0))
+    np.add.at(counts, codes_S, present.astype(float))
+    return sums, counts
+
+
+def draws(clusters: int, replicates: int, seed: int) -> Floats:
+    """How often each cluster is drawn in each replicate, shape (replicates, clusters); rows sum to
+    `clusters`.
+    """
+    return (
+        np.random.default_rng(seed)
+        .multinomial(clusters, [1 / clusters] * clusters, size=replicates)
+        .astype(float)
+    )
+
+
+def bootstrap_means(sums_GK: Floats, counts_GK: Floats, replicates: int, seed: int) -> Floats:
+    """Bootstrap distribution of the means, shape (replicates, K)."""
+    weights = draws(len(sums_GK), replicates, seed)
+    with np.errstate(invalid="ignore"):
+        return (weights @ sums_GK) / (weights @ counts_GK)
+
+
+def interval(estimate: float, distribution: Floats, clusters: int, confidence: float = 0.95) -> Interval:
+    """Expanded percentile interval and standard error from a bootstrap distribution over `clusters`
+    clusters.
+    """
+    values = distribution[np.isfinite(distribution)]
+    if clusters < 2 or not values.size:
+        return Interval(estimate)
+    widen = np.sqrt(clusters / (clusters - 1))
+    tail = float(ndtr(widen * stdtrit(clusters - 1, (1 - confidence) / 2)))
+    low, high = np.quantile(values, [tail, 1 - tail])
+    return Interval(estimate, float(low), float(high), float(values.std() * widen))
+
+
+def wilson(successes: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson score interval of a share of `n` independent trials (Wilson 1927)."""
+    z = -ndtri((1 - confidence) / 2)
+    share = successes / n
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+    return float(centre - half), float(centre + half)
+
+
+def mean_intervals(samples: Sequence[Sample], seed: int = 0) -> dict[str, Interval]:
+    """Mean of every metric with its interval, clusters by `group`.
+
+    Where every sample of a 0..1 metric scores 0, or every one 1, the bootstrap would claim certainty; there
+    the interval is Wilson's with one trial a cluster.
+    """
+    names = list(dict.fromkeys(name for s in samples for name in s["metrics"]))
+    if not names:
+        return {}
+    values = metric_table(samples, names)
+    codes, clusters = cluster_codes(samples)
+    sums, counts = cluster_sums(values, codes, clusters)
+    distribution = bootstrap_means(sums, counts, REPLICATES, seed)
+    result = {}
+    for k, name in enumerate(names):
+        present = values[~np.isnan(values[:, k]), k]
+        estimate = float(present.mean())
+        found = interval(estimate, distribution[:, k], int((counts[:, k] > 0).sum()))
+        if clusters > 1 and estimate in (0.0, 1.0) and (present == estimate).all():
+            found = Interval(estimate, *wilson(estimate * clusters, clusters), se=found.se)
+        result[name] = found
+    return result
+
+
+def statistic_intervals(
+    samples: Sequence[Sample], statistic: Statistic, seed: int = 0
+) -> dict[str, Interval]:
+    """Any statistic of a cell (a perplexity, a mean of documents' means) with its interval, clusters by
+    `group`.
+    """
+    estimates = statistic(samples)
+    codes, clusters = cluster_codes(samples)
+    if clusters < 2:
+        return {name: Interval(float(value)) for name, value in estimates.items()}
+    members = [np.flatnonzero(codes == c) for c in range(clusters)]
+    rng = np.random.default_rng(seed)
+    replicates = []
+    for _ in range(SLOW_REPLICATES):
+        chosen = np.concatenate([members[c] for c in rng.integers(clusters, size=clusters)])
+        replicates.append(statistic([samples[i] for i in chosen]))
+    return {
+        name: interval(
+            float(value), np.array([r.get(name, np.nan) for r in replicates], dtype=float), clusters
+        )
+        for name, value in estimates.items()
+    }
+
+
+def mcnemar(first: Floats, second: Floats) -> float:
+    """Exact two-sided McNemar test of two 0/1 scores on the same samples: a binomial test of the pairs that
+    differ.
+    """
+    gains, losses = int((second > first).sum()), int((second < first).sum())
+    return float(binomtest(gains, gains + losses).pvalue) if gains + losses else 1.0
+
+
+def signs(clusters: int, seed: int, limit: int = 9999) -> Floats:
+    """Rows of +1/-1 for a randomisation test, the first all +1.
+
+    All 2^clusters of them where the clusters are few, else `limit` random ones.
+    """
+    if clusters <= EXACT_CLUSTERS:
+        bits = (np.arange(2**clusters)[:, None] >> np.arange(clusters)) & 1
+        return np.where(bits, -1.0, 1.0)
+    random = np.random.default_rng(seed).choice([-1.0, 1.0], size=(limit, clusters))
+    return np.vstack([np.ones(clusters), random])
+
+
+def randomisation_p(statistics: Floats) -> float:
+    """Two-sided p-value where the first row of `statistics` is the arrangement as observed."""
+    size = np.abs(statistics)
+    return float((size >= size[0] * (1 - 1e-12)).mean())
+
+
+def sign_flip(cluster_sums_G: Floats, seed: int = 0) -> float:
+    """Two-sided randomisation test that paired differences, summed by cluster, centre on 0."""
+    return randomisation_p(signs(len(cluster_sums_G), seed) @ cluster_sums_G)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjustment: p-values that bound the chance of any false difference among all of
+    them.
+    """
+    order = np.argsort(p_values)
+    steps = np.asarray(p_values, dtype=float)[order] * np.arange(len(p_values), 0, -1)
+    adjusted = np.empty(len(p_values))
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return [float(p) for p in adjusted]
+
+
+def smallest_difference(
+    se: float, pairs: int, binary: bool, alpha: float = 0.05, power: float = 0.8
+) -> float:
+    """The true difference that a two-sided test at `alpha` would show with probability `power`.
+
+    (z_{1-alpha/2} + z_power) x standard error of the difference. For a 0/1 score never less than what
+    McNemar's test could call significant at all: the fewest one-sided disagreements k with 2 / 2^k <=
+    alpha, over `pairs`.
+    """
+    normal = float((-ndtri(alpha / 2) + ndtri(power)) * se)
+    if not binary:
+        return normal if normal > 0 else float("nan")
+    fewest = int(np.ceil(np.log2(2 / alpha)))
+    floor = min(fewest / pairs, 1.0)
+    return max(normal, floor) if np.isfinite(normal) else floor
