@@ -1,0 +1,255 @@
+"""Runs cells: load a model once, read a context once, ask every question about it, write down each answer.
+
+Models are the outermost loop. Within a cell, requests with equal context share one read (the answers equal
+those of fresh reads); time and memory come from a separate cold pass (`evals.measure`). A cell that fails is
+recorded and the others go on: the exit code says so.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from typing import Any, TypeVar
+
+import torch
+
+from evals.cells import Cell, ModelChoice, digest
+from evals.errors import UserError
+from evals.measure import PeakMemory, cold, first_line, is_out_of_memory, synchronize
+from evals.model import LongContextModel, Session
+from evals.progress import Progress
+from evals.spec import RunSpec
+from evals.store import Run, StoreError
+from evals.tasks.base import Instance, Output
+
+T = TypeVar("T")
+HEAD_TOKENS, TAIL_TOKENS = 120, 240
+"""How much of each end of a prompt is kept as text, for people."""
+
+
+class AuditError(Exception):
+    """A prompt broke a rule that every result rests on: a bug of its task, so the whole run stops."""
+
+
+@dataclass
+class Spent:
+    """Seconds spent loading (imports and weights) and in models (reading, answering, measuring)."""
+
+    load_s: float = 0.0
+    model_s: float = 0.0
+
+
+class Engine:
+    """Executes the cells of one run."""
+
+    def __init__(self, run: Run, spec: RunSpec, progress: Progress) -> None:
+        self.run = run
+        self.spec = spec
+        self.progress = progress
+        self.spent = Spent()
+        self.states: dict[str, dict[str, Any]] = run.meta["cells"]
+
+    def execute(self, cells: Sequence[Cell]) -> None:
+        """Run what is not done yet. `run.json` and `samples.jsonl` hold the results.
+
+        Raises StoreError where the disk fails, AuditError where a prompt breaks a rule; anything else that
+        goes wrong in a cell is recorded as the state of that cell.
+        """
+        for cell in cells:
+            self.states.setdefault(cell.id, {**cell.record(), "status": "pending", "error": None})
+        self.run.save()
+        for _, group in groupby(cells, key=lambda cell: cell.model.name):
+            self._run_model(list(group))
+            _free()
+
+    def is_complete(self, cell: Cell) -> bool:
+        """Whether nothing is left to do for the cell: out of memory is an end, a failure is not."""
+        state = self.states[cell.id]
+        if state["status"] != "ok":
+            return state["status"] == "oom"
+        done = state["limit"]
+        covered = done is None or (self.spec.limit is not None and self.spec.limit <= done)
+        return covered and (not self.spec.perf or cell.id in self.run.perf)
+
+    def _run_model(self, cells: Sequence[Cell]) -> None:
+        todo = [cell for cell in cells if not self.is_complete(cell)]
+        for cell in cells:
+            if cell not in todo:
+                self.progress.finish(cell, self.states[cell.id])
+        if not todo:
+            return
+        model = self._guard(todo, partial(self._load, todo[0].model))
+        if model is None:
+            return
+        for cell in todo:
+            self.states[cell.id]["max_context"] = model.max_context
+            self._guard([cell], partial(self._run_cell, model, cell))
+            _free()
+
+    def _guard(self, cells: Sequence[Cell], action: Callable[[], T]) -> T | None:
+        """Do something for cells; if it fails, that becomes their state and the sweep goes on.
+
+        Nothing is hidden: a failure is printed with its traceback, stored in `run.json` and counted, and the
+        exit code is not 0. What must end the run (StoreError, AuditError, KeyboardInterrupt) passes through.
+        """
+        try:
+            return action()
+        except (StoreError, AuditError):
+            raise
+        except UserError as error:
+            self._settle(cells, "failed", str(error), bad_input=True)
+        except Exception as error:
+            if is_out_of_memory(error):
+                self._record_out_of_memory(cells, error)
+            else:
+                text = traceback.format_exc()
+                self.progress.log(text)
+                message = f"{type(error).__name__}: {first_line(error)}"
+                self._settle(cells, "failed", message, traceback=text)
+        return None
+
+    def _settle(self, cells: Sequence[Cell], status: str, error: str | None, **more: Any) -> None:
+        for cell in cells:
+            state = self.states[cell.id]
+            for key in ("traceback", "bad_input"):
+                state.pop(key, None)
+            state.update(status=status, error=error, **more)
+            self.progress.finish(cell, state)
+        self.run.save()
+
+    def _record_out_of_memory(self, cells: Sequence[Cell], error: BaseException) -> None:
+        """The peak goes into the place of the cold pass, which cannot run any more."""
+        memory = PeakMemory(torch.device(self.spec.device))
+        peak = {"peak_bytes": memory.peak_bytes(), "reserved_bytes": memory.reserved_bytes()}
+        for cell in cells:
+            if cell.id not in self.run.perf:
+                self.run.append(
+                    {"kind": "perf", "cell": cell.id, "status": "oom", "error": first_line(error), **peak}
+                )
+        self._settle(cells, "oom", first_line(error))
+
+    def _load(self, choice: ModelChoice) -> LongContextModel:
+        PeakMemory(torch.device(self.spec.device)).start()
+        start = time.perf_counter()
+        self.progress.log(f"Loading {choice.name}")
+        model = choice.method.load(choice.preset, choice.runtime)
+        synchronize(model.device)
+        self.spent.load_s += time.perf_counter() - start
+        self.run.meta["models"][choice.name] = {
+            "preset": choice.preset.model_dump(mode="json"),
+            "budget": model.budget,
+            "identity": digest(choice.identity),
+        }
+        self.run.save()
+        return model
+
+    def _run_cell(self, model: LongContextModel, cell: Cell) -> None:
+        PeakMemory(model.device).start()
+        task = cell.task.task
+        instances = list(task.instances(model.tokenizer, cell.length, self.spec.limit, cell.seed))
+        if not instances:
+            raise UserError(f"{cell.task.name} has no sample of length {cell.length}: choose another length.")
+        done = self.run.done.get(cell.id, set())
+        todo = [instance for instance in instances if instance.id not in done]
+        measure = self.spec.perf and cell.id not in self.run.perf
+        self.progress.begin(cell, len(todo) + measure)
+        for group in self._groups(todo):
+            self._ask(model, cell, group)
+        if measure:
+            self._measure(model, cell, instances[0])
+        self._settle([cell], "ok", None, limit=self.spec.limit)
+
+    def _groups(self, instances: Sequence[Instance]) -> list[list[Instance]]:
+        """Instances that share a read, in the order in which a task gives the first of each."""
+        if not self.spec.reuse:
+            return [[instance] for instance in instances]
+        groups: dict[str, list[Instance]] = {}
+        for instance in instances:
+            groups.setdefault(instance.prompt.context_key, []).append(instance)
+        return list(groups.values())
+
+    def _ask(self, model: LongContextModel, cell: Cell, group: Sequence[Instance]) -> None:
+        """Read the context of a group once and put every question of the group to it."""
+        for instance in group:
+            _audit(instance, cell)
+        prompt = group[0].prompt
+        start = time.perf_counter()
+        session = model.prefill(prompt.context, prefix_ids=prompt.prefix)
+        synchronize(model.device)
+        read_s = time.perf_counter() - start
+        self.spent.model_s += read_s
+        for instance in group:
+            start = time.perf_counter()
+            output = answer(model, session, instance)
+            answer_s = time.perf_counter() - start
+            self.spent.model_s += answer_s
+            seconds = {"read": read_s, "answer": answer_s}
+            read_s = 0.0  # the others found it read
+            self.run.append(
+                {
+                    "kind": "sample",
+                    "cell": cell.id,
+                    **_describe(model, instance, output),
+                    "metrics": cell.task.task.evaluate(instance, output),
+                    "trace": session.trace(),
+                    "seconds": seconds,
+                }
+            )
+            self.progress.step()
+
+    def _measure(self, model: LongContextModel, cell: Cell, instance: Instance) -> None:
+        start = time.perf_counter()
+        record = cold(model, instance)
+        self.spent.model_s += time.perf_counter() - start
+        self.run.append({"kind": "perf", "cell": cell.id, **record})
+        self.progress.step()
+
+
+def answer(model: LongContextModel, session: Session, instance: Instance) -> Output:
+    """Put one request to a context that was read: log-probabilities of its target, or a generation."""
+    query = instance.prompt.as_query()
+    if instance.target is not None:
+        return Output(logprobs=session.score(query, instance.target).tolist())
+    ids = session.generate(query, instance.max_new_tokens, instance.stop)
+    return Output(ids=ids, text=model.tokenizer.decode(ids, skip_special_tokens=True))
+
+
+def _describe(model: LongContextModel, instance: Instance, output: Output) -> dict[str, Any]:
+    """The parts of a sample record that tell what was asked and answered."""
+    prompt = instance.prompt
+    head = [*prompt.prefix, *prompt.context[:HEAD_TOKENS]][:HEAD_TOKENS]
+    tail = [*prompt.context[-TAIL_TOKENS:], *prompt.query][-TAIL_TOKENS:]
+    return {
+        "sample": instance.id,
+        "status": "ok",
+        "error": None,
+        "output": {"text": output.text, "tokens": len(output.ids) or len(output.logprobs)},
+        "reference": instance.reference,
+        "group": instance.group or prompt.context_key,
+        "meta": instance.meta,
+        "audit": prompt.audit.as_dict(),
+        "prompt": {"head": model.tokenizer.decode(head), "tail": model.tokenizer.decode(tail)},
+    }
+
+
+def _audit(instance: Instance, cell: Cell) -> None:
+    """Raises AuditError where a prompt has two BOS, miscounts its tokens or is longer than its budget."""
+    prompt, where = instance.prompt, f"{cell.task.name}, sample {instance.id}"
+    if prompt.audit.bos > 1:
+        raise AuditError(f"{where}: {prompt.audit.bos} BOS tokens in one prompt; there must be one at most.")
+    if prompt.audit.tokens != len(prompt):
+        raise AuditError(f"{where}: the audit counts {prompt.audit.tokens} tokens, there are {len(prompt)}.")
+    if cell.length is not None and len(prompt) > cell.length:
+        raise AuditError(f"{where}: the prompt has {len(prompt)} tokens, its budget is {cell.length}.")
+
+
+def _free() -> None:
+    """Give memory of finished requests back before the next cell."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

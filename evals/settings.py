@@ -1,0 +1,60 @@
+"""`--set key=value`: each setting goes to the tasks or the models that declare its key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from evals.errors import UserError, unknown
+
+T = TypeVar("T", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Routed:
+    """Settings by side; `for_keys` picks those that one task or one model declares."""
+
+    task: Mapping[str, Any]
+    model: Mapping[str, Any]
+
+
+def route(settings: Mapping[str, Any], task_keys: Iterable[str], model_keys: Iterable[str]) -> Routed:
+    """Split settings over the two sides.
+
+    task_keys, model_keys: every key that some task, some model of the grid declares. A key that both declare
+    must be written `task.key` or `model.key`. Raises UserError for that, and for a key that nobody declares.
+    """
+    known = {"task": set(task_keys), "model": set(model_keys)}
+    routed: dict[str, dict[str, Any]] = {"task": {}, "model": {}}
+    for name, value in settings.items():
+        prefix, _, rest = name.partition(".")
+        side, key = (prefix, rest) if prefix in known and rest else (None, name)
+        sides = [s for s in ([side] if side else known) if key in known[s]]
+        if not sides:
+            raise unknown("setting", key, known[side] if side else known["task"] | known["model"])
+        if len(sides) > 1:
+            raise UserError(
+                f"--set {key} is a setting of the task and of the model: write task.{key} or model.{key}."
+            )
+        routed[sides[0]][key] = value
+    return Routed(**routed)
+
+
+def for_keys(settings: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """Those of the settings that `keys` names: the other tasks of a grid keep theirs."""
+    keys = set(keys)
+    return {key: value for key, value in settings.items() if key in keys}
+
+
+def validate(model: type[T], settings: Mapping[str, Any], owner: str) -> T:
+    """The settings as their pydantic model. Raises UserError that names owner, key and reason."""
+    try:
+        return model.model_validate(dict(settings))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the settings"
+        reason = first["msg"].removeprefix("Value error, ").rstrip(".")
+        raise UserError(f"The setting {where} of {owner} does not fit: {reason}.") from error
