@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri, stdtrit
 from scipy.stats import binomtest
 
-Sample = Mapping[str, Any]
+Sample = dict[str, Any]
 Statistic = Callable[[Sequence[Sample]], Mapping[str, float]]
 Floats = NDArray[np.float64]
 
@@ -195,17 +195,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def smallest_difference(
-    se: float, pairs: int, binary: bool, alpha: float = 0.05, power: float = 0.8
+    se: float, pairs: int, clusters: int, binary: bool, alpha: float = 0.05, power: float = 0.8
 ) -> float:
-    """The true difference that a two-sided test at `alpha` would show with probability `power`.
+    """The true difference that a two-sided test at `alpha` shows with probability `power`.
 
-    (z_{1-alpha/2} + z_power) x standard error of the difference. For a 0/1 score never less than what
-    McNemar's test could call significant at all: the fewest one-sided disagreements k with 2 / 2^k <=
-    alpha, over `pairs`.
+    (z_{1-alpha/2} + z_power) x standard error of the difference. An exact test needs k clusters that all
+    point the same way, 2 / 2^k <= alpha: with fewer clusters no difference can be shown (infinity), and a
+    0/1 score can show none below k / pairs.
     """
-    normal = float((-ndtri(alpha / 2) + ndtri(power)) * se)
-    if not binary:
-        return normal if normal > 0 else float("nan")
     fewest = int(np.ceil(np.log2(2 / alpha)))
-    floor = min(fewest / pairs, 1.0)
-    return max(normal, floor) if np.isfinite(normal) else floor
+    if clusters < fewest:
+        return float("inf")
+    normal = float((-ndtri(alpha / 2) + ndtri(power)) * se)
+    return max(normal, fewest / pairs) if binary else normal

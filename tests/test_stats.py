@@ -171,7 +171,7 @@ def test_holm_is_monotone_and_between_raw_and_bonferroni(p_values):
 
 def test_the_smallest_difference_is_found_four_times_in_five():
     pairs, spread = 50, 1.0
-    difference = stats.smallest_difference(spread / math.sqrt(pairs), pairs, binary=False)
+    difference = stats.smallest_difference(spread / math.sqrt(pairs), pairs, pairs, binary=False)
     rng = np.random.default_rng(10)
     data = rng.normal(difference, spread, (2000, pairs))
     power = (scipy_stats.ttest_1samp(data, 0, axis=1).pvalue < 0.05).mean()
@@ -179,7 +179,8 @@ def test_the_smallest_difference_is_found_four_times_in_five():
 
 
 def test_a_yes_no_score_needs_six_disagreements():
-    assert stats.smallest_difference(0.0, 100, binary=True) == pytest.approx(0.06)
+    assert stats.smallest_difference(0.0, 100, 100, binary=True) == pytest.approx(0.06)
+    assert stats.smallest_difference(0.1, 100, 5, binary=True) == math.inf
     disagree = np.ones(6)
     assert stats.mcnemar(np.zeros(6), disagree) <= 0.05 < stats.mcnemar(np.zeros(5), np.ones(5))
 

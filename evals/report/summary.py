@@ -1,0 +1,110 @@
+"""From samples to one row a cell: the task's own metrics with intervals, then what the answers cost."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pandas as pd
+
+from evals import stats
+from evals.report.load import Record, Run, task_of
+from evals.tasks.base import Task
+
+GIB = 1 << 30
+FIRST = ["model", "task", "length", "status", "n"]
+COST = ["ttft_s", "read_s", "query_s", "tpot_ms", "tpot_p95_ms", "peak_gib", "state_gib"]
+LAST = ["metric", "higher_is_better", "groups", "max_context", "cell"]
+
+
+def summarize(run: Run, seed: int = 0) -> pd.DataFrame:
+    """One row a cell: FIRST, each metric with `_low` and `_high`, COST, LAST.
+
+    status: `error` where a sample or the cold pass failed, else `oom` where one ran out of memory, else `ok`;
+    `missing` where nothing was recorded. n: samples with a score. groups: clusters among them.
+    """
+    rows = [_row(run, cell, record, seed) for cell, record in run.cells.items()]
+    found = list(dict.fromkeys(name for row in rows for name in row))
+    metrics = [name for name in found if name not in {*FIRST, *COST, *LAST}]
+    frame = pd.DataFrame(rows, columns=[*FIRST, *metrics, *COST, *LAST])
+    return frame.astype({"length": "Int64", "max_context": "Int64", "n": "Int64", "groups": "Int64"})
+
+
+def cell_intervals(task: Task, samples: list[Record], seed: int = 0) -> dict[str, stats.Interval]:
+    """Metrics of a cell as its task defines them, with intervals over samples clustered by group."""
+    if not samples:
+        return {}
+    if type(task).summarize is Task.summarize:
+        return stats.mean_intervals(samples, seed)
+    return stats.statistic_intervals(samples, task.summarize, seed)
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The frame as JSON: model, task, length, status, n, metrics, intervals and cost of each cell, absent
+    values left out.
+    """
+    metrics = metric_names(frame)
+    result = []
+    for row in frame.to_dict("records"):
+        present = {k: v for k, v in row.items() if not _absent(v)}
+        result.append(
+            {
+                **{k: present.get(k) for k in FIRST},
+                "metrics": {k: present[k] for k in metrics if k in present},
+                "intervals": {
+                    k: [present[f"{k}_low"], present[f"{k}_high"]] for k in metrics if f"{k}_low" in present
+                },
+                **{k: present[k] for k in [*COST, *LAST] if k in present},
+            }
+        )
+    return result
+
+
+def metric_names(frame: pd.DataFrame) -> list[str]:
+    """Columns that hold metrics: those that come with an interval."""
+    return [c for c in frame.columns if f"{c}_low" in frame.columns]
+
+
+def score(row: Any) -> stats.Interval:
+    """The first metric of a summary row with its interval; NaN where the cell has none."""
+    name = row["metric"]
+    if name not in row or pd.isna(row[name]):
+        return stats.Interval(float("nan"))
+    return stats.Interval(float(row[name]), float(row[f"{name}_low"]), float(row[f"{name}_high"]))
+
+
+def _row(run: Run, cell: str, record: Record, seed: int) -> Record:
+    samples, perf = run.scored(cell), run.perf.get(cell)
+    row: Record = {
+        "model": record["model"],
+        "task": record["task"],
+        "length": record["length"],
+        "status": _status(run.samples.get(cell, []), perf),
+        "n": len(samples),
+    }
+    for name, found in cell_intervals(task_of(record), samples, seed).items():
+        row |= {name: found.estimate, f"{name}_low": found.low, f"{name}_high": found.high}
+    if perf:
+        row |= {name: perf.get(name) for name in COST if not name.endswith("_gib")}
+        row |= {
+            f"{name}_gib": perf[f"{name}_bytes"] / GIB
+            for name in ("peak", "state")
+            if perf.get(f"{name}_bytes")
+        }
+    row |= {name: record.get(name) for name in ("metric", "higher_is_better", "max_context")}
+    return row | {"groups": stats.cluster_codes(samples)[1] if samples else 0, "cell": cell}
+
+
+def _status(samples: list[Record], perf: Record | None) -> str:
+    found = {s["status"] for s in samples} | ({perf["status"]} if perf else set())
+    return next((status for status in ("error", "oom", "ok") if status in found), "missing")
+
+
+def _absent(value: Any) -> bool:
+    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
+
+
+def dumps(value: Any) -> str:
+    """One line of JSON; numbers that JSON does not know become null."""
+    return json.dumps(value, ensure_ascii=False, default=lambda v: v.item() if hasattr(v, "item") else str(v))
