@@ -1,0 +1,1 @@
+"""CEPE and CEPED: `modeling` is the model, `adapter` the method."""

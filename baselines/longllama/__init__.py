@@ -1,0 +1,1 @@
+"""LongLLaMA (Focused Transformer): `modeling` is the model, `adapter` the method."""

@@ -1,0 +1,160 @@
+"""What LongLLaMA keeps of a text: a local cache in every layer, and in the memory layers all that left it.
+
+Keys in memory carry no rotation, which is the rotation of position 0; local keys are rotated by their place in the
+local cache. A memory layer attends to both at once, so both lie side by side in one buffer, [memory | local]: no
+step copies the memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+
+class LocalLayer:
+    """Rotated keys and values (batch, heads, tokens, head_dim) since the last flush.
+
+    Tensors are replaced and never written to, so a snapshot is a reference.
+    """
+
+    def __init__(self) -> None:
+        self.keys: torch.Tensor | None = None
+        self.values: torch.Tensor | None = None
+
+    def append(
+        self, raw: torch.Tensor, rotated: torch.Tensor, values: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Add tokens, whose keys come without and with rotation; returns all keys and values to attend to."""
+        self.keys = _extended(self.keys, rotated)
+        self.values = _extended(self.values, values)
+        return self.keys, self.values
+
+    def flush(self) -> None:
+        """Drop the local cache: the next token starts at position 0."""
+        self.keys = self.values = None
+
+    def snapshot(self) -> Any:
+        return self.keys, self.values
+
+    def restore(self, saved: Any) -> None:
+        self.keys, self.values = saved
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.nbytes for t in (self.keys, self.values) if t is not None)
+
+
+class MemoryLayer(LocalLayer):
+    """A local cache that moves into memory when it is flushed.
+
+    stored: tokens in memory. The buffer holds them and, behind them, a copy of the local cache. Memory is rounded
+    to `dtype` (the released `mem_dtype`) but held in the dtype of the model, in which it is used.
+    """
+
+    def __init__(self, dtype: torch.dtype, reserve: int, spare: int) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.stored = 0
+        self.raw: torch.Tensor | None = None
+        self._capacity = reserve
+        self._spare = spare
+        self._buffer: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def append(
+        self, raw: torch.Tensor, rotated: torch.Tensor, values: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self.raw = _extended(self.raw, raw)
+        keys, _ = super().append(raw, rotated, values)
+        end = self.stored + keys.shape[2]
+        self._write(end - raw.shape[2], rotated, values)
+        assert self._buffer is not None
+        all_keys, all_values = (t[:, :, :end] for t in self._buffer)
+        return all_keys, all_values
+
+    def flush(self) -> None:
+        if self.raw is not None and self.values is not None:
+            self._write(self.stored, self.raw.to(self.dtype), self.values.to(self.dtype))
+            self.stored += self.raw.shape[2]
+        self.raw = None
+        super().flush()
+
+    def snapshot(self) -> Any:
+        return self.stored, self.raw, self._capacity, super().snapshot()
+
+    def restore(self, saved: Any) -> None:
+        stored, raw, capacity, local = saved
+        super().restore(local)
+        flushed = self.stored != stored
+        self.stored, self.raw = stored, raw
+        if flushed and self.keys is not None and self.values is not None:
+            self._write(stored, self.keys, self.values)
+        self._capacity = capacity
+        if self._buffer is not None:
+            keys, values = (t[:, :, :capacity] for t in self._buffer)
+            self._buffer = keys, values
+
+    def memory(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys without rotation and values (batch, heads, stored, head_dim)."""
+        assert self._buffer is not None
+        keys, values = (t[:, :, : self.stored] for t in self._buffer)
+        return keys, values
+
+    @property
+    def nbytes(self) -> int:
+        tensors = [*(self._buffer or ()), *([] if self.raw is None else [self.raw])]
+        return super().nbytes + sum(t.nbytes for t in tensors)
+
+    def _write(self, start: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        end = start + keys.shape[2]
+        if self._buffer is None or end > self._buffer[0].shape[2]:
+            self._grow(end, keys, values)
+        assert self._buffer is not None
+        self._buffer[0][:, :, start:end] = keys
+        self._buffer[1][:, :, start:end] = values
+
+    def _grow(self, end: int, *like: torch.Tensor) -> None:
+        if end > self._capacity:
+            self._capacity = end + self._spare
+        old = self._buffer
+        shapes = [(*t.shape[:2], self._capacity, t.shape[3]) for t in like]
+        keys, values = (t.new_empty(shape) for t, shape in zip(like, shapes, strict=True))
+        self._buffer = keys, values
+        for new, before in zip(self._buffer, old or (), strict=False):
+            new[:, :, : before.shape[2]] = before
+
+
+class LongLlamaState:
+    """The caches of all layers. local: tokens in the local cache."""
+
+    def __init__(
+        self, layers: int, mem_layers: Iterable[int], mem_dtype: torch.dtype, reserve: int, window: int
+    ) -> None:
+        """reserve: slots to allocate at once in each memory layer; `window` more whenever they run out."""
+        chosen = set(mem_layers)
+        self.layers = [MemoryLayer(mem_dtype, reserve, window) if i in chosen else LocalLayer() for i in range(layers)]
+        self.local = 0
+
+    def flush(self) -> None:
+        """The local cache overflows: every layer forgets it, memory layers keep it in memory."""
+        self.local = 0
+        for layer in self.layers:
+            layer.flush()
+
+    def snapshot(self) -> Any:
+        return self.local, [layer.snapshot() for layer in self.layers]
+
+    def restore(self, saved: Any) -> None:
+        """Back to a snapshot, exactly. Valid for the latest snapshot only: memory is shared, not copied."""
+        self.local, layers = saved
+        for layer, before in zip(self.layers, layers, strict=True):
+            layer.restore(before)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(layer.nbytes for layer in self.layers)
+
+
+def _extended(old: torch.Tensor | None, new: torch.Tensor) -> torch.Tensor:
+    return new if old is None else torch.cat([old, new], dim=2)

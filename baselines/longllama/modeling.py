@@ -1,0 +1,207 @@
+"""LongLLaMA: Llama whose memory layers attend to everything read before (Tworkowski et al., "Focused Transformer:
+Contrastive Training for Context Scaling", NeurIPS 2023, arXiv 2307.03170), as in the released inference code.
+
+A prompt of n tokens is read in windows of W = max_position_embeddings tokens: the first n - c of them for what they
+leave in memory, the last c (`last_context_length`) into a local cache. Windows do not see each other, except that
+the memory layers attend to the window (causally, rotated by its own positions) and to all memory (at position 0, so
+every memory token is as far away as the query is from the start of its window) in one softmax. When the local cache
+would exceed W, all of it moves to memory and the next token starts at position 0.
+
+Weights and names are those of Llama. transformers does not know the model type; the config is read here, and no code
+comes from the checkpoint (`syzymon/long_llama_3b` and others).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.attention.bias import causal_lower_right
+from transformers import LlamaConfig, LlamaModel
+from transformers.models.llama.modeling_llama import (
+    LlamaDecoderLayer,
+    LlamaPreTrainedModel,
+    apply_rotary_pos_emb,
+)
+
+from baselines.longllama.memory import LocalLayer, LongLlamaState
+
+ALIGNMENT = 8
+"""Fused kernels want head sizes that are multiples of 8; the 3B model has 100. Padding new keys once is cheaper than
+leaving it to the kernel, which would copy the whole memory at every step."""
+
+
+class LongLlamaConfig(LlamaConfig):
+    """The released config.json: Llama's fields and those of the memory, with the released defaults."""
+
+    model_type = "longllama"
+    mem_layers: tuple | list = ()
+    mem_positionals: bool = True
+    mem_dtype: str = "bfloat16"
+    mem_attention_grouping: tuple | list | None = None
+    last_context_length: int = 1024
+
+
+class LongLlamaForCausalLM(LlamaPreTrainedModel):
+    """`read` advances a state; a forward reads a prompt and returns logits. There is no `generate`: the loop of
+    transformers assumes positions that count from the start of the text."""
+
+    config_class = LongLlamaConfig
+
+    def __init__(self, config: LongLlamaConfig) -> None:
+        check_config(config)
+        super().__init__(config)
+        self.model = LlamaModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    @property
+    def window(self) -> int:
+        return self.config.max_position_embeddings
+
+    @property
+    def padded_head_dim(self) -> int:
+        """Size of a head as it lies in the caches."""
+        return -(-self.config.head_dim // ALIGNMENT) * ALIGNMENT
+
+    def new_state(self, reserve: int = 0) -> LongLlamaState:
+        """An empty state with room for `reserve` tokens, memory and local cache together, in the memory layers."""
+        mem_dtype = getattr(torch, self.config.mem_dtype)
+        return LongLlamaState(self.config.num_hidden_layers, self.config.mem_layers, mem_dtype, reserve, self.window)
+
+    def read(
+        self,
+        input_ids: torch.Tensor,
+        state: LongLlamaState,
+        last_context_length: int | None = None,
+        every_token: bool = True,
+    ) -> torch.Tensor:
+        """Append ids (batch, n), n >= 1, to the state; returns final hidden states (batch, n, hidden).
+
+        What does not fit into the local cache with what is there is read as a prompt of its own, after a flush.
+        every_token=False returns those of the tokens that stay local, and leaves out of the other windows what
+        nothing depends on: the layers above the last memory layer, and in that one all but keys and values.
+        """
+        if state.local + input_ids.shape[1] > self.window:
+            state.flush()
+        local = last_context_length or self.config.last_context_length
+        head = 0 if state.local else max(input_ids.shape[1] - local, 0)
+        hidden = []
+        for piece in input_ids[:, :head].split(self.window, dim=1) if head else ():
+            if every_token:
+                hidden.append(self._read_window(piece, state))
+            elif self.config.mem_layers:
+                self._remember_window(piece, state)
+            state.flush()
+        hidden.append(self._read_window(input_ids[:, head:], state))
+        return self.model.norm(torch.cat(hidden, dim=1))
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        state: LongLlamaState | None = None,
+        last_context_length: int | None = None,
+    ) -> torch.Tensor:
+        """Logits (batch, n, vocabulary) of every token of `input_ids`."""
+        hidden = self.read(input_ids, self.new_state() if state is None else state, last_context_length)
+        return self.lm_head(hidden)
+
+    def _embed(
+        self, ids: torch.Tensor, state: LongLlamaState
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+        """Embeddings, and the rotation of their places in the local cache."""
+        hidden = self.model.embed_tokens(ids)
+        positions = torch.arange(state.local, state.local + ids.shape[1], device=ids.device)
+        return hidden, self.model.rotary_emb(hidden, positions[None])
+
+    def _read_window(self, ids: torch.Tensor, state: LongLlamaState) -> torch.Tensor:
+        hidden, rotation = self._embed(ids, state)
+        for layer, cache in zip(self.model.layers, state.layers, strict=True):
+            hidden = self._layer(layer, hidden, rotation, cache)
+        state.local += ids.shape[1]
+        return hidden
+
+    def _remember_window(self, ids: torch.Tensor, state: LongLlamaState) -> None:
+        hidden, rotation = self._embed(ids, state)
+        last = max(self.config.mem_layers)
+        for layer, cache in zip(self.model.layers[:last], state.layers, strict=False):
+            hidden = self._layer(layer, hidden, rotation, cache)
+        layer = self.model.layers[last]
+        _, *keys_values = self._heads(layer, layer.input_layernorm(hidden), rotation)
+        state.layers[last].append(*keys_values)
+
+    def _heads(
+        self, layer: LlamaDecoderLayer, x: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor]
+    ) -> list[torch.Tensor]:
+        """Rotated queries, keys as they are, rotated keys and values: (batch, heads, tokens, padded head_dim)."""
+        attention = layer.self_attn
+        q, k, v = (
+            proj(x).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+            for proj in (attention.q_proj, attention.k_proj, attention.v_proj)
+        )
+        rotated_q, rotated_k = apply_rotary_pos_emb(q, k, *rotation)
+        pad = self.padded_head_dim - attention.head_dim
+        return [F.pad(t, (0, pad)) if pad else t for t in (rotated_q, k, rotated_k, v)]
+
+    def _layer(
+        self,
+        layer: LlamaDecoderLayer,
+        hidden: torch.Tensor,
+        rotation: tuple[torch.Tensor, torch.Tensor],
+        cache: LocalLayer,
+    ) -> torch.Tensor:
+        q, raw, rotated, v = self._heads(layer, layer.input_layernorm(hidden), rotation)
+        keys, values = cache.append(raw, rotated, v)
+        attention = layer.self_attn
+        out = attend(q, keys, values, attention.scaling, self.config.mem_attention_grouping)
+        out = out[..., : attention.head_dim].transpose(1, 2).flatten(2)
+        hidden = hidden + attention.o_proj(out)
+        return hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+
+
+def attend(
+    q: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    scale: float,
+    grouping: tuple[int, int] | list[int] | None = None,
+) -> torch.Tensor:
+    """Causal attention of queries (batch, heads, n, d) that are the last n of the keys (batch, heads, m, d).
+
+    grouping: heads and queries handled at a time (`mem_attention_grouping`), which bounds the memory of kernels
+    that hold scores or masks; the result is the same.
+    """
+    if grouping is None:
+        return _attend(q, keys, values, scale)
+    heads, tokens = grouping
+    before = keys.shape[2] - q.shape[2]
+    out = torch.empty_like(q)
+    for h in range(0, q.shape[1], heads):
+        for t in range(0, q.shape[2], tokens):
+            part = q[:, h : h + heads, t : t + tokens]
+            seen = slice(before + t + part.shape[2])
+            out[:, h : h + heads, t : t + tokens] = _attend(
+                part, keys[:, h : h + heads, seen], values[:, h : h + heads, seen], scale
+            )
+    return out
+
+
+def _attend(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scale: float) -> torch.Tensor:
+    """A mask is materialised only where no kernel has a causal flag that counts from the end (on the CPU)."""
+    n, m = q.shape[2], keys.shape[2]
+    if n == 1 or n == m:
+        return F.scaled_dot_product_attention(q, keys, values, scale=scale, is_causal=n > 1)
+    if q.is_cuda:
+        return F.scaled_dot_product_attention(q, keys, values, attn_mask=causal_lower_right(n, m), scale=scale)
+    mask = torch.ones(n, m, dtype=torch.bool, device=q.device).tril(m - n)
+    return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, scale=scale)
+
+
+def check_config(config: LongLlamaConfig) -> None:
+    """Raises ValueError for forms that no released checkpoint has and that are not implemented."""
+    if not config.mem_positionals:
+        raise ValueError("LongLLaMA without positions in its memory layers (mem_positionals) is not supported.")
+    if config.num_key_value_heads != config.num_attention_heads:
+        raise ValueError("LongLLaMA has as many key/value heads as query heads.")
+    if any(not 0 <= layer < config.num_hidden_layers for layer in config.mem_layers):
+        raise ValueError(f"mem_layers {list(config.mem_layers)} lie beyond {config.num_hidden_layers} layers.")
