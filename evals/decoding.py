@@ -77,28 +77,34 @@ class CachedSession(Session):
                 if token in stop.ids:
                     break
                 new.append(token)
+                if stop.when is not None and stop.when(new):
+                    break
                 if len(new) < max_new_tokens:
                     hidden = self._forward(self._tensor([token]))
         finally:
             self._rewind()
         return new
 
-    @torch.inference_mode()
     def score(self, query: Query, target_ids: Sequence[int]) -> torch.Tensor:
+        return self.score_greedy(query, target_ids)[0]
+
+    @torch.inference_mode()
+    def score_greedy(self, query: Query, target_ids: Sequence[int]) -> tuple[torch.Tensor, bool]:
         if not len(target_ids):
-            return torch.empty(0)
+            return torch.empty(0), True
         try:
             self._begin(query)
             ids = self._tensor([*query.ids, *target_ids])
             rows = self._hidden_before_targets(ids, len(target_ids))
             targets = ids[0, -len(target_ids) :]
-            parts = [
-                -F.cross_entropy(self._logits(h).float(), t, reduction="none")
-                for h, t in zip(rows.split(SCORE_ROWS), targets.split(SCORE_ROWS), strict=True)
-            ]
+            parts, greedy = [], []
+            for hidden, wanted in zip(rows.split(SCORE_ROWS), targets.split(SCORE_ROWS), strict=True):
+                logits = self._logits(hidden).float()
+                parts.append(-F.cross_entropy(logits, wanted, reduction="none"))
+                greedy.append((logits.argmax(dim=-1) == wanted).all())
         finally:
             self._rewind()
-        return torch.cat(parts).cpu()
+        return torch.cat(parts).cpu(), bool(torch.stack(greedy).all())
 
     def _hidden_before_targets(self, ids: torch.Tensor, targets: int) -> torch.Tensor:
         """Hidden states (targets, hidden) of the token before each target. The last target is never read."""

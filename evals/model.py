@@ -36,11 +36,13 @@ class Runtime:
 class Stop:
     """When generation ends before `max_new_tokens`: at any of `ids`, once `min_new_tokens` were produced.
 
-    The stop token itself is not part of the output.
+    The stop token itself is not part of the output. when: called with all new ids after each of them; true
+    ends generation, and the last id stays in the output (stop strings need it).
     """
 
     ids: frozenset[int] = frozenset()
     min_new_tokens: int = 0
+    when: Callable[[Sequence[int]], bool] | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,11 @@ class Session(ABC):
 
         Returns float32 of shape (len(target_ids),) on the CPU. Never holds (tokens x vocabulary) logits.
         """
+
+    def score_greedy(self, query: Query, target_ids: Sequence[int]) -> tuple[torch.Tensor, bool]:
+        """`score`, and whether greedy decoding would produce exactly the targets."""
+        greedy = self.generate(query, len(target_ids))
+        return self.score(query, target_ids), greedy == list(target_ids)
 
     @property
     @abstractmethod
