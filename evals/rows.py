@@ -1,0 +1,132 @@
+"""Rows of a benchmark's files: JSON Lines, plain or compressed, in a folder, in an archive, or from the hub.
+
+Every mistake in a file becomes one sentence with the file, the line and what to do.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import lzma
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from evals.errors import UserError
+
+Row = TypeVar("Row", bound=BaseModel)
+
+OPEN: dict[str, Callable[[Path], IO[bytes]]] = {
+    "": lambda path: path.open("rb"),
+    ".xz": lambda path: lzma.open(path),
+    ".gz": lambda path: gzip.open(path),
+}
+BROKEN = (lzma.LZMAError, gzip.BadGzipFile, zipfile.BadZipFile, EOFError)
+
+
+@dataclass(frozen=True)
+class RowFile:
+    """A file of rows: a path, or a member of the zip archive at that path."""
+
+    path: Path
+    member: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.member}" if self.member else str(self.path)
+
+    def open(self) -> IO[bytes]:
+        if self.member is None:
+            return OPEN[self.path.suffix if self.path.suffix in OPEN else ""](self.path)
+        with zipfile.ZipFile(self.path) as archive:  # the member keeps the archive open
+            return archive.open(self.member)
+
+    def lines(self) -> Iterator[tuple[int, bytes]]:
+        """Numbers (from 1) and bytes of the lines that are not blank. Raises UserError for a broken archive."""
+        try:
+            with self.open() as stream:
+                for number, line in enumerate(stream, start=1):
+                    if line.strip():
+                        yield number, line
+        except BROKEN as error:
+            raise UserError(f"{self} is broken ({error}): download it again.") from error
+
+
+def find(data_dir: Path, names: Sequence[str], folder: str, archive: str | None = None) -> RowFile | None:
+    """The first file of rows below a data folder.
+
+    names: file names without `.jsonl`, in order of preference. The places are the folder itself, its `data/`,
+    and both again below `folder` (so that one data folder serves several benchmarks); in each the file, plain,
+    .xz or .gz, then the benchmark's own `archive`. data_dir may also be that archive.
+    """
+    if data_dir.is_file():
+        return _member(data_dir, names)
+    places = [base / sub for base in (data_dir, data_dir / folder) for sub in ("", "data")]
+    for place in places:
+        for name in names:
+            for suffix in OPEN:
+                if (path := place / f"{name}.jsonl{suffix}").is_file():
+                    return RowFile(path)
+        if archive and (place / archive).is_file() and (found := _member(place / archive, names)):
+            return found
+    return None
+
+
+def _member(archive: Path, names: Sequence[str]) -> RowFile | None:
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            members = set(opened.namelist())
+    except zipfile.BadZipFile as error:
+        raise UserError(f"{archive} is not a zip archive: download it again, or give its folder.") from error
+    wanted = (f"{folder}{name}.jsonl" for name in names for folder in ("", "data/"))
+    return next((RowFile(archive, member) for member in wanted if member in members), None)
+
+
+def parse(file: RowFile, number: int, line: bytes, model: type[Row]) -> Row:
+    """One line as a row. Raises UserError that names the file, the line, the field and what to do."""
+    where = f"{file}, line {number}"
+    try:
+        value = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where} is not UTF-8 (byte {error.start}): save the file as UTF-8.") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where} is not JSON ({error.msg}, column {error.colno}): mend or delete the line.") from error
+    try:
+        return model.model_validate(value, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "the row"
+        reason = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"{where}: {field} does not fit ({reason}): mend the row or download the file again.") from error
+
+
+def fetch(repo: str, filename: str, revision: str, offline: bool, sha256: str | None = None) -> Path:
+    """A file of a data set on the hub, at one revision, from the cache where it is there.
+
+    sha256: of the file, checked every time. Raises UserError where the file cannot be had or is another one.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        path = Path(
+            hf_hub_download(repo, filename, repo_type="dataset", revision=revision, local_files_only=offline)
+        )
+    except (LocalEntryNotFoundError, HfHubHTTPError) as error:
+        why = "is not in the hub's cache, and --offline forbids a download" if offline else "cannot be downloaded"
+        raise UserError(
+            f"{filename} of the data set {repo} {why}: get it from https://huggingface.co/datasets/{repo} "
+            f"(revision {revision[:12]}) and give its folder as --data-dir."
+        ) from error
+    if sha256 is not None:
+        with path.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        if found != sha256:
+            raise UserError(
+                f"{path} has sha256 {found[:12]}, not {sha256[:12]} as published: delete it and download it again."
+            )
+    return path
