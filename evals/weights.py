@@ -68,6 +68,39 @@ def load_base(
     return model.eval(), load_tokenizer(folder)
 
 
+def load_class(
+    model_class: Any, weights: Weights, runtime: Runtime, shape: dict[str, Any] | None
+) -> tuple[Any, PreTrainedTokenizerFast]:
+    """`load_base` for a PreTrainedModel class of our own, which reads a released checkpoint as it is.
+
+    shape: fields of the class's config; its `model_type` is not looked at. Raises UserError also where the
+    checkpoint lacks weights that the class has: random ones would take their place.
+    """
+    import torch
+
+    check_attention(runtime.attn)
+    if runtime.random_weights:
+        fields = {key: value for key, value in (shape or {}).items() if key != "model_type"}
+        config = model_class.config_class(**fields)
+        model = random_model(config, runtime, model_class)
+        return model, random_tokenizer(weights, runtime, config.vocab_size)
+    folder = resolve(weights, runtime)
+    model, info = model_class.from_pretrained(
+        folder,
+        dtype=getattr(torch, runtime.dtype),
+        attn_implementation=runtime.attn,
+        device_map=runtime.device,
+        output_loading_info=True,
+    )
+    if info["missing_keys"]:
+        first = min(info["missing_keys"])
+        raise UserError(
+            f"The checkpoint in {folder} lacks {len(info['missing_keys'])} weights of {model_class.__name__} "
+            f"({first}, ...): name a complete one with --checkpoint DIR."
+        )
+    return model.eval(), load_tokenizer(folder)
+
+
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """The fast tokenizer of a folder (prompts need its character offsets). Raises UserError without one."""
     from transformers import AutoTokenizer
@@ -97,10 +130,13 @@ def shape_config(shape: dict[str, Any] | None) -> PretrainedConfig:
     return AutoConfig.for_model(shape["model_type"], **fields)
 
 
-def random_model(config: PretrainedConfig, runtime: Runtime) -> PreTrainedModel:
+def random_model(
+    config: PretrainedConfig, runtime: Runtime, model_class: type[PreTrainedModel] | None = None
+) -> PreTrainedModel:
     """A causal LM with random weights that depend on `runtime.seed` alone, made on the device in its dtype.
 
     The host never holds a copy: a 7B model in bfloat16 needs 13 GB on the device and nothing elsewhere.
+    model_class: of the model, where it is not the one that transformers has for the config.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -108,9 +144,8 @@ def random_model(config: PretrainedConfig, runtime: Runtime) -> PreTrainedModel:
     device = torch.device(runtime.device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), device:
         torch.manual_seed(runtime.seed)
-        model = AutoModelForCausalLM.from_config(
-            config, dtype=getattr(torch, runtime.dtype), attn_implementation=runtime.attn
-        )
+        build = AutoModelForCausalLM.from_config if model_class is None else model_class._from_config
+        model = build(config, dtype=getattr(torch, runtime.dtype), attn_implementation=runtime.attn)
     return model.eval()
 
 
@@ -174,15 +209,9 @@ def missing(weights: Weights) -> UserError:
     about = f" ({facts})" if facts else ""
     kind, _, name = weights.source.partition(":")
     if kind != "hub":
-        return UserError(
-            f"There are no weights in {weights.source}{about}: name their folder with --checkpoint DIR."
-        )
+        return UserError(f"There are no weights in {weights.source}{about}: name their folder with --checkpoint DIR.")
     revision = f" --revision {weights.revision}" if weights.revision else ""
-    accept = (
-        f"accept the licence at https://huggingface.co/{name}, log in (`hf auth login`), "
-        if weights.gated
-        else ""
-    )
+    accept = f"accept the licence at https://huggingface.co/{name}, log in (`hf auth login`), " if weights.gated else ""
     return UserError(
         f"The weights {name}{about} are not on this machine: {accept}run `hf download {name}{revision}`, "
         "or name a folder that holds them with --checkpoint DIR."
@@ -202,16 +231,21 @@ def _snapshot(name: str, weights: Weights, runtime: Runtime) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    try:
-        path = snapshot_download(
-            name,
-            revision=weights.revision,
-            local_files_only=runtime.offline,
-            allow_patterns=["*.json", "*.safetensors", "*.model", "*.jinja"],
+    def fetch(*patterns: str) -> Path:
+        return Path(
+            snapshot_download(
+                name,
+                revision=weights.revision,
+                local_files_only=runtime.offline,
+                allow_patterns=list(patterns),
+            )
         )
+
+    try:
+        folder = fetch("*.json", "*.safetensors", "*.model", "*.jinja")
+        return folder if any(folder.glob("*.safetensors")) else fetch("*.bin")  # older releases have no other
     except (LocalEntryNotFoundError, HfHubHTTPError) as error:
         raise missing(weights) from error
-    return Path(path)
 
 
 def _package_path(name: str) -> Path:
@@ -271,13 +305,9 @@ def _convert(gguf: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     dense = {}
-    if hasattr(
-        transformers, "GgufConfig"
-    ):  # since 5.20 or so blocks stay packed where this does not forbid it
+    if hasattr(transformers, "GgufConfig"):  # since 5.20 or so blocks stay packed where this does not forbid it
         dense["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    model = AutoModelForCausalLM.from_pretrained(
-        gguf.parent, gguf_file=gguf.name, dtype=torch.float32, **dense
-    )
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32, **dense)
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
 
@@ -298,9 +328,7 @@ def identity(weights: Weights, runtime: Runtime, shape: dict[str, Any] | None) -
     kind, _, name = weights.source.partition(":")
     if runtime.checkpoint is None and kind == "hub":
         return _digest(name, _commit(name, weights, runtime))
-    path = (
-        _package_path(name) if runtime.checkpoint is None and kind == "package" else resolve(weights, runtime)
-    )
+    path = _package_path(name) if runtime.checkpoint is None and kind == "package" else resolve(weights, runtime)
     if path.is_file():
         return _digest(_file_hash(path))
     return _digest(*(_part(p) for p in _files(path, ("config.json", *TOKENIZER_FILES, *WEIGHT_FILES))))
