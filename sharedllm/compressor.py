@@ -1,0 +1,172 @@
+"""The lower model: chunks -> context trees -> compressed keys and values of the bottom M layers.
+
+It owns no weights: it runs decoder layers that belong to the base model (self-injection), only as far as keys
+and values need: of its last layer it computes nothing but K and V.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sharedllm.attention import (
+    attend_nodes,
+    finish_layer,
+    project_keys,
+    project_queries,
+    project_values,
+    rotate,
+    rows,
+)
+from sharedllm.configuration import SharedLLMConfig
+from sharedllm.search import Found, Question, Searcher
+from sharedllm.tree import Nodes, kept_offsets, right_spine, whole
+
+Rope = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+BLOCK_TOKENS = 32768
+"""Context tokens in flight at once: bounds activations at any context length."""
+
+
+@dataclass
+class Entries:
+    """Kept keys (before rotation) and values, one tensor (chunks, kv, entries, d) a layer.
+
+    position: (chunks, entries) offset inside the node. mask: (chunks, entries) or None. path: see Searcher.
+    """
+
+    keys: list[torch.Tensor]
+    values: list[torch.Tensor]
+    position: torch.Tensor
+    mask: torch.Tensor | None
+    path: torch.Tensor | None
+
+
+class Compressor:
+    """Runs the lower layers over the trees of a batch of chunks.
+
+    layers: the M lower decoder layers. embed: token embedding. rope: (x, positions) -> (cos, sin), as the base's
+    rotary embedding. final_norm: the base's last norm, which `last_token` applies before comparing. run_layer:
+    `lower_layer` or its compiled form.
+    """
+
+    def __init__(
+        self,
+        config: SharedLLMConfig,
+        layers: Sequence[Any],
+        embed: Any,
+        rope: Rope,
+        final_norm: Any,
+        run_layer: Callable[..., Any],
+    ) -> None:
+        self.config = config
+        self.layers = layers
+        self.embed = embed
+        self.rope = rope
+        self.run_layer = run_layer
+        self.searcher = Searcher(config, layers[0], rope, final_norm)
+
+    def __call__(self, chunks: torch.Tensor, question: Question | None, shifts: list[float]) -> Entries:
+        """Compress `chunks` (chunks, chunk_size) token ids in blocks. Shapes as in `Entries`.
+
+        question: what the search compares with, None for language modelling. shifts: split noise, one draw a
+        level for all chunks, so that nodes stay equally long and need no padding.
+        """
+        step = max(1, BLOCK_TOKENS // chunks.shape[1])
+        if len(chunks) <= step:
+            return self._block(chunks, question, shifts)
+        parts = [
+            self._block(chunks[i : i + step], question and question.of(slice(i, i + step)), shifts)
+            for i in range(0, len(chunks), step)
+        ]
+        layers = range(len(self.layers))
+        masks = [p.mask for p in parts if p.mask is not None]
+        paths = [p.path for p in parts if p.path is not None]
+        return Entries(
+            [torch.cat([p.keys[j] for p in parts]) for j in layers],
+            [torch.cat([p.values[j] for p in parts]) for j in layers],
+            torch.cat([p.position for p in parts]),
+            torch.cat(masks) if masks else None,
+            torch.cat(paths) if paths else None,
+        )
+
+    def _block(self, chunks: torch.Tensor, question: Question | None, shifts: list[float]) -> Entries:
+        root = whole(chunks.shape[0], chunks.shape[1], chunks.device)
+        hidden = self.embed(chunks)
+        if question is None or self.config.policy == "right":
+            overlap = self.config.leaf_overlap
+            nodes = right_spine(root, self.config.height, shifts, self.config.sampling, overlap)
+            tokens = torch.cat([n.tokens(chunks.shape[1])[0] for n in nodes])  # the same in every chunk
+            return self._encode(hidden[:, tokens], nodes, None)
+        found = self.searcher(hidden, root, question, shifts)
+        return self._encode(hidden, found.nodes, found)
+
+    def _encode(self, hidden: torch.Tensor, nodes: list[Nodes], found: Found | None) -> Entries:
+        """Run the packed nodes through the layers; of the last one only keys and values are computed."""
+        sizes = [n.size for n in nodes]
+        kept, position, mask = self._kept(nodes)
+        node_position = torch.cat([torch.arange(s, device=hidden.device) for s in sizes])
+        cos, sin = self.rope(hidden, node_position[None])
+        keys, values = [], []
+        for j, layer in enumerate(self.layers):
+            last = j == len(self.layers) - 1
+            if j == 0 and found is not None:
+                hidden, key, value = _first_layer(layer, hidden, found, kept, sizes, last)
+            else:
+                hidden, key, value = self.run_layer(layer, hidden, (cos[:, None], sin[:, None]), sizes, kept, last)
+            keys.append(key)
+            values.append(value)
+        return Entries(keys, values, position, mask, None if found is None else found.path)
+
+    def _kept(self, nodes: list[Nodes]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Packed offsets, node positions and mask of the kept tokens, each (chunks, entries); leaves come first."""
+        starts = [sum(n.size for n in nodes[:i]) for i in range(len(nodes))]
+        leaves = [i for i, n in enumerate(nodes) if n.level == self.config.height]
+        order = [*leaves, *range(leaves[0] - 1, -1, -1)]
+        packed, position, masks = [], [], []
+        for i in order:
+            offsets, mask = kept_offsets(nodes[i], self.config.ratios[nodes[i].level - 1], self.config.sampling)
+            packed.append(offsets + starts[i])
+            position.append(offsets)
+            masks.append(torch.ones_like(offsets, dtype=torch.bool) if mask is None else mask)
+        valid = None if all(n.uniform for n in nodes) else torch.cat(masks, 1)
+        return torch.cat(packed, 1), torch.cat(position, 1), valid
+
+
+def lower_layer(
+    layer: Any,
+    hidden: torch.Tensor,
+    rotation: tuple[torch.Tensor, torch.Tensor],
+    sizes: list[int],
+    kept: torch.Tensor,
+    last: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """One decoder layer over packed nodes; every node attends to itself alone.
+
+    Returns (output (chunks, tokens, H), kept keys before rotation, kept values (chunks, kv, entries, d)). Nothing
+    reads the output of the `last` layer, so its attention and MLP are left out.
+    """
+    normed = layer.input_layernorm(hidden)
+    key, value = project_keys(layer.self_attn, normed), project_values(layer.self_attn, normed)
+    if not last:
+        query = rotate(project_queries(layer.self_attn, normed), *rotation)
+        hidden = finish_layer(layer, hidden, attend_nodes(query, rotate(key, *rotation), value, sizes))
+    return hidden, rows(key, kept), rows(value, kept)
+
+
+def _first_layer(
+    layer: Any, hidden: torch.Tensor, found: Found, kept: torch.Tensor, sizes: list[int], last: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """As `lower_layer`, from what the search has computed already. hidden: embeddings in text order."""
+    first = found.first
+    tokens = torch.cat([n.tokens(hidden.shape[1]) for n in found.nodes], 1)
+    kept_tokens = tokens.gather(1, kept)
+    if not last and found.states is not None:
+        hidden = found.states
+    elif not last:
+        attended = attend_nodes(rows(first.query, tokens), rows(first.key, tokens), rows(first.value, tokens), sizes)
+        hidden = finish_layer(layer, hidden.gather(1, tokens[..., None].expand(-1, -1, hidden.shape[-1])), attended)
+    return hidden, rows(first.raw_key, kept_tokens), rows(first.value, kept_tokens)

@@ -1,0 +1,129 @@
+"""Configuration of SharedLLM: the base model's own config and what self-injection adds to it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig
+
+POLICIES = ("right", "last_token", "maxsim")
+INJECTIONS = ("bottom", "top", "interleaved")
+KEY_POSITIONS = ("chunk", "node", "node+chunk")
+QUERY_POSITIONS = ("n", "n+1")
+SAMPLINGS = ("equidistant", "strided")
+
+
+class SharedLLMConfig(PreTrainedConfig):
+    """Settings of the method (paper sections 3.1 to 3.3) around `base_config`.
+
+    Args:
+        base_config: config of the base LLM (Llama, Mistral, Qwen2, Qwen3, ...), as an object or a dict with
+            `model_type`.
+        chunk_size: tokens of context that one tree covers (paper: 1024 in language modelling, 512 in SFT).
+        ratios: down-sampling ratio of every tree level, coarse to fine; their number is the tree's height h
+            (paper: 16, 8, 4). They need not halve: 64, 32, 16, 1 keeps the leaves whole.
+        lower_layers: M, layers of the lower model and number of injection layers (paper: 4 LM, 16 SFT).
+        injection: where the upper model gets its M cross-attentions: the bottom (paper), the top, or spread.
+        policy: how a query selects the half to expand. `last_token` is the paper's cosine between last tokens;
+            `maxsim` sums over question tokens the best cosine in the half; `right` never searches. Without a
+            query every policy expands the right half.
+        key_positions: RoPE position of compressed keys: chunk index (paper eq. 2), position inside the node
+            (the released code's effective rule), or their sum (what the released code means to do).
+        query_position: RoPE position of all cross-attention queries: n chunks (paper) or n + 1 (released code).
+        sampling: `equidistant` keeps round(length / ratio) tokens at fractional strides; `strided` is the
+            released rule, every floor(ratio)-th token and an odd leaf pair shortened by a token.
+        leaf_overlap: None keeps the two leaves as nodes of their own (paper). A number keeps them as ONE node,
+            widened by that many tokens on either side: facts that lie across a border between leaves, or between
+            the leaves and a coarse node, survive.
+        split_noise: standard deviation of the split point as a share of the node's length, training only
+            (paper: 1/5 LM, 1/10 SFT; 0 switches it off).
+        own_lower: the lower model is a trainable copy instead of the upper model's bottom layers.
+    """
+
+    model_type = "sharedllm"
+    sub_configs = {"base_config": AutoConfig}  # noqa: RUF012 - transformers reads it as a class attribute
+
+    def __init__(
+        self,
+        base_config: PreTrainedConfig | dict[str, Any] | None = None,
+        chunk_size: int = 1024,
+        ratios: Sequence[float] = (16, 8, 4),
+        lower_layers: int = 4,
+        injection: str = "bottom",
+        policy: str = "last_token",
+        key_positions: str = "chunk",
+        query_position: str = "n",
+        sampling: str = "equidistant",
+        leaf_overlap: int | None = None,
+        split_noise: float = 0.0,
+        own_lower: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        if base_config is None:
+            base_config = AutoConfig.for_model("llama")
+        elif isinstance(base_config, dict):
+            base_config = AutoConfig.for_model(**base_config)
+        self.base_config = base_config
+        self.chunk_size = chunk_size
+        self.ratios = list(ratios)
+        self.lower_layers = lower_layers
+        self.injection = injection
+        self.policy = policy
+        self.key_positions = key_positions
+        self.query_position = query_position
+        self.sampling = sampling
+        self.leaf_overlap = leaf_overlap
+        self.split_noise = split_noise
+        self.own_lower = own_lower
+        for token in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            kwargs.setdefault(token, getattr(base_config, token, None))
+        kwargs.setdefault("tie_word_embeddings", base_config.tie_word_embeddings)
+        super().__init__(**kwargs)
+        self._check()
+
+    def _check(self) -> None:
+        for field, allowed in (
+            ("policy", POLICIES),
+            ("injection", INJECTIONS),
+            ("key_positions", KEY_POSITIONS),
+            ("query_position", QUERY_POSITIONS),
+            ("sampling", SAMPLINGS),
+        ):
+            if getattr(self, field) not in allowed:
+                raise ValueError(f"{field} is '{getattr(self, field)}': choose one of {', '.join(allowed)}.")
+        layers = self.base_config.num_hidden_layers
+        if not 1 <= self.lower_layers <= layers:
+            raise ValueError(f"lower_layers is {self.lower_layers}: the base model has 1 to {layers} layers to share.")
+        if not self.ratios or min(self.ratios) < 1:
+            raise ValueError(f"ratios are {self.ratios}: give one ratio of at least 1 for every tree level.")
+        if self.chunk_size < 2**self.height:
+            raise ValueError(
+                f"chunk_size {self.chunk_size} cannot be halved {self.height} times: use at least {2**self.height}."
+            )
+
+    @property
+    def height(self) -> int:
+        """Levels of the context tree."""
+        return len(self.ratios)
+
+    @property
+    def injection_layers(self) -> list[int]:
+        """Upper layers that carry a cross-attention; the i-th reads the i-th lower layer."""
+        layers, lower = self.base_config.num_hidden_layers, self.lower_layers
+        if self.injection == "bottom":
+            return list(range(lower))
+        if self.injection == "top":
+            return list(range(layers - lower, layers))
+        return [i * layers // lower for i in range(lower)]
+
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
+        """The base config: caches and generation read layer counts and head sizes from it."""
+        return self.base_config
+
+
+def method_settings(config: SharedLLMConfig) -> dict[str, Any]:
+    """The fields of a config that are the method's, not the base model's."""
+    names = inspect.signature(SharedLLMConfig.__init__).parameters
+    return {name: getattr(config, name) for name in names if name not in ("self", "base_config", "kwargs")}

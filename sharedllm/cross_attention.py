@@ -1,0 +1,48 @@
+"""Position-aware tree cross-attention (paper section 3.2, equation 2)."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+from sharedllm.attention import attend, project_queries, rotate
+from sharedllm.context import CompressedContext
+
+
+class CrossAttention(nn.Module):
+    """h + o_proj(softmax(Q K'^T / sqrt(d)) V') over the compressed context of one layer, not causal.
+
+    It has no key or value projection: K' and V' come from the lower model's self-attention as they are, grouped
+    heads included. All queries take one position, behind the last chunk. The output projection starts at zero, so
+    that an untrained model equals its base; starting from a copy destroys the base in the first steps.
+    """
+
+    def __init__(self, layer: Any) -> None:
+        """Shapes and start values from a decoder layer: q from its self-attention, the norm from its second norm."""
+        super().__init__()
+        attention = layer.self_attn
+        self.head_dim = attention.head_dim
+        self.norm = copy.deepcopy(layer.post_attention_layernorm)
+        self.q_proj = copy.deepcopy(attention.q_proj)
+        if hasattr(attention, "q_norm"):
+            self.q_norm = copy.deepcopy(attention.q_norm)
+        self.o_proj = copy.deepcopy(attention.o_proj)
+        self.reset_output()
+
+    def reset_output(self) -> None:
+        """Make the block the identity."""
+        for parameter in self.o_proj.parameters():
+            if parameter.device.type != "meta":
+                nn.init.zeros_(parameter)
+
+    def forward(self, hidden: torch.Tensor, context: CompressedContext, index: int) -> torch.Tensor:
+        """hidden (B, S, H) -> (B, S, H); `index` is the lower layer to read."""
+        query = rotate(project_queries(self, self.norm(hidden)), *context.query_rotation)
+        mask = None if context.mask is None else context.mask[:, None, None, :]
+        out = self.o_proj(attend(query, context.keys[index], context.values[index], mask=mask))
+        if mask is not None:  # a row without any chunk reads nothing
+            out = torch.where((context.num_chunks > 0)[:, None, None], out, 0.0)
+        return hidden + out

@@ -1,0 +1,395 @@
+"""SharedLLM: the upper model, which reads running text and, in M of its layers, the compressed context."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    DynamicCache,
+    GenerationMixin,
+    PreTrainedModel,
+)
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from sharedllm.attention import rotate
+from sharedllm.compressor import Compressor, Entries, lower_layer
+from sharedllm.configuration import SharedLLMConfig, method_settings
+from sharedllm.context import CompressedContext
+from sharedllm.cross_attention import CrossAttention
+from sharedllm.masks import Masks
+from sharedllm.search import Question
+
+
+@dataclass
+class SharedLLMOutput(CausalLMOutputWithPast):
+    """Logits, loss and cache as in transformers, and the compressed context to hand to the next call."""
+
+    context: CompressedContext | None = None
+
+
+class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):
+    """The base LLM with a lower model made of its own bottom layers and cross-attention in M upper layers.
+
+    `base` is the whole base model, `cross_attention` holds the new parameters, `lower` a trainable copy of the
+    bottom layers where config.own_lower asks for one; otherwise the lower model IS the base's bottom layers.
+    """
+
+    config: SharedLLMConfig
+    config_class = SharedLLMConfig
+    base_model_prefix = "base"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _no_split_modules = ["LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"]  # noqa: RUF012
+
+    def __init__(self, config: SharedLLMConfig, base: PreTrainedModel | None = None) -> None:
+        super().__init__(config)
+        if base is None:
+            base = AutoModelForCausalLM.from_config(config.base_config)
+        for module in base.modules():  # weights that are there must not be initialised again
+            module._is_hf_initialized = True
+        self.base = base
+        layers = base.model.layers
+        self.cross_attention = nn.ModuleList(CrossAttention(layers[i]) for i in config.injection_layers)
+        if config.own_lower:
+            self.lower = nn.ModuleList(copy.deepcopy(layer) for layer in layers[: config.lower_layers])
+        self.gradient_checkpointing = False
+        self._lower_layer, self._self_attention, self._rest = lower_layer, _self_attention, _cross_attention_and_mlp
+        self.post_init()
+
+    @classmethod
+    def from_base(
+        cls, base: PreTrainedModel | str, config: SharedLLMConfig | None = None, **settings: Any
+    ) -> SharedLLMForCausalLM:
+        """SharedLLM around a base model whose tensors it shares; the cross-attention starts as the identity.
+
+        base: a loaded causal LM, or the name or folder of one. settings: fields of SharedLLMConfig, instead of
+        or on top of `config`, whose base_config is replaced by that of `base`.
+        """
+        if isinstance(base, str):
+            base = AutoModelForCausalLM.from_pretrained(base)
+        values = {} if config is None else method_settings(config)
+        config = SharedLLMConfig(base_config=base.config, **{**values, **settings})
+        model = cls(config, base)
+        model.cross_attention.to(device=base.device, dtype=base.dtype)
+        if base.generation_config is not None:
+            model.generation_config = base.generation_config
+        return model.train(base.training)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """A full model as in transformers, or an adapter folder (then `base=` may name or be the base model)."""
+        from sharedllm.adapter import is_adapter, load_adapter
+
+        if is_adapter(pretrained_model_name_or_path):
+            return load_adapter(pretrained_model_name_or_path, *args, **kwargs)
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    def compile_layers(self, **options: Any) -> None:
+        """torch.compile the layers, one graph for all of a kind; inputs should keep their shapes."""
+        self._lower_layer = torch.compile(lower_layer, **options)
+        self._self_attention = torch.compile(_self_attention, **options)
+        self._rest = torch.compile(_cross_attention_and_mlp, **options)
+
+    # --- transformers' view -------------------------------------------------------------------------------
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, CrossAttention):
+            module.reset_output()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.base.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.base.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.base.get_output_embeddings()
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        self.base.set_output_embeddings(new_embeddings)
+
+    # --- the lower model ----------------------------------------------------------------------------------
+
+    @property
+    def lower_layers(self) -> list[Any]:
+        """The decoder layers that compress: the base's own bottom layers unless own_lower."""
+        if self.config.own_lower:
+            return list(self.lower)
+        return list(self.base.model.layers[: self.config.lower_layers])
+
+    def compress(
+        self,
+        context_ids: torch.Tensor,
+        num_chunks: torch.Tensor | None = None,
+        question: Question | None = None,
+    ) -> CompressedContext:
+        """Read a context with the lower model.
+
+        context_ids: (B, chunks, chunk_size). num_chunks: (B,) chunks of each row that count, all by default.
+        question: see `_questions`; None for language modelling and for the policy `right`.
+        """
+        batch, chunks, _ = context_ids.shape
+        ragged = num_chunks is not None and bool((num_chunks < chunks).any())
+        if num_chunks is None:
+            num_chunks = torch.full((batch,), chunks, device=context_ids.device)
+        real = torch.arange(chunks, device=context_ids.device) < num_chunks[:, None]
+        compressor = Compressor(
+            self.config,
+            self.lower_layers,
+            self.get_input_embeddings(),
+            self._rope,
+            self.base.model.norm,
+            self._lower_layer,
+        )
+        # keys and values are constants to the upper model while both share their layers (as in the paper's
+        # training, where those layers are frozen); a lower model of its own learns through them
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.own_lower):
+            picked = context_ids[real] if ragged else context_ids.flatten(0, 1)
+            if question is not None:
+                question = question.of(real)
+            entries = compressor(picked, question, self._shifts())
+            return self._lay_out(entries, real, num_chunks, ragged)
+
+    def _lay_out(
+        self, entries: Entries, real: torch.Tensor, num_chunks: torch.Tensor, ragged: bool
+    ) -> CompressedContext:
+        """Entries of all chunks -> per row, in text order, keys rotated once."""
+        batch, chunks = real.shape
+        index = torch.arange(chunks, device=real.device).expand(batch, -1)[real]
+        cos, sin = self._rope(entries.keys[0], self._key_position(entries.position, index))
+        rotation = cos[:, None], sin[:, None]
+
+        def per_row(x: torch.Tensor) -> torch.Tensor:
+            if ragged:
+                x = x.new_zeros(batch, chunks, *x.shape[1:]).index_put((real,), x)
+            else:
+                x = x.unflatten(0, (batch, chunks))
+            return x
+
+        def sequence(x: torch.Tensor) -> torch.Tensor:
+            return per_row(x).transpose(1, 2).flatten(2, 3)
+
+        mask = entries.mask
+        if ragged and mask is None:
+            mask = torch.ones_like(entries.position, dtype=torch.bool)
+        last = num_chunks + (self.config.query_position == "n+1")
+        query_cos, query_sin = self._rope(entries.keys[0], last[:, None])
+        return CompressedContext(
+            keys=[sequence(rotate(k, *rotation)) for k in entries.keys],
+            values=[sequence(v) for v in entries.values],
+            query_rotation=(query_cos[:, None], query_sin[:, None]),
+            num_chunks=num_chunks,
+            mask=None if mask is None else per_row(mask).flatten(1),
+            path=None if entries.path is None else per_row(entries.path),
+        )
+
+    def _key_position(self, node_position: torch.Tensor, chunk: torch.Tensor) -> torch.Tensor:
+        """(chunks, entries); two rotations in a row are one by the sum of their positions."""
+        if self.config.key_positions == "node":
+            return node_position
+        chunk = chunk[:, None].expand_as(node_position)
+        return chunk if self.config.key_positions == "chunk" else chunk + node_position
+
+    def _shifts(self) -> list[float]:
+        """Split noise: one draw a level for all chunks of the batch; none outside training."""
+        if not (self.training and self.config.split_noise):
+            return [0.0] * self.config.height
+        return (torch.randn(self.config.height) * self.config.split_noise).clamp(-0.45, 0.45).tolist()
+
+    def _rope(self, x: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.base.model.rotary_emb(x, positions)
+
+    def _questions(
+        self, hidden: torch.Tensor, start: torch.Tensor, length: torch.Tensor, chunk_question: torch.Tensor
+    ) -> Question:
+        """The questions' states after the upper model's first layer, from its self-attention output.
+
+        hidden: (B, S, H) behind the first self-attention, before any cross-attention. start, length: (B, K) spans
+        of the questions in the running text. chunk_question: (B, chunks) question that each chunk is searched with.
+        """
+        batch, per_row = start.shape
+        steps = torch.arange(int(length.max()), device=hidden.device)
+        at = (start[..., None] + steps).clamp(max=hidden.shape[1] - 1).flatten(1)
+        picked = hidden.gather(1, at[..., None].expand(-1, -1, hidden.shape[-1]))
+        layer: Any = self.base.model.layers[0]
+        states = picked + layer.mlp(layer.post_attention_layernorm(picked))
+        row = torch.arange(batch, device=hidden.device)[:, None] * per_row + chunk_question
+        return Question(states.view(batch * per_row, len(steps), -1), steps < length.view(-1, 1), row)
+
+    # --- the upper model ----------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        context_ids: torch.Tensor | None = None,
+        query_length: int | torch.Tensor | None = None,
+        query_start: int | torch.Tensor = 0,
+        chunk_question: torch.Tensor | None = None,
+        num_chunks: torch.Tensor | None = None,
+        context: CompressedContext | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Any,
+    ) -> SharedLLMOutput:
+        """Logits of the running text `input_ids` (B, S) given a context.
+
+        context_ids: (B, chunks, chunk_size) raw context, or context: what `compress` or an earlier call made of
+        it (cached decoding). query_length: the question is input_ids[:, query_start : query_start + query_length],
+        all that the search may see; None in language modelling, which never searches. Both may be (B, K) for K
+        questions in one running text; chunk_question (B, chunks) then says which one each chunk is searched with.
+        num_chunks: (B,) where rows
+        have fewer chunks than context_ids. labels: shifted inside, -100 is ignored. logits_to_keep: as in
+        transformers. Returned past_key_values carry the running text only; the compressed context is the output's
+        `context`.
+        """
+        hidden, past_key_values, context = self.decode(
+            input_ids=input_ids,
+            context_ids=context_ids,
+            query_length=query_length,
+            query_start=query_start,
+            chunk_question=chunk_question,
+            num_chunks=num_chunks,
+            context=context,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+        )
+        rows = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.get_output_embeddings()(hidden[:, rows])
+        loss = None
+        if labels is not None:
+            loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())
+        return SharedLLMOutput(loss=loss, logits=logits, past_key_values=past_key_values, context=context)
+
+    def decode(
+        self,
+        input_ids: torch.Tensor | None = None,
+        context_ids: torch.Tensor | None = None,
+        query_length: int | torch.Tensor | None = None,
+        query_start: int | torch.Tensor = 0,
+        chunk_question: torch.Tensor | None = None,
+        num_chunks: torch.Tensor | None = None,
+        context: CompressedContext | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+    ) -> tuple[torch.Tensor, Cache | None, CompressedContext | None]:
+        """`forward` up to the final hidden states (B, S, H), for losses that never hold all logits."""
+        hidden = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
+        assert hidden is not None
+        length = hidden.shape[1]
+        if use_cache is None:
+            use_cache = not self.training
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config.base_config)
+        past = past_key_values.get_seq_length() if past_key_values is not None else 0
+        if position_ids is None:
+            position_ids = torch.arange(past, past + length, device=hidden.device)[None]
+        masks = Masks(self.config.base_config, attention_mask, past_key_values, length)
+        rotation = self._rope(hidden, position_ids)
+
+        searches = query_length is not None and self.config.policy != "right"
+        if context is None and context_ids is not None and context_ids.shape[1] and not searches:
+            context = self.compress(context_ids, num_chunks)
+        injected = {layer: j for j, layer in enumerate(self.config.injection_layers)}
+        for i, layer in enumerate(self.base.model.layers):
+            hidden = self._call(self._self_attention, layer, hidden, masks(i, hidden), rotation, past_key_values)
+            if i == 0 and context is None and context_ids is not None and context_ids.shape[1]:
+                assert query_length is not None
+                context = self._search(hidden, context_ids, num_chunks, query_start, query_length, chunk_question)
+            cross = self.cross_attention[injected[i]] if i in injected and context is not None else None
+            hidden = self._call(self._rest, layer, cross, hidden, context, injected.get(i))
+        return self.base.model.norm(hidden), past_key_values, context
+
+    def _search(
+        self,
+        hidden: torch.Tensor,
+        context_ids: torch.Tensor,
+        num_chunks: torch.Tensor | None,
+        query_start: int | torch.Tensor,
+        query_length: int | torch.Tensor,
+        chunk_question: torch.Tensor | None,
+    ) -> CompressedContext:
+        """Compress with a search: the question's first layer is a by-product of the main pass."""
+        batch, chunks = context_ids.shape[:2]
+
+        def spans(value: int | torch.Tensor) -> torch.Tensor:
+            value = torch.as_tensor(value, device=hidden.device)
+            return value if value.ndim == 2 else value.expand(batch)[:, None]
+
+        if chunk_question is None:
+            chunk_question = torch.zeros(batch, chunks, dtype=torch.long, device=hidden.device)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.own_lower):
+            question = self._questions(hidden, spans(query_start), spans(query_length), chunk_question)
+        return self.compress(context_ids, num_chunks, question)
+
+    def _call(self, function: Any, *args: Any) -> torch.Tensor:
+        """Run a piece of a layer, recomputed in the backward pass under gradient checkpointing."""
+        if self.gradient_checkpointing and self.training:
+            return self._gradient_checkpointing_func(function, *args)
+        return function(*args)
+
+    # --- generation ---------------------------------------------------------------------------------------
+
+    def prepare_inputs_for_generation(self, input_ids: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """transformers' inputs; after the first step the compressed context replaces the raw one."""
+        inputs = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)  # type: ignore[misc]
+        context = inputs.get("context")
+        if context is not None:
+            for name in ("context_ids", "query_length", "query_start", "chunk_question", "num_chunks"):
+                inputs.pop(name, None)
+        return inputs
+
+    def _update_model_kwargs_for_generation(
+        self, outputs: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> dict[str, Any]:
+        model_kwargs = super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, **kwargs)
+        if getattr(outputs, "context", None) is not None:
+            model_kwargs["context"] = outputs.context
+        return model_kwargs
+
+
+def _self_attention(
+    layer: Any,
+    hidden: torch.Tensor,
+    mask: torch.Tensor | None,
+    rotation: tuple[torch.Tensor, torch.Tensor],
+    cache: Cache | None,
+) -> torch.Tensor:
+    attended, _ = layer.self_attn(
+        hidden_states=layer.input_layernorm(hidden),
+        position_embeddings=rotation,
+        attention_mask=mask,
+        past_key_values=cache,
+    )
+    return hidden + attended
+
+
+def _cross_attention_and_mlp(
+    layer: Any,
+    cross: CrossAttention | None,
+    hidden: torch.Tensor,
+    context: CompressedContext | None,
+    index: int | None,
+) -> torch.Tensor:
+    if cross is not None:
+        assert context is not None and index is not None
+        hidden = cross(hidden, context, index)
+    return hidden + layer.mlp(layer.post_attention_layernorm(hidden))

@@ -1,0 +1,183 @@
+"""The query-aware search through the context tree (paper section 3.2): which half of a node to expand.
+
+Both policies compare states after ONE decoder layer of the lower model, every half as a sequence of its own. That
+layer is computed sparingly: queries, keys and values of a token once per chunk for all levels (attention depends
+on differences of positions, so a half may keep the positions it has in the chunk); a left half's states are the
+beginning of its parent's; and what `maxsim` computes for the preserved nodes is the lower model's first layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from sharedllm.attention import (
+    attend,
+    finish_layer,
+    project_keys,
+    project_queries,
+    project_values,
+    rotate,
+    rows,
+)
+from sharedllm.configuration import SharedLLMConfig
+from sharedllm.tree import Nodes, choose, halves, widen
+
+
+@dataclass(frozen=True)
+class Question:
+    """States of the question's tokens after the upper model's first layer, without cross-attention.
+
+    states: (questions, tokens, H). mask: (questions, tokens) of real tokens. row: which question a chunk is searched
+    with, (B, chunks) of a batch or (chunks,) of a block.
+    """
+
+    states: torch.Tensor
+    mask: torch.Tensor
+    row: torch.Tensor
+
+    def of(self, chunks: slice | torch.Tensor) -> Question:
+        """The questions for some of the chunks: a slice, or a mask over (B, chunks)."""
+        return replace(self, row=self.row[chunks])
+
+
+@dataclass(frozen=True)
+class Found:
+    """The tree that a search has grown.
+
+    nodes: preserved ones, coarse to fine. path: (chunks, levels searched), True where the right half was expanded.
+    first: the first layer's projections. states: its output for the packed nodes (chunks, tokens, H), where the
+    search had to compute it.
+    """
+
+    nodes: list[Nodes]
+    path: torch.Tensor
+    first: FirstLayer
+    states: torch.Tensor | None
+
+
+class Searcher:
+    """Walks down the trees of a block of chunks."""
+
+    def __init__(
+        self,
+        config: SharedLLMConfig,
+        layer: Any,
+        rope: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
+        final_norm: Any,
+    ) -> None:
+        self.config, self.layer, self.rope, self.final_norm = config, layer, rope, final_norm
+
+    def __call__(self, hidden: torch.Tensor, root: Nodes, question: Question, shifts: list[float]) -> Found:
+        """Search the trees over embeddings `hidden` (chunks, chunk_size, H)."""
+        first = FirstLayer(self.layer, hidden, self.rope)
+        walk = self._last_token if self.config.policy == "last_token" else self._maxsim
+        return walk(first, root, question, shifts)
+
+    def _last_token(self, first: FirstLayer, root: Nodes, question: Question, shifts: list[float]) -> Found:
+        """The paper's policy: cosine between the last token of a half and the last token of the question."""
+        end = question.mask.shape[1] - 1 - question.mask.flip(1).int().argmax(1)
+        target = self.final_norm(question.states[torch.arange(len(end), device=end.device), end])[question.row]
+        nodes, path, expanded = [], [], root
+        for level in range(1, self.config.height + 1):
+            last = level == self.config.height
+            if last and self.config.leaf_overlap is not None:
+                nodes.append(widen(expanded, self.config.leaf_overlap, root.size))
+                break
+            left, right = halves(expanded, shifts[level - 1], last, self.config.sampling)
+            if last:
+                nodes += [left, right]
+                break
+            scores = [
+                F.cosine_similarity(self.final_norm(first.last_state(half)), target, eps=1e-6) for half in (left, right)
+            ]
+            path.append(scores[1] > scores[0])
+            expanded, preserved = choose(path[-1], left, right)
+            nodes.append(preserved)
+        return Found(nodes, _stack(path, root), first, None)
+
+    def _maxsim(self, first: FirstLayer, root: Nodes, question: Question, shifts: list[float]) -> Found:
+        """Sum over question tokens of the best cosine in the half; no parameters."""
+        target = F.normalize(question.states, dim=-1) * question.mask[..., None]
+        target = target[question.row]
+        nodes, states, path = [], [], []
+        expanded, known = root, None
+        for level in range(1, self.config.height + 1):
+            last = level == self.config.height
+            if last and self.config.leaf_overlap is not None:
+                nodes.append(widen(expanded, self.config.leaf_overlap, root.size))
+                states.append(first.states(nodes[-1]))
+                break
+            left, right = halves(expanded, shifts[level - 1], last, self.config.sampling)
+            left_states = first.states(left) if known is None else known[:, : left.size]
+            right_states = first.states(right)
+            if last:
+                nodes += [left, right]
+                states += [left_states, right_states]
+                break
+            go_right = _maxsim(target, right_states, right) > _maxsim(target, left_states, left)
+            expanded, preserved = choose(go_right, left, right)
+            known = _pick(go_right, right_states, left_states)
+            states.append(_pick(go_right, left_states, right_states))
+            nodes.append(preserved)
+            path.append(go_right)
+        return Found(nodes, _stack(path, root), first, torch.cat(states, 1))
+
+
+class FirstLayer:
+    """The lower model's first layer over chunks: projections once, attention and MLP for the nodes asked for."""
+
+    def __init__(self, layer: Any, hidden: torch.Tensor, rope: Callable) -> None:
+        self.layer, self.hidden = layer, hidden
+        normed = layer.input_layernorm(hidden)
+        cos, sin = rope(hidden, torch.arange(hidden.shape[1], device=hidden.device)[None])
+        rotation = cos[:, None], sin[:, None]
+        self.raw_key = project_keys(layer.self_attn, normed)
+        self.query = rotate(project_queries(layer.self_attn, normed), *rotation)
+        self.key = rotate(self.raw_key, *rotation)
+        self.value = project_values(layer.self_attn, normed)
+
+    def states(self, nodes: Nodes) -> torch.Tensor:
+        """Output (chunks, size, H) for one node of every chunk; rows behind a shorter node's end mean nothing."""
+        tokens = nodes.tokens(self.hidden.shape[1])
+        attended = attend(rows(self.query, tokens), rows(self.key, tokens), rows(self.value, tokens), causal=True)
+        return finish_layer(self.layer, self.hidden.gather(1, _wide(tokens, self.hidden)), attended)
+
+    def last_state(self, nodes: Nodes) -> torch.Tensor:
+        """Output (chunks, H) for the last token of each node."""
+        tokens = nodes.tokens(self.hidden.shape[1])
+        end = (nodes.start + nodes.length - 1)[:, None]
+        mask = None
+        if not nodes.uniform:
+            mask = (torch.arange(nodes.size, device=end.device) < nodes.length[:, None])[:, None, None, :]
+        attended = attend(rows(self.query, end), rows(self.key, tokens), rows(self.value, tokens), mask=mask)
+        return finish_layer(self.layer, self.hidden.gather(1, _wide(end, self.hidden)), attended)[:, 0]
+
+
+def _wide(tokens: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+    return tokens[..., None].expand(-1, -1, hidden.shape[-1])
+
+
+def _stack(path: list[torch.Tensor], root: Nodes) -> torch.Tensor:
+    return torch.stack(path, 1) if path else root.start.new_zeros((len(root.start), 0), dtype=torch.bool)
+
+
+def _pick(mask: torch.Tensor, yes: torch.Tensor, no: torch.Tensor) -> torch.Tensor:
+    """Per chunk `yes` or `no`; states of odd halves may differ by a row, which is padded behind the node's end."""
+    size = max(yes.shape[1], no.shape[1])
+    yes, no = (F.pad(s, (0, 0, 0, size - s.shape[1])) for s in (yes, no))
+    return torch.where(mask[:, None, None], yes, no)
+
+
+def _maxsim(target: torch.Tensor, states: torch.Tensor, nodes: Nodes) -> torch.Tensor:
+    """Scores (chunks,): target (chunks, question tokens, H) is normalised and zero where masked."""
+    similarity = target @ F.normalize(states, dim=-1).transpose(1, 2)
+    if not nodes.uniform:
+        outside = torch.arange(nodes.size, device=states.device) >= nodes.length[:, None]
+        similarity = similarity.masked_fill(outside[:, None, : similarity.shape[2]], -torch.inf)
+    # a masked question token has an all-zero row: its best similarity is 0 in every half
+    return similarity.amax(2).sum(1)

@@ -1,0 +1,150 @@
+"""The context tree of a chunk (paper section 3.2): which spans become nodes, which tokens of a node are kept.
+
+Pure functions on integers and small index tensors. A chunk is split h times; at each level one half is preserved
+as a node and the other one is split further; at the last level both halves are nodes. The preserved nodes tile
+the chunk, so encoding them costs exactly one chunk of tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """One preserved node of every chunk.
+
+    start, length: (chunks,) token offsets in the chunk. size: the largest length, on the host. level: 1 is the
+    coarsest. uniform: every node is `size` long, so that nothing needs masking.
+    """
+
+    start: torch.Tensor
+    length: torch.Tensor
+    size: int
+    level: int
+    uniform: bool
+
+    def tokens(self, chunk_size: int) -> torch.Tensor:
+        """Token offsets (chunks, size); a shorter node repeats the chunk's end behind its own."""
+        steps = torch.arange(self.size, device=self.start.device)
+        return (self.start[:, None] + steps).clamp(max=chunk_size - 1)
+
+
+def whole(chunks: int, chunk_size: int, device: torch.device) -> Nodes:
+    """The root: every chunk in full."""
+    return Nodes(
+        torch.zeros(chunks, dtype=torch.long, device=device),
+        torch.full((chunks,), chunk_size, dtype=torch.long, device=device),
+        chunk_size,
+        0,
+        True,
+    )
+
+
+def split(parent: Nodes, shift: float = 0.0) -> tuple[Nodes, Nodes]:
+    """Left and right half of every node: floor(l/2 - eps) tokens go left (paper section 3.2).
+
+    shift: eps as a share of l. Both halves keep at least one token. Lengths are monotone in l, so the sizes that
+    hold for the longest node hold for all.
+    """
+    left = torch.floor(parent.length * (0.5 - shift)).long().clamp(min=1)
+    left = torch.minimum(left, parent.length - 1)
+    size = min(max(math.floor(parent.size * (0.5 - shift)), 1), parent.size - 1)
+    level = parent.level + 1
+    return (
+        Nodes(parent.start, left, size, level, parent.uniform),
+        Nodes(parent.start + left, parent.length - left, parent.size - size, level, parent.uniform),
+    )
+
+
+def choose(right: torch.Tensor, left_half: Nodes, right_half: Nodes) -> tuple[Nodes, Nodes]:
+    """(expanded, preserved) per chunk, where `right` (chunks,) says that the right half is expanded."""
+
+    def pick(mask: torch.Tensor) -> Nodes:
+        return Nodes(
+            torch.where(mask, right_half.start, left_half.start),
+            torch.where(mask, right_half.length, left_half.length),
+            max(left_half.size, right_half.size),
+            left_half.level,
+            left_half.uniform and left_half.size == right_half.size,
+        )
+
+    return pick(right), pick(~right)
+
+
+def kept_count(length: int, ratio: float, sampling: str) -> int:
+    """Entries that a node of `length` tokens keeps at a down-sampling ratio."""
+    if sampling == "strided":
+        return -(-length // int(ratio))
+    return min(length, max(1, int(length / ratio + 0.5)))
+
+
+def kept_offsets(nodes: Nodes, ratio: float, sampling: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Offsets inside the node of the tokens whose keys and values are kept, starting with the first.
+
+    Returns offsets (chunks, entries) and a mask of valid entries, None where all are valid. Equidistant: entry i
+    of E lies at floor(i * length / E), so E need not divide the length.
+    """
+    if nodes.uniform:
+        return _offsets(nodes.size, ratio, sampling).to(nodes.start.device).expand(len(nodes.start), -1), None
+    table = [_offsets(size, ratio, sampling) for size in range(nodes.size + 1)]
+    width = max(len(row) for row in table)
+    offsets = torch.stack([torch.nn.functional.pad(row, (0, width - len(row))) for row in table])
+    counts = torch.tensor([len(row) for row in table])
+    length = nodes.length.cpu()
+    mask = torch.arange(width) < counts[length][:, None]
+    return offsets[length].to(nodes.start.device), mask.to(nodes.start.device)
+
+
+def _offsets(length: int, ratio: float, sampling: str) -> torch.Tensor:
+    if length == 0:
+        return torch.zeros(0, dtype=torch.long)
+    if sampling == "strided":
+        return torch.arange(0, length, int(ratio))
+    count = kept_count(length, ratio, sampling)
+    return torch.arange(count) * length // count
+
+
+def halves(parent: Nodes, shift: float, last: bool, sampling: str) -> tuple[Nodes, Nodes]:
+    """`split`, with the released rule for leaves: an odd parent gives up its last token."""
+    if last and sampling == "strided":
+        even = parent.length // 2 * 2
+        parent = Nodes(parent.start, even, parent.size // 2 * 2, parent.level, parent.uniform)
+    return split(parent, shift)
+
+
+def widen(leaf: Nodes, overlap: int, chunk_size: int) -> Nodes:
+    """The leaf pair as one node with `overlap` more tokens on either side, moved inwards at the chunk's ends."""
+    size = min(leaf.size + 2 * overlap, chunk_size)
+    length = (leaf.length + 2 * overlap).clamp(max=chunk_size)
+    start = torch.minimum((leaf.start - overlap).clamp(min=0), chunk_size - length)
+    return Nodes(start, length, size, leaf.level + 1, leaf.uniform)
+
+
+def right_spine(
+    root: Nodes, height: int, shifts: list[float], sampling: str, leaf_overlap: int | None = None
+) -> list[Nodes]:
+    """Nodes of a tree that needs no search: the left half is preserved at every level, both at the last one.
+
+    In language modelling this gives fine detail next to the running text. Coarse to fine; text order.
+    leaf_overlap: see `SharedLLMConfig`.
+    """
+    nodes: list[Nodes] = []
+    expanded = root
+    for level in range(1, height + 1):
+        last = level == height
+        if last and leaf_overlap is not None:
+            return [*nodes, widen(expanded, leaf_overlap, root.size)]
+        left, expanded = halves(expanded, shifts[level - 1], last, sampling)
+        nodes.append(left)
+    return [*nodes, expanded]
+
+
+def entries_per_chunk(chunk_size: int, ratios: list[float], sampling: str, leaf_overlap: int | None = None) -> int:
+    """Keys and values that a chunk leaves behind; chunk_size over this is the global ratio beta (paper eq. 1)."""
+    root = whole(1, chunk_size, torch.device("cpu"))
+    nodes = right_spine(root, len(ratios), [0.0] * len(ratios), sampling, leaf_overlap)
+    return sum(kept_offsets(n, ratios[n.level - 1], sampling)[0].shape[1] for n in nodes)
