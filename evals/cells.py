@@ -64,7 +64,8 @@ class ModelChoice:
     def check(self) -> None:
         """Fetch hub weights, convert embedded ones. Raises UserError where they are missing."""
         if self.runtime.random_weights:
-            weights.shape_config(self.preset.shape)
+            if not self.preset.shape:
+                raise UserError(f"--random-weights: the preset {self.name} has no `shape`; choose another model.")
         elif self.runtime.checkpoint is None:
             weights.resolve(self.preset.weights, self.runtime)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
@@ -12,11 +13,27 @@ from pydantic import BaseModel, ConfigDict, Field
 from evals.errors import UserError
 from evals.model import Runtime
 
-Device = Literal["auto", "cpu", "cuda"]
-DType = Literal["auto", "float32", "bfloat16", "float16"]
-Attention = Literal["auto", "sdpa", "flash_attention_2", "eager"]
-
 UNITS = {"k": 1024, "m": 1024 * 1024}
+
+
+class Device(StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class DType(StrEnum):
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class Attention(StrEnum):
+    auto = "auto"
+    sdpa = "sdpa"
+    flash_attention_2 = "flash_attention_2"
+    eager = "eager"
 
 
 class RunSpec(BaseModel):
@@ -88,7 +105,7 @@ def parse_settings(assignments: Sequence[str]) -> dict[str, Any]:
     return settings
 
 
-def resolve_runtime(device: str, dtype: str, attn: str) -> dict[str, str]:
+def resolve_runtime(device: Device, dtype: DType, attn: Attention) -> dict[str, str]:
     """Device, dtype and kernel with every `auto` decided: a GPU where there is one, bfloat16 there, SDPA.
 
     Raises UserError for what this machine does not offer.
@@ -97,17 +114,17 @@ def resolve_runtime(device: str, dtype: str, attn: str) -> dict[str, str]:
 
     from evals.weights import check_attention
 
-    has_gpu = torch.cuda.is_available()
-    if device == "auto":
-        device = "cuda" if has_gpu else "cpu"
-    if device.startswith("cuda") and not has_gpu:
-        raise UserError(f"--device {device}: torch finds no CUDA GPU on this machine; use --device cpu.")
-    if dtype == "auto":
-        dtype = "bfloat16" if device.startswith("cuda") else "float32"
-    if attn == "auto":
-        attn = "sdpa"
-    if attn == "flash_attention_2":
-        if not device.startswith("cuda"):
+    gpu = torch.cuda.is_available()
+    if device is Device.auto:
+        device = Device.cuda if gpu else Device.cpu
+    if device is Device.cuda and not gpu:
+        raise UserError("--device cuda: torch finds no CUDA GPU on this machine; use --device cpu.")
+    if dtype is DType.auto:
+        dtype = DType.bfloat16 if device is Device.cuda else DType.float32
+    if attn is Attention.auto:
+        attn = Attention.sdpa
+    if attn is Attention.flash_attention_2:
+        if device is Device.cpu:
             raise UserError("--attn flash_attention_2 runs on a CUDA GPU only: use --attn sdpa.")
         check_attention(attn)
-    return {"device": device, "dtype": dtype, "attn": attn}
+    return {"device": device.value, "dtype": dtype.value, "attn": attn.value}

@@ -1,0 +1,61 @@
+"""What `--list` shows: every task and model, or the settings of those that are named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic.fields import FieldInfo
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from evals import presets, registry
+
+
+def show(tasks: Sequence[str], models: Sequence[str], out: Console) -> None:
+    """Print tables and, as the last line, the names as JSON. Named tasks and models are imported, others not."""
+    if tasks or models:
+        for name in tasks:
+            _show_task(name.partition(":")[0], out)
+        for name in models:
+            _show_model(name, out)
+        return
+    known = [presets.load(name) for name in presets.names()]
+    table = Table("model", "method", "description", box=box.SIMPLE, pad_edge=False)
+    for preset in known:
+        table.add_row(preset.name, preset.method, preset.description)
+    out.print(table)
+    table = Table("task", "from", box=box.SIMPLE, pad_edge=False)
+    for name, target in registry.tasks().items():
+        table.add_row(name, target.partition(":")[0])
+    out.print(table)
+    names = {"models": [preset.name for preset in known], "tasks": list(registry.tasks())}
+    out.file.write(json.dumps(names) + "\n")
+
+
+def _show_task(name: str, out: Console) -> None:
+    cls = registry.task(name)
+    out.print(f"task {name}, version {cls.version}, metric {cls.metric}", highlight=False)
+    if cls.subsets:
+        out.print("subsets: " + ", ".join(cls.subsets), highlight=False)
+    out.print(_settings(cls.settings_model.model_fields, {}))
+
+
+def _show_model(name: str, out: Console) -> None:
+    preset = presets.load(name)
+    cls = registry.method(preset.method)
+    out.print(f"model {name}: {preset.description}", highlight=False)
+    declared: Mapping[str, FieldInfo] = cls.settings_model.model_fields if cls.settings_model else {}
+    out.print(_settings(declared, preset.settings))
+
+
+def _settings(fields: Mapping[str, FieldInfo], values: Mapping[str, Any]) -> Table:
+    """Every setting with its value in the preset, or its default."""
+    table = Table("--set", "value", "meaning", box=box.SIMPLE, pad_edge=False)
+    for key in dict.fromkeys([*fields, *values]):
+        field = fields.get(key)
+        default = field.get_default(call_default_factory=True) if field and not field.is_required() else ""
+        table.add_row(key, str(values.get(key, default)), (field.description if field else None) or "")
+    return table

@@ -1,0 +1,133 @@
+"""Fixtures that many tests share: a tiny random Llama on disk, stand-ins under their entry points, the commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+TESTS = Path(__file__).resolve().parent
+TINY_SHAPE = {
+    "model_type": "llama",
+    "vocab_size": 258,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder in the hub's layout: a random Llama of 3 layers and a tokenizer of bytes (BOS 256, EOS 257)."""
+    from evals.model import Runtime
+    from evals.weights import byte_tokenizer, random_model, shape_config
+
+    folder = tmp_path_factory.mktemp("tiny-llama")
+    random_model(shape_config(TINY_SHAPE), Runtime()).save_pretrained(folder)
+    byte_tokenizer(TINY_SHAPE["vocab_size"]).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_presets(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes preset files over the tiny Llama: tiny_presets("full", settings={...}) -> path."""
+    folder = tmp_path_factory.mktemp("presets")
+
+    def write(method: str, name: str = "", **fields: Any) -> Path:
+        preset = {
+            "name": name or f"{method}-tiny",
+            "method": method,
+            "description": "random weights, for tests",
+            "weights": {"source": str(tiny_llama)},
+            "shape": TINY_SHAPE,
+            "max_context": TINY_SHAPE["max_position_embeddings"],
+            **fields,
+        }
+        path = folder / f"{preset['name']}.yaml"
+        path.write_text(yaml.safe_dump(preset), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def plugins(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for sys.path in which an installed package declares the method `toy` and the task `sum`."""
+    folder = tmp_path_factory.mktemp("plugins")
+    info = folder / "standins-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: standins\nVersion: 1\n", encoding="utf-8")
+    (info / "entry_points.txt").write_text(
+        "[sharedllm.methods]\ntoy = standins:Toy\n\n[sharedllm.tasks]\nsum = standins:Sum\n", encoding="utf-8"
+    )
+    return folder
+
+
+@pytest.fixture
+def standins(plugins: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stand-ins, known to the registry of this process."""
+    from evals import registry
+
+    monkeypatch.syspath_prepend(str(plugins))
+    monkeypatch.syspath_prepend(str(TESTS))
+    registry._targets.cache_clear()
+    yield
+    registry._targets.cache_clear()
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def last(self) -> dict[str, Any]:
+        """The JSON object on the last line of stdout."""
+        return json.loads(self.out.splitlines()[-1])
+
+
+@pytest.fixture
+def command(capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """Runs `sharedllm-eval` in this process: command("--task", ...) -> Result."""
+    from evals.cli import main
+
+    def run(*arguments: object) -> Result:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as exit_info:
+            main([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        return Result(int(exit_info.value.code or 0), out, err)
+
+    return run
+
+
+@pytest.fixture
+def start(plugins: Path) -> Callable[..., subprocess.Popen[str]]:
+    """Starts `sharedllm-eval` as a process of its own, with the stand-ins installed."""
+
+    def run(*arguments: object, code: str = "", **options: Any) -> subprocess.Popen[str]:
+        path = os.pathsep.join([str(plugins), str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
+        return subprocess.Popen(
+            [sys.executable, "-c", f"{code}\nfrom evals.cli import main\nmain()", *map(str, arguments)],
+            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **options,
+        )
+
+    return run
