@@ -24,7 +24,7 @@ from evals.model import Runtime
 from evals.presets import Weights
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def load_base(
     shape: dict[str, Any] | None,
     *,
     config_overrides: dict[str, Any] | None = None,
-) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The causal LM in eval mode, on the device and in the dtype of `runtime`, and its tokenizer.
 
     shape: config fields with `model_type`, used with `runtime.random_weights` alone. config_overrides: config
@@ -50,7 +50,9 @@ def load_base(
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils import logging as transformers_logging
 
+    transformers_logging.disable_progress_bar()  # how far a run is says the command line
     check_attention(runtime.attn)
     dtype = getattr(torch, runtime.dtype)
     overrides = config_overrides or {}
@@ -70,7 +72,7 @@ def load_base(
 
 def load_class(
     model_class: Any, weights: Weights, runtime: Runtime, shape: dict[str, Any] | None
-) -> tuple[Any, PreTrainedTokenizerFast]:
+) -> tuple[Any, PreTrainedTokenizerBase]:
     """`load_base` for a PreTrainedModel class of our own, which reads a released checkpoint as it is.
 
     shape: fields of the class's config; its `model_type` is not looked at. Raises UserError also where the
@@ -78,6 +80,7 @@ def load_class(
     """
     import torch
 
+    transformers_logging.disable_progress_bar()  # how far a run is says the command line
     check_attention(runtime.attn)
     if runtime.random_weights:
         fields = {key: value for key, value in (shape or {}).items() if key != "model_type"}
@@ -101,7 +104,7 @@ def load_class(
     return model.eval(), load_tokenizer(folder)
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The fast tokenizer of a folder (prompts need its character offsets). Raises UserError without one."""
     from transformers import AutoTokenizer
 
@@ -149,7 +152,7 @@ def random_model(
     return model.eval()
 
 
-def random_tokenizer(weights: Weights, runtime: Runtime, vocab_size: int) -> PreTrainedTokenizerFast:
+def random_tokenizer(weights: Weights, runtime: Runtime, vocab_size: int) -> PreTrainedTokenizerBase:
     """The real tokenizer where it is on this machine and fits the vocabulary, else one of bytes."""
     folder = _tokenizer_folder(weights, runtime)
     if folder is not None:
@@ -159,7 +162,7 @@ def random_tokenizer(weights: Weights, runtime: Runtime, vocab_size: int) -> Pre
     return byte_tokenizer(vocab_size)
 
 
-def byte_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
+def byte_tokenizer(vocab_size: int) -> PreTrainedTokenizerBase:
     """A fast tokenizer in which every byte is one token, with `<s>` (256) and `</s>` (257); it adds `<s>`."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
