@@ -50,9 +50,7 @@ def load_base(
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
-    from transformers.utils import logging as transformers_logging
 
-    transformers_logging.disable_progress_bar()  # how far a run is says the command line
     check_attention(runtime.attn)
     dtype = getattr(torch, runtime.dtype)
     overrides = config_overrides or {}
@@ -80,7 +78,6 @@ def load_class(
     """
     import torch
 
-    transformers_logging.disable_progress_bar()  # how far a run is says the command line
     check_attention(runtime.attn)
     if runtime.random_weights:
         fields = {key: value for key, value in (shape or {}).items() if key != "model_type"}
