@@ -1,0 +1,159 @@
+"""Activation Beacon in the harness: the context is condensed window by window, query and answer go on in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from transformers import AutoConfig
+
+from baselines.activation_beacon.cache import BeaconCache, Fill
+from baselines.activation_beacon.modeling import CLASSES, adapt_ratio, check_config, covered
+from evals import flops
+from evals.decoding import CachedSession
+from evals.errors import UserError
+from evals.model import Cost, LongContextModel, Runtime
+from evals.presets import Preset
+from evals.settings import validate
+from evals.weights import load_class, resolve, shape_config
+
+
+class BeaconSettings(BaseModel):
+    """ratio: tokens a beacon; None chooses the smallest that covers prefix + context + `reserve` tokens.
+
+    The authors' rule counts the whole prompt; here the query is not known while the context is read (one read
+    serves many queries), so it comes out of the reserve.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ratio: int | None = Field(None, ge=1)
+    reserve: int = Field(1024, ge=0)
+
+
+class BeaconSession(CachedSession):
+    """A context whose full windows are condensed. Answers may fill further windows: `rewind` takes them back."""
+
+    def __init__(self, model: Any, cache: BeaconCache, ids: Sequence[int]) -> None:
+        self.device = model.device
+        self._model = model
+        self._cache = cache
+        if ids:
+            self.context_hidden = model.read(self._tensor(ids), cache, keep=1)[0]
+        cache.mark()
+
+    @property
+    def state_bytes(self) -> int:
+        return self._cache.state_bytes
+
+    def _forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self._model.read(ids, self._cache)[0]
+
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self._model.lm_head(hidden)
+
+    def _rewind(self) -> None:
+        self._cache.rewind()
+
+
+@dataclass(kw_only=True)
+class ActivationBeacon(LongContextModel):
+    """A released Activation Beacon checkpoint (Llama, Mistral or Qwen2 base), or random weights of its shape."""
+
+    settings_model: ClassVar[type[BaseModel]] = BeaconSettings
+
+    model: Any
+    settings: BeaconSettings
+
+    @classmethod
+    def load(cls, preset: Preset, runtime: Runtime) -> ActivationBeacon:
+        settings = validate(BeaconSettings, preset.settings, preset.name)
+        model, tokenizer = load_class(_model_class(preset, runtime), preset.weights, runtime, preset.shape)
+        config = model.config
+        if settings.ratio is not None and config.beacon_window % settings.ratio:
+            raise UserError(
+                f"The setting ratio={settings.ratio} of {preset.name} does not divide its window of "
+                f"{config.beacon_window} tokens: choose one of {', '.join(map(str, config.beacon_ratio))}."
+            )
+        return cls(
+            name=preset.name,
+            tokenizer=tokenizer,
+            device=model.device,
+            dtype=model.dtype,
+            max_context=preset.max_context or covered(config, settings.ratio or max(config.beacon_ratio)),
+            budget={
+                "window": config.beacon_window,
+                "ratio": settings.ratio or f"smallest of {config.beacon_ratio} for length + {settings.reserve}",
+                "sinks": getattr(config, "beacon_sink_size", 0),
+                "positions": config.max_position_embeddings,
+                "kernel": runtime.attn,
+                "dtype": runtime.dtype,
+                "trained": not runtime.random_weights,
+            },
+            model=model,
+            settings=settings,
+        )
+
+    def ratio(self, context_tokens: int) -> int:
+        """The ratio at which a context (with its prefix) of that length is read."""
+        return self.settings.ratio or adapt_ratio(self.model.config, context_tokens, self.settings.reserve)
+
+    @torch.inference_mode()
+    def prefill(self, context_ids: Sequence[int], prefix_ids: Sequence[int] = ()) -> BeaconSession:
+        ids = [*prefix_ids, *context_ids]
+        return BeaconSession(self.model, self.model.new_cache(self.ratio(len(ids))), ids)
+
+    def cost(self, context_tokens: int, query_tokens: int) -> Cost:
+        """See `LongContextModel.cost`. A decode step is the mean one: every `ratio`-th brings a beacon along."""
+        config = self.model.config
+        empty: Fill = self.model.new_cache(self.ratio(context_tokens)).fill
+        context, held = self._read_flops(empty, context_tokens, keep=1)
+        query, fill = self._read_flops(held, query_tokens, keep=query_tokens)
+        ratio = empty.layout.ratio
+        rows = 1 + 1 / ratio
+        step = flops.linear_flops(config) + flops.attention_flops(config, fill.used + 1)
+        entry = flops.kv_bytes(config, self.dtype)
+        beacons = [p for name, p in self.model.named_parameters() if "beacon_" in name]
+        seldom = sum(p.numel() for p in beacons) * self.dtype.itemsize * (1 - 1 / ratio)
+        return Cost(
+            prefill_flops=context + query + flops.head_flops(config),
+            decode_flops=rows * step + flops.head_flops(config),
+            weight_bytes=flops.weight_bytes(self.model),
+            state_bytes=entry * held.used + entry // 2 * held.staged,
+            decode_bytes=flops.decode_weight_bytes(self.model) - round(seldom) + entry * fill.used,
+        )
+
+    def _read_flops(self, fill: Fill, tokens: int, keep: int) -> tuple[float, Fill]:
+        """FLOPs of reading `tokens` of which the last `keep` go through the whole last layer, and the fill after."""
+        config, total, left = self.model.config, 0.0, tokens
+        kv = 4.0 * config.hidden_size * config.num_key_value_heads * flops.head_dim(config)
+        for before, count in fill.pieces(tokens):
+            left -= count
+            whole = config.num_hidden_layers - (keep <= left)
+            rows = fill.layout.slots(before.tokens + count) - fill.layout.slots(before.tokens)
+            pairs = flops.causal_pairs(rows, before.used)
+            total += rows * (whole * flops.layer_flops(config) + (config.num_hidden_layers - whole) * kv)
+            total += flops.attention_flops(config, pairs, whole)
+            fill = before.add(count)
+        return total, fill
+
+
+def _model_class(preset: Preset, runtime: Runtime) -> Any:
+    """The class for the base that the preset's shape, or the config beside its weights, names."""
+    if runtime.random_weights:
+        config = shape_config(preset.shape)
+    else:
+        config = AutoConfig.from_pretrained(resolve(preset.weights, runtime))
+    if config.model_type not in CLASSES:
+        raise UserError(
+            f"The preset {preset.name} has a base of type '{config.model_type}': "
+            f"Activation Beacon is implemented for {', '.join(CLASSES)}."
+        )
+    try:
+        check_config(config)
+    except ValueError as error:
+        raise UserError(f"The preset {preset.name} cannot be loaded. {error}") from error
+    return CLASSES[config.model_type]
