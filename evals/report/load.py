@@ -49,9 +49,7 @@ def load(path: Path) -> Run:
     """Read a run folder. Raises UserError where it is none, or where nothing was recorded yet."""
     run = _collect(path, read_run(path), read_records(path), _torn(path / SAMPLES_FILE))
     if not run.samples and not run.perf:
-        raise UserError(
-            f"The run {path} is empty: nothing was measured yet, so start it again to go on with it."
-        )
+        raise UserError(f"The run {path} is empty: nothing was measured yet, so start it again to go on with it.")
     return run
 
 
@@ -67,15 +65,13 @@ def merge(runs: Sequence[Run], path: Path) -> Run:
     for run in runs:
         names = {n: n if len(identities[n]) == 1 else f"{n} ({run.path.name})" for n in run.models}
         merged.models.update({names[n]: model for n, model in run.models.items()})
-        merged.cells.update({i: {**c, "model": names[c["model"]]} for i, c in run.cells.items()})
+        merged.cells.update({i: {**c, "model": names.get(c["model"], c["model"])} for i, c in run.cells.items()})
         for cell, samples in run.samples.items():
             known = {s["sample"]: s for s in merged.samples.get(cell, [])}
             merged.samples[cell] = list({**known, **{s["sample"]: s for s in samples}}.values())
         merged.perf.update(run.perf)
         merged.notes.extend(run.notes)
-        merged.record["merged"].append(
-            {"path": run.path.name, "environment": run.record.get("environment", {})}
-        )
+        merged.record["merged"].append({"path": run.path.name, "environment": run.record.get("environment", {})})
     return merged
 
 
@@ -112,6 +108,4 @@ def _collect(path: Path, record: Record, rows: Iterable[Record], notes: list[str
             perf[row["cell"]] = row
         elif row["kind"] == "sample":
             samples.setdefault(row["cell"], {})[row["sample"]] = row
-    return Run(
-        path, record, {c: list(s.values()) for c, s in samples.items()}, perf, list(dict.fromkeys(notes))
-    )
+    return Run(path, record, {c: list(s.values()) for c, s in samples.items()}, perf, list(dict.fromkeys(notes)))

@@ -21,8 +21,8 @@ LAST = ["metric", "higher_is_better", "groups", "max_context", "cell"]
 def summarize(run: Run, seed: int = 0) -> pd.DataFrame:
     """One row a cell: FIRST, each metric with `_low` and `_high`, COST, LAST.
 
-    status: `error` where a sample or the cold pass failed, else `oom` where one ran out of memory, else `ok`;
-    `missing` where nothing was recorded. n: samples with a score. groups: clusters among them.
+    status: the cell's state in the run (`ok`, `oom`, `failed`, `pending`); `oom` also where only the cold pass
+    ran out of memory. n: samples with a score. groups: clusters among them.
     """
     rows = [_row(run, cell, record, seed) for cell, record in run.cells.items()]
     found = list(dict.fromkeys(name for row in rows for name in row))
@@ -52,9 +52,7 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
             {
                 **{k: present.get(k) for k in FIRST},
                 "metrics": {k: present[k] for k in metrics if k in present},
-                "intervals": {
-                    k: [present[f"{k}_low"], present[f"{k}_high"]] for k in metrics if f"{k}_low" in present
-                },
+                "intervals": {k: [present[f"{k}_low"], present[f"{k}_high"]] for k in metrics if f"{k}_low" in present},
                 **{k: present[k] for k in [*COST, *LAST] if k in present},
             }
         )
@@ -80,25 +78,20 @@ def _row(run: Run, cell: str, record: Record, seed: int) -> Record:
         "model": record["model"],
         "task": record["task"],
         "length": record["length"],
-        "status": _status(run.samples.get(cell, []), perf),
+        "status": _status(record, perf),
         "n": len(samples),
     }
     for name, found in cell_intervals(task_of(record), samples, seed).items():
         row |= {name: found.estimate, f"{name}_low": found.low, f"{name}_high": found.high}
     if perf:
         row |= {name: perf.get(name) for name in COST if not name.endswith("_gib")}
-        row |= {
-            f"{name}_gib": perf[f"{name}_bytes"] / GIB
-            for name in ("peak", "state")
-            if perf.get(f"{name}_bytes")
-        }
+        row |= {f"{name}_gib": perf[f"{name}_bytes"] / GIB for name in ("peak", "state") if perf.get(f"{name}_bytes")}
     row |= {name: record.get(name) for name in ("metric", "higher_is_better", "max_context")}
     return row | {"groups": stats.cluster_codes(samples)[1] if samples else 0, "cell": cell}
 
 
-def _status(samples: list[Record], perf: Record | None) -> str:
-    found = {s["status"] for s in samples} | ({perf["status"]} if perf else set())
-    return next((status for status in ("error", "oom", "ok") if status in found), "missing")
+def _status(record: Record, perf: Record | None) -> str:
+    return perf["status"] if record["status"] == "ok" and perf else record["status"]
 
 
 def _absent(value: Any) -> bool:

@@ -1,0 +1,56 @@
+"""A run with its summary: what tables, plots and page are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import pandas as pd
+
+from evals.report.load import Run
+from evals.report.summary import score, summarize
+
+
+@dataclass(frozen=True)
+class Data:
+    """A run and its summary."""
+
+    run: Run
+    summary: pd.DataFrame
+
+    @classmethod
+    def of(cls, run: Run) -> Data:
+        return cls(run, summarize(run))
+
+    @property
+    def models(self) -> list[str]:
+        """Models in the order of the run."""
+        return list(dict.fromkeys(self.summary["model"]))
+
+    @cached_property
+    def scores(self) -> pd.DataFrame:
+        """The summary with the first metric of each task as `score`, `low`, `high`, and the task's
+        `family`.
+        """
+        found = [score(row) for _, row in self.summary.iterrows()]
+        return self.summary.assign(
+            score=[f.estimate for f in found],
+            low=[f.low for f in found],
+            high=[f.high for f in found],
+            family=self.summary["task"].str.partition(":")[0],
+        )
+
+    @cached_property
+    def costs(self) -> pd.DataFrame:
+        """Cold measurements of one task: of `efficiency` where the run has it, else of the task with most
+        of them.
+
+        Every task of a run is measured on the same lengths, and drawing all of them would draw the same line
+        several times.
+        """
+        measured = self.summary[self.summary["length"].notna() & self.summary["peak_gib"].notna()]
+        if measured.empty:
+            return measured
+        counts = measured["task"].value_counts(sort=True)
+        task = "efficiency" if "efficiency" in counts else counts.index[0]
+        return self.summary[(self.summary["task"] == task) & self.summary["length"].notna()]

@@ -1,0 +1,35 @@
+"""The figures of a report: each module draws one idea, `draw` makes those that a run has data for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import matplotlib
+import matplotlib.style
+from matplotlib.figure import Figure
+
+from evals.report.frames import Data
+from evals.report.plots import ablation, by_length, context_use, efficiency, needle, pareto, scores
+from evals.report.plots.style import STYLE
+
+MODULES = (by_length, scores, needle, context_use, efficiency, pareto, ablation)
+
+
+def figures(data: Data) -> Iterator[tuple[str, str, Figure]]:
+    """Name, caption and figure of every plot that the run has data for."""
+    for module in MODULES:
+        yield from module.figures(data)
+
+
+def draw(data: Data, folder: Path) -> list[tuple[str, str, Path]]:
+    """Write every figure as SVG and PNG. Returns name, caption and path of the SVG."""
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = []
+    with matplotlib.style.context(STYLE), matplotlib.rc_context({"backend": "agg"}):
+        for name, caption, figure in figures(data):
+            path = folder / f"{name}.svg"
+            figure.savefig(path, metadata={"Date": None, "Creator": None})
+            figure.savefig(path.with_suffix(".png"))
+            drawn.append((name, caption, path))
+    return drawn

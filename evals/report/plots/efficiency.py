@@ -1,0 +1,48 @@
+"""What a method costs: memory and latency against length, from cold measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from matplotlib.figure import Figure
+
+from evals.report.frames import Data
+from evals.report.plots.style import PAGE, headroom, legend, length_axis, looks, out_of_memory, spread_axis
+
+QUANTITIES = {
+    "peak_gib": "peak memory (GiB)",
+    "ttft_s": "time to first token (s)",
+    "tpot_ms": "time per output token (ms)",
+}
+CAPTION = (
+    "Peak memory, time to first token and time per output token against length (cold requests of the task "
+    "{task}: nothing reused, median of repeats). A cross ran out of memory."
+)
+
+
+def figures(data: Data) -> Iterator[tuple[str, str, Figure]]:
+    """One figure of three panels, where a run measured at least one length."""
+    rows = data.costs
+    if rows.empty or rows["ttft_s"].notna().sum() < 2:
+        return
+    styles = {m: k for m, k in looks(data.models).items() if m in set(rows["model"])}
+    figure = Figure(figsize=(PAGE, 2.4), layout="constrained")
+    for ax, (quantity, label) in zip(figure.subplots(1, 3), QUANTITIES.items(), strict=True):
+        lost = 0
+        for model, look in styles.items():
+            mine = rows[rows["model"] == model].sort_values("length")
+            done = mine[mine["ttft_s"].notna() & mine[quantity].notna()]
+            x, y = done["length"].to_numpy(float), done[quantity].to_numpy(float)
+            ax.plot(x, y, color=look.colour, marker=look.marker, linestyle=look.dashes)
+            gone = mine[mine["ttft_s"].isna() & (mine["status"] == "oom")]["length"].astype(float).tolist()
+            out_of_memory(ax, gone, look, lost)
+            lost += bool(gone)
+        if quantity == "ttft_s":
+            spread_axis(ax, rows[quantity].dropna().astype(float))
+        if ax.get_yscale() == "linear":
+            ax.set_ylim(bottom=0)
+        headroom(ax, lost)
+        length_axis(ax, rows["length"].astype(float))
+        ax.set_title(label)
+    legend(figure, styles)
+    yield "efficiency", CAPTION.format(task=rows["task"].iloc[0]), figure

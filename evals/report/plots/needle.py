@@ -1,0 +1,87 @@
+"""Needle in a haystack: score over depth and length, all models side by side on one scale."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.patches import Rectangle
+
+from evals.report.frames import Data
+from evals.report.plots.style import COLUMN, PAGE, file_name, metric_label, short, tokens
+
+CAPTION = "{metric} by depth and length of the needle. Hatched: out of memory; blank: not run."
+COLOURS = "cividis"
+
+
+def figures(data: Data) -> Iterator[tuple[str, str, Figure]]:
+    """One figure a task whose samples say at which depth the needle lies."""
+    cells = data.summary[data.summary["length"].notna()]
+    for task, rows in cells.groupby("task", sort=False):
+        metric = rows["metric"].iloc[0]
+        found = grid(data, rows, metric)
+        if found["depth"].nunique() > 1:
+            label = metric_label(metric, True)
+            caption = CAPTION.format(metric=label[:1].upper() + label[1:])
+            yield file_name("depth", str(task)), caption, heat_maps(rows, found)
+
+
+def grid(data: Data, rows: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Mean score for each model, length and depth (0 is the start of the context, 1 its end)."""
+    points = [
+        (row.model, row.length, round(float(s["meta"]["depth"]), 3), s["metrics"][metric])
+        for row in rows.itertuples()
+        for s in data.run.scored(str(row.cell))
+        if s["meta"].get("depth") is not None and metric in s["metrics"]
+    ]
+    frame = pd.DataFrame(points, columns=["model", "length", "depth", "score"])
+    return frame.groupby(["model", "length", "depth"])["score"].mean().reset_index()
+
+
+def heat_maps(rows: pd.DataFrame, found: pd.DataFrame) -> Figure:
+    """A panel a model, at most four side by side, with one colour bar."""
+    models = list(dict.fromkeys(rows["model"]))
+    lengths, depths = sorted(set(rows["length"])), sorted(set(found["depth"]))
+    columns = min(4, len(models))
+    lines = -(-len(models) // columns)
+    height = max(lines * (0.16 * len(depths) + 0.75), 1.5)
+    figure = Figure(figsize=(COLUMN if len(models) == 1 else PAGE, height), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
+    norm = Normalize(min(0.0, found["score"].min()), max(1.0, found["score"].max()))
+    every = max(1, len(depths) // 6)
+    for ax, model in zip(axes.flat, models, strict=False):
+        mine = found[found["model"] == model].pivot(index="depth", columns="length", values="score")
+        values = mine.reindex(index=depths, columns=lengths).to_numpy(float)
+        lost = set(rows[(rows["model"] == model) & (rows["status"] == "oom")]["length"])
+        image = heat_map(ax, values, norm, [i for i, length in enumerate(lengths) if length in lost])
+        ax.set_title(short(model, 26))
+        rotation = 90 if len(lengths) > 6 else 0
+        ax.set_xticks(range(len(lengths)), [tokens(length) for length in lengths], rotation=rotation)
+        ax.set_yticks(range(len(depths))[::every], [f"{d:.0%}" for d in depths][::every])
+    for ax in axes.flat[len(models) :]:
+        ax.remove()
+    figure.supylabel("depth of the needle", fontsize=7.5)
+    figure.supxlabel("length (tokens)", fontsize=7.5)
+    figure.colorbar(image, ax=axes, fraction=0.03, pad=0.015, aspect=18)
+    return figure
+
+
+def heat_map(ax: Axes, values: np.ndarray, norm: Normalize, lost: list[int]) -> AxesImage:
+    """One model: values of shape (depths, lengths), numbers written in where there is room for them."""
+    image = ax.imshow(values, aspect="auto", cmap=COLOURS, norm=norm, origin="upper")
+    ax.grid(visible=False)
+    depths = len(values)
+    for column in lost:
+        if np.isnan(values[:, column]).all():
+            ax.add_patch(Rectangle((column - 0.5, -0.5), 1, depths, fc="#eeeeee", ec="#888888", hatch="////", lw=0))
+    if values.size <= 48:
+        for (y, x), value in np.ndenumerate(values):
+            if not np.isnan(value):
+                colour = "white" if norm(value) < 0.5 else "black"
+                ax.text(x, y, f"{value:.2g}", ha="center", va="center", fontsize=6, color=colour)
+    return image

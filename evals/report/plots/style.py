@@ -1,0 +1,151 @@
+"""What all figures share: how a model looks, how a length axis reads, how out of memory is drawn."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+STYLE = Path(__file__).with_name("style.mplstyle")
+COLUMN, PAGE = 3.4, 7.0
+"""Width in inches of one column and of two columns of a paper."""
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
+"""Okabe and Ito's palette, told apart with every common kind of colour blindness."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
+DASHES: tuple[Any, ...] = (
+    "solid",
+    (0, (4, 1.5)),
+    (0, (1, 1.2)),
+    (0, (5, 1.5, 1, 1.5)),
+    (0, (7, 2)),
+    (0, (3, 1, 1, 1, 1, 1)),
+)
+CROSS_ROW = 0.085
+"""Height of a row of out-of-memory crosses, as a share of the panel."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """Colour, marker and dashes of a model: any one of them tells it apart among the first six."""
+
+    colour: str
+    marker: str
+    dashes: Any
+
+
+def looks(models: Iterable[str]) -> dict[str, Look]:
+    """The look of each model, by its place in the run, so that it is the same in all figures of a run."""
+    return {
+        name: Look(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], DASHES[i % len(DASHES)])
+        for i, name in enumerate(models)
+    }
+
+
+def tokens(length: float) -> str:
+    """A length as people write it: 8192 is 8K, 1048576 is 1M."""
+    for unit, size in (("M", 1 << 20), ("K", 1 << 10)):
+        if length >= size:
+            return f"{length / size:.4g}{unit}"
+    return f"{length:.0f}"
+
+
+def panels(count: int, columns: int, height: float = 2.0) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` equal panels, one column wide where there is one, else two columns wide."""
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(COLUMN if count == 1 else PAGE, height * rows + 0.35), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    for spare in axes[count:]:
+        spare.remove()
+    return figure, axes[:count]
+
+
+def length_axis(ax: Axes, lengths: Iterable[float]) -> None:
+    """A base-2 logarithmic axis with ticks at the measured lengths."""
+    ticks = sorted({float(length) for length in lengths})
+    shown = ticks[:: (len(ticks) + 6) // 7]
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(shown, [tokens(t) for t in shown])
+    ax.set_xlim(ticks[0] / 2**0.35, ticks[-1] * 2**0.35)
+    ax.set_xlabel("length (tokens)")
+
+
+def out_of_memory(ax: Axes, lengths: Sequence[float], look: Look, row: int) -> None:
+    """A cross at the top for each length that did not fit, one row a model, with a label at the first."""
+    if not lengths:
+        return
+    height = 0.97 - CROSS_ROW * row
+    where = ax.get_xaxis_transform()
+    ax.plot(
+        lengths,
+        [height] * len(lengths),
+        "x",
+        color=look.colour,
+        transform=where,
+        clip_on=False,
+        ms=4.5,
+        mew=1.4,
+    )
+    ax.annotate(
+        "out of memory",
+        (min(lengths), height),
+        xycoords=where,
+        xytext=(-5, 0),
+        textcoords="offset points",
+        ha="right",
+        va="center",
+        fontsize=6,
+        color=look.colour,
+    )
+
+
+def headroom(ax: Axes, rows: int) -> None:
+    """Free the top of a panel for `rows` rows of crosses."""
+    if not rows:
+        return
+    share = CROSS_ROW * rows + 0.05
+    low, high = ax.get_ylim()
+    if ax.get_yscale() == "log":
+        ax.set_ylim(low, low * (high / low) ** (1 / (1 - share)))
+    else:
+        ax.set_ylim(low, low + (high - low) / (1 - share))
+
+
+def spread_axis(ax: Axes, values: Iterable[float]) -> None:
+    """A logarithmic value axis where the values span more than a factor of ten."""
+    positive = np.array([v for v in values if v > 0])
+    if len(positive) and positive.max() / positive.min() > 10:
+        ax.set_yscale("log")
+
+
+def legend(figure: Figure, found: dict[str, Look]) -> None:
+    """The models above the panels, where they cover no data."""
+    handles = [
+        Line2D([], [], color=k.colour, marker=k.marker, linestyle=k.dashes, label=short(name))
+        for name, k in found.items()
+    ]
+    widest = max(len(short(name)) for name in found)
+    fitting = max(1, int(figure.get_figwidth() / (0.062 * widest + 0.62)))
+    figure.legend(handles=handles, loc="outside upper left", ncols=min(len(handles), fitting))
+
+
+def metric_label(metric: str, higher_is_better: bool) -> str:
+    """A metric as an axis label, with its direction where down is good."""
+    return metric.replace("_", " ") + ("" if higher_is_better else " (lower is better)")
+
+
+def short(name: str, limit: int = 32) -> str:
+    """A name that fits a legend."""
+    return name if len(name) <= limit else name[: limit - 1] + "…"
+
+
+def file_name(*parts: str) -> str:
+    """A file name from names of tasks and metrics."""
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", "_".join(parts)).strip("-")
