@@ -1,17 +1,23 @@
 """The cache of StreamingLLM: attention sinks and a window of recent tokens, with positions inside the cache.
 
-Keys stay in memory as they were written, that is rotated to the slot they had then. What attention reads is
-turned by (slot now - slot then), one rotation from the stored tensor, so rounding does not add up however long
-the stream is. Slots follow from the number of tokens seen alone: the state is keys, values and one integer.
+What the method fixes is the distance between a query and each key: that of their slots in the cache. Rotary
+attention depends on distances alone, so the whole cache may slide: a token's position is its index in a buffer,
+the window moves along the buffer, and only the few sinks are turned to stand right before it (always from their
+first keys, so rounding does not add up). At the end of the buffer the window moves back to its start, which turns
+the recent keys once. An eviction thus costs as many tokens as there are sinks, where turning every key for every
+token, as the authors' code does, costs as much as attention itself.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from transformers import Cache
-from transformers.cache_utils import DynamicLayer
+from transformers import Cache, PretrainedConfig
+
+SPARE = 1024
+"""Slots beyond what a forward needs when a short buffer grows."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ class Eviction:
         over = seen - self.capacity
         return -over if over < 0 else self.step - over % self.step
 
-    def key_reads(self, seen: int) -> int:
+    def pairs(self, seen: int) -> int:
         """Query-key pairs in one layer over a stream of `seen` tokens: token in slot p sees p + 1 keys."""
         exact = min(seen, self.capacity)
         full, rest = divmod(seen - exact, self.step)
@@ -52,89 +58,120 @@ class Eviction:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The state at one moment. No tensor is ever written in place, so references are enough."""
+    """The state at one moment, by reference: what it refers to is not written to until it is dropped."""
 
     seen: int
-    layers: tuple[tuple[torch.Tensor | None, torch.Tensor | None], ...]
+    start: int
+    end: int
+    states: torch.Tensor
+    sinks: torch.Tensor | None
 
 
 class SinkCache(Cache):
     """Keys and values of the sinks and the recent tokens of every layer; batch 1.
 
-    It reports its in-cache length, so a stock model gives new tokens the positions behind it.
     inv_freq: frequencies of the model's rotary embedding, shape (head_dim / 2,), without any attention factor.
+    Use: `position_ids = cache.expect(q)`, a forward of q tokens with them, `cache.commit(q)`.
     """
 
-    def __init__(self, eviction: Eviction, layers: int, inv_freq: torch.Tensor) -> None:
-        super().__init__(layers=[DynamicLayer() for _ in range(layers)])
+    def __init__(self, eviction: Eviction, config: PretrainedConfig, dtype: torch.dtype, inv_freq: torch.Tensor):
+        super().__init__(layers=[])
         self.eviction = eviction
         self.seen = 0
+        self._start = self._end = 0  # the tokens held, as indices of slots
         self._inv_freq = inv_freq.float()
-        self._turn: tuple[torch.Tensor, torch.Tensor] | None = None
+        form = (2, config.num_hidden_layers, 1, config.num_key_value_heads, 0, config.head_dim)
+        self._states = torch.empty(form, dtype=dtype, device=inv_freq.device)  # keys and values
+        self._sinks: torch.Tensor | None = None  # keys of the sinks at positions 0, 1, ..., once they were turned
+        self._shared = False  # whether a snapshot refers to the buffer
 
-    def expect(self, tokens: int) -> None:
-        """Called before a forward of `tokens`: finds by how much each key must be turned, once for all layers."""
-        shift = self._shift(self.seen + tokens)
-        if shift is None:
-            self._turn = None
-            return
-        angle = shift[:, None].float() * self._inv_freq
-        angle = torch.cat([angle, angle], dim=-1)
-        self._turn = angle.cos(), angle.sin()
+    def expect(self, tokens: int) -> torch.Tensor:
+        """Make room for a forward of `tokens` and return its position ids (1, tokens)."""
+        if self._end + tokens > self._states.shape[-2]:
+            self._move(tokens)
+        return torch.arange(self._end, self._end + tokens, device=self._states.device)[None]
 
     def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: object, **kwargs: object
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append new tokens (1, kv_heads, q, head_dim); return all keys at their slots of now, and all values."""
-        keys, values = self.layers[layer_idx].update(key_states, value_states)
-        return (keys if self._turn is None else rotate(keys, *self._turn)), values
+        """Append new tokens (1, kv_heads, q, head_dim); return all keys and values of the layer."""
+        end = self._end + key_states.shape[-2]
+        self._states[0, layer_idx, ..., self._end : end, :] = key_states
+        self._states[1, layer_idx, ..., self._end : end, :] = value_states
+        keys, values = self._states[:, layer_idx, ..., self._start : end, :]
+        return keys, values
 
     def commit(self, tokens: int) -> None:
         """Called after a forward of `tokens`: evict where a boundary was reached."""
         self.seen += tokens
-        surplus = self.layers[0].keys.shape[-2] - self.eviction.held(self.seen)
+        self._end += tokens
+        surplus = self.get_seq_length() - self.eviction.held(self.seen)
         if surplus:
-            first = self.eviction.sinks
-            for layer in self.layers:
-                layer.keys = _without(layer.keys, first, surplus)
-                layer.values = _without(layer.values, first, surplus)
+            if self._shared:
+                self._move(0)
+            self._evict(surplus)
 
-    def snapshot(self) -> Snapshot:
-        """The state as it is now."""
-        return Snapshot(self.seen, tuple((layer.keys, layer.values) for layer in self.layers))
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Tokens held: where the stock mask puts the first new token."""
+        return self._end - self._start
 
-    def restore(self, snapshot: Snapshot) -> None:
-        """Go back to an earlier state of this cache."""
-        self.seen = snapshot.seen
-        for layer, (keys, values) in zip(self.layers, snapshot.layers, strict=True):
-            layer.keys, layer.values, layer.is_initialized = keys, values, keys is not None
+    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+        """Keys that a forward of `query_length` tokens sees, and the index of the first."""
+        return self.get_seq_length() + query_length, 0
+
+    @property
+    def held(self) -> torch.Tensor:
+        """Keys and values of the tokens held: (2, layers, 1, kv_heads, length, head_dim)."""
+        return self._states[..., self._start : self._end, :]
 
     @property
     def nbytes(self) -> int:
-        return sum(x.nbytes for layer in self.layers for x in (layer.keys, layer.values) if x is not None)
+        """Bytes of the tokens held; slots before and behind them are not counted."""
+        return self.held.nbytes + (0 if self._sinks is None else self._sinks.nbytes)
 
-    def _shift(self, seen: int) -> torch.Tensor | None:
-        """Slot now minus slot when written of every key that a forward up to `seen` reads; None: all zero."""
-        sinks, capacity, step = self.eviction.sinks, self.eviction.capacity, self.eviction.step
-        length = self.layers[0].get_seq_length() + seen - self.seen
-        if seen == length:  # nothing evicted yet
-            return None
-        slot = torch.arange(sinks, length, device=self._inv_freq.device)
-        token = slot + (seen - length)  # place in the stream
-        written = torch.where(token < capacity, token, capacity + (token - capacity) % step)
-        return torch.cat([slot.new_zeros(sinks), slot - written])
+    def snapshot(self) -> Snapshot:
+        """The state as it is now."""
+        self._shared = True
+        return Snapshot(self.seen, self._start, self._end, self._states, self._sinks)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go back to an earlier state of this cache."""
+        self.seen, self._start, self._end = snapshot.seen, snapshot.start, snapshot.end
+        self._states, self._sinks, self._shared = snapshot.states, snapshot.sinks, True
+
+    def _evict(self, surplus: int) -> None:
+        """Drop the `surplus` tokens behind the sinks: the sinks move up to the window."""
+        old, count = self._start, self.eviction.sinks
+        self._start = new = old + surplus
+        if self._sinks is None:
+            self._sinks = self._states[0, ..., :count, :].clone()  # old is 0 here
+        self._states[0, ..., new : new + count, :] = self._turned(self._sinks, new)
+        self._states[1, ..., new : new + count, :] = self._states[1, ..., old : old + count, :].clone()
+
+    def _move(self, tokens: int) -> None:
+        """Bring the tokens held to the start of a new buffer that has room for `tokens` more."""
+        length, sinks = self.get_seq_length(), self.eviction.sinks
+        most = self.eviction.capacity + max(self.eviction.step, self.eviction.capacity)
+        slots = min(length + tokens + SPARE, most)
+        buffer = self._states.new_empty((*self._states.shape[:-2], slots, self._states.shape[-1]))
+        buffer[..., :length, :] = self.held
+        if self._sinks is not None:
+            buffer[0, ..., :sinks, :] = self._sinks
+            for keys in buffer[0]:  # one layer at a time: turning takes float32 copies
+                keys[..., sinks:length, :] = self._turned(keys[..., sinks:length, :], -self._start)
+        self._states, self._start, self._end, self._shared = buffer, 0, length, False
+
+    def _turned(self, keys: torch.Tensor, by: int) -> torch.Tensor:
+        """Keys moved by that many positions."""
+        angle = by * torch.cat([self._inv_freq, self._inv_freq])
+        return rotate(keys, angle.cos(), angle.sin())
 
 
 def rotate(keys: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Keys (..., length, head_dim) turned by the angles of cos, sin (length, head_dim); in float32, cast once.
+    """Keys (..., length, head_dim) turned by the angles of cos, sin (..., head_dim); in float32, rounded once.
 
     Dimension i turns with i + head_dim / 2, as in Llama, Mistral and Qwen.
     """
     half = keys.shape[-1] // 2
     crossed = torch.cat([-keys[..., half:], keys[..., :half]], dim=-1)
     return (keys * cos + crossed * sin).to(keys.dtype)
-
-
-def _without(states: torch.Tensor, first: int, count: int) -> torch.Tensor:
-    """States (1, heads, length, head_dim) without the `count` tokens from index `first` on, as a new tensor."""
-    return torch.cat([states[..., :first, :], states[..., first + count :, :]], dim=-2)
