@@ -69,14 +69,14 @@ def version() -> str:
     return f"lm-eval {importlib.metadata.version('lm-eval')}"
 
 
-def check(text: str, expected: str, name: str, remedy: str) -> str:
+def check(text: str, expected: str, name: str, source: str) -> str:
     """The text, if its sha256 is the expected one.
 
-    name: of the data set, for the message. remedy: what else a person can do. Raises UserError otherwise.
+    name: of the data set; source: where the text comes from. Raises UserError otherwise.
     """
     if sha256(text) != expected:
         raise UserError(
-            f"The prompt of {name} in {version()} is not the official one "
-            f"(sha256 {sha256(text)[:12]}, official {expected[:12]}): {remedy}."
+            f"The prompt of {name} in {source} is not the official one (sha256 {sha256(text)[:12]}, official "
+            f"{expected[:12]}): pip install 'lm-eval==0.4.13', or give the official file."
         )
     return text

@@ -12,6 +12,7 @@ import lzma
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO, TypeVar
 
@@ -107,26 +108,38 @@ def parse(file: RowFile, number: int, line: bytes, model: type[Row]) -> Row:
 def fetch(repo: str, filename: str, revision: str, offline: bool, sha256: str | None = None) -> Path:
     """A file of a data set on the hub, at one revision, from the cache where it is there.
 
-    sha256: of the file, checked every time. Raises UserError where the file cannot be had or is another one.
+    sha256: of the file, if known. Raises UserError where the file cannot be had or is another one.
     """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        path = Path(
-            hf_hub_download(repo, filename, repo_type="dataset", revision=revision, local_files_only=offline)
-        )
-    except (LocalEntryNotFoundError, HfHubHTTPError) as error:
+    path = _download(repo, filename, revision, offline)
+    if path is None:
         why = "is not in the hub's cache, and --offline forbids a download" if offline else "cannot be downloaded"
         raise UserError(
             f"{filename} of the data set {repo} {why}: get it from https://huggingface.co/datasets/{repo} "
             f"(revision {revision[:12]}) and give its folder as --data-dir."
-        ) from error
-    if sha256 is not None:
-        with path.open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
-        if found != sha256:
-            raise UserError(
-                f"{path} has sha256 {found[:12]}, not {sha256[:12]} as published: delete it and download it again."
-            )
+        )
+    if sha256 is not None and (found := _digest(path, path.stat().st_mtime_ns)) != sha256:
+        raise UserError(
+            f"{path} has sha256 {found[:12]}, not {sha256[:12]} as published: delete it and download it again."
+        )
     return path
+
+
+@cache
+def _download(repo: str, filename: str, revision: str, offline: bool) -> Path | None:
+    """None where it fails. Remembered, since every data set of a benchmark asks, and each failure takes long."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(
+            hf_hub_download(repo, filename, repo_type="dataset", revision=revision, local_files_only=offline)
+        )
+    except (LocalEntryNotFoundError, HfHubHTTPError):
+        return None
+
+
+@cache
+def _digest(path: Path, changed: int) -> str:
+    """sha256 of a file; `changed` is its time stamp, so that a replaced file is read again."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -6,9 +6,11 @@ A template is text with the official slots {context} and {input}, filled by `str
 from __future__ import annotations
 
 from functools import cache
+from typing import NamedTuple
 
 from evals import official_prompts
 from evals.errors import UserError
+from evals.prompt import fill
 
 REPAIRS: dict[str, tuple[int | None, str]] = {
     "triviaqa": (151, "\n"),
@@ -21,7 +23,7 @@ REPAIRS: dict[str, tuple[int | None, str]] = {
 """White space that lm-eval 0.4.13 lacks: where (None: at the end) and what."""
 
 CODE_TAIL = 1000
-"""Characters at the end of lcc's code that stand with the question, from the first whole line among them."""
+"""Characters at the end of lcc's code that may stand with the question."""
 
 
 @cache
@@ -36,35 +38,40 @@ def template(dataset: str) -> str:
         at, missing = REPAIRS[dataset]
         at = len(text) if at is None else at
         text = text[:at] + missing + text[at:]
-    return official_prompts.check(text, official, f"LongBench {dataset}", "pip install 'lm-eval==0.4.13'")
+    return official_prompts.check(text, official, f"LongBench {dataset}", official_prompts.version())
 
 
-def parts(dataset: str, context: str, question: str) -> tuple[str, str, str, tuple[int, int]]:
-    """A filled prompt as (prefix, context, query, span of the question in characters of the query).
+class Parts(NamedTuple):
+    """The texts of a filled prompt: joined, before + context + after are the official prompt, letter by letter.
 
-    Joined, the three are the official prompt, letter by letter. The prefix is the instruction before {context};
-    the query is all that follows it. The question is what fills {input}, and the whole query where a template
-    asks without one (summaries, passage_count). Few-shot sets: the examples are the context. Code:
-    repobench-p's context is the other files and its question the file to go on with; lcc has the file alone,
-    so its last lines move into the query, for a method that compresses the context must not lose the line that
-    is to be continued.
+    question: what in `after` a search over the context may look at.
     """
-    before, _, after = template(dataset).partition("{context}")
+
+    before: str
+    context: str
+    after: str
+    question: str
+
+
+def parts(dataset: str, context: str, question: str) -> Parts:
+    """A filled prompt, taken apart.
+
+    The instruction stands before the context; what follows it is the query. The question is what fills {input},
+    or the whole query where a template asks without one (summaries, passage_count). Few-shot sets: the examples
+    are the context. Code: repobench-p's context is the other files and its question the file to go on with; lcc
+    has that file alone, so its last lines move into the query, since a method that compresses the context must
+    not lose the line to be continued.
+    """
+    before, after = fill(template(dataset), input=question)
     if dataset == "lcc":
         context, tail = _last_lines(context)
-        return before.format(), context, tail + after.format(), (0, len(tail))
-    start, slot, _ = after.partition("{input}")
-    query = after.format(input=question)
-    if not slot:
-        return before.format(), context, query, (0, len(query))
-    begin = len(start.format())
-    return before.format(), context, query, (begin, begin + len(question))
+        return Parts(before, context, tail + after, tail)
+    asked = question if "{input}" in template(dataset) else ""
+    return Parts(before, context, after, asked or after)
 
 
 def _last_lines(code: str) -> tuple[str, str]:
-    """Code cut in two, the second part being its last whole lines within CODE_TAIL characters."""
-    tail = code[-CODE_TAIL:]
-    if len(tail) < len(code):
-        newline = tail.find("\n", 0, -1)
-        tail = tail[newline + 1 :]
+    """Code cut in two; the second part is its last whole lines within CODE_TAIL characters, and half of it at most."""
+    tail = code[-min(CODE_TAIL, len(code) // 2) :] if len(code) > 1 else ""
+    tail = tail[tail.find("\n", 0, -1) + 1 :]
     return code[: len(code) - len(tail)], tail
