@@ -24,6 +24,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm
 
+from evals.errors import UserError
+
 ENCODE_BLOCK = 64
 """Chunks encoded at once: bounds activations to 64 x 256 tokens whatever the length of the context."""
 ABSORBED_TOKENS = 16
@@ -55,7 +57,7 @@ class CrossAttention(nn.Module):
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
         self.heads = config.num_attention_heads
-        self.kv_heads = config.num_key_value_heads
+        self.kv_heads = config.num_key_value_heads or self.heads
         self.head_dim = config.hidden_size // self.heads
         self.encoder_hidden = config.encoder_hidden_size
         self.q_proj = nn.Linear(config.hidden_size, self.heads * self.head_dim, bias=False)
@@ -121,7 +123,7 @@ class CrossAttentionLayer(LlamaDecoderLayer):
         super().__init__(config, layer_idx)
         self.cross_attn = CrossAttention(config)
 
-    def forward(
+    def forward(  # type: ignore[override]
         self, hidden_states: torch.Tensor, context: EncodedContext | None = None, **kwargs: Any
     ) -> torch.Tensor:
         attended, _ = self.self_attn(hidden_states=self.input_layernorm(hidden_states), **kwargs)
@@ -134,7 +136,7 @@ class CrossAttentionLayer(LlamaDecoderLayer):
 class CEPEForCausalLM(LlamaForCausalLM):
     """The released form: a Llama config with `encoder_config` and `num_cross_attn_layers` as extra fields.
 
-    Raises ValueError for a config without an encoder, or with a variant that no released checkpoint has.
+    Raises UserError for a config without an encoder, or with a variant that no released checkpoint has.
     """
 
     def __init__(self, config: LlamaConfig) -> None:
@@ -196,7 +198,7 @@ class CEPEForCausalLM(LlamaForCausalLM):
         return super().forward(input_ids=input_ids, context=context, **kwargs)
 
     @torch.no_grad()
-    def generate(
+    def generate(  # type: ignore[override]
         self,
         inputs: torch.Tensor | None = None,
         encoder_input_ids: torch.Tensor | None = None,
@@ -207,17 +209,17 @@ class CEPEForCausalLM(LlamaForCausalLM):
         """`generate` of transformers; the context is encoded once. One sequence a row (no beams)."""
         if encoder_input_ids is not None:
             context = self.encode(encoder_input_ids, encoder_attention_mask)
-        return super().generate(inputs, context=context, **kwargs)
+        return super().generate(inputs, context=context, **kwargs)  # type: ignore[misc]
 
 
 def check_config(config: LlamaConfig) -> None:
-    """Raises ValueError where a config is not of a form that the released checkpoints have."""
+    """Raises UserError where a config is not of a form that the released checkpoints have."""
     if not isinstance(getattr(config, "encoder_config", None), dict):
-        raise ValueError("This is no CEPE model: its config.json has no `encoder_config`.")
+        raise UserError("This is no CEPE model: its config.json has no `encoder_config`; name one that has.")
     if getattr(config, "num_cross_attn_hidden_states", 1) != 1 or getattr(config, "encoder_is_model", False):
-        raise ValueError("Only CEPE models whose layers all attend to one encoder's final states are supported.")
+        raise UserError("Only CEPE models whose layers all attend to one encoder's final states are supported.")
     if config.encoder_config["hidden_size"] != config.encoder_hidden_size:
-        raise ValueError("`encoder_hidden_size` differs from `hidden_size` in `encoder_config`.")
+        raise UserError("`encoder_hidden_size` must be the `hidden_size` of `encoder_config`: correct config.json.")
 
 
 def encoder_config(config: LlamaConfig) -> LlamaConfig:

@@ -51,16 +51,17 @@ class MemoryLayer(LocalLayer):
 
     stored: tokens in memory. The buffer holds them and, behind them, a copy of the local cache. Memory is rounded
     to `dtype` (the released `mem_dtype`) but held in the dtype of the model, in which it is used.
+    reserve: tokens that fit before the buffer must grow, by `step` at a time.
     """
 
-    def __init__(self, dtype: torch.dtype, reserve: int, spare: int) -> None:
+    def __init__(self, dtype: torch.dtype, reserve: int, step: int) -> None:
         super().__init__()
         self.dtype = dtype
         self.stored = 0
         self.raw: torch.Tensor | None = None
-        self._capacity = reserve
-        self._spare = spare
-        self._buffer: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._reserve = reserve
+        self._step = step
+        self._buffer: list[torch.Tensor] = []
 
     def append(
         self, raw: torch.Tensor, rotated: torch.Tensor, values: torch.Tensor
@@ -69,7 +70,6 @@ class MemoryLayer(LocalLayer):
         keys, _ = super().append(raw, rotated, values)
         end = self.stored + keys.shape[2]
         self._write(end - raw.shape[2], rotated, values)
-        assert self._buffer is not None
         all_keys, all_values = (t[:, :, :end] for t in self._buffer)
         return all_keys, all_values
 
@@ -81,48 +81,36 @@ class MemoryLayer(LocalLayer):
         super().flush()
 
     def snapshot(self) -> Any:
-        return self.stored, self.raw, self._capacity, super().snapshot()
+        return self.stored, self.raw, super().snapshot()
 
     def restore(self, saved: Any) -> None:
-        stored, raw, capacity, local = saved
-        super().restore(local)
+        stored, raw, local = saved
         flushed = self.stored != stored
+        super().restore(local)
         self.stored, self.raw = stored, raw
         if flushed and self.keys is not None and self.values is not None:
             self._write(stored, self.keys, self.values)
-        self._capacity = capacity
-        if self._buffer is not None:
-            keys, values = (t[:, :, :capacity] for t in self._buffer)
-            self._buffer = keys, values
 
     def memory(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys without rotation and values (batch, heads, stored, head_dim)."""
-        assert self._buffer is not None
         keys, values = (t[:, :, : self.stored] for t in self._buffer)
         return keys, values
 
     @property
     def nbytes(self) -> int:
-        tensors = [*(self._buffer or ()), *([] if self.raw is None else [self.raw])]
-        return super().nbytes + sum(t.nbytes for t in tensors)
+        local = 0 if self.raw is None else self.raw.shape[2]
+        used = sum(t[:, :, : self.stored + local].nbytes for t in self._buffer)
+        return super().nbytes + used + (0 if self.raw is None else self.raw.nbytes)
 
     def _write(self, start: int, keys: torch.Tensor, values: torch.Tensor) -> None:
         end = start + keys.shape[2]
-        if self._buffer is None or end > self._buffer[0].shape[2]:
-            self._grow(end, keys, values)
-        assert self._buffer is not None
-        self._buffer[0][:, :, start:end] = keys
-        self._buffer[1][:, :, start:end] = values
-
-    def _grow(self, end: int, *like: torch.Tensor) -> None:
-        if end > self._capacity:
-            self._capacity = end + self._spare
-        old = self._buffer
-        shapes = [(*t.shape[:2], self._capacity, t.shape[3]) for t in like]
-        keys, values = (t.new_empty(shape) for t, shape in zip(like, shapes, strict=True))
-        self._buffer = keys, values
-        for new, before in zip(self._buffer, old or (), strict=False):
-            new[:, :, : before.shape[2]] = before
+        if not self._buffer or end > self._buffer[0].shape[2]:
+            old, capacity = self._buffer, self._reserve if end <= self._reserve else end + self._step
+            self._buffer = [t.new_empty((*t.shape[:2], capacity, t.shape[3])) for t in (keys, values)]
+            for new, before in zip(self._buffer, old, strict=False):
+                new[:, :, :start] = before[:, :, :start]
+        for buffer, tokens in zip(self._buffer, (keys, values), strict=True):
+            buffer[:, :, start:end] = tokens
 
 
 class LongLlamaState:
@@ -152,7 +140,13 @@ class LongLlamaState:
             layer.restore(before)
 
     @property
+    def stored(self) -> int:
+        """Tokens in memory."""
+        return max((layer.stored for layer in self.layers if isinstance(layer, MemoryLayer)), default=0)
+
+    @property
     def nbytes(self) -> int:
+        """Bytes of the tokens held; the room behind them is not counted."""
         return sum(layer.nbytes for layer in self.layers)
 
 

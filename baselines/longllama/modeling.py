@@ -25,6 +25,8 @@ from transformers.models.llama.modeling_llama import (
 )
 
 from baselines.longllama.memory import LocalLayer, LongLlamaState
+from evals.errors import UserError
+from evals.flops import head_dim
 
 ALIGNMENT = 8
 """Fused kernels want head sizes that are multiples of 8; the 3B model has 100. Padding new keys once is cheaper than
@@ -43,8 +45,10 @@ class LongLlamaConfig(LlamaConfig):
 
 
 class LongLlamaForCausalLM(LlamaPreTrainedModel):
-    """`read` advances a state; a forward reads a prompt and returns logits. There is no `generate`: the loop of
-    transformers assumes positions that count from the start of the text."""
+    """`read` fills a state from a prompt and `append` continues it; a forward reads a prompt and returns logits.
+
+    There is no `generate`: the loop of transformers assumes positions that count from the start of the text.
+    """
 
     config_class = LongLlamaConfig
 
@@ -62,7 +66,7 @@ class LongLlamaForCausalLM(LlamaPreTrainedModel):
     @property
     def padded_head_dim(self) -> int:
         """Size of a head as it lies in the caches."""
-        return -(-self.config.head_dim // ALIGNMENT) * ALIGNMENT
+        return -(-head_dim(self.config) // ALIGNMENT) * ALIGNMENT
 
     def new_state(self, reserve: int = 0) -> LongLlamaState:
         """An empty state with room for `reserve` tokens, memory and local cache together, in the memory layers."""
@@ -76,16 +80,12 @@ class LongLlamaForCausalLM(LlamaPreTrainedModel):
         last_context_length: int | None = None,
         every_token: bool = True,
     ) -> torch.Tensor:
-        """Append ids (batch, n), n >= 1, to the state; returns final hidden states (batch, n, hidden).
+        """Read a prompt (batch, n), n >= 1, into an empty state; returns final hidden states (batch, n, hidden).
 
-        What does not fit into the local cache with what is there is read as a prompt of its own, after a flush.
-        every_token=False returns those of the tokens that stay local, and leaves out of the other windows what
+        every_token=False returns those of the last c tokens alone, and leaves out of the windows before them what
         nothing depends on: the layers above the last memory layer, and in that one all but keys and values.
         """
-        if state.local + input_ids.shape[1] > self.window:
-            state.flush()
-        local = last_context_length or self.config.last_context_length
-        head = 0 if state.local else max(input_ids.shape[1] - local, 0)
+        head = max(input_ids.shape[1] - (last_context_length or self.config.last_context_length), 0)
         hidden = []
         for piece in input_ids[:, :head].split(self.window, dim=1) if head else ():
             if every_token:
@@ -96,15 +96,24 @@ class LongLlamaForCausalLM(LlamaPreTrainedModel):
         hidden.append(self._read_window(input_ids[:, head:], state))
         return self.model.norm(torch.cat(hidden, dim=1))
 
-    def forward(
-        self,
-        input_ids: torch.Tensor,
-        state: LongLlamaState | None = None,
-        last_context_length: int | None = None,
-    ) -> torch.Tensor:
-        """Logits (batch, n, vocabulary) of every token of `input_ids`."""
-        hidden = self.read(input_ids, self.new_state() if state is None else state, last_context_length)
-        return self.lm_head(hidden)
+    def append(self, input_ids: torch.Tensor, state: LongLlamaState) -> torch.Tensor:
+        """Continue a state with ids (batch, n), n >= 1; returns final hidden states (batch, n, hidden).
+
+        The local cache overflows where it would if the tokens came one by one, so that scoring many tokens at once
+        says what generating them would.
+        """
+        hidden, start = [], 0
+        while start < input_ids.shape[1]:
+            if state.local >= self.window:
+                state.flush()
+            piece = input_ids[:, start : start + self.window - state.local]
+            hidden.append(self._read_window(piece, state))
+            start += piece.shape[1]
+        return self.model.norm(torch.cat(hidden, dim=1))
+
+    def forward(self, input_ids: torch.Tensor, last_context_length: int | None = None) -> torch.Tensor:
+        """Logits (batch, n, vocabulary) of every token of a prompt."""
+        return self.lm_head(self.read(input_ids, self.new_state(), last_context_length))
 
     def _embed(
         self, ids: torch.Tensor, state: LongLlamaState
@@ -198,10 +207,14 @@ def _attend(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scale: fl
 
 
 def check_config(config: LongLlamaConfig) -> None:
-    """Raises ValueError for forms that no released checkpoint has and that are not implemented."""
+    """Raises UserError for forms that no released checkpoint has and that are not implemented."""
     if not config.mem_positionals:
-        raise ValueError("LongLLaMA without positions in its memory layers (mem_positionals) is not supported.")
+        raise UserError(
+            "LongLLaMA without positions in its memory layers is not supported: set mem_positionals to true."
+        )
     if config.num_key_value_heads != config.num_attention_heads:
-        raise ValueError("LongLLaMA has as many key/value heads as query heads.")
+        raise UserError("LongLLaMA has as many key/value heads as query heads: correct num_key_value_heads.")
     if any(not 0 <= layer < config.num_hidden_layers for layer in config.mem_layers):
-        raise ValueError(f"mem_layers {list(config.mem_layers)} lie beyond {config.num_hidden_layers} layers.")
+        raise UserError(
+            f"mem_layers {list(config.mem_layers)} lie beyond the {config.num_hidden_layers} layers: correct them."
+        )

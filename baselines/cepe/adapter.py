@@ -1,0 +1,244 @@
+"""CEPE and CEPED as a method of the harness.
+
+Split, as in CEPE's evaluation: the last tokens of the text stand in the decoder, what overflows goes to the encoder
+in chunks of 256 tokens in order; the last one may be shorter and is encoded alone, so nothing is ever padded. The
+decoder holds prefix, end of the context, query and answer within `window`. As the split depends on the length of
+query and answer, the context is read when these are known; their length counts in steps of `room`, so that alike
+queries share one read. 256 scored tokens after a context of T - 256 give CEPE's own protocol: T - window tokens in
+the encoder, window in the decoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from baselines.cepe.modeling import CEPEForCausalLM, CrossAttention, CrossAttentionLayer, EncodedContext
+from baselines.kv_cache import ROOM, BufferCache
+from evals import flops
+from evals.decoding import CachedSession
+from evals.errors import UserError
+from evals.model import Cost, LongContextModel, Query, Runtime, Session, Stop
+from evals.presets import Preset
+from evals.settings import validate
+from evals.weights import load_class
+
+
+class CEPESettings(BaseModel):
+    """window: tokens in the decoder. room: step to which query and answer are rounded up within it. chunk: tokens
+    of an encoder chunk. encode_block: chunks encoded at once.
+
+    cache_cross: what is kept of an encoded context. `states` are the encoder's (59 MB at 28K tokens of the 7B
+    model in bfloat16); a few query tokens attend to them directly, more project them to keys and values layer by
+    layer. `kv` keeps keys and values of all layers (15 GB there), which saves every query the projection and
+    costs every new token their traffic.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    window: int = Field(4096, ge=2)
+    room: int = Field(256, ge=1)
+    chunk: int = Field(256, ge=1)
+    cache_cross: Literal["states", "kv"] = "states"
+    encode_block: int = Field(64, ge=1)
+
+
+class SplitSession(CachedSession):
+    """A context read with one split: `overflow` ids in the encoder, `running` ids in the decoder."""
+
+    def __init__(
+        self, model: CEPEForCausalLM, settings: CEPESettings, overflow: Sequence[int], running: Sequence[int]
+    ) -> None:
+        self.device = model.device
+        self._model = model
+        self._settings = settings
+        self._encoded = self._encode(overflow) if overflow else None
+        self._cache = BufferCache(model.config.num_hidden_layers, capacity=len(running) + ROOM)
+        self._length = len(running)
+        if running:
+            self.context_hidden = self._forward(self._tensor(running))[-1:].clone()
+
+    @property
+    def state_bytes(self) -> int:
+        return self._cache.nbytes + (0 if self._encoded is None else self._encoded.nbytes)
+
+    def _encode(self, ids: Sequence[int]) -> EncodedContext:
+        chunk = self._settings.chunk
+        full = len(ids) // chunk * chunk
+        pieces = (self._tensor(ids[:full]).view(1, -1, chunk), self._tensor(ids[full:])[:, None])
+        states = [self._model.encode(p, block=self._settings.encode_block) for p in pieces if p.numel()]
+        encoded = EncodedContext(torch.cat([s.states for s in states if s.states is not None], dim=1))
+        return self._model.project(encoded) if self._settings.cache_cross == "kv" else encoded
+
+    def _forward(self, ids: torch.Tensor) -> torch.Tensor:
+        output = self._model.model(input_ids=ids, past_key_values=self._cache, use_cache=True, context=self._encoded)
+        return output.last_hidden_state[0]
+
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self._model.lm_head(hidden)
+
+    def _rewind(self) -> None:
+        self._cache.truncate(self._length)
+
+
+class CEPESession(Session):
+    """A context that is read when the length of a query and its answer, and with it the split, is known."""
+
+    def __init__(self, method: CEPE, prefix_ids: Sequence[int], context_ids: Sequence[int]) -> None:
+        self._model, self._settings = method.model, method.settings
+        self._prefix, self._context = list(prefix_ids), list(context_ids)
+        self._overflow = 0
+        self._split: SplitSession | None = None
+
+    def generate(
+        self,
+        query: Query,
+        max_new_tokens: int,
+        stop: Stop | None = None,
+        on_token: Callable[[int], None] | None = None,
+    ) -> list[int]:
+        return self._read(len(query.ids) + max_new_tokens).generate(query, max_new_tokens, stop, on_token)
+
+    def score(self, query: Query, target_ids: Sequence[int]) -> torch.Tensor:
+        return self.score_greedy(query, target_ids)[0]
+
+    def score_greedy(self, query: Query, target_ids: Sequence[int]) -> tuple[torch.Tensor, bool]:
+        return self._read(len(query.ids) + len(target_ids)).score_greedy(query, target_ids)
+
+    @property
+    def state_bytes(self) -> int:
+        return self._split.state_bytes if self._split else 0
+
+    def trace(self) -> dict[str, Any]:
+        return {"encoder_tokens": self._overflow, "decoder_tokens": len(self._context) - self._overflow}
+
+    @torch.inference_mode()
+    def _read(self, tail: int) -> SplitSession:
+        """The context read so that the decoder has room for `tail` tokens. Raises UserError where it cannot."""
+        overflow = overflow_tokens(self._settings, len(self._prefix), len(self._context), tail)
+        if self._split is None or overflow != self._overflow:
+            self._split = None  # frees the earlier read first
+            self._overflow = overflow
+            running = [*self._prefix, *self._context[overflow:]]
+            self._split = SplitSession(self._model, self._settings, self._context[:overflow], running)
+        return self._split
+
+
+@dataclass(kw_only=True)
+class CEPE(LongContextModel):
+    """A CEPE or CEPED checkpoint; they differ in their weights only."""
+
+    settings_model: ClassVar[type[BaseModel] | None] = CEPESettings
+
+    model: CEPEForCausalLM
+    settings: CEPESettings
+
+    @classmethod
+    def load(cls, preset: Preset, runtime: Runtime) -> CEPE:
+        settings = validate(CEPESettings, preset.settings, preset.name)
+        model, tokenizer = load_class(CEPEForCausalLM, preset.weights, runtime, preset.shape)
+        check(settings, model)
+        return cls(
+            name=preset.name,
+            tokenizer=tokenizer,
+            device=model.device,
+            dtype=model.dtype,
+            max_context=preset.max_context,
+            budget={
+                **settings.model_dump(),
+                "kernel": runtime.attn,
+                "cross_kernel": "sdpa",
+                "dtype": runtime.dtype,
+                "trained": not runtime.random_weights,
+            },
+            model=model,
+            settings=settings,
+        )
+
+    def prefill(self, context_ids: Sequence[int], prefix_ids: Sequence[int] = ()) -> CEPESession:
+        return CEPESession(self, prefix_ids, context_ids)
+
+    def cost(self, context_tokens: int, query_tokens: int) -> Cost:
+        """Encoder and decoder of one read without prefix; the answer is left out of the account, it is short."""
+        config, encoder = self.model.config, self.model.encoder.config
+        overflow = overflow_tokens(self.settings, 0, context_tokens, query_tokens)
+        running = context_tokens - overflow
+        cross = CrossCost(self.model, overflow, self.settings.cache_cross == "kv")
+        full, rest = divmod(overflow, self.settings.chunk)
+        encode = overflow * flops.linear_flops(encoder) + flops.attention_flops(
+            encoder, full * self.settings.chunk**2 + rest**2
+        )
+        tokens = running + query_tokens
+        token = flops.linear_flops(config)
+        entry = flops.kv_bytes(config, self.model.dtype)
+        encoder_bytes = sum(p.nbytes for p in self.model.encoder.parameters())
+        return Cost(
+            prefill_flops=encode
+            + cross.once
+            + tokens * token
+            + flops.attention_flops(config, flops.causal_pairs(tokens))
+            + cross.forward(running)
+            + cross.forward(query_tokens)
+            + flops.head_flops(config),
+            decode_flops=token
+            + flops.attention_flops(config, tokens + 1)
+            + cross.forward(1)
+            + flops.head_flops(config),
+            weight_bytes=flops.weight_bytes(self.model),
+            state_bytes=running * entry + cross.kept_bytes,
+            decode_bytes=flops.decode_weight_bytes(self.model) - encoder_bytes + tokens * entry + cross.read_bytes,
+        )
+
+
+class CrossCost:
+    """Cross-attention to `context` encoded tokens, in all layers.
+
+    once: operations when the context is encoded. kept_bytes: held; read_bytes: read for every new token.
+    """
+
+    def __init__(self, model: CEPEForCausalLM, context: int, keep_kv: bool) -> None:
+        layers = [x.cross_attn for x in model.model.layers if isinstance(x, CrossAttentionLayer)]
+        self.layers, self.context, self.keep_kv = len(layers) if context else 0, context, keep_kv
+        self.attention: CrossAttention = layers[0]
+        itemsize = model.dtype.itemsize
+        self._projection = 4.0 * context * self.attention.k_proj.weight.numel()
+        kv = 2 * context * self.attention.k_proj.out_features * itemsize * self.layers
+        states = context * self.attention.encoder_hidden * itemsize
+        self.once = self._projection * self.layers if keep_kv else 0.0
+        self.kept_bytes = kv if keep_kv else states
+        self.read_bytes = kv if keep_kv else states * self.layers
+
+    def forward(self, tokens: int) -> float:
+        """Operations of one decoder forward of `tokens` tokens."""
+        if not tokens:
+            return 0.0
+        a = self.attention
+        linear = 4.0 * tokens * a.q_proj.weight.numel()
+        if self.keep_kv or not a.absorbs(tokens):
+            project = 0.0 if self.keep_kv else self._projection
+            return self.layers * (linear + project + 4.0 * tokens * self.context * a.heads * a.head_dim)
+        return self.layers * (linear + 4.0 * tokens * a.heads * a.encoder_hidden * (self.context + a.head_dim))
+
+
+def overflow_tokens(settings: CEPESettings, prefix: int, context: int, tail: int) -> int:
+    """Context tokens that go to the encoder, where query and answer take `tail` tokens, rounded up as far as that
+    leaves one context token in the decoder. Raises UserError where none is left."""
+    free = settings.window - prefix - tail
+    if free < 1:
+        raise UserError(
+            f"Prefix, query and answer take {prefix + tail} of the {settings.window} tokens of CEPE's decoder: "
+            "nothing of the context fits; use a shorter query."
+        )
+    return max(context - max(free - -tail % settings.room, 1), 0)
+
+
+def check(settings: CEPESettings, model: CEPEForCausalLM) -> None:
+    """Raises UserError where a window or a chunk exceeds the positions of its model."""
+    for name, config in {"window": model.config, "chunk": model.encoder.config}.items():
+        value, positions = getattr(settings, name), config.max_position_embeddings
+        if value > positions:
+            raise UserError(f"CEPE's setting {name} is {value}, but its model has {positions} positions: lower {name}.")

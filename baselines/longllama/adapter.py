@@ -1,0 +1,177 @@
+"""LongLLaMA as a method of the harness: prefix and context are read as the released code reads a prompt, then query
+and answer continue the local cache, which moves into memory when it is full."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from baselines.longllama.modeling import LongLlamaForCausalLM
+from evals import flops
+from evals.decoding import CachedSession
+from evals.errors import UserError
+from evals.model import Cost, LongContextModel, Runtime
+from evals.presets import Preset
+from evals.settings import validate
+from evals.weights import load_class
+
+
+class LongLLaMASettings(BaseModel):
+    """last_context_length: tokens at the end of the context that stay in the local cache; what is left of the window
+    is for query and answer. None takes the checkpoint's, as for mem_dtype. mem_attention_grouping: heads and queries
+    that attend at a time, where a kernel that holds scores would need too much memory.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    last_context_length: int | None = Field(None, ge=1)
+    mem_dtype: str | None = Field(None, pattern="^(float32|bfloat16|float16)$")
+    mem_attention_grouping: tuple[int, int] | None = None
+
+
+class LongLLaMASession(CachedSession):
+    """A prompt that has been read: memory, and the local cache of its last tokens."""
+
+    def __init__(self, model: LongLlamaForCausalLM, ids: Sequence[int]) -> None:
+        self.device = model.device
+        self._model = model
+        self._state = model.new_state(reserve=len(ids) + model.window)
+        if ids:
+            hidden = model.read(self._tensor(ids), self._state, every_token=False)
+            self.context_hidden = hidden[0, -1:].clone()
+        self._context = self._state.snapshot()
+
+    @property
+    def state_bytes(self) -> int:
+        return self._state.nbytes
+
+    def _forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self._model.append(ids, self._state)[0]
+
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self._model.lm_head(hidden)
+
+    def _rewind(self) -> None:
+        self._state.restore(self._context)
+
+    def trace(self) -> dict[str, Any]:
+        return {"local_tokens": self._state.local, "memory_tokens": self._state.stored}
+
+
+@dataclass(kw_only=True)
+class LongLLaMA(LongContextModel):
+    """A LongLLaMA checkpoint (3B, 3B v1.1, Code 7B), or random weights of its shape."""
+
+    settings_model: ClassVar[type[BaseModel] | None] = LongLLaMASettings
+
+    model: LongLlamaForCausalLM
+
+    @classmethod
+    def load(cls, preset: Preset, runtime: Runtime) -> LongLLaMA:
+        settings = validate(LongLLaMASettings, preset.settings, preset.name)
+        if runtime.attn != "sdpa":
+            raise UserError(f"LongLLaMA's memory attention runs on sdpa, not on {runtime.attn}: use --attn sdpa.")
+        model, tokenizer = load_class(LongLlamaForCausalLM, preset.weights, runtime, preset.shape)
+        config = model.config
+        config.update(settings.model_dump(exclude_none=True))
+        if config.last_context_length > model.window:
+            raise UserError(
+                f"The setting last_context_length of {preset.name} is {config.last_context_length}, more than its "
+                f"window of {model.window} tokens: lower it."
+            )
+        return cls(
+            name=preset.name,
+            tokenizer=tokenizer,
+            device=model.device,
+            dtype=model.dtype,
+            max_context=preset.max_context,
+            budget={
+                "window": model.window,
+                "last_context_length": config.last_context_length,
+                "mem_layers": list(config.mem_layers),
+                "mem_dtype": config.mem_dtype,
+                "mem_attention_grouping": config.mem_attention_grouping and list(config.mem_attention_grouping),
+                "kernel": runtime.attn,
+                "dtype": runtime.dtype,
+                "trained": not runtime.random_weights,
+            },
+            model=model,
+        )
+
+    @torch.inference_mode()
+    def prefill(self, context_ids: Sequence[int], prefix_ids: Sequence[int] = ()) -> LongLLaMASession:
+        return LongLLaMASession(self.model, [*prefix_ids, *context_ids])
+
+    def cost(self, context_tokens: int, query_tokens: int) -> Cost:
+        """See `LongContextModel.cost`; head sizes count as they lie in the caches, where they are padded."""
+        config, count = self.model.config, Count(self.model)
+        total = count.read(context_tokens)
+        state_bytes = count.state_bytes()
+        total += count.append(query_tokens)
+        return Cost(
+            prefill_flops=total + flops.head_flops(config),
+            decode_flops=count.append(1) + flops.head_flops(config),
+            weight_bytes=flops.weight_bytes(self.model),
+            state_bytes=state_bytes,
+            decode_bytes=flops.decode_weight_bytes(self.model) + count.attended_bytes(),
+        )
+
+
+class Count:
+    """Operations and bytes of a LongLlamaState that is filled like the real one, by formula."""
+
+    def __init__(self, model: LongLlamaForCausalLM) -> None:
+        self.config, self.window = model.config, model.window
+        self.mem = sorted(model.config.mem_layers)
+        self.plain = model.config.num_hidden_layers - len(self.mem)
+        self.heads_width = model.config.num_attention_heads * model.padded_head_dim
+        self.entry = self.heads_width * model.dtype.itemsize
+        self.local = self.stored = 0
+
+    def read(self, tokens: int) -> float:
+        """A prompt of which only the last hidden state is wanted."""
+        total, left = 0.0, tokens
+        while left > self.config.last_context_length:
+            piece = min(self.window, left - self.config.last_context_length)
+            total += self._remember(piece) if self.mem else 0.0
+            self._flush(piece)
+            left -= piece
+        return total + self.append(left)
+
+    def append(self, tokens: int) -> float:
+        total = 0.0
+        while tokens:
+            if self.local >= self.window:
+                self._flush(self.local)
+            piece = min(tokens, self.window - self.local)
+            total += piece * flops.linear_flops(self.config)
+            total += self.plain * self._attention(piece) + len(self.mem) * self._attention(piece, self.stored)
+            self.local += piece
+            tokens -= piece
+        return total
+
+    def state_bytes(self) -> int:
+        """Memory layers hold local keys with and without rotation, and a copy of keys and values in the buffer."""
+        return self.entry * (2 * self.plain * self.local + len(self.mem) * (2 * self.stored + 5 * self.local))
+
+    def attended_bytes(self) -> int:
+        return self.entry * 2 * (self.plain * self.local + len(self.mem) * (self.stored + self.local))
+
+    def _remember(self, tokens: int) -> float:
+        """A window that is read for memory alone, up to the keys and values of the last memory layer."""
+        last, config = self.mem[-1], self.config
+        linear = last * flops.layer_flops(config) + 4.0 * config.hidden_size * config.hidden_size
+        below = len(self.mem) - 1
+        attention = (last - below) * self._attention(tokens) + below * self._attention(tokens, self.stored)
+        return tokens * linear + attention
+
+    def _attention(self, tokens: int, memory: int = 0) -> float:
+        return 4.0 * self.heads_width * flops.causal_pairs(tokens, self.local + memory)
+
+    def _flush(self, tokens: int) -> None:
+        self.stored += tokens if self.mem else 0
+        self.local = 0
