@@ -156,9 +156,7 @@ def plan(spec: RunSpec) -> list[Cell]:
     )
     tasks = [choice for name, cls in classes.items() for choice in _tasks(name, cls, routed.task, spec)]
     models = [
-        ModelChoice(
-            preset.override(for_keys(routed.model, keys[preset.name])), methods[preset.name], spec.runtime()
-        )
+        ModelChoice(preset.override(for_keys(routed.model, keys[preset.name])), methods[preset.name], spec.runtime())
         for preset in loaded
     ]
     return [
@@ -207,9 +205,7 @@ def _tasks(name: str, cls: type[Task], settings: Mapping[str, Any], spec: RunSpe
     return [_task(base, cls, s, chosen, spec) for s in subsets]
 
 
-def _task(
-    base: str, cls: type[Task], subset: str | None, settings: TaskSettings, spec: RunSpec
-) -> TaskChoice:
+def _task(base: str, cls: type[Task], subset: str | None, settings: TaskSettings, spec: RunSpec) -> TaskChoice:
     source = DataSource(data_dir=spec.data_dir, offline=spec.offline)
     identity = {
         "name": base,

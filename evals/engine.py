@@ -63,6 +63,7 @@ class Engine:
         for cell in cells:
             self.states.setdefault(cell.id, {**cell.record(), "status": "pending", "error": None})
         self.run.save()
+        gc.freeze()  # the libraries' objects stay: without them a collection takes a tenth of the time
         for _, group in groupby(cells, key=lambda cell: cell.model.name):
             self._run_model(list(group))
             _free()
@@ -88,8 +89,8 @@ class Engine:
             return
         for cell in todo:
             self.states[cell.id]["max_context"] = model.max_context
-            self._guard([cell], partial(self._run_cell, model, cell))
             _free()
+            self._guard([cell], partial(self._run_cell, model, cell))
 
     def _guard(self, cells: Sequence[Cell], action: Callable[[], T]) -> T | None:
         """Do something for cells; if it fails, that becomes their state and the sweep goes on.
@@ -128,9 +129,7 @@ class Engine:
         peak = {"peak_bytes": memory.peak_bytes(), "reserved_bytes": memory.reserved_bytes()}
         for cell in cells:
             if cell.id not in self.run.perf:
-                self.run.append(
-                    {"kind": "perf", "cell": cell.id, "status": "oom", "error": first_line(error), **peak}
-                )
+                self.run.append({"kind": "perf", "cell": cell.id, "status": "oom", "error": first_line(error), **peak})
         self._settle(cells, "oom", first_line(error))
 
     def _load(self, choice: ModelChoice) -> LongContextModel:

@@ -13,14 +13,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from evals import report
 from evals.cells import Cell, check, digest, plan
 from evals.engine import Engine, Spent
 from evals.environment import environment
 from evals.plan import Planned, planned
 from evals.progress import Progress, beyond_window
-from evals.report.load import load
-from evals.report.summary import records, summarize
 from evals.spec import RunSpec
 from evals.store import Run
 
@@ -62,14 +59,16 @@ def execute(spec: RunSpec, output: Path | None, command: Sequence[str], out: Con
         "spec": spec.model_dump(mode="json"),
         "environment": environment(spec.device),
     }
-    err.print(f"{len(cells)} cells into {folder} on {spec.device}, {spec.dtype}, {spec.attn}", highlight=False)
     with Run(folder, key, header) as run:
         with Progress(cells, err) as progress:
+            progress.log(f"{len(cells)} cells into {folder} on {spec.device}, {spec.dtype}, {spec.attn}")
             engine = Engine(run, spec, progress)
             engine.execute(cells)
         measured = run.done or run.perf
         report_begin = time.perf_counter()
         if measured:
+            from evals import report  # pandas, scipy and matplotlib take seconds: not before they are needed
+
             report.build(folder)
         end = time.perf_counter()
         timing = _timing(engine.spent, wall_s=end - begin, report_s=end - report_begin)
@@ -107,7 +106,7 @@ def _timing(spent: Spent, wall_s: float, report_s: float) -> dict[str, float]:
 
 def _outcome(cells: Sequence[Cell], states: dict[str, Any], folder: Path | None) -> list[dict[str, Any]]:
     """One entry a cell: its state, and from the summary what was measured."""
-    summary = {row["cell"]: row for row in records(summarize(load(folder)))} if folder else {}
+    summary = _summary(folder) if folder else {}
     rows = []
     for cell in cells:
         state, row = states[cell.id], summary.get(cell.id, {})
@@ -128,6 +127,13 @@ def _outcome(cells: Sequence[Cell], states: dict[str, Any], folder: Path | None)
             }
         )
     return rows
+
+
+def _summary(folder: Path) -> dict[str, dict[str, Any]]:
+    from evals.report.load import load
+    from evals.report.summary import records, summarize
+
+    return {row["cell"]: row for row in records(summarize(load(folder)))}
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> Table:

@@ -55,7 +55,6 @@ class PeakMemory:
         self._resettable = False
 
     def start(self) -> None:
-        gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.device)
@@ -83,42 +82,65 @@ class PeakMemory:
 
 @dataclass
 class Timing:
-    """One cold request. token_s: the time of each token after the first."""
+    """One cold request. token_s: the time of each token after the first; again_s: of each further question on
+    the same read, until its first token."""
 
     read_s: float
     query_s: float
     token_s: list[float] = field(default_factory=list)
+    again_s: list[float] = field(default_factory=list)
     state_bytes: int = 0
 
 
-@dataclass
-class _Clock:
-    """Notes when each token is known on the host."""
+class Clock:
+    """Marks in time: CUDA events on a GPU, where work is asynchronous, the host's clock on the CPU."""
 
-    times: list[float] = field(default_factory=list)
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._marks: list[Any] = []
 
-    def __call__(self, token: int) -> None:
-        self.times.append(time.perf_counter())
+    def mark(self, token: int = 0) -> None:
+        """Now. Also serves as `on_token`: a token is known on the host when all work before it is done."""
+        if self._device.type == "cuda":
+            event = torch.cuda.Event(enable_timing=True)
+            event.record(torch.cuda.current_stream(self._device))
+            self._marks.append(event)
+        else:
+            self._marks.append(time.perf_counter())
+
+    def spans(self) -> list[float]:
+        """Seconds between each mark and the next."""
+        pairs = zip(self._marks, self._marks[1:], strict=False)
+        if self._device.type == "cuda":
+            synchronize(self._device)
+            return [one.elapsed_time(other) / 1000 for one, other in pairs]
+        return [other - one for one, other in pairs]
 
 
-def request(model: LongContextModel, instance: Instance, new_tokens: int) -> Timing:
+def request(model: LongContextModel, instance: Instance, new_tokens: int, questions: int = 1) -> Timing:
     """Read the context and generate `new_tokens`, with nothing kept from before.
 
     Where an instance has a target instead of a generation, its tokens are read as part of the query: both
     kinds then cost the whole length. No stop token applies, so that every method generates as many tokens.
+    questions: how often the query is put to the one read; after the first time for one token.
     """
     prompt = instance.prompt
     query = Query([*prompt.query, *(instance.target or [])], prompt.question)
-    clock = _Clock()
+    clock = Clock(model.device)
     synchronize(model.device)
-    start = time.perf_counter()
+    clock.mark()
     session = model.prefill(prompt.context, prefix_ids=prompt.prefix)
     synchronize(model.device)
-    read = time.perf_counter()
-    session.generate(query, new_tokens, on_token=clock)
-    first, *_ = clock.times
-    gaps = [later - earlier for earlier, later in zip(clock.times, clock.times[1:], strict=False)]
-    return Timing(read - start, first - read, gaps, session.state_bytes)
+    clock.mark()
+    session.generate(query, new_tokens, on_token=clock.mark)
+    read_s, query_s, *token_s = clock.spans()
+    again_s = []
+    for _ in range(questions - 1):
+        clock = Clock(model.device)
+        clock.mark()
+        session.generate(query, 1, on_token=clock.mark)
+        again_s += clock.spans()
+    return Timing(read_s, query_s, token_s, again_s, session.state_bytes)
 
 
 def cold(
@@ -127,15 +149,18 @@ def cold(
     *,
     new_tokens: int = NEW_TOKENS,
     repeats: int = REPEATS,
+    questions: int = 1,
 ) -> dict[str, Any]:
     """The performance record of an instance (without `kind` and `cell`): medians over fresh requests.
 
     Times are in seconds, `tpot` in milliseconds. Out of memory is a result: status `oom` with the peak until
-    then. The peak is of the measured requests alone, weights included.
+    then. The peak is of the measured requests alone, weights included. questions: see `request`; with more than
+    one the record has `again_s`.
     """
     prompt = instance.prompt
     context_tokens = len(prompt.prefix) + len(prompt.context)
     query_tokens = len(prompt.query) + len(instance.target or [])
+    gc.collect()  # a session of the accuracy pass may still hang in a reference cycle
     memory = PeakMemory(model.device)
     memory.start()
     record = {
@@ -147,7 +172,7 @@ def cold(
     try:
         _warm_up(model, instance, new_tokens)
         memory.start()
-        runs = _repeat(model, instance, new_tokens, repeats)
+        runs = _repeat(model, instance, new_tokens, repeats, questions)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -175,11 +200,11 @@ def _warm_up(model: LongContextModel, instance: Instance, new_tokens: int) -> No
         model.prefill(instance.prompt.context[:CPU_WARM_UP_TOKENS], instance.prompt.prefix)
 
 
-def _repeat(model: LongContextModel, instance: Instance, new_tokens: int, repeats: int) -> list[Timing]:
+def _repeat(model: LongContextModel, instance: Instance, new_tokens: int, repeats: int, questions: int) -> list[Timing]:
     runs: list[Timing] = []
     begin = time.perf_counter()
     while len(runs) < repeats:
-        runs.append(request(model, instance, new_tokens))
+        runs.append(request(model, instance, new_tokens, questions))
         if model.device.type == "cpu" and time.perf_counter() - begin > CPU_SECONDS:
             break
     return runs
@@ -188,6 +213,7 @@ def _repeat(model: LongContextModel, instance: Instance, new_tokens: int, repeat
 def _summary(runs: list[Timing]) -> dict[str, Any]:
     gaps = sorted(gap for run in runs for gap in run.token_s)
     tpot = statistics.median(gaps) if gaps else None
+    again = [seconds for run in runs for seconds in run.again_s]
     p95 = gaps[min(round(0.95 * (len(gaps) - 1)), len(gaps) - 1)] if gaps else None
     return {
         "ttft_s": statistics.median(run.read_s + run.query_s for run in runs),
@@ -196,6 +222,7 @@ def _summary(runs: list[Timing]) -> dict[str, Any]:
         "tpot_ms": None if tpot is None else tpot * 1000,
         "tpot_p95_ms": None if p95 is None else p95 * 1000,
         "tokens_per_s": None if not tpot else 1 / tpot,
+        **({"again_s": statistics.median(again)} if again else {}),
         "state_bytes": runs[-1].state_bytes,
     }
 

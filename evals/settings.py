@@ -36,9 +36,7 @@ def route(settings: Mapping[str, Any], task_keys: Iterable[str], model_keys: Ite
         if not sides:
             raise unknown("setting", key, known[side] if side else known["task"] | known["model"])
         if len(sides) > 1:
-            raise UserError(
-                f"--set {key} is a setting of the task and of the model: write task.{key} or model.{key}."
-            )
+            raise UserError(f"--set {key} is a setting of the task and of the model: write task.{key} or model.{key}.")
         routed[sides[0]][key] = value
     return Routed(**routed)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -13,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from evals.errors import UserError
 from evals.model import Runtime
 
-UNITS = {"k": 1024, "m": 1024 * 1024}
+UNITS = {"": 1, "k": 1024, "m": 1024 * 1024}
 
 
 class Device(StrEnum):
@@ -81,12 +82,9 @@ def split_list(values: Iterable[str]) -> list[str]:
 
 def parse_length(text: str) -> int:
     """Tokens from `4096`, `4k` (1k = 1024) or `1m`. Raises UserError for anything else."""
-    number, unit = (text[:-1], text[-1].lower()) if text[-1:].lower() in UNITS else (text, "")
-    try:
-        tokens = float(number) * UNITS.get(unit, 1)
-    except ValueError:
-        tokens = 0.5
-    if tokens < 1 or tokens != int(tokens):
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([km]?)", text.lower())
+    tokens = float(match[1]) * UNITS[match[2]] if match else 0.0
+    if tokens < 1 or not tokens.is_integer():
         raise UserError(f"--length {text} is not a length: give whole tokens, as 4096 or 4k (1k = 1024).")
     return int(tokens)
 
