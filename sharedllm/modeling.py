@@ -130,10 +130,12 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):
         context_ids: torch.Tensor,
         num_chunks: torch.Tensor | None = None,
         question: Question | None = None,
+        chunk_index: torch.Tensor | None = None,
     ) -> CompressedContext:
         """Read a context with the lower model.
 
         context_ids: (B, chunks, chunk_size). num_chunks: (B,) chunks of each row that count, all by default.
+        chunk_index: (B, chunks) positions of the chunks, increasing, where they are not 0, 1, 2, ...
         question: see `_questions`; None for language modelling and for the policy `right`.
         """
         batch, chunks, _ = context_ids.shape
@@ -156,14 +158,21 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):
             if question is not None:
                 question = question.of(real)
             entries = compressor(picked, question, self._shifts())
-            return self._lay_out(entries, real, num_chunks, ragged)
+            return self._lay_out(entries, real, num_chunks, chunk_index, ragged)
 
     def _lay_out(
-        self, entries: Entries, real: torch.Tensor, num_chunks: torch.Tensor, ragged: bool
+        self,
+        entries: Entries,
+        real: torch.Tensor,
+        num_chunks: torch.Tensor,
+        chunk_index: torch.Tensor | None,
+        ragged: bool,
     ) -> CompressedContext:
         """Entries of all chunks -> per row, in text order, keys rotated once."""
         batch, chunks = real.shape
-        index = torch.arange(chunks, device=real.device).expand(batch, -1)[real]
+        if chunk_index is None:
+            chunk_index = torch.arange(chunks, device=real.device).expand(batch, -1)
+        index = chunk_index[real] if ragged else chunk_index.flatten()
         cos, sin = self._rope(entries.keys[0], self._key_position(entries.position, index))
         rotation = cos[:, None], sin[:, None]
 
@@ -180,7 +189,8 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):
         mask = entries.mask
         if ragged and mask is None:
             mask = torch.ones_like(entries.position, dtype=torch.bool)
-        last = num_chunks + (self.config.query_position == "n+1")
+        behind = torch.where(real, chunk_index + 1, 0).amax(1)  # n, one behind the last chunk
+        last = behind + (self.config.query_position == "n+1")
         query_cos, query_sin = self._rope(entries.keys[0], last[:, None])
         return CompressedContext(
             keys=[sequence(rotate(k, *rotation)) for k in entries.keys],
@@ -208,21 +218,36 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):
         return self.base.model.rotary_emb(x, positions)
 
     def _questions(
-        self, hidden: torch.Tensor, start: torch.Tensor, length: torch.Tensor, chunk_question: torch.Tensor
+        self,
+        hidden: torch.Tensor,
+        query_start: int | torch.Tensor,
+        query_length: int | torch.Tensor,
+        chunk_question: torch.Tensor | None,
+        chunks: int,
     ) -> Question:
-        """The questions' states after the upper model's first layer, from its self-attention output.
+        """The questions' states after the upper model's first layer, a by-product of its self-attention.
 
-        hidden: (B, S, H) behind the first self-attention, before any cross-attention. start, length: (B, K) spans
-        of the questions in the running text. chunk_question: (B, chunks) question that each chunk is searched with.
+        hidden: (B, S, H) behind the first self-attention, before any cross-attention. The rest as in `forward`.
         """
-        batch, per_row = start.shape
+        batch = len(hidden)
+
+        def spans(value: int | torch.Tensor) -> torch.Tensor:
+            value = torch.as_tensor(value, device=hidden.device)
+            return value if value.ndim == 2 else value.expand(batch)[:, None]
+
+        start, length = spans(query_start), spans(query_length)
+        start, length = torch.broadcast_tensors(start, length)
+        per_row = start.shape[1]
         steps = torch.arange(int(length.max()), device=hidden.device)
         at = (start[..., None] + steps).clamp(max=hidden.shape[1] - 1).flatten(1)
-        picked = hidden.gather(1, at[..., None].expand(-1, -1, hidden.shape[-1]))
         layer: Any = self.base.model.layers[0]
-        states = picked + layer.mlp(layer.post_attention_layernorm(picked))
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.own_lower):
+            picked = hidden.gather(1, at[..., None].expand(-1, -1, hidden.shape[-1]))
+            states = picked + layer.mlp(layer.post_attention_layernorm(picked))
+        if chunk_question is None:
+            chunk_question = torch.zeros(batch, chunks, dtype=torch.long, device=hidden.device)
         row = torch.arange(batch, device=hidden.device)[:, None] * per_row + chunk_question
-        return Question(states.view(batch * per_row, len(steps), -1), steps < length.view(-1, 1), row)
+        return Question(states.view(batch * per_row, len(steps), -1), steps < length.reshape(-1, 1), row)
 
     # --- the upper model ----------------------------------------------------------------------------------
 
@@ -234,6 +259,7 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):
         query_start: int | torch.Tensor = 0,
         chunk_question: torch.Tensor | None = None,
         num_chunks: torch.Tensor | None = None,
+        chunk_index: torch.Tensor | None = None,
         context: CompressedContext | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
@@ -246,14 +272,13 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):
     ) -> SharedLLMOutput:
         """Logits of the running text `input_ids` (B, S) given a context.
 
-        context_ids: (B, chunks, chunk_size) raw context, or context: what `compress` or an earlier call made of
-        it (cached decoding). query_length: the question is input_ids[:, query_start : query_start + query_length],
-        all that the search may see; None in language modelling, which never searches. Both may be (B, K) for K
-        questions in one running text; chunk_question (B, chunks) then says which one each chunk is searched with.
-        num_chunks: (B,) where rows
-        have fewer chunks than context_ids. labels: shifted inside, -100 is ignored. logits_to_keep: as in
-        transformers. Returned past_key_values carry the running text only; the compressed context is the output's
-        `context`.
+        context_ids: (B, chunks, chunk_size) raw context, or context: what `compress` or an earlier call made of it
+        (cached decoding). query_length: the question is input_ids[:, query_start : query_start + query_length], all
+        that the search may see; None in language modelling, which never searches. Both may be (B, K) for K questions
+        in one running text; chunk_question (B, chunks) then says which one each chunk is searched with. num_chunks:
+        (B,) where rows have fewer chunks than context_ids. chunk_index: see `compress`. labels: shifted inside, -100
+        is ignored. logits_to_keep: as in transformers. The cache that comes back holds the running text only, the
+        output's `context` the rest.
         """
         hidden, past_key_values, context = self.decode(
             input_ids=input_ids,
@@ -262,6 +287,7 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):
             query_start=query_start,
             chunk_question=chunk_question,
             num_chunks=num_chunks,
+            chunk_index=chunk_index,
             context=context,
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -284,6 +310,7 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):
         query_start: int | torch.Tensor = 0,
         chunk_question: torch.Tensor | None = None,
         num_chunks: torch.Tensor | None = None,
+        chunk_index: torch.Tensor | None = None,
         context: CompressedContext | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
@@ -307,38 +334,17 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):
 
         searches = query_length is not None and self.config.policy != "right"
         if context is None and context_ids is not None and context_ids.shape[1] and not searches:
-            context = self.compress(context_ids, num_chunks)
+            context = self.compress(context_ids, num_chunks, chunk_index=chunk_index)
         injected = {layer: j for j, layer in enumerate(self.config.injection_layers)}
         for i, layer in enumerate(self.base.model.layers):
             hidden = self._call(self._self_attention, layer, hidden, masks(i, hidden), rotation, past_key_values)
             if i == 0 and context is None and context_ids is not None and context_ids.shape[1]:
                 assert query_length is not None
-                context = self._search(hidden, context_ids, num_chunks, query_start, query_length, chunk_question)
+                question = self._questions(hidden, query_start, query_length, chunk_question, context_ids.shape[1])
+                context = self.compress(context_ids, num_chunks, question, chunk_index)
             cross = self.cross_attention[injected[i]] if i in injected and context is not None else None
             hidden = self._call(self._rest, layer, cross, hidden, context, injected.get(i))
         return self.base.model.norm(hidden), past_key_values, context
-
-    def _search(
-        self,
-        hidden: torch.Tensor,
-        context_ids: torch.Tensor,
-        num_chunks: torch.Tensor | None,
-        query_start: int | torch.Tensor,
-        query_length: int | torch.Tensor,
-        chunk_question: torch.Tensor | None,
-    ) -> CompressedContext:
-        """Compress with a search: the question's first layer is a by-product of the main pass."""
-        batch, chunks = context_ids.shape[:2]
-
-        def spans(value: int | torch.Tensor) -> torch.Tensor:
-            value = torch.as_tensor(value, device=hidden.device)
-            return value if value.ndim == 2 else value.expand(batch)[:, None]
-
-        if chunk_question is None:
-            chunk_question = torch.zeros(batch, chunks, dtype=torch.long, device=hidden.device)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.own_lower):
-            question = self._questions(hidden, spans(query_start), spans(query_length), chunk_question)
-        return self.compress(context_ids, num_chunks, question)
 
     def _call(self, function: Any, *args: Any) -> torch.Tensor:
         """Run a piece of a layer, recomputed in the backward pass under gradient checkpointing."""
@@ -353,7 +359,7 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):
         inputs = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)  # type: ignore[misc]
         context = inputs.get("context")
         if context is not None:
-            for name in ("context_ids", "query_length", "query_start", "chunk_question", "num_chunks"):
+            for name in ("context_ids", "query_length", "query_start", "chunk_question", "num_chunks", "chunk_index"):
                 inputs.pop(name, None)
         return inputs
 

@@ -1,0 +1,109 @@
+"""What one training step reads. A batch depends on (seed, step) alone, so a resumed run sees the same batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+
+from sharedllm.training.corpus import Corpus
+
+
+@dataclass
+class Batch:
+    """Arguments of `SharedLLMForCausalLM.decode` and of the loss.
+
+    input_ids, labels: (B, S), -100 where nothing is learnt. context_ids: (B, chunks, chunk_size). weights: (B, S).
+    chunk_index: (B, chunks) positions of the chunks where they have gaps. query_start, query_length: (B, K) spans
+    of the questions, chunk_question: (B, chunks); None in language modelling. num_chunks: (B,) or None.
+    """
+
+    input_ids: torch.Tensor
+    labels: torch.Tensor
+    context_ids: torch.Tensor | None = None
+    weights: torch.Tensor | None = None
+    chunk_index: torch.Tensor | None = None
+    query_start: torch.Tensor | None = None
+    query_length: torch.Tensor | None = None
+    chunk_question: torch.Tensor | None = None
+    num_chunks: torch.Tensor | None = None
+    kind: str = "lm"
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        moved: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            moved[field.name] = value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+        return Batch(**moved)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens read by both models."""
+        return self.input_ids.numel() + (0 if self.context_ids is None else self.context_ids.numel())
+
+
+class LanguageModelling:
+    """Windows of consecutive text: chunks of context, then running text whose every next token is a target."""
+
+    def __init__(
+        self,
+        corpora: Sequence[Corpus],
+        weights: Sequence[float],
+        windows: int,
+        chunks: Sequence[int],
+        running: int,
+        chunk_size: int,
+        gap_share: float,
+        max_chunks: int,
+        drop_context: float = 0.0,
+    ) -> None:
+        self.corpora = list(corpora)
+        self.weights = np.asarray(weights) / sum(weights)
+        self.windows, self.chunks, self.running, self.chunk_size = windows, list(chunks), running, chunk_size
+        self.gap_share, self.max_chunks, self.drop_context = gap_share, max_chunks, drop_context
+
+    def __call__(self, rng: np.random.Generator) -> Batch:
+        chunks = int(rng.choice(self.chunks))
+        windows = max(1, self.windows * self.chunks[0] // chunks)  # about the same number of chunks in every batch
+        split = chunks * self.chunk_size
+        rows = np.stack(
+            [
+                self.corpora[rng.choice(len(self.corpora), p=self.weights)].window(split + self.running, rng)
+                for _ in range(windows)
+            ]
+        ).astype(np.int64)
+        running = torch.from_numpy(rows[:, split:].copy())
+        if rng.random() < self.drop_context:
+            return Batch(running, running, kind="no context")
+        context = torch.from_numpy(rows[:, :split].copy()).view(windows, chunks, self.chunk_size)
+        return Batch(running, running, context, chunk_index=self._gaps(windows, chunks, rng))
+
+    def _gaps(self, windows: int, chunks: int, rng: np.random.Generator) -> torch.Tensor | None:
+        return chunk_gaps(windows, chunks, self.max_chunks, rng) if rng.random() < self.gap_share else None
+
+
+def chunk_gaps(windows: int, chunks: int, most: int, rng: np.random.Generator) -> torch.Tensor | None:
+    """Increasing chunk positions below `most` with random gaps: positions of long contexts without their cost."""
+    if most <= chunks:
+        return None
+    rows = [np.sort(rng.choice(most, size=chunks, replace=False)) for _ in range(windows)]
+    return torch.from_numpy(np.stack(rows).astype(np.int64))
+
+
+def stream(make: Callable[[int], Batch], start: int, stop: int, workers: int = 4, ahead: int = 8) -> Iterator[Batch]:
+    """make(start), ..., make(stop - 1) in order, prepared `ahead` by worker threads."""
+    pool = ThreadPoolExecutor(workers)
+    try:
+        waiting = [pool.submit(make, step) for step in range(start, min(start + ahead, stop))]
+        for step in range(start, stop):
+            batch = waiting.pop(0).result()
+            if step + ahead < stop:
+                waiting.append(pool.submit(make, step + ahead))
+            yield batch
+    finally:
+        pool.shutdown(cancel_futures=True)

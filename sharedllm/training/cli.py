@@ -1,0 +1,67 @@
+"""The command `sharedllm-train`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+import yaml
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command()
+def train(
+    base: Annotated[str, typer.Option(help="Base model: folder or hub name.")],
+    output: Annotated[Path, typer.Option(help="Folder for checkpoint, log, plot and adapter.")],
+    data: Annotated[Optional[list[Path]], typer.Option(help=".txt, .jsonl(.gz|.xz) or .tokens.npz; repeat.")] = None,  # noqa: UP045
+    heldout: Annotated[Optional[list[Path]], typer.Option(help="Texts for the evaluation at the end.")] = None,  # noqa: UP045
+    preset: Annotated[str, typer.Option(help="small or paper.")] = "small",
+    steps: Annotated[Optional[int], typer.Option(help="Optimizer steps in all.")] = None,  # noqa: UP045
+    init: Annotated[Optional[Path], typer.Option(help="Adapter to start from.")] = None,  # noqa: UP045
+    set_: Annotated[Optional[list[str]], typer.Option("--set", help="key=value of the training settings.")] = None,  # noqa: UP045
+    weight: Annotated[Optional[list[float]], typer.Option(help="Share of each --data file.")] = None,  # noqa: UP045
+    max_seconds: Annotated[Optional[float], typer.Option(help="Stop with a checkpoint after that long.")] = None,  # noqa: UP045
+    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 500,
+    log_every: Annotated[int, typer.Option(help="Steps between log lines.")] = 20,
+    shard_mb: Annotated[int, typer.Option(help="Largest adapter file.")] = 1024,
+) -> None:
+    """Train a SharedLLM adapter. The same command again resumes from the last checkpoint in --output."""
+    from pydantic import ValidationError
+
+    from sharedllm.training import settings as training_settings
+    from sharedllm.training.run import Files, run
+
+    try:
+        changes = dict(_parse(s) for s in set_ or [])
+        chosen = training_settings.preset(preset, steps=steps, **changes)
+        files = Files(base, data or [], weight or [], heldout or [], init, output)
+        summary = run(chosen, files, checkpoint_every, log_every, max_seconds, shard_mb * 2**20)
+    except ValidationError as error:
+        first = error.errors()[0]
+        _fail(f"The setting {'.'.join(map(str, first['loc']))} does not fit: {first['msg']}.")
+    except (ValueError, OSError) as error:
+        if not str(error):
+            raise
+        _fail(str(error))
+    print(json.dumps(summary))
+
+
+def _parse(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--set wants key=value, not '{text}'.")
+    return key, yaml.safe_load(value)
+
+
+def _fail(message: str) -> None:
+    print(f"sharedllm-train: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def main() -> None:
+    """Entry point."""
+    app()

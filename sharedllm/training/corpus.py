@@ -1,0 +1,115 @@
+"""Long documents as token ids: read once, kept as a memory-mapped array, sampled by window."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import lzma
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The documents of one file: `ids` of all of them in a row, document i at starts[i] : starts[i + 1]."""
+
+    name: str
+    ids: np.ndarray
+    starts: np.ndarray
+
+    @property
+    def documents(self) -> int:
+        """Number of documents."""
+        return len(self.starts) - 1
+
+    def document(self, index: int) -> np.ndarray:
+        """Token ids of one document."""
+        return self.ids[self.starts[index] : self.starts[index + 1]]
+
+    def window(self, length: int, rng: np.random.Generator) -> np.ndarray:
+        """`length` consecutive ids of one document, every position of every long enough document equally likely.
+
+        Raises ValueError where no document is that long.
+        """
+        room = np.maximum(np.diff(self.starts) - length + 1, 0)
+        if not room.sum():
+            raise ValueError(
+                f"No document in {self.name} has {length} tokens: train on shorter windows or longer texts."
+            )
+        ends = room.cumsum()
+        at = int(rng.integers(ends[-1]))
+        index = int(np.searchsorted(ends, at, side="right"))
+        start = int(self.starts[index] + at - (ends[index] - room[index]))
+        return self.ids[start : start + length]
+
+
+def open_corpus(path: Path, tokenizer: Any, cache: Path) -> Corpus:
+    """Tokenise a file, or read what an earlier call left in `cache`.
+
+    path: .txt (one document), .jsonl, .jsonl.gz, .jsonl.xz with a field `text`, or .tokens.npz as written by
+    `save_corpus`. Raises ValueError for a malformed row, with file and line.
+    """
+    if path.name.endswith(".tokens.npz"):
+        with np.load(path) as stored:
+            return Corpus(path.name.removesuffix(".tokens.npz"), stored["ids"], stored["starts"])
+    key = hashlib.sha256(f"{path.resolve()}{path.stat().st_mtime_ns}{len(tokenizer)}{tokenizer.name_or_path}".encode())
+    stem = cache / f"{path.name.split('.')[0]}-{key.hexdigest()[:12]}"
+    ids_file, starts_file = stem.with_suffix(".ids.npy"), stem.with_suffix(".starts.npy")
+    if not starts_file.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        ids, starts = _tokenize(path, tokenizer)
+        for file, array in ((ids_file, ids), (starts_file, starts)):
+            partial = file.with_suffix(f".{os.getpid()}.npy")
+            np.save(partial, array)
+            partial.replace(file)
+    return Corpus(path.name.split(".")[0], np.load(ids_file, mmap_mode="r"), np.load(starts_file))
+
+
+def save_corpus(corpus: Corpus, path: Path) -> None:
+    """Write a corpus as one file that another machine can read without the text."""
+    np.savez(path, ids=np.asarray(corpus.ids), starts=corpus.starts)
+
+
+def _tokenize(path: Path, tokenizer: Any) -> tuple[np.ndarray, np.ndarray]:
+    kind: Any = np.uint16 if len(tokenizer) <= 65536 else np.int32
+    parts, starts = [], [0]
+    for text in read_texts(path):
+        ids = np.asarray(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], dtype=kind)
+        parts.append(ids)
+        starts.append(starts[-1] + len(ids))
+    if not parts:
+        raise ValueError(f"{path} holds no text.")
+    return np.concatenate(parts), np.asarray(starts)
+
+
+def read_texts(path: Path) -> Iterator[str]:
+    """The documents of a text or jsonl file. Raises ValueError with file and line for a row that does not fit."""
+    if path.suffix == ".txt":
+        yield path.read_text(encoding="utf-8")
+        return
+    with open_text(path) as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                text = json.loads(line)["text"]
+            except (json.JSONDecodeError, KeyError, TypeError) as error:
+                raise ValueError(
+                    f"{path}, line {number}: not a JSON object with a field 'text' ({type(error).__name__})."
+                ) from error
+            if not isinstance(text, str):
+                raise ValueError(f"{path}, line {number}: the field 'text' is not a string.")
+            yield text
+
+
+def open_text(path: Path) -> IO[str]:
+    """A text file, unpacked on the fly where its name ends in .xz or .gz."""
+    if path.suffix == ".xz":
+        return lzma.open(path, "rt", encoding="utf-8")
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8")
+    return path.open(encoding="utf-8")

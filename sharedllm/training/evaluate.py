@@ -1,0 +1,96 @@
+"""Held-out evaluation of an adapter: true use of context with its controls, and needles at several lengths.
+
+The harness measures the same with more care; this is the quick look at the end of a training run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from sharedllm.modeling import SharedLLMForCausalLM
+from sharedllm.training.batches import Batch
+from sharedllm.training.corpus import Corpus
+from sharedllm.training.loss import next_token_loss
+from sharedllm.training.needles import Needles, Shape
+
+
+@torch.no_grad()
+def language_modelling(
+    model: SharedLLMForCausalLM, corpora: Sequence[Corpus], chunks: int, running: int, windows: int, seed: int = 0
+) -> dict[str, dict[str, float]]:
+    """Nats per token of the running text, per corpus, with its own context, another document's and none.
+
+    The running text ends at the same places for every number of chunks. `use` is other - own: what the context
+    itself is worth, free of what the cross-attention learnt about the domain.
+    """
+    size = model.config.chunk_size
+    result: dict[str, dict[str, float]] = {}
+    for corpus in corpora:
+        rng = np.random.default_rng(seed)
+        # every window leaves room for 128K tokens before it, so that all lengths score the same text
+        reach = max(chunks * size, min(128 * 1024, int(np.diff(corpus.starts).max()) // 2)) + running
+        rows = [corpus.window(reach, rng).astype(np.int64) for _ in range(windows)]
+        sums = dict.fromkeys(("own", "other", "none"), 0.0)
+        for i, row in enumerate(rows):
+            text = _tensor(row[-running:], model)[None]
+            other = rows[(i + windows // 2) % windows]
+            for name, source in (("own", row), ("other", other), ("none", None)):
+                context = None
+                if source is not None:
+                    context = _tensor(source[-running - chunks * size : -running], model).view(1, chunks, size)
+                hidden, _, _ = model.decode(input_ids=text, context_ids=context, use_cache=False)
+                head: Any = model.get_output_embeddings()
+                sums[name] += float(next_token_loss(hidden, head.weight, text)) / windows
+        result[corpus.name] = {**sums, "use": sums["other"] - sums["own"]}
+    names = ("own", "other", "none", "use")
+    result["mean"] = {n: float(np.mean([result[c.name][n] for c in corpora])) for n in names}
+    return result
+
+
+@torch.no_grad()
+def needles(
+    model: SharedLLMForCausalLM, source: Needles, chunks: int, count: int, windows: int, batch: int, seed: int = 7
+) -> dict[str, float]:
+    """Exact match, digit accuracy and first-digit accuracy of one question among `count` needles.
+
+    Teacher-forced: all digits right at once is the same as a right greedy answer.
+    """
+    hits: list[np.ndarray] = []
+    for start in range(0, windows, batch):
+        rng = np.random.default_rng([seed, start])
+        made = source(rng, Shape(min(batch, windows - start), chunks, count, 1)).to(model.device)
+        hits.append(_digits_right(model, made))
+    right = np.concatenate(hits)
+    return {
+        "exact_match": float(right.all(1).mean()),
+        "digits": float(right.mean()),
+        "first_digit": float(right[:, 0].mean()),
+        "windows": float(len(right)),
+    }
+
+
+def _digits_right(model: SharedLLMForCausalLM, batch: Batch) -> np.ndarray:
+    """(windows, 7) whether the most likely token is the right digit."""
+    hidden, _, _ = model.decode(
+        input_ids=batch.input_ids,
+        context_ids=batch.context_ids,
+        query_start=0 if batch.query_start is None else batch.query_start,
+        query_length=batch.query_length,
+        use_cache=False,
+    )
+    labels, weights = batch.labels[:, 1:], batch.weights
+    assert weights is not None
+    rows = []
+    for i in range(len(labels)):
+        first = int(weights[i, 1:].argmax())  # the first digit has the largest weight
+        logits = model.get_output_embeddings()(hidden[i, first : first + 7])
+        rows.append((logits.argmax(-1) == labels[i, first : first + 7]).cpu().numpy())
+    return np.stack(rows)
+
+
+def _tensor(ids: np.ndarray, model: SharedLLMForCausalLM) -> torch.Tensor:
+    return torch.from_numpy(ids.copy()).to(model.device)

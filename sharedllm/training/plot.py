@@ -1,0 +1,29 @@
+"""Loss curves of a training run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def plot_log(log: list[dict[str, Any]], output: Path) -> None:
+    """Write loss.png and loss.svg: one curve for every kind of batch against the step."""
+    if not log:
+        return
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
+    for kind, marker in zip(sorted({k for e in log for k in e["loss"]}), "osv^DPX*", strict=False):
+        points = [(e["step"], e["loss"][kind]) for e in log if kind in e["loss"]]
+        axes.plot(
+            *zip(*points, strict=True), marker=marker, markevery=max(1, len(points) // 12), ms=4, lw=1, label=kind
+        )
+    axes.set(xlabel="optimizer step", ylabel="loss (nats a target token)")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    for suffix in ("png", "svg"):
+        figure.savefig(output / f"loss.{suffix}", dpi=150)
+    plt.close(figure)

@@ -1,0 +1,67 @@
+"""Settings of a training run. Presets are YAML files in `presets/`: `small` (default) and `paper`."""
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class NeedleStage(BaseModel):
+    """One shape of needle batches and the share of steps that use it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    windows: int
+    chunks: int
+    needles: int
+    questions: int
+    share: float
+
+
+class TrainSettings(BaseModel):
+    """Everything that decides what a run learns. Two runs with equal settings and data give equal weights."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    mode: Literal["lm", "sft"] = "lm"
+    method: dict[str, Any] = Field(default_factory=dict, description="fields of SharedLLMConfig")
+    trainable: list[str] = Field(["cross_attention"], description="cross_attention, lower, top (upper layers M..N-1)")
+    steps: int = 2000
+    windows: int = Field(
+        16, description="LM windows a step (with the first entry of `chunks`; about as many chunks else)"
+    )
+    chunks: list[int] = [6]
+    running: int = 2048
+    gap_share: float = 0.5
+    max_chunks: int = Field(128, description="chunk positions that gaps reach")
+    drop_context: float = Field(0.0, description="share of LM batches without any context")
+    needles: list[NeedleStage] = []
+    needle_running: int = 256
+    sft_batch: int = 8
+    sft_max_chunks: int = 16
+    sft_running: int = 1024
+    lr: float = 3e-3
+    lr_base: float = Field(1e-4, description="learning rate of trained base or lower layers")
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    warmup: int = 20
+    final_lr: float = 0.02
+    accumulate: int = 1
+    seed: int = 0
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: bool = False
+    gradient_checkpointing: bool = False
+
+
+def preset(name: str, **changes: Any) -> TrainSettings:
+    """The settings of a preset with some of them changed. Raises ValueError for an unknown preset or field."""
+    folder = resources.files("sharedllm.training") / "presets"
+    known = sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
+    if name not in known:
+        raise ValueError(f"Unknown training preset '{name}': known are {', '.join(known)}.")
+    values = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8"))
+    return TrainSettings.model_validate({**values, **{k: v for k, v in changes.items() if v is not None}})

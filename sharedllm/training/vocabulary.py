@@ -1,0 +1,65 @@
+"""Wordings and names of the synthetic needles that training uses.
+
+Evaluation keeps names of its own, disjoint from these, and one wording that does not occur here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import resources
+
+import yaml
+
+
+@dataclass(frozen=True)
+class Template:
+    """A sentence to hide, a question about it and the stem of the answer; `keys` says which names it takes."""
+
+    needle: str
+    question: str
+    answer: str
+    keys: str = "city"
+
+    def texts(self, key: str, value: str) -> tuple[str, str, str, str, str]:
+        """The hidden sentence; then the query as it grows: lead, question, answer stem, answer."""
+        question = f"{LEAD} {self.question.format(key=key)}"
+        query = f"{question}\nAnswer: {self.answer.format(key=key)}"
+        return " " + self.needle.format(key=key, value=value), LEAD, question, query, f"{query} {value}."
+
+
+LEAD = "\n\nQuestion:"
+
+TEMPLATES = (
+    Template(
+        "The magic number for {key} is {value}.",
+        "What is the magic number for {key}?",
+        "The magic number for {key} is",
+    ),
+    Template(
+        "One of the special magic numbers for {key} is: {value}.",
+        "What is the special magic number for {key} mentioned in the text?",
+        "The special magic number for {key} mentioned in the text is",
+        keys="item",
+    ),
+    Template(
+        "The access code of the {key} was set to {value}.",
+        "Which access code does the {key} have?",
+        "The access code of the {key} is",
+        keys="item",
+    ),
+    Template(
+        "Remember that the office in {key} can be reached under the number {value}.",
+        "Under which number can the office in {key} be reached?",
+        "The office in {key} can be reached under the number",
+    ),
+    Template(
+        "The archive in {key} holds exactly {value} documents.",
+        "How many documents does the archive in {key} hold?",
+        "The number of documents in {key} is",
+    ),
+)
+
+_NAMES = yaml.safe_load((resources.files("sharedllm.training") / "names.yaml").read_text(encoding="utf-8"))
+CITIES: tuple[str, ...] = tuple(_NAMES["cities"].split())
+ADJECTIVES: tuple[str, ...] = tuple(_NAMES["adjectives"].split())
+NOUNS: tuple[str, ...] = tuple(_NAMES["nouns"].split())
