@@ -1,0 +1,99 @@
+"""Question answering among distractor documents (RULER section 3.4): SQuAD v2 and HotpotQA."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from evals.ruler.data import load_json
+from evals.ruler.sample import Family, Sample
+from evals.ruler.templates import template
+
+
+@dataclass(frozen=True)
+class Question:
+    """gold: documents that hold the answer. near: others of the same article, the first distractors."""
+
+    text: str
+    answers: list[str]
+    gold: list[int]
+    near: list[int]
+
+
+@dataclass(frozen=True)
+class Documents(Family):
+    """size: documents in the context, gold ones included."""
+
+    family: ClassVar[str] = "qa"
+    new_tokens: ClassVar[int] = 32
+
+    questions: list[Question]
+    documents: list[str]
+
+    def smallest(self, index: int) -> int:
+        return len(self.questions[index].gold)
+
+    @property
+    def count(self) -> int:  # type: ignore[override]
+        return len(self.questions)
+
+    @property
+    def largest(self) -> int:  # type: ignore[override]
+        return len(self.documents)
+
+    def sample(self, rng: random.Random, size: int, index: int) -> Sample:
+        official = template("qa")
+        question = self.questions[index]
+        chosen = question.gold + self._distractors(rng, question, size - len(question.gold))
+        rng.shuffle(chosen)
+        heading = official.snippets[0]
+        context = "\n\n".join(heading.format(i=i, document=self.documents[d]) for i, d in enumerate(chosen, 1))
+        return Sample(
+            before=official.before,
+            context=context,
+            lead=official.after.replace("{query}", ""),
+            question=question.text,
+            answer_prefix=official.answer_prefix,
+            answers=question.answers,
+        )
+
+    def _distractors(self, rng: random.Random, question: Question, count: int) -> list[int]:
+        if count <= len(question.near):
+            return rng.sample(question.near, count)
+        taken = {*question.gold, *question.near}
+        others = [i for i in range(len(self.documents)) if i not in taken]
+        return question.near + rng.sample(others, count - len(question.near))
+
+
+def read_squad(path: Path) -> Documents:
+    """The answerable questions of a SQuAD v2 file and all its paragraphs."""
+    articles = load_json(path)["data"]
+    documents = sorted({p["context"] for article in articles for p in article["paragraphs"]})
+    place = {text: i for i, text in enumerate(documents)}
+    questions = []
+    for article in articles:
+        own = [place[p["context"]] for p in article["paragraphs"]]
+        for paragraph in article["paragraphs"]:
+            gold = place[paragraph["context"]]
+            near = [i for i in own if i != gold]
+            questions += [
+                Question(q["question"], [a["text"] for a in q["answers"]], [gold], near)
+                for q in paragraph["qas"]
+                if not q["is_impossible"]
+            ]
+    return Documents(questions, documents)
+
+
+def read_hotpotqa(path: Path) -> Documents:
+    """The questions of a HotpotQA distractor file and all its paragraphs, each under its title."""
+    rows = load_json(path)
+    titled = [[f"{title}\n{''.join(sentences)}" for title, sentences in row["context"]] for row in rows]
+    documents = sorted({text for texts in titled for text in texts})
+    place = {text: i for i, text in enumerate(documents)}
+    questions = [
+        Question(row["question"], [row["answer"]], [place[text] for text in texts], [])
+        for row, texts in zip(rows, titled, strict=True)
+    ]
+    return Documents(questions, documents)
