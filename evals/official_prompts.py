@@ -25,7 +25,7 @@ class _Loader(yaml.SafeLoader):
     """YAML of lm-eval: `!function module.name` is read as that text, nothing is imported."""
 
 
-_Loader.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))
+_Loader.add_constructor("!function", lambda loader, node: str(node.value))
 
 
 def sha256(text: str) -> str:
@@ -43,7 +43,9 @@ def tasks_folder() -> Path:
     """The folder `tasks` of the installed lm-eval. Raises UserError where the package is missing."""
     spec = importlib.util.find_spec("lm_eval")
     if spec is None or not spec.submodule_search_locations:
-        raise UserError("The official prompts come with lm-eval, which is not installed: pip install 'lm-eval>=0.4.13'.")
+        raise UserError(
+            "The official prompts come with lm-eval, which is not installed: pip install 'lm-eval>=0.4.13'."
+        )
     return Path(spec.submodule_search_locations[0]) / "tasks"
 
 

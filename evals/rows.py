@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, Any, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
@@ -22,11 +22,7 @@ from evals.errors import UserError
 
 Row = TypeVar("Row", bound=BaseModel)
 
-OPEN: dict[str, Callable[[Path], IO[bytes]]] = {
-    "": lambda path: path.open("rb"),
-    ".xz": lambda path: lzma.open(path),
-    ".gz": lambda path: gzip.open(path),
-}
+SUFFIXES = ("", ".xz", ".gz")
 BROKEN = (lzma.LZMAError, gzip.BadGzipFile, zipfile.BadZipFile, EOFError)
 
 
@@ -42,7 +38,8 @@ class RowFile:
 
     def open(self) -> IO[bytes]:
         if self.member is None:
-            return OPEN[self.path.suffix if self.path.suffix in OPEN else ""](self.path)
+            opener: Callable[..., Any] = {".xz": lzma.open, ".gz": gzip.open}.get(self.path.suffix, open)
+            return cast(IO[bytes], opener(self.path, "rb"))
         with zipfile.ZipFile(self.path) as archive:  # the member keeps the archive open
             return archive.open(self.member)
 
@@ -69,7 +66,7 @@ def find(data_dir: Path, names: Sequence[str], folder: str, archive: str | None 
     places = [base / sub for base in (data_dir, data_dir / folder) for sub in ("", "data")]
     for place in places:
         for name in names:
-            for suffix in OPEN:
+            for suffix in SUFFIXES:
                 if (path := place / f"{name}.jsonl{suffix}").is_file():
                     return RowFile(path)
         if archive and (place / archive).is_file() and (found := _member(place / archive, names)):
@@ -96,13 +93,20 @@ def parse(file: RowFile, number: int, line: bytes, model: type[Row]) -> Row:
         raise UserError(f"{where} is not UTF-8 (byte {error.start}): save the file as UTF-8.") from error
     except json.JSONDecodeError as error:
         raise UserError(f"{where} is not JSON ({error.msg}, column {error.colno}): mend or delete the line.") from error
+    return validate(value, model, where)
+
+
+def validate(value: object, model: type[Row], where: str) -> Row:
+    """A decoded row by its pydantic model, types strict. Raises UserError that begins with `where`."""
     try:
         return model.model_validate(value, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "the row"
         reason = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"{where}: {field} does not fit ({reason}): mend the row or download the file again.") from error
+        raise UserError(
+            f"{where}: {field} does not fit ({reason}): mend the row or download the file again."
+        ) from error
 
 
 def fetch(repo: str, filename: str, revision: str, offline: bool, sha256: str | None = None) -> Path:
@@ -131,9 +135,7 @@ def _download(repo: str, filename: str, revision: str, offline: bool) -> Path | 
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(
-            hf_hub_download(repo, filename, repo_type="dataset", revision=revision, local_files_only=offline)
-        )
+        return Path(hf_hub_download(repo, filename, repo_type="dataset", revision=revision, local_files_only=offline))
     except (LocalEntryNotFoundError, HfHubHTTPError):
         return None
 

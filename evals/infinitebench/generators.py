@@ -161,15 +161,15 @@ def _code_run(rng: random.Random, index: int, size: int, length: int) -> dict[st
     names = [f"func_{i}" for i in range(size)]
     rng.shuffle(names)
     layers = [names[i::depth] for i in range(depth)]
-    calls: dict[str, tuple[str | None, int]] = {}
+    calls: dict[str, tuple[str, int]] = {}
     for level, layer in enumerate(layers):
         for name in layer:
-            callee = rng.choice(layers[level + 1]) if level + 1 < depth else None
+            callee = rng.choice(layers[level + 1]) if level + 1 < depth else ""
             calls[name] = (callee, rng.choice([c for c in range(-12, 18) if c]))
     start, argument = rng.choice(layers[0]), rng.randint(-10, 10)
-    value, name = argument, start
-    while name is not None:
-        name, constant = calls[name]
+    value, callee = argument, start
+    for _ in layers:
+        callee, constant = calls[callee]
         value += constant
     return {
         "context": "\n\n".join(_function(name, *calls[name]) for name in sorted(names, key=_number)),
@@ -183,7 +183,7 @@ def _number(name: str) -> int:
     return int(name.removeprefix("func_"))
 
 
-def _function(name: str, callee: str | None, constant: int) -> str:
+def _function(name: str, callee: str, constant: int) -> str:
     inner = f"{callee}(x)" if callee else "x"
     return f"def {name}(x):\n    return {inner} {'+' if constant > 0 else '-'} {abs(constant)}"
 

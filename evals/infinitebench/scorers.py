@@ -158,7 +158,7 @@ def _debug_text(text: str) -> str:
 
 def _debug_phrase(text: str, label: Any) -> bool:
     after = _after_prefix(_debug_text(text), DEBUG_PREFIXES)
-    return bool(after) and after.startswith((label[1], label[0]))
+    return after is not None and after != "" and after.startswith((label[1], label[0]))
 
 
 def _dialogue(prediction: str, label: Any) -> bool:

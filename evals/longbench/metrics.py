@@ -20,9 +20,7 @@ class Score:
     recursion: bool = False
 
 
-def score(
-    dataset: str, prediction: str, answers: Sequence[str], all_classes: Sequence[str] | None = None
-) -> Score:
+def score(dataset: str, prediction: str, answers: Sequence[str], all_classes: Sequence[str] | None = None) -> Score:
     """Score of a prediction: official post-processing, then the best of its answers.
 
     all_classes: the class names, for trec and lsht. Raises UserError for an unknown data set, no answers, or
@@ -56,8 +54,8 @@ def _rouge(prediction: str, answer: str, _: Sequence[str]) -> Score:
 
 
 def _rouge_zh(prediction: str, answer: str, _: Sequence[str]) -> Score:
-    cut = [" ".join(segment(text)) for text in (prediction, answer)]
-    result = rouge_l.rouge_l(*cut, max_calls=rouge_l.OFFICIAL_CALLS - 1)
+    ours, theirs = (" ".join(segment(text)) for text in (prediction, answer))
+    result = rouge_l.rouge_l(ours, theirs, max_calls=rouge_l.OFFICIAL_CALLS - 1)
     return Score(result.f, result.recursion)
 
 

@@ -31,7 +31,9 @@ def template(dataset: str) -> str:
     """The official template of a data set (its plain name). Raises UserError if its hash is not the official one."""
     task = official_prompts.read_yaml(f"longbench/{dataset}.yaml")
     if task is None:
-        raise UserError(f"{official_prompts.version()} has no prompt of LongBench {dataset}: pip install 'lm-eval==0.4.13'.")
+        raise UserError(
+            f"{official_prompts.version()} has no prompt of LongBench {dataset}: pip install 'lm-eval==0.4.13'."
+        )
     text = task["doc_to_text"].replace("{{context}}", "{context}").replace("{{question}}", "{input}")
     official = official_prompts.hashes()["longbench"][dataset]
     if dataset in REPAIRS and official_prompts.sha256(text) != official:

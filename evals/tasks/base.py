@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,6 +15,9 @@ from evals.prompt import Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from evals.efficiency.device import Rates
+    from evals.model import LongContextModel
 
 
 class TaskSettings(BaseModel):
@@ -59,6 +62,14 @@ class Output:
     logprobs: list[float] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What `Task.measure` found: the perf record of the cell (without `kind` and `cell`), and its metrics."""
+
+    perf: dict[str, Any]
+    metrics: dict[str, float]
+
+
 class Task(ABC):
     """One benchmark, or one dataset of it (`longbench:qasper`).
 
@@ -75,6 +86,8 @@ class Task(ABC):
     lengths: ClassVar[Sequence[int] | None] = None
     """Default lengths in tokens; None where the data has its own lengths and --length is the truncation budget."""
     settings_model: ClassVar[type[TaskSettings]] = TaskSettings
+    apart: ClassVar[bool] = False
+    """Whether cells are measured (`measure`), in a process of their own a model, instead of answered."""
 
     def __init__(self, subset: str | None, settings: TaskSettings, data: DataSource) -> None:
         self.subset = subset
@@ -97,6 +110,10 @@ class Task(ABC):
     def evaluate(self, instance: Instance, output: Output) -> dict[str, float]:
         """Metrics of one sample."""
 
+    def measure(self, model: LongContextModel, instance: Instance, rates: Rates) -> Measured:
+        """Time and memory of the first instance of a cell, for tasks that are `apart`. rates: of the device."""
+        raise NotImplementedError
+
     def summarize(self, samples: Sequence[dict[str, Any]]) -> dict[str, float]:
         """Metrics of a cell from its sample records: by default the mean of every metric."""
         names = dict.fromkeys(name for sample in samples for name in sample["metrics"])
@@ -105,3 +122,11 @@ class Task(ABC):
             for name in names
             if (values := [s["metrics"][name] for s in samples if name in s["metrics"]])
         }
+
+    @classmethod
+    def views(cls, scores: Mapping[str, float]) -> dict[str, dict[str, float]]:
+        """Named averages over the scores of one model by subset, as {view: {column: score}}.
+
+        A view that lacks one of its subsets is left out; most benchmarks define none.
+        """
+        return {}

@@ -21,9 +21,7 @@ MIN_LENGTH = 640
 """Shortest --length: 125 tokens of prompt under the official rule."""
 
 
-def score(
-    dataset: str, prediction: str, answers: Sequence[str], all_classes: Sequence[str] | None = None
-) -> float:
+def score(dataset: str, prediction: str, answers: Sequence[str], all_classes: Sequence[str] | None = None) -> float:
     """Official score in 0..1 of a raw prediction, official post-processing included: the best of its answers.
 
     Raises UserError for an unknown data set, an empty list of answers, or missing class names (trec, lsht).
@@ -143,7 +141,7 @@ def prompt_budget(length: int | None, max_prompt_tokens: int | None, max_new_tok
         budget = max_prompt_tokens
         if length is not None and budget + max_new_tokens > length:
             raise UserError(
-                f"max_prompt_tokens {budget} and an answer of {max_new_tokens} tokens do not fit into --length {length}."
+                f"max_prompt_tokens {budget} and an answer of {max_new_tokens} tokens exceed --length {length}."
             )
         return budget
     if length is None:

@@ -1,0 +1,197 @@
+"""LongBench v2 (Bai et al., ACL 2025): 503 four-choice questions, answered in a sentence that is parsed."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, Field
+
+from evals import official_prompts
+from evals.errors import UserError
+from evals.model import Stop
+from evals.prompt import PromptBuilder
+from evals.rows import RowFile, fetch, find, parse, validate
+from evals.tasks.base import Instance, Output, Task, TaskSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+REPO = "zai-org/LongBench-v2"
+REVISION = "2b48e494f2c7a2f0af81aae178e05c7e1dde0fe9"
+SHA256 = "15d61c22d92c96900b3c4948b6aeea218d3214b676a65df48e7b8555604c7fe2"
+"""Of data.json at that revision, as several public reproductions give it."""
+MAX_NEW_TOKENS = 128
+OFFICIAL_BUDGET = 120_000
+FORMAT = 'Format your response as follows: "The correct answer is (insert answer here)".'
+"""The official last line, without which no answer can be parsed; lm-eval asks by likelihood and ends in "Answer:"."""
+SLOTS = {
+    "{{context}}": "$DOC$",
+    "{{question.strip()}}": "$Q$",
+    "{{choices[0]}}": "$C_A$",
+    "{{choices[1]}}": "$C_B$",
+    "{{choices[2]}}": "$C_C$",
+    "{{choices[3]}}": "$C_D$",
+}
+
+
+class Row(BaseModel):
+    """One official row."""
+
+    id: str = Field(alias="_id")
+    domain: str
+    sub_domain: str
+    difficulty: Literal["easy", "hard"]
+    length: Literal["short", "medium", "long"]
+    question: str
+    choice_A: str
+    choice_B: str
+    choice_C: str
+    choice_D: str
+    answer: Literal["A", "B", "C", "D"]
+    context: str
+
+
+class LongBenchV2Settings(TaskSettings):
+    """chat: "official" sends the prompt as one user message where the tokenizer has a chat template.
+    max_prompt_tokens: the truncation budget, in place of --length less the answer (without a length: 120000)."""
+
+    chat: Literal["official", "never", "always"] = "official"
+    max_prompt_tokens: int | None = None
+
+
+class LongBenchV2(Task):
+    """Zero-shot generate and parse. Greedy, where the official script samples at temperature 0.1."""
+
+    name = "longbench-v2"
+    version = 1
+    settings_model = LongBenchV2Settings
+    settings: LongBenchV2Settings
+
+    def check(self) -> None:
+        self._locate()
+
+    def _locate(self) -> RowFile:
+        """data.json (or longbench_v2.jsonl) of the data folder, or data.json of the hub."""
+        folder = self.data.data_dir
+        if folder is None:
+            return RowFile(fetch(REPO, "data.json", REVISION, self.data.offline, SHA256))
+        if (found := find(folder, ["longbench_v2"], "longbench-v2")) is not None:
+            return found
+        for place in (folder / "longbench-v2", folder):
+            if (place / "data.json").is_file():
+                return RowFile(place / "data.json")
+        raise UserError(
+            f"LongBench v2 is not in {folder}: put data.json of https://huggingface.co/datasets/{REPO} there."
+        )
+
+    def instances(
+        self, tokenizer: PreTrainedTokenizerBase, length: int | None, limit: int | None, seed: int
+    ) -> Iterator[Instance]:
+        """The rows in file order. seed is not used: nothing is random."""
+        builder = PromptBuilder(tokenizer)
+        chat = self.settings.chat == "always" or (self.settings.chat == "official" and bool(tokenizer.chat_template))
+        file = self._locate()
+        for number, row in islice(read(file), limit):
+            before, after, question = render(row)
+            try:
+                prompt = builder.build(
+                    before,
+                    row.context.strip(),
+                    after,
+                    budget=self._budget(length),
+                    chat=chat,
+                    question=question,
+                    template=template(),
+                )
+            except UserError as error:
+                raise UserError(f"{file}, row {number}: {error}") from error
+            yield Instance(
+                id=f"{number:04d}",
+                prompt=prompt,
+                max_new_tokens=MAX_NEW_TOKENS,
+                stop=Stop(ids=frozenset({tokenizer.eos_token_id} - {None})),
+                reference=row.answer,
+                meta={
+                    "row": row.id,
+                    "domain": row.domain,
+                    "sub_domain": row.sub_domain,
+                    "difficulty": row.difficulty,
+                    "length": row.length,
+                    "chat": chat,
+                },
+            )
+
+    def _budget(self, length: int | None) -> int:
+        if self.settings.max_prompt_tokens is not None:
+            return self.settings.max_prompt_tokens
+        return OFFICIAL_BUDGET if length is None else length - MAX_NEW_TOKENS
+
+    def evaluate(self, instance: Instance, output: Output) -> dict[str, float]:
+        """score, again under the row's difficulty and length class, and unparsed: 1 where no answer was found."""
+        answer = parse_answer(output.text)
+        right = float(answer == instance.reference)
+        difficulty, length = instance.meta["difficulty"], instance.meta["length"]
+        return {
+            "score": right,
+            f"score_{difficulty}": right,
+            f"score_{length}": right,
+            "unparsed": float(answer is None),
+        }
+
+
+@cache
+def template() -> str:
+    """The official prompts/0shot.txt: lm-eval's text with the official slots and last line, checked by hash."""
+    config = official_prompts.read_yaml("longbench2/_longbench_common_yaml")
+    if config is None:
+        raise UserError(f"{official_prompts.version()} has no LongBench v2: pip install 'lm-eval==0.4.13'.")
+    text = config["doc_to_text"]
+    for theirs, official in SLOTS.items():
+        text = text.replace(theirs, official)
+    text = text.removesuffix("Answer:") + FORMAT
+    expected = official_prompts.hashes()["longbench_v2"]["0shot"]
+    return official_prompts.check(text, expected, "LongBench v2", official_prompts.version())
+
+
+def render(row: Row) -> tuple[str, str, str]:
+    """Text before and after the document, and the question with its choices; values are stripped, as officially."""
+    before, _, after = template().partition("$DOC$")
+    start, end = after.index("$Q$"), after.index("$C_D$") + len("$C_D$")
+    question = after[start:end].replace("$Q$", row.question.strip())
+    for letter in "ABCD":
+        question = question.replace(f"$C_{letter}$", getattr(row, f"choice_{letter}").strip())
+    return before, after[:start] + question + after[end:], question
+
+
+def parse_answer(response: str) -> str | None:
+    """The letter of "The correct answer is (A)", else of "The correct answer is A", asterisks ignored."""
+    text = response.strip().replace("*", "")
+    for pattern in (r"The correct answer is \(([A-D])\)", r"The correct answer is ([A-D])"):
+        if match := re.search(pattern, text):
+            return match.group(1)
+    return None
+
+
+def read(file: RowFile) -> Iterator[tuple[int, Row]]:
+    """Numbers and rows of a JSON array or of JSON Lines. Raises UserError for a bad row."""
+    if file.path.suffix != ".json":
+        yield from ((number, parse(file, number, line, Row)) for number, line in file.lines())
+        return
+    for number, value in enumerate(_array(file.path), start=1):
+        yield number, validate(value, Row, f"{file}, row {number}")
+
+
+def _array(path: Path) -> list[object]:
+    try:
+        values = json.loads(path.read_bytes())
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} is not JSON ({error}): download it again.") from error
+    if not isinstance(values, list) or not values:
+        raise UserError(f"{path} holds no list of rows: download it again.")
+    return values
