@@ -59,6 +59,9 @@ def evaluate(
     ] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Folder with weights instead of the preset's.")] = None,
     random_weights: Annotated[bool, typer.Option("--random-weights", help="The preset's shape only.")] = False,
+    maxlen: Annotated[
+        bool, typer.Option("--maxlen", help="Task efficiency: search the longest context that fits.")
+    ] = False,
     perf: Annotated[bool, typer.Option(help="Measure time and memory in a cold pass.")] = True,
     reuse: Annotated[bool, typer.Option(help="Read a context once for all its questions.")] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
@@ -79,6 +82,10 @@ def evaluate(
 
         show(tasks, models, out)
         return 0
+    if maxlen:
+        if "efficiency" not in tasks:
+            raise UserError("--maxlen goes with --task efficiency.")
+        tasks = ["efficiency-maxlen" if name == "efficiency" else name for name in tasks]
     if not tasks or not models:
         raise UserError("Name at least one --task and one --model: `sharedllm-eval --list` shows all.")
     assigned: dict[str, Any] = parse_settings([*(settings or []), *(more_settings or [])])

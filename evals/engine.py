@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import torch
 
 from evals.cells import Cell, ModelChoice, digest
+from evals.efficiency.apart import Loaded, Result, measured_apart
 from evals.errors import UserError
 from evals.measure import PeakMemory, cold, first_line, is_out_of_memory, synchronize
 from evals.model import LongContextModel, Session
@@ -82,6 +83,10 @@ class Engine:
         for cell in cells:
             if cell not in todo:
                 self.progress.finish(cell, self.states[cell.id])
+        apart = [cell for cell in todo if cell.task.task.apart]
+        todo = [cell for cell in todo if not cell.task.task.apart]
+        if apart:  # first: this process holds nothing on the device yet
+            self._measure_apart(apart)
         if not todo:
             return
         model = self._guard(todo, partial(self._load, todo[0].model))
@@ -139,13 +144,48 @@ class Engine:
         model = choice.method.load(choice.preset, choice.runtime)
         synchronize(model.device)
         self.spent.load_s += time.perf_counter() - start
+        self._note_model(choice, model.budget)
+        return model
+
+    def _note_model(self, choice: ModelChoice, budget: dict[str, Any]) -> None:
         self.run.meta["models"][choice.name] = {
             "preset": choice.preset.model_dump(mode="json"),
-            "budget": model.budget,
+            "budget": budget,
             "identity": digest(choice.identity),
         }
         self.run.save()
-        return model
+
+    def _measure_apart(self, cells: Sequence[Cell]) -> None:
+        """Cells of one model whose task measures: each has its state when this returns."""
+        left = {cell.id: cell for cell in cells}
+        self.progress.begin(cells[0], 1)
+        before = time.perf_counter()
+        for message in measured_apart(cells):
+            now = time.perf_counter()
+            if isinstance(message, Loaded):
+                self.spent.load_s += now - before
+                self._note_model(cells[0].model, message.budget)
+                for cell in left.values():
+                    self.states[cell.id]["max_context"] = message.max_context
+            else:
+                self.spent.model_s += now - before
+                self._note_measured(left.pop(message.cell), message)
+                if left:
+                    self.progress.begin(next(iter(left.values())), 1)
+            before = time.perf_counter()
+
+    def _note_measured(self, cell: Cell, result: Result) -> None:
+        if result.status == "failed":
+            if result.traceback:
+                self.progress.log(result.traceback)
+                self._settle([cell], "failed", result.error, traceback=result.traceback)
+            else:
+                self._settle([cell], "failed", result.error, bad_input=result.bad_input)
+            return
+        if result.metrics:
+            self.run.append({"kind": "sample", "cell": cell.id, **result.sample()})
+        self.run.append({"kind": "perf", "cell": cell.id, **(result.perf or {})})
+        self._settle([cell], result.status, result.error, limit=None)
 
     def _run_cell(self, model: LongContextModel, cell: Cell) -> None:
         PeakMemory(model.device).start()

@@ -36,6 +36,7 @@ TASKS = {
     "infinitebench": "evals.tasks.infinitebench:InfiniteBench",
     "ruler": "evals.tasks.ruler:Ruler",
     "efficiency": "evals.tasks.efficiency:Efficiency",
+    "efficiency-maxlen": "evals.tasks.efficiency:MaxLength",
 }
 
 
