@@ -11,12 +11,10 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from baselines.cepe.adapter import CEPE, CEPESettings, overflow_tokens
 from baselines.cepe.modeling import CEPEForCausalLM, EncodedContext
-from evals import presets
 from evals.errors import UserError
 from evals.model import Query, Runtime
 from evals.presets import Preset, Weights
@@ -73,6 +71,16 @@ def test_logits_equal_the_released_code(model: CEPEForCausalLM, golden: Any, cas
         close(encoded.states, data["encoder_hidden_states"])
         nll = torch.nn.functional.cross_entropy(got[:, -9:-1].flatten(0, 1), data["input_ids"][:, -8:].flatten())
         close(nll, data["loss_last8"])
+
+
+def test_many_queries_project_the_states(model: CEPEForCausalLM, golden: Any) -> None:
+    attention = model.model.layers[0].cross_attn
+    assert attention.absorbs(31) and not attention.absorbs(32)
+    ids = golden["negative_controls"]["input_ids"].repeat(1, 2)
+    with torch.inference_mode():
+        context = model.encode(golden["negative_controls"]["encoder_input_ids"])
+        close(logits(model, ids, context), logits(model, ids, model.project(context)))
+        close(logits(model, ids, context)[:, :31], logits(model, ids[:, :31], context))
 
 
 def test_without_context_it_is_the_released_code(model: CEPEForCausalLM, golden: Any) -> None:
@@ -334,41 +342,3 @@ def test_states_take_less_memory_than_keys_and_values(model: CEPEForCausalLM) ->
         sizes[form] = session.state_bytes
     cache = 16 * 3 * 2 * 64 * 4
     assert sizes == {"states": cache + 74 * 32 * 4, "kv": cache + 74 * 3 * 2 * 64 * 4}
-
-
-# --- presets
-
-
-class LargestFloat32(TorchDispatchMode):
-    """Notes the number of elements of the largest float32 tensor that any operation makes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.numel = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if isinstance(out, torch.Tensor) and out.dtype == torch.float32:
-            self.numel = max(self.numel, out.numel())
-        return out
-
-
-def test_random_weights_are_made_in_their_dtype() -> None:
-    tiny = preset("nowhere").model_copy(update={"shape": fields() | {"vocab_size": 258}, "settings": SETTINGS})
-    with LargestFloat32() as watch:
-        loaded = CEPE.load(tiny, Runtime(random_weights=True, dtype="bfloat16"))
-    assert {p.dtype for p in loaded.model.parameters()} == {torch.bfloat16}
-    assert watch.numel < 64 * 64
-    assert loaded.prefill(IDS).score(Query([4]), [7]).isfinite().all()
-
-
-@pytest.mark.parametrize("name", ["cepe-7b", "ceped-7b"])
-def test_presets_have_the_released_shape(name: str) -> None:
-    """669 tensors and 8,516,195,328 parameters, as the released class has."""
-    loaded = CEPE.load(presets.load(name), Runtime(device="meta", dtype="bfloat16", random_weights=True, offline=True))
-    parameters = dict(loaded.model.named_parameters())
-    assert len(parameters) == 669
-    assert sum(p.numel() for p in parameters.values()) == 8_516_195_328
-    assert parameters["model.layers.31.cross_attn.k_proj.weight"].shape == (4096, 1024)
-    assert parameters["encoder.layers.23.mlp.up_proj.weight"].shape == (4096, 1024)
-    assert loaded.cost(28_672 + 4096 - 256, 256).state_bytes == 28_672 * 1024 * 2 + 3840 * 32 * 2 * 4096 * 2

@@ -163,9 +163,9 @@ class CEPE(LongContextModel):
         return CEPESession(self, prefix_ids, context_ids)
 
     def cost(self, context_tokens: int, query_tokens: int) -> Cost:
-        """Encoder and decoder of one read without prefix; the answer is left out of the account, it is short."""
+        """One read without prefix, for an answer of one token; a longer one may move the split by a step of `room`."""
         config, encoder = self.model.config, self.model.encoder.config
-        overflow = overflow_tokens(self.settings, 0, context_tokens, query_tokens)
+        overflow = overflow_tokens(self.settings, 0, context_tokens, query_tokens + 1)
         running = context_tokens - overflow
         cross = CrossCost(self.model, overflow, self.settings.cache_cross == "kv")
         full, rest = divmod(overflow, self.settings.chunk)
