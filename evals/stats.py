@@ -25,7 +25,7 @@ Floats = NDArray[np.float64]
 
 REPLICATES = 2000
 """Bootstrap draws of a mean (one matrix product)."""
-SLOW_REPLICATES = 1000
+SLOW_REPLICATES = 500
 """Draws where the statistic is a Python function."""
 EXACT_CLUSTERS = 12
 """Up to this many clusters a randomisation test lists every arrangement instead of drawing them."""
@@ -68,11 +68,7 @@ def draws(clusters: int, replicates: int, seed: int) -> Floats:
     """How often each cluster is drawn in each replicate, shape (replicates, clusters); rows sum to
     `clusters`.
     """
-    return (
-        np.random.default_rng(seed)
-        .multinomial(clusters, [1 / clusters] * clusters, size=replicates)
-        .astype(float)
-    )
+    return np.random.default_rng(seed).multinomial(clusters, [1 / clusters] * clusters, size=replicates).astype(float)
 
 
 def bootstrap_means(sums_GK: Floats, counts_GK: Floats, replicates: int, seed: int) -> Floats:
@@ -128,28 +124,35 @@ def mean_intervals(samples: Sequence[Sample], seed: int = 0) -> dict[str, Interv
     return result
 
 
-def statistic_intervals(
-    samples: Sequence[Sample], statistic: Statistic, seed: int = 0
-) -> dict[str, Interval]:
-    """Any statistic of a cell (a perplexity, a mean of documents' means) with its interval, clusters by
-    `group`.
-    """
+def statistic_intervals(samples: Sequence[Sample], statistic: Statistic, seed: int = 0) -> dict[str, Interval]:
+    """Any statistic of a cell (a perplexity, a mean of documents' means) with its interval, by `group`."""
     estimates = statistic(samples)
     codes, clusters = cluster_codes(samples)
     if clusters < 2:
         return {name: Interval(float(value)) for name, value in estimates.items()}
-    members = [np.flatnonzero(codes == c) for c in range(clusters)]
+    members = cluster_members(samples, codes, clusters)
     rng = np.random.default_rng(seed)
-    replicates = []
-    for _ in range(SLOW_REPLICATES):
-        chosen = np.concatenate([members[c] for c in rng.integers(clusters, size=clusters)])
-        replicates.append(statistic([samples[i] for i in chosen]))
+    replicates = [statistic(drawn(members, rng.integers(clusters, size=clusters))) for _ in range(SLOW_REPLICATES)]
     return {
-        name: interval(
-            float(value), np.array([r.get(name, np.nan) for r in replicates], dtype=float), clusters
-        )
+        name: interval(float(value), np.array([r.get(name, np.nan) for r in replicates], dtype=float), clusters)
         for name, value in estimates.items()
     }
+
+
+def cluster_members(samples: Sequence[Sample], codes: NDArray[np.int64], clusters: int) -> list[list[Sample]]:
+    """The samples of each cluster."""
+    return [[samples[i] for i in np.flatnonzero(codes == c).tolist()] for c in range(clusters)]
+
+
+def drawn(members: Sequence[Sequence[Sample]], chosen: NDArray[np.int64]) -> list[Sample]:
+    """The samples of the chosen clusters; one that is chosen again counts as another `group`."""
+    times = [0] * len(members)
+    result: list[Sample] = []
+    for c in chosen:
+        copies = times[c]
+        result += members[c] if not copies else [{**s, "group": f"{s['group']}#{copies}"} for s in members[c]]
+        times[c] += 1
+    return result
 
 
 def mcnemar(first: Floats, second: Floats) -> float:

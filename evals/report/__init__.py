@@ -1,0 +1,43 @@
+"""From a run folder to tables, plots and one page. Everything here is derived: delete it and build it again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # reading a run must not wait for matplotlib
+    import pandas as pd
+
+    from evals.report.load import Run
+
+
+def build(run_dir: Path | str) -> pd.DataFrame:
+    """Write summary, tables, plots and report.html into a run folder. Returns the summary, one row a cell.
+
+    Raises UserError where the folder is no run or nothing was measured yet.
+    """
+    from evals.report.load import load
+
+    folder = Path(run_dir)
+    return write(load(folder), folder)
+
+
+def write(run: Run, folder: Path) -> pd.DataFrame:
+    """Write the report of a run, or of several merged, into `folder`. Returns the summary."""
+    from evals.report.frames import Data
+    from evals.report.page import write_page
+    from evals.report.paper_tables import paper_tables
+    from evals.report.plots import draw
+    from evals.report.tables import summary_table
+
+    data = Data.of(run)
+    folder.mkdir(parents=True, exist_ok=True)
+    data.summary.to_csv(folder / "summary.csv", index=False)
+    data.summary.to_parquet(folder / "summary.parquet", index=False)
+    (folder / "summary.md").write_text(summary_table(data).markdown(), encoding="utf-8")
+    tables = paper_tables(data)
+    for table in tables:
+        table.write(folder / "tables")
+    plots = draw(data, folder / "plots")
+    write_page(data, plots, tables, folder / "report.html")
+    return data.summary

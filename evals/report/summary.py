@@ -100,4 +100,17 @@ def _absent(value: Any) -> bool:
 
 def dumps(value: Any) -> str:
     """One line of JSON; numbers that JSON does not know become null."""
-    return json.dumps(value, ensure_ascii=False, default=lambda v: v.item() if hasattr(v, "item") else str(v))
+    return json.dumps(finite(value), ensure_ascii=False, allow_nan=False, default=_plain)
+
+
+def finite(value: Any) -> Any:
+    """The value with numbers that JSON does not know (NaN, infinities) as null."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else str(value)

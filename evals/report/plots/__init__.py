@@ -30,6 +30,7 @@ def draw(data: Data, folder: Path) -> list[tuple[str, str, Path]]:
         for name, caption, figure in figures(data):
             path = folder / f"{name}.svg"
             figure.savefig(path, metadata={"Date": None, "Creator": None})
+            figure.set_layout_engine("none")  # laid out once is enough
             figure.savefig(path.with_suffix(".png"))
             drawn.append((name, caption, path))
     return drawn

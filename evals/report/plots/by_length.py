@@ -64,7 +64,8 @@ def panel(ax: Axes, rows: pd.DataFrame, styles: dict[str, Look]) -> None:
         gone = mine[mine["score"].isna() & (mine["status"] == "oom")]["length"].astype(float).tolist()
         out_of_memory(ax, gone, look, lost)
         lost += bool(gone)
-    spread_axis(ax, rows["score"].dropna())
+    if not rows["higher_is_better"].all():
+        spread_axis(ax, "y", rows["score"].dropna())
     limits(ax, rows)
     headroom(ax, lost)
     length_axis(ax, rows["length"].astype(float))
@@ -74,5 +75,5 @@ def limits(ax: Axes, rows: pd.DataFrame) -> None:
     """0 to 1 for a share, whatever its values: a small difference must look small."""
     values = rows[["score", "low", "high"]].to_numpy(float)
     share = rows["higher_is_better"].all() and np.nanmin(values) >= 0 and np.nanmax(values) <= 1
-    if share and ax.get_yscale() == "linear" and "gain" not in str(rows["metric"].iloc[0]):
+    if share and ax.get_yscale() == "linear" and rows["metric"].iloc[0] != "use_of_context":
         ax.set_ylim(-0.03, 1.03)

@@ -10,7 +10,7 @@ from evals.report.frames import Data
 from evals.report.plots.by_length import panel
 from evals.report.plots.style import legend, looks, panels
 
-METRIC = "context_gain"
+METRIC = "use_of_context"
 CAPTION = (
     "True use of context: loss with another document's context minus loss with the document's own, in nats "
     "a token, with 95 % intervals. At 0 the context is of no use."

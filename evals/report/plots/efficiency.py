@@ -38,7 +38,7 @@ def figures(data: Data) -> Iterator[tuple[str, str, Figure]]:
             out_of_memory(ax, gone, look, lost)
             lost += bool(gone)
         if quantity == "ttft_s":
-            spread_axis(ax, rows[quantity].dropna().astype(float))
+            spread_axis(ax, "y", rows[quantity].dropna())
         if ax.get_yscale() == "linear":
             ax.set_ylim(bottom=0)
         headroom(ax, lost)

@@ -32,9 +32,9 @@ def figures(data: Data) -> Iterator[tuple[str, str, Figure]]:
 
 
 def grid(data: Data, rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Mean score for each model, length and depth (0 is the start of the context, 1 its end)."""
+    """Mean score for each model, length and depth (in percent of the context)."""
     points = [
-        (row.model, row.length, round(float(s["meta"]["depth"]), 3), s["metrics"][metric])
+        (row.model, row.length, float(s["meta"]["depth"]), s["metrics"][metric])
         for row in rows.itertuples()
         for s in data.run.scored(str(row.cell))
         if s["meta"].get("depth") is not None and metric in s["metrics"]
@@ -62,7 +62,7 @@ def heat_maps(rows: pd.DataFrame, found: pd.DataFrame) -> Figure:
         ax.set_title(short(model, 26))
         rotation = 90 if len(lengths) > 6 else 0
         ax.set_xticks(range(len(lengths)), [tokens(length) for length in lengths], rotation=rotation)
-        ax.set_yticks(range(len(depths))[::every], [f"{d:.0%}" for d in depths][::every])
+        ax.set_yticks(range(len(depths))[::every], [f"{d:g}%" for d in depths][::every])
     for ax in axes.flat[len(models) :]:
         ax.remove()
     figure.supylabel("depth of the needle", fontsize=7.5)

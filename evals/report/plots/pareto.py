@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from evals.report.frames import Data
 from evals.report.plots.efficiency import QUANTITIES
-from evals.report.plots.style import PAGE, Look, file_name, legend, looks, metric_label
+from evals.report.plots.style import PAGE, Look, file_name, legend, looks, metric_label, spread_axis
 
 CAPTION = (
     "{task}{length}: {metric} against memory, time to first token and time per output token. The grey line "
@@ -20,16 +20,16 @@ CAPTION = (
 
 
 def figures(data: Data) -> Iterator[tuple[str, str, Figure]]:
-    """One figure a task family, at the longest length that at least two models were scored and timed at."""
+    """One figure a task family, at the longest length at which most models were scored and timed."""
     styles = looks(data.models)
     scored = data.scores[data.scores["score"].notna() & data.scores["ttft_s"].notna()]
     for family, family_rows in scored.groupby("family", sort=False):
         rows = family_means(family_rows)
         lengths = rows["length"].fillna(0)
         counts = rows.groupby(lengths)["model"].nunique()
-        if not (counts > 1).any():
+        if counts.max() < 2:
             continue
-        longest = counts[counts > 1].index.max()
+        longest = counts[counts == counts.max()].index.max()
         chosen = rows[lengths == longest]
         present = {m: styles[m] for m in styles if m in set(chosen["model"])}
         figure = Figure(figsize=(PAGE, 2.4), layout="constrained")
@@ -79,7 +79,6 @@ def panel(ax: Axes, rows: pd.DataFrame, quantity: str, label: str, styles: dict[
         look = styles[model]
         ax.plot([cost[i]] * 2, [low[i], high[i]], color=look.colour, lw=0.8, zorder=2)
         ax.plot(cost[i], score[i], look.marker, color=look.colour, ms=5.5, zorder=3)
-    if cost.max() / cost.min() > 10:
-        ax.set_xscale("log")
-    else:
-        ax.set_xlim(left=0, right=cost.max() * 1.1)
+    spread_axis(ax, "x", cost)
+    if ax.get_xscale() == "linear":
+        ax.set_xlim(0, cost.max() * 1.1)

@@ -24,7 +24,7 @@ def figures(data: Data) -> Iterator[tuple[str, str, Figure]]:
     for family, rows in single.groupby("family", sort=False):
         tasks = list(dict.fromkeys(rows["task"]))
         present = {m: styles[m] for m in styles if m in set(rows["model"])}
-        height = len(tasks) * max(0.3, 0.1 * len(present) + 0.12) + 0.75
+        height = len(tasks) * (0.1 * len(present) + 0.14) + 0.95
         figure = Figure(figsize=(COLUMN, height), layout="constrained")
         dots(figure.subplots(), rows, tasks, present)
         legend(figure, present)

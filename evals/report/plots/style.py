@@ -6,12 +6,13 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 STYLE = Path(__file__).with_name("style.mplstyle")
 COLUMN, PAGE = 3.4, 7.0
@@ -118,11 +119,16 @@ def headroom(ax: Axes, rows: int) -> None:
         ax.set_ylim(low, low + (high - low) / (1 - share))
 
 
-def spread_axis(ax: Axes, values: Iterable[float]) -> None:
-    """A logarithmic value axis where the values span more than a factor of ten."""
-    positive = np.array([v for v in values if v > 0])
-    if len(positive) and positive.max() / positive.min() > 10:
-        ax.set_yscale("log")
+def spread_axis(ax: Axes, which: Literal["x", "y"], values: Iterable[float]) -> None:
+    """A logarithmic axis, with plain numbers, where positive values span more than a factor of ten."""
+    found = np.array(list(values), dtype=float)
+    if len(found) and found.min() > 0 and found.max() / found.min() > 10:
+        ax.set(**{f"{which}scale": "log"})
+        axis = ax.xaxis if which == "x" else ax.yaxis
+        few = found.max() / found.min() < 100
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def legend(figure: Figure, found: dict[str, Look]) -> None:
@@ -132,7 +138,7 @@ def legend(figure: Figure, found: dict[str, Look]) -> None:
         for name, k in found.items()
     ]
     widest = max(len(short(name)) for name in found)
-    fitting = max(1, int(figure.get_figwidth() / (0.062 * widest + 0.62)))
+    fitting = max(1, int(figure.get_figwidth() / (0.054 * widest + 0.44)))
     figure.legend(handles=handles, loc="outside upper left", ncols=min(len(handles), fitting))
 
 

@@ -1,0 +1,129 @@
+"""One self-contained HTML page a run: it opens from a disk or a mail, without network or server.
+
+Text from models and data reaches the page in two ways only: through Jinja2's escaping, or as JSON whose `<`, `>`
+and `&` are written as escapes and which the script shows through `textContent`. A content security policy allows
+the page's own script and nothing else.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from evals.report.frames import Data
+from evals.report.load import Record, Run
+from evals.report.summary import dumps, records
+from evals.report.tables import Table, fairness
+
+MOST_SAMPLES = 5000
+MOST_CHARACTERS = 20_000_000
+"""What the sample browser embeds at most: a page of more than about 20 MB opens slowly."""
+FIELDS = (
+    "cell", "sample", "status", "error", "metrics", "output", "reference", "group", "meta", "audit", "trace",
+    "prompt", "seconds",
+)  # fmt: skip
+
+
+def write_page(data: Data, plots: Sequence[tuple[str, str, Path]], tables: Sequence[Table], path: Path) -> None:
+    """Write the report of a run to `path`."""
+    env = Environment(loader=PackageLoader("evals.report", "template"), autoescape=True, undefined=StrictUndefined)
+    folder = Path(__file__).with_name("template")
+    script = (folder / "page.js").read_text(encoding="utf-8")
+    samples, left_out = embedded(data.run)
+    text = env.get_template("page.html.j2").render(
+        title=title(data.run),
+        facts=facts(data.run),
+        notes=data.run.notes,
+        style=Markup((folder / "page.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        plots=[inline(name, caption, file) for name, caption, file in plots],
+        tables=[shown(table) for table in tables],
+        fairness=shown(fairness(data)),
+        left_out=left_out,
+        environment=json.dumps(background(data.run), indent=1, ensure_ascii=False, default=str),
+        data=script_json({"cells": with_errors(data), "samples": samples}),
+    )
+    path.write_text(text, encoding="utf-8")
+
+
+def title(run: Run) -> str:
+    return f"Report of {run.path.resolve().name}"
+
+
+def facts(run: Run) -> list[str]:
+    """A line of what the run was, for the head of the page."""
+    samples = sum(len(s) for s in run.samples.values())
+    counted = [f"{len(run.models)} models", f"{len(run.cells)} cells", f"{samples} samples"]
+    return [*([str(run.record["created"])] if "created" in run.record else []), *counted]
+
+
+def background(run: Run) -> Record:
+    """What the run record says beside models and cells."""
+    return {k: v for k, v in run.record.items() if k not in ("models", "cells")}
+
+
+def with_errors(data: Data) -> list[Record]:
+    """The summary as JSON, each cell with the error that ended it, if any."""
+    return [{**row, "error": data.run.cells[row["cell"]].get("error")} for row in records(data.summary)]
+
+
+def embedded(run: Run) -> tuple[list[Record], str]:
+    """The samples that the page holds and a sentence about those it does not.
+
+    Where there are too many, every cell gives its first ones in turn, so that each stays represented.
+    """
+    everything = list(chain.from_iterable(run.samples.values()))
+    taken: list[Record] = []
+    characters = 0
+    in_turn = (s for row in zip_longest(*run.samples.values()) for s in row if s is not None)
+    for sample in in_turn:
+        chosen = {name: sample.get(name) for name in FIELDS}
+        characters += len(dumps(chosen))
+        if len(taken) == MOST_SAMPLES or characters > MOST_CHARACTERS:
+            break
+        taken.append(chosen)
+    order = {(s["cell"], s["sample"]): i for i, s in enumerate(everything)}
+    taken.sort(key=lambda s: order[s["cell"], s["sample"]])
+    missing = len(everything) - len(taken)
+    note = (
+        f"{missing} of {len(everything)} samples are left out to keep this page quick; all of them are in "
+        "samples.jsonl and count in every number here."
+    )
+    return taken, note if missing else ""
+
+
+def script_json(value: Any) -> Markup:
+    """JSON that is safe inside a script element."""
+    text = dumps(value)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+def inline(name: str, caption: str, file: Path) -> dict[str, Any]:
+    """A plot as an inline SVG element whose ids are its own on the page."""
+    svg = file.read_text(encoding="utf-8")
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+    width = float(re.search(r'width="([\d.]+)pt"', svg)[1])  # type: ignore[index]
+    return {"caption": caption, "svg": Markup(svg), "wide": width > 300}
+
+
+def shown(table: Table) -> dict[str, Any]:
+    frame = table.text()
+    return {
+        "title": table.title,
+        "columns": list(frame.columns),
+        "rows": frame.to_numpy().tolist(),
+        "notes": table.notes,
+    }

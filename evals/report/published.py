@@ -1,0 +1,47 @@
+"""The paper's own numbers (results/published), to stand beside what a run measured."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+
+FOLDER = Path(__file__).resolve().parents[2] / "results" / "published"
+MODELS = {
+    "full": "LLaMA-2-7B",
+    "sharedllm": "SharedLLM",
+    "streaming_llm": "StreamingLLM",
+    "yarn": "YaRN-2-128K",
+    "cepe": "CEPE",
+    "longllama": "LongLlama",
+    "activation_beacon": "Activation Beacon",
+}
+"""What the paper calls the method of a registry name."""
+
+
+@cache
+def table(number: int) -> pd.DataFrame:
+    """A table of the paper in long form; without rows where the folder is not there (an installed wheel)."""
+    file = FOLDER / f"table{number}.csv"
+    if not file.is_file():
+        return pd.DataFrame(columns=["table", "version", "model", "variant", "column", "length", "value", "status"])
+    return pd.read_csv(file, dtype={"length": str, "variant": str, "column": str}).fillna({"length": "", "variant": ""})
+
+
+def rows(number: int, methods: list[str]) -> pd.DataFrame:
+    """The rows of a table for the methods of a run."""
+    names = {MODELS[m] for m in methods if m in MODELS}
+    found = table(number)
+    return found[found["model"].isin(names)]
+
+
+def value(row: dict) -> float | str | None:
+    """A published cell: its number, `oom`, or None where the paper gives none."""
+    if row["status"] == "oom":
+        return "oom"
+    return None if pd.isna(row["value"]) else float(row["value"])
+
+
+def label(model: str, version: str) -> str:
+    return f"{model} (published, {version})"

@@ -1,0 +1,165 @@
+"""A table that people read, in three forms: CSV (numbers), Markdown and LaTeX (numbers with intervals)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from evals.report.frames import Data
+from evals.report.summary import COST, FIRST, metric_names
+from evals.stats import Interval
+
+FLOOR, CEILING = 0.02, 0.98
+LATEX = str.maketrans(
+    {
+        **{c: f"\\{c}" for c in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """name: of its files. frame: text, numbers and Intervals; None is empty.
+
+    notes: sentences under the table. budgets: the fairness record of its models, a line each.
+    """
+
+    name: str
+    title: str
+    frame: pd.DataFrame
+    notes: list[str] = field(default_factory=list)
+    budgets: list[str] = field(default_factory=list)
+
+    def text(self) -> pd.DataFrame:
+        """The frame as text for people."""
+        return self.frame.map(text).rename(columns=str)
+
+    def numbers(self) -> pd.DataFrame:
+        """The frame as numbers: an Interval becomes three columns, with ` low` and ` high` behind the name."""
+        columns: dict[str, list[Any]] = {}
+        for name in self.frame:
+            values = list(self.frame[name])
+            columns[str(name)] = [v.estimate if isinstance(v, Interval) else v for v in values]
+            if any(isinstance(v, Interval) for v in values):
+                for side in ("low", "high"):
+                    columns[f"{name} {side}"] = [getattr(v, side, None) for v in values]
+        return pd.DataFrame(columns)
+
+    def markdown(self) -> str:
+        return "\n".join([f"## {self.title}", "", *_markdown_rows(self.text()), "", *self._under("- ")]) + "\n"
+
+    def latex(self) -> str:
+        """A `tabular` with a caption, for \\input; needs booktabs."""
+        frame = self.text()
+        head = " & ".join(latex(c) for c in frame.columns)
+        body = [" & ".join(latex(v) for v in row) + r" \\" for row in frame.to_numpy().tolist()]
+        under = [latex(line) + r"\\" for line in self._under("")]
+        return "\n".join(
+            [
+                r"\begin{table}",
+                rf"\caption{{{latex(self.title)}}}",
+                rf"\begin{{tabular}}{{l{'r' * (frame.shape[1] - 1)}}}",
+                r"\toprule",
+                head + r" \\",
+                r"\midrule",
+                *body,
+                r"\bottomrule",
+                r"\end{tabular}",
+                *([r"\par\footnotesize", *under] if under else []),
+                r"\end{table}",
+                "",
+            ]
+        )
+
+    def write(self, folder: Path) -> None:
+        """Write NAME.csv, NAME.md and NAME.tex."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.numbers().to_csv(folder / f"{self.name}.csv", index=False)
+        (folder / f"{self.name}.md").write_text(self.markdown(), encoding="utf-8")
+        (folder / f"{self.name}.tex").write_text(self.latex(), encoding="utf-8")
+
+    def _under(self, bullet: str) -> list[str]:
+        return [f"{bullet}{line}" for line in [*self.notes, *self.budgets]]
+
+
+def text(value: Any) -> str:
+    """A cell for people: four significant digits, an interval in brackets."""
+    if isinstance(value, Interval):
+        if pd.isna(value.estimate):
+            return ""
+        around = "" if pd.isna(value.low) else f" [{value.low:.3g}, {value.high:.3g}]"
+        return f"{value.estimate:.4g}{around}"
+    if value is None or value is pd.NA or (isinstance(value, float) and pd.isna(value)):
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def latex(value: str) -> str:
+    return value.translate(LATEX)
+
+
+def summary_table(data: Data) -> Table:
+    """Every cell of the run: scores with intervals, costs."""
+    rows = []
+    for row in data.summary.to_dict("records"):
+        cell = {str(k): row[k] for k in FIRST}
+        for name in metric_names(data.summary):
+            cell[name] = Interval(row[name], row[f"{name}_low"], row[f"{name}_high"])
+        rows.append({**cell, **{k: row[k] for k in COST}})
+    frame = pd.DataFrame(rows, dtype=object).dropna(axis=1, how="all")
+    return Table("summary", "Summary", frame, hints(data), budgets(data, data.models))
+
+
+def budgets(data: Data, models: list[str]) -> list[str]:
+    """The fairness record, one line a model."""
+    known = data.run.models
+    return [
+        f"{name}: " + ", ".join(f"{k} {_plain(v)}" for k, v in known[name]["budget"].items())
+        for name in models
+        if name in known
+    ]
+
+
+def fairness(data: Data) -> Table:
+    """The fairness record as a table: one row a model, one column an entry that any of them has."""
+    found = {name: data.run.models[name]["budget"] for name in data.models if name in data.run.models}
+    keys = list(dict.fromkeys(k for budget in found.values() for k in budget))
+    rows = [{"model": name, **{k: _plain(budget.get(k, "")) for k in keys}} for name, budget in found.items()]
+    return Table("fairness", "Fairness record", pd.DataFrame(rows, columns=["model", *keys]))
+
+
+def hints(data: Data) -> list[str]:
+    """Where full attention itself is at the floor or the ceiling, the task cannot tell methods apart."""
+    dense = {name for name, model in data.run.models.items() if model["preset"]["method"] == "full"}
+    rows = data.scores[data.scores["model"].isin(dense) & data.scores["higher_is_better"].astype(bool)]
+    found = []
+    for row in rows[rows["score"].notna()].to_dict("records"):
+        where = f"{row['task']}" + ("" if pd.isna(row["length"]) else f" at {row['length']} tokens")
+        if row["score"] <= FLOOR:
+            found.append(f"{where}: full attention scores {row['score']:.2g}, so it cannot tell methods apart.")
+        elif CEILING <= row["score"] <= 1:
+            found.append(f"{where}: full attention scores {row['score']:.2g}, so no method can do better.")
+    return found
+
+
+def _plain(value: Any) -> str:
+    return str(value) if not isinstance(value, list) else ", ".join(map(str, value))
+
+
+def _markdown_rows(frame: pd.DataFrame) -> list[str]:
+    def line(values: list[str]) -> str:
+        return "| " + " | ".join(v.replace("|", r"\|").replace("\n", " ") for v in values) + " |"
+
+    return [
+        line(list(frame.columns)),
+        line(["---"] * frame.shape[1]),
+        *(line(r) for r in frame.to_numpy().tolist()),
+    ]
