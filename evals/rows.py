@@ -10,11 +10,11 @@ import hashlib
 import json
 import lzma
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import IO, Any, TypeVar, cast
+from typing import IO, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
@@ -38,8 +38,9 @@ class RowFile:
 
     def open(self) -> IO[bytes]:
         if self.member is None:
-            opener: Callable[..., Any] = {".xz": lzma.open, ".gz": gzip.open}.get(self.path.suffix, open)
-            return cast(IO[bytes], opener(self.path, "rb"))
+            if self.path.suffix == ".xz":
+                return lzma.open(self.path)
+            return cast(IO[bytes], gzip.open(self.path)) if self.path.suffix == ".gz" else self.path.open("rb")
         with zipfile.ZipFile(self.path) as archive:  # the member keeps the archive open
             return archive.open(self.member)
 
