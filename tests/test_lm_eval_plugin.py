@@ -1,0 +1,249 @@
+"""The lm-eval plugin: equal to lm-eval's own hf model for full attention, one read a context, end to end."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tomllib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import lm_eval.tasks
+import pytest
+import yaml
+from lm_eval.api.registry import model_registry
+from lm_eval.models.huggingface import HFLM
+
+from evals import lm_eval_plugin
+from evals.errors import UserError
+from evals.lm_eval_plugin import MODELS, AnyPreset, FullAttention, register
+
+DOCUMENT = " ".join(f"The {colour} door leads to room {i}." for i, colour in enumerate(["red", "blue", "green"] * 3))
+
+
+def requests(*arguments: tuple[Any, ...]) -> list[Any]:
+    """Requests as lm-eval hands them to a model."""
+    return [SimpleNamespace(args=args, task_name="local") for args in arguments]
+
+
+@pytest.fixture(scope="module")
+def full(tiny_presets: Callable[..., Path]) -> FullAttention:
+    return FullAttention(preset=str(tiny_presets("full")), device="cpu", query_tokens=60)
+
+
+@pytest.fixture(scope="module")
+def hf(tiny_llama: Path) -> HFLM:
+    return HFLM(pretrained=str(tiny_llama), device="cpu", dtype="float32", max_length=512)
+
+
+class TestEqualToHf:
+    """Full attention through our plugin is lm-eval's own hf model, whatever the split of the prompt."""
+
+    PROMPTS = (
+        "short",
+        f"{DOCUMENT}\n\nQuestion: where does the red door lead?\nAnswer:",
+        f"{DOCUMENT}\n\nQuestion: which door leads to room 4?\nAnswer:",
+        f"no blank line {DOCUMENT}",
+        f"{DOCUMENT} {DOCUMENT}\n\n{DOCUMENT}\n\nlonger than the window?",
+    )
+
+    def test_loglikelihood(self, full: FullAttention, hf: HFLM) -> None:
+        asked = [(prompt, answer) for prompt in self.PROMPTS for answer in (" room 0", " b", " \x05\x06")]
+        asked.append(("", "from nothing"))
+        ours, theirs = (lm.loglikelihood(requests(*asked), disable_tqdm=True) for lm in (full, hf))
+        assert [round(x, 3) for x, _ in ours] == [round(x, 3) for x, _ in theirs]
+        assert [g for _, g in ours] == [bool(g) for _, g in theirs]
+
+    def test_greedy_continuation_is_said_to_be_greedy(self, full: FullAttention, hf: HFLM) -> None:
+        ids = full.model.prefill(full.tok_encode(self.PROMPTS[0])[:-1]).generate(
+            lm_eval_plugin.Query(full.tok_encode(self.PROMPTS[0])[-1:]), 3
+        )
+        request = [((self.PROMPTS[0], ""), full.tok_encode(self.PROMPTS[0]), ids)]
+        assert full._loglikelihood_tokens(request, disable_tqdm=True)[0][1]
+        assert hf._loglikelihood_tokens(request, disable_tqdm=True)[0][1]
+        request = [((self.PROMPTS[0], ""), full.tok_encode(self.PROMPTS[0]), [*ids[:-1], (ids[-1] + 1) % 256])]
+        assert not full._loglikelihood_tokens(request, disable_tqdm=True)[0][1]
+
+    def test_generate_until(self, full: FullAttention, hf: HFLM) -> None:
+        arguments = {"until": ["zz"], "max_gen_toks": 24, "do_sample": False}
+        asked = requests(*[(prompt, dict(arguments)) for prompt in self.PROMPTS])
+        ours, theirs = (lm.generate_until(asked, disable_tqdm=True) for lm in (full, hf))
+        assert ours == theirs
+        assert all(ours)
+
+    def test_stop_strings_end_the_text(self, full: FullAttention, hf: HFLM) -> None:
+        plain = full.generate_until(requests(("short", {"until": [], "max_gen_toks": 20})), disable_tqdm=True)[0]
+        stop = plain[7:9]
+        asked = requests(("short", {"until": ["never there", stop], "max_gen_toks": 20}))
+        ours, theirs = (lm.generate_until(asked, disable_tqdm=True) for lm in (full, hf))
+        assert ours == theirs == [plain[: plain.index(stop)]]
+
+    @pytest.mark.parametrize("text", ["a", DOCUMENT, f"{DOCUMENT} {DOCUMENT} {DOCUMENT}"])
+    def test_loglikelihood_rolling(self, full: FullAttention, hf: HFLM, text: str) -> None:
+        (ours,) = full.loglikelihood_rolling(requests((text,)), disable_tqdm=True)
+        (theirs,) = hf.loglikelihood_rolling(requests((text,)), disable_tqdm=True)
+        assert ours == pytest.approx(theirs, rel=1e-4)
+
+
+class TestSplit:
+    def test_the_last_paragraph_is_the_query(self, full: FullAttention) -> None:
+        text = f"{DOCUMENT}\n\nfirst paragraph\n\nQuestion?\nAnswer:\n\n"
+        prefix, context, query = full.split(full.tok_encode(text))
+        assert prefix == [full.tokenizer.bos_token_id]
+        assert full.tokenizer.decode(context) == f"{DOCUMENT}\n\nfirst paragraph\n\n"
+        assert full.tokenizer.decode(query) == "Question?\nAnswer:\n\n"
+
+    def test_without_a_blank_line_the_last_tokens(self, full: FullAttention) -> None:
+        _, context, query = full.split(full.tok_encode(DOCUMENT))
+        assert full.tokenizer.decode(query) == DOCUMENT[-60:]
+        assert full.tokenizer.decode(context) == DOCUMENT[:-60]
+
+    def test_a_short_prompt_is_all_query(self, full: FullAttention) -> None:
+        prefix, context, query = full.split(full.tok_encode("a\n\nb"))
+        assert (len(prefix), context, full.tokenizer.decode(query)) == (1, [], "a\n\nb")
+
+    def test_questions_on_one_document_share_one_read(
+        self, full: FullAttention, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        reads = []
+        prefill = full.model.prefill
+        monkeypatch.setattr(full.model, "prefill", lambda *ids: reads.append(len(ids[0])) or prefill(*ids))
+        asked = [(f"{DOCUMENT}\n\nQuestion {i}", {"max_gen_toks": 1}) for i in range(5)]
+        asked.append((f"{DOCUMENT} {DOCUMENT[:40]}\n\nQuestion", {"max_gen_toks": 1}))
+        full.generate_until(requests(*asked), disable_tqdm=True)
+        assert len(reads) == 2
+        assert reads == sorted(reads, reverse=True)
+
+    def test_the_search_sees_the_question_and_never_the_scored_text(
+        self, full: FullAttention, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen = []
+        session = full.model.prefill([1])
+        monkeypatch.setattr(
+            type(session), "_begin", lambda self, query: seen.append((len(query.ids), query.question)), raising=True
+        )
+        full.loglikelihood(requests((f"{DOCUMENT}\n\nWhere?", " here")), disable_tqdm=True)
+        full.loglikelihood_rolling(requests(("some text",)), disable_tqdm=True)
+        assert seen == [(len("Where?"), (0, len("Where?"))), (1, None)]
+
+
+class TestArguments:
+    def test_unknown_setting_of_the_method(self, tiny_presets: Callable[..., Path]) -> None:
+        with pytest.raises(UserError, match="windo"):
+            FullAttention(preset=str(tiny_presets("full")), device="cpu", windo=3)
+
+    def test_preset_of_another_method(self, tiny_presets: Callable[..., Path]) -> None:
+        with pytest.raises(UserError, match="streaming_llm"):
+            lm_eval_plugin.StreamingLLM(preset=str(tiny_presets("full")), device="cpu")
+
+    def test_without_a_preset_the_known_ones_are_named(self) -> None:
+        with pytest.raises(UserError, match=r"preset=NAME.*streamingllm-135m"):
+            lm_eval_plugin.StreamingLLM(device="cpu")
+
+    def test_unknown_dtype(self, tiny_presets: Callable[..., Path]) -> None:
+        with pytest.raises(UserError, match="dtype=int3"):
+            AnyPreset(preset=str(tiny_presets("full")), device="cpu", dtype="int3")
+
+    def test_sampling_is_refused(self, full: FullAttention) -> None:
+        with pytest.raises(UserError, match="do_sample"):
+            full.generate_until(requests(("a", {"do_sample": True, "temperature": 0.7})), disable_tqdm=True)
+
+    def test_chat_template_has_one_bos(self, tiny_presets: Callable[..., Path]) -> None:
+        lm = AnyPreset(preset=str(tiny_presets("full")), device="cpu")
+        lm.tokenizer.chat_template = (
+            "<s>{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+            "{% if add_generation_prompt %}assistant:{% endif %}"
+        )
+        text = lm.apply_chat_template([{"role": "user", "content": "hello"}])
+        assert text == "<s>user: hello\nassistant:"
+        assert lm.tok_encode(text).count(lm.tokenizer.bos_token_id) == 1
+        assert lm.chat_template(True) == lm.tokenizer.chat_template
+
+
+def test_entry_points_say_what_is_registered() -> None:
+    project = tomllib.loads(Path(__file__).parents[1].joinpath("pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["entry-points"]["lm_eval.models"] == MODELS
+    assert project["scripts"]["sharedllm-lm-eval"] == "evals.lm_eval_plugin:main"
+    register()
+    for name, target in MODELS.items():
+        assert model_registry.get(name) is getattr(lm_eval_plugin, target.split(":")[1])
+
+
+class TestEndToEnd:
+    """`sharedllm-lm-eval run` on local tasks with local rows."""
+
+    @pytest.fixture
+    def tasks(self, tmp_path: Path) -> Path:
+        rows = tmp_path / "rows.jsonl"
+        rows.write_text(
+            "".join(
+                json.dumps({"document": DOCUMENT, "question": f"Which door leads to room {i}?", "label": i % 3}) + "\n"
+                for i in range(6)
+            ),
+            encoding="utf-8",
+        )
+        common = {
+            "dataset_path": "json",
+            "dataset_kwargs": {"data_files": {"test": str(rows)}},
+            "test_split": "test",
+            "doc_to_text": "{{document}}\n\n{{question}}\nAnswer:",
+        }
+        choice = {
+            "task": "local_choice",
+            "output_type": "multiple_choice",
+            "doc_to_choice": ["red", "blue", "green"],
+            "doc_to_target": "label",
+            "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
+        }
+        words = {
+            "task": "local_words",
+            "output_type": "generate_until",
+            "doc_to_target": "{{['red','blue','green'][label]}}",
+            "generation_kwargs": {"until": ["\n"], "max_gen_toks": 6, "do_sample": False},
+            "metric_list": [{"metric": "exact_match"}],
+        }
+        for task in (choice, words):
+            (tmp_path / f"{task['task']}.yaml").write_text(yaml.safe_dump({**common, **task}), encoding="utf-8")
+        return tmp_path
+
+    def run(self, monkeypatch: pytest.MonkeyPatch, tasks: Path, model: str, model_args: str) -> dict[str, Any]:
+        output = tasks / f"out-{model}"
+        arguments = ["run", "--model", model, "--model_args", model_args, "--device", "cpu"]
+        arguments += ["--tasks", "local_choice,local_words", "--include_path", str(tasks)]
+        arguments += ["--output_path", str(output), "--log_samples"]
+        monkeypatch.setattr(sys, "argv", ["sharedllm-lm-eval", *arguments])
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        # Indexing the 14,000 built-in task files takes half a minute and is not what is tested.
+        monkeypatch.setattr(lm_eval.tasks, "TaskManager", partial(lm_eval.tasks.TaskManager, include_defaults=False))
+        lm_eval_plugin.main()
+        samples = [json.loads(line) for f in sorted(output.rglob("samples_*.jsonl")) for line in f.open()]
+        (results,) = output.rglob("results_*.json")
+        return {
+            "results": json.loads(results.read_text())["results"],
+            "answers": [(s["doc_id"], s["filtered_resps"]) for s in samples],
+        }
+
+    def test_scores_equal_those_of_hf(
+        self, monkeypatch: pytest.MonkeyPatch, tasks: Path, tiny_llama: Path, tiny_presets: Callable[..., Path]
+    ) -> None:
+        ours = self.run(monkeypatch, tasks, "full-attention", f"preset={tiny_presets('full')},query_tokens=80")
+        theirs = self.run(monkeypatch, tasks, "hf", f"pretrained={tiny_llama},dtype=float32")
+        assert ours["results"] == theirs["results"]
+        assert len(ours["answers"]) == len(theirs["answers"]) == 12
+        for (i, mine), (j, other) in zip(ours["answers"], theirs["answers"], strict=True):
+            assert i == j
+            if isinstance(mine[0], str):
+                assert mine == other
+            else:
+                assert [float(x) for x, _ in mine] == pytest.approx([float(x) for x, _ in other], abs=1e-3)
+
+    def test_a_mistake_is_one_sentence(
+        self, monkeypatch: pytest.MonkeyPatch, tasks: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with pytest.raises(SystemExit) as exit_info:
+            self.run(monkeypatch, tasks, "sharedllm-eval", "preset=streamingllm-136m")
+        assert exit_info.value.code == 2
+        assert "did you mean streamingllm-135m" in capsys.readouterr().err
