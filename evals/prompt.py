@@ -233,7 +233,8 @@ def kept_ends(tokens: int, room: int, side: Side, *, before: int = 0, after: int
         return room, 0
     half = (before + room + after) // 2
     head = min(max(half - before, 0), room)
-    return head, min(max(half - after, 0), room - head)
+    tail = min(max(half - after, 0), room - head)
+    return (head, tail) if head + tail else (room, 0)  # an odd budget's lost token must not be the only one
 
 
 def fill(template: str, **fields: Any) -> tuple[str, str]:
