@@ -11,10 +11,12 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from baselines.cepe.adapter import CEPE, CEPESettings, overflow_tokens
 from baselines.cepe.modeling import CEPEForCausalLM, EncodedContext
+from evals import flops
 from evals.errors import UserError
 from evals.model import Query, Runtime
 from evals.presets import Preset, Weights
@@ -342,3 +344,19 @@ def test_states_take_less_memory_than_keys_and_values(model: CEPEForCausalLM) ->
         sizes[form] = session.state_bytes
     cache = 16 * 3 * 2 * 64 * 4
     assert sizes == {"states": cache + 74 * 32 * 4, "kv": cache + 74 * 3 * 2 * 64 * 4}
+
+
+@pytest.mark.parametrize("context", [0, 9, 16, 40])
+@pytest.mark.parametrize("cache_cross", ["states", "kv"])
+def test_cost_counts_what_the_matrices_do(
+    model: CEPEForCausalLM, context: int, cache_cross: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All matrix products but those of fused attention: self-attention and, over keys and values, the cross one."""
+    monkeypatch.setattr(flops, "attention_flops", lambda config, pairs: 0.0)
+    tiny = method(model, cache_cross=cache_cross)
+    with FlopCounterMode(display=False) as counter:
+        tiny.prefill(IDS[:context]).generate(Query([4, 5, 6]), 1)
+    counted = {str(operation): count for operation, count in counter.get_flop_counts()["Global"].items()}
+    encoded = max(context - 16, 0)
+    fused = 4 * 3 * 64 * (16 + 3) * encoded if cache_cross == "kv" else 0
+    assert tiny.cost(context, 3).prefill_flops == counted["aten.mm"] + counted.get("aten.bmm", 0) + fused

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from baselines.longllama.adapter import LongLLaMA
+from baselines.longllama.adapter import Count, LongLLaMA
 from baselines.longllama.memory import LongLlamaState
 from baselines.longllama.modeling import LongLlamaConfig, LongLlamaForCausalLM, attend
 from evals.errors import UserError
@@ -179,6 +180,17 @@ def test_grouping_changes_nothing(heads: int, queries: int, before: int, group: 
     close(attend(q, k, v, 0.3), scores.softmax(-1) @ v, 1e-5)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: there the causal flag replaces the mask")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("head_dim", [64, 104, 128])
+def test_attention_on_a_gpu_counts_from_the_end(dtype: torch.dtype, head_dim: int) -> None:
+    torch.manual_seed(0)
+    q = torch.randn(1, 4, 33, head_dim, device="cuda", dtype=dtype)
+    k, v = torch.randn(2, 1, 4, 400, head_dim, device="cuda", dtype=dtype)
+    wanted = attend(*(t.cpu().float() for t in (q, k[:, :, :133], v[:, :, :133])), 0.1)
+    close(attend(q, k[:, :, :133], v[:, :, :133], 0.1).cpu().float(), wanted, 1e-4 if dtype == torch.float32 else 2e-2)
+
+
 @torch.inference_mode()
 def test_grouped_model_equals_ungrouped(model: LongLlamaForCausalLM, prefill: Any) -> None:
     close(build(mem_attention_grouping=(2, 5))(prefill["L50.input_ids"]), model(prefill["L50.input_ids"]))
@@ -327,3 +339,16 @@ def test_cost_counts_the_state_and_what_is_read(context: int) -> None:
     per_token = 2 * 4 * 4 * 16 * 4
     longer, shorter = (method.cost(40, query).decode_bytes for query in (9, 8))
     assert longer - shorter == per_token
+
+
+@pytest.mark.parametrize("mem_layers", [[], [0], [1, 2], [3]])
+@pytest.mark.parametrize("context", [0, 5, 41])
+def test_cost_counts_what_the_matrices_do(mem_layers: list[int], context: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All matrix products but attention, which the formula counts by the pairs that a causal kernel visits."""
+    monkeypatch.setattr(Count, "_attention", lambda self, tokens, memory=0: 0.0)
+    tiny = preset("nowhere").model_copy(update={"shape": fields() | {"vocab_size": 258, "mem_layers": mem_layers}})
+    method = LongLLaMA.load(tiny, Runtime(random_weights=True))
+    with FlopCounterMode(display=False) as counter:
+        method.prefill(IDS[:context]).generate(Query([4, 5, 6]), 1)
+    counted = {str(operation): count for operation, count in counter.get_flop_counts()["Global"].items()}
+    assert method.cost(context, 3).prefill_flops == counted["aten.mm"]

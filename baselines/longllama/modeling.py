@@ -21,7 +21,7 @@ from transformers import LlamaConfig, LlamaModel
 from transformers.models.llama.modeling_llama import (
     LlamaDecoderLayer,
     LlamaPreTrainedModel,
-    apply_rotary_pos_emb,
+    rotate_half,
 )
 
 from baselines.longllama.memory import LocalLayer, LongLlamaState
@@ -31,6 +31,7 @@ from evals.flops import head_dim
 ALIGNMENT = 8
 """Fused kernels want head sizes that are multiples of 8; the 3B model has 100. Padding new keys once is cheaper than
 leaving it to the kernel, which would copy the whole memory at every step."""
+Rotation = tuple[torch.Tensor, torch.Tensor]
 
 
 class LongLlamaConfig(LlamaConfig):
@@ -115,9 +116,7 @@ class LongLlamaForCausalLM(LlamaPreTrainedModel):
         """Logits (batch, n, vocabulary) of every token of a prompt."""
         return self.lm_head(self.read(input_ids, self.new_state(), last_context_length))
 
-    def _embed(
-        self, ids: torch.Tensor, state: LongLlamaState
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+    def _embed(self, ids: torch.Tensor, state: LongLlamaState) -> tuple[torch.Tensor, Rotation]:
         """Embeddings, and the rotation of their places in the local cache."""
         hidden = self.model.embed_tokens(ids)
         positions = torch.arange(state.local, state.local + ids.shape[1], device=ids.device)
@@ -136,36 +135,35 @@ class LongLlamaForCausalLM(LlamaPreTrainedModel):
         for layer, cache in zip(self.model.layers[:last], state.layers, strict=False):
             hidden = self._layer(layer, hidden, rotation, cache)
         layer = self.model.layers[last]
-        _, *keys_values = self._heads(layer, layer.input_layernorm(hidden), rotation)
-        state.layers[last].append(*keys_values)
+        state.layers[last].append(*self._keys_values(layer, layer.input_layernorm(hidden), rotation))
 
-    def _heads(
-        self, layer: LlamaDecoderLayer, x: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor]
-    ) -> list[torch.Tensor]:
-        """Rotated queries, keys as they are, rotated keys and values: (batch, heads, tokens, padded head_dim)."""
-        attention = layer.self_attn
-        q, k, v = (
-            proj(x).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
-            for proj in (attention.q_proj, attention.k_proj, attention.v_proj)
-        )
-        rotated_q, rotated_k = apply_rotary_pos_emb(q, k, *rotation)
-        pad = self.padded_head_dim - attention.head_dim
-        return [F.pad(t, (0, pad)) if pad else t for t in (rotated_q, k, rotated_k, v)]
+    def _heads(self, projection: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+        return projection(x).unflatten(-1, (self.config.num_attention_heads, -1)).transpose(1, 2)
+
+    def _padded(self, x: torch.Tensor) -> torch.Tensor:
+        pad = self.padded_head_dim - x.shape[-1]
+        return F.pad(x, (0, pad)) if pad else x
+
+    def _keys_values(self, layer: LlamaDecoderLayer, x: torch.Tensor, rotation: Rotation) -> list[torch.Tensor]:
+        """Keys as they are, rotated keys, and values: (batch, heads, tokens, padded head_dim)."""
+        keys, values = (self._heads(p, x) for p in (layer.self_attn.k_proj, layer.self_attn.v_proj))
+        return [self._padded(t) for t in (keys, rotate(keys, rotation), values)]
 
     def _layer(
-        self,
-        layer: LlamaDecoderLayer,
-        hidden: torch.Tensor,
-        rotation: tuple[torch.Tensor, torch.Tensor],
-        cache: LocalLayer,
+        self, layer: LlamaDecoderLayer, hidden: torch.Tensor, rotation: Rotation, cache: LocalLayer
     ) -> torch.Tensor:
-        q, raw, rotated, v = self._heads(layer, layer.input_layernorm(hidden), rotation)
-        keys, values = cache.append(raw, rotated, v)
-        attention = layer.self_attn
+        attention, x = layer.self_attn, layer.input_layernorm(hidden)
+        q = self._padded(rotate(self._heads(attention.q_proj, x), rotation))
+        keys, values = cache.append(*self._keys_values(layer, x, rotation))
         out = attend(q, keys, values, attention.scaling, self.config.mem_attention_grouping)
-        out = out[..., : attention.head_dim].transpose(1, 2).flatten(2)
-        hidden = hidden + attention.o_proj(out)
+        hidden = hidden + attention.o_proj(out[..., : attention.head_dim].transpose(1, 2).flatten(2))
         return hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+
+
+def rotate(x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
+    """Rotary embedding of heads (batch, heads, tokens, head_dim) by cosines and sines (1, tokens, head_dim)."""
+    cos, sin = (r[:, None] for r in rotation)
+    return x * cos + rotate_half(x) * sin
 
 
 def attend(
