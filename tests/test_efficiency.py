@@ -1,0 +1,189 @@
+"""Task efficiency: what is measured, that models are measured apart, and the longest context that fits."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evals import registry
+from evals.cells import Cell, ModelChoice, TaskChoice
+from evals.efficiency.apart import Loaded, Result, measured_apart
+from evals.efficiency.device import Rates, measure_rates
+from evals.efficiency.longest import longest
+from evals.measure import Clock
+from evals.model import Runtime
+from evals.presets import Preset, Weights
+from evals.tasks.base import DataSource, Measured
+from evals.tasks.efficiency import Efficiency, EfficiencySettings, MaxLength, MaxLengthSettings, costs
+from evals.weights import byte_tokenizer
+
+TOKENIZER = byte_tokenizer(258)
+
+
+def toy_preset(**settings: Any) -> Preset:
+    return Preset(
+        name="toy",
+        method="toy",
+        description="",
+        weights=Weights(source="nowhere"),
+        settings={"factor": 1, **settings},
+        shape={"model_type": "llama"},
+    )
+
+
+def toy_file(folder: Path, **settings: Any) -> Path:
+    path = folder / "toy.yaml"
+    path.write_text(yaml.safe_dump(toy_preset(**settings).model_dump()), encoding="utf-8")
+    return path
+
+
+@given(st.integers(0, 5000), st.integers(1, 3000), st.integers(1, 4000), st.integers(1, 64))
+def test_longest_is_exact_and_asks_little(limit: int, start: int, cap: int, step: int) -> None:
+    asked: list[int] = []
+
+    def fits(tokens: int) -> bool:
+        asked.append(tokens)
+        return tokens <= limit
+
+    found = longest(fits, start, cap, step)
+    assert found == min(limit, cap) // step * step
+    assert max(asked, default=0) <= cap and len(asked) == len(set(asked))
+    assert len(asked) <= 2 * math.log2(cap / step + 2) + 2
+
+
+def test_an_instance_is_a_context_of_that_length() -> None:
+    task = Efficiency(None, EfficiencySettings(query_tokens=8), DataSource())
+    (one,), (again,), (other,) = (list(task.instances(TOKENIZER, 100, None, seed)) for seed in (1, 1, 2))
+    assert len(one.prompt.context) == 100 and one.prompt.prefix == [256] and len(one.prompt.query) == 8
+    assert one.prompt == again.prompt and one.prompt.context != other.prompt.context
+    assert one.prompt.question == (0, 8) and len(one.prompt) == one.prompt.audit.tokens == 109
+    quiet = Efficiency(None, EfficiencySettings(search=False), DataSource())
+    assert next(quiet.instances(TOKENIZER, 100, None, 1)).prompt.question is None
+
+
+def test_costs_are_shares_of_the_floors() -> None:
+    perf = {
+        "ttft_s": 4.0,
+        "tpot_ms": 10.0,
+        "new_tokens": 101,
+        "prefill_flops": 2e12,
+        "decode_bytes": 5e9,
+        "context_tokens": 8000,
+        "tokens_per_s": 100.0,
+        "reserved_bytes": 3 << 30,
+        "again_s": 0.5,
+    }
+    metrics = costs(perf, Rates(matmul_flops=1e12, copy_bytes=1e12))
+    assert metrics["total_s"] == 5.0
+    assert (metrics["prefill_floor_s"], metrics["prefill_share"]) == (2.0, 0.5)
+    assert (metrics["token_floor_ms"], metrics["token_share"]) == (5.0, 0.5)
+    assert (metrics["read_tokens_per_s"], metrics["reserved_gib"], metrics["again_s"]) == (2000.0, 3.0, 0.5)
+
+
+def test_rates_are_those_of_this_machine() -> None:
+    rates = measure_rates(torch.device("cpu"), torch.float32)
+    assert 1e8 < rates.matmul_flops < 1e15 and 1e7 < rates.copy_bytes < 1e14
+
+
+def test_clock_on_the_cpu() -> None:
+    clock = Clock(torch.device("cpu"))
+    for _ in range(3):
+        clock.mark()
+    assert len(clock.spans()) == 2 and min(clock.spans()) >= 0
+
+
+def test_a_real_method_is_measured() -> None:
+    shape = {"model_type": "llama", "vocab_size": 300, "hidden_size": 32, "intermediate_size": 48}
+    shape |= {"num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 512}
+    preset = Preset(name="tiny", method="full", description="", weights=Weights(source="nowhere"), shape=shape)
+    model = registry.method("full").load(preset, Runtime(random_weights=True))
+    task = Efficiency(None, EfficiencySettings(query_tokens=8, new_tokens=4, repeats=2, questions=3), DataSource())
+    found = task.measure(model, next(task.instances(model.tokenizer, 200, None, 0)), Rates(1e12, 1e12))
+    perf, metrics = found.perf, found.metrics
+    assert perf["status"] == "ok" and perf["context_tokens"] == 201 and perf["new_tokens"] == 4
+    assert perf["state_bytes"] == model.cost(201, 0).state_bytes
+    assert 0 < perf["query_s"] < perf["ttft_s"] and metrics["again_s"] > 0 and 0 < metrics["prefill_share"] < 1
+    assert metrics["total_s"] == pytest.approx(perf["ttft_s"] + 3 * perf["tpot_ms"] / 1000)
+
+
+# --- apart: the task runs in children, so what happens there is reported through metrics
+
+
+class Telltale(Efficiency):
+    """Says in which process it ran; 66 tokens kill that process, 67 are a bug, 68 bad luck with memory."""
+
+    def measure(self, model: Any, instance: Any, rates: Rates) -> Measured:
+        tokens = len(instance.prompt.context)
+        if tokens == 66:
+            os._exit(7)
+        if tokens == 67:
+            raise KeyError("a bug")
+        if tokens == 68:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return Measured({"status": "ok", "error": None}, {"pid": float(os.getpid())})
+
+
+def cells(lengths: list[int], **settings: Any) -> list[Cell]:
+    choice = ModelChoice(toy_preset(**settings), registry.method("toy"), Runtime(random_weights=True))
+    task = TaskChoice("efficiency", Telltale(None, EfficiencySettings(), DataSource()), {"settings": {}})
+    return [Cell(choice, task, length, 0) for length in lengths]
+
+
+def test_a_failure_does_not_reach_other_cells(standins: None) -> None:
+    grid = cells([64, 68, 66, 65, 67])
+    messages = list(measured_apart(grid))
+    results = {cell.length: next(m for m in messages if isinstance(m, Result) and m.cell == cell.id) for cell in grid}
+    assert [results[n].status for n in (64, 68, 66, 65, 67)] == ["ok", "oom", "failed", "ok", "failed"]
+    assert sum(isinstance(m, Result) for m in messages) == len(grid)
+    assert sum(isinstance(m, Loaded) for m in messages) == 2  # a new process after the death
+    assert len({results[64].metrics["pid"], results[65].metrics["pid"], os.getpid()}) == 3
+    assert "exit code 7" in str(results[66].error)
+    assert results[67].error == "KeyError: 'a bug'" and "measure" in str(results[67].traceback)
+    perf = results[68].perf
+    assert perf is not None and perf["status"] == "oom" and perf["peak_bytes"] > 0
+
+
+def test_command(standins: None, command: Callable[..., Any], tmp_path: Path) -> None:
+    """A grid with a cell that runs out of memory; the same command again has nothing left to do."""
+    toy = toy_file(tmp_path, room=200)
+    run = ("--task", "efficiency", "--model", toy, "--length", "64,96,256", "--random-weights")
+    options = ("--set", "repeats=1", "--set", "new_tokens=3", "--output", tmp_path / "run")
+    result = command(*run, *options)
+    assert result.code == 0, result.err
+    ok, long, lost = result.last["cells"]
+    assert [cell["status"] for cell in (ok, long, lost)] == ["ok", "ok", "oom"]
+    assert ok["metric"] == "total_s" and ok["n"] == 1 and {"total_s", "again_s", "token_share"} <= ok["metrics"].keys()
+    assert (ok["state_gib"], long["state_gib"]) == (8 * 65 / 2**30, 8 * 97 / 2**30)
+    lines = (tmp_path / "run" / "samples.jsonl").read_text().splitlines()
+    perf = [record for record in map(json.loads, lines) if record["kind"] == "perf"]
+    assert perf[0]["rates"]["matmul_flops"] > 0 and perf[2]["peak_bytes"] > 0
+    again = command(*run, *options)
+    assert again.code == 0 and [cell["status"] for cell in again.last["cells"]] == ["ok", "ok", "oom"]
+    assert (tmp_path / "run" / "samples.jsonl").read_text().splitlines() == lines
+
+
+def test_maxlen_is_another_task(standins: None, command: Callable[..., Any], tmp_path: Path) -> None:
+    toy = toy_file(tmp_path)
+    result = command("--task", "efficiency", "--maxlen", "--random-weights", "--dry-run", "--model", toy)
+    assert [(cell["task"], cell["length"]) for cell in result.last["cells"]] == [("efficiency-maxlen", 1 << 20)]
+    assert command("--task", "needle", "--maxlen", "--model", toy).code == 2
+
+
+def test_maxlen_says_when_nothing_fits_and_when_the_end_is_reached(standins: None) -> None:
+    task = MaxLength(None, MaxLengthSettings(start=64, step=32, query_tokens=4), DataSource())
+    # BOS + context + 4 query tokens must fit
+    for room, status, found in ((20, "oom", None), (200, "ok", 192.0), (10_000, "ok", 256.0)):
+        model = registry.method("toy").load(toy_preset(room=room), Runtime())
+        measured = task.measure(model, next(task.instances(model.tokenizer, 256, None, 0)), Rates(1.0, 1.0))
+        assert measured.perf["status"] == status and measured.metrics.get("max_tokens") == found
+    assert measured.metrics["limited_by_memory"] == 0
