@@ -98,4 +98,4 @@ def split_sentences(text: str) -> list[str]:
     The official splitter (nltk's punkt) needs a download. The split only decides where needles may lie, so a
     fixed rule serves as well and is the same on every machine.
     """
-    return re.split(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]?[A-Z])", text.strip())
+    return re.split(r"(?:(?<=[.!?])|(?<=[.!?][\"')\]]))\s+(?=[\"'(\[]?[A-Z])", text.strip())
