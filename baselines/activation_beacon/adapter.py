@@ -110,8 +110,8 @@ class ActivationBeacon(LongContextModel):
         """See `LongContextModel.cost`. A decode step is the mean one: every `ratio`-th brings a beacon along."""
         config = self.model.config
         empty: Fill = self.model.new_cache(self.ratio(context_tokens)).fill
-        context, held = self._read_flops(empty, context_tokens, keep=1)
-        query, fill = self._read_flops(held, query_tokens, keep=query_tokens)
+        context, fill = self._read_flops(empty, context_tokens, keep=1)
+        query, fill = self._read_flops(fill, query_tokens, keep=query_tokens)
         ratio = empty.layout.ratio
         rows = 1 + 1 / ratio
         step = flops.linear_flops(config) + flops.attention_flops(config, fill.used + 1)
@@ -122,7 +122,7 @@ class ActivationBeacon(LongContextModel):
             prefill_flops=context + query + flops.head_flops(config),
             decode_flops=rows * step + flops.head_flops(config),
             weight_bytes=flops.weight_bytes(self.model),
-            state_bytes=entry * held.used + entry // 2 * held.staged,
+            state_bytes=entry * fill.used + entry // 2 * fill.staged,
             decode_bytes=flops.decode_weight_bytes(self.model) - round(seldom) + entry * fill.used,
         )
 
