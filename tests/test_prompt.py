@@ -14,7 +14,9 @@ from evals.errors import UserError
 from evals.prompt import Frame, PromptBuilder, assemble, fill, kept_ends
 from evals.weights import byte_tokenizer
 
-TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\u241e\u241f"), max_size=40)
+TEXT = st.text(
+    st.characters(codec="utf-8", exclude_characters="<\u241e\u241f"), max_size=40
+)  # no "<s>": text may spell a special token
 CHAT = "{% for m in messages %}{{ '<s>[USER] ' + m['content'] + ' [MODEL]' }}{% endfor %}"
 
 
