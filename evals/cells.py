@@ -163,18 +163,22 @@ def plan(spec: RunSpec) -> list[Cell]:
         Cell(model, task, length, spec.seed)
         for model in models
         for task in tasks
-        for length in spec.lengths or task.task.lengths or [None]
+        for length in _lengths(spec, task.task)
     ]
+
+
+def _lengths(spec: RunSpec, task: Task) -> Sequence[int | None]:
+    return spec.lengths or task.lengths or [None]
 
 
 def check(cells: Sequence[Cell]) -> None:
     """Find missing weights and data before anything runs. Raises one UserError with a sentence for each."""
     problems = []
-    models = {cell.model.name: cell.model for cell in cells}
-    tasks = {cell.task.name: cell.task.task for cell in cells}
-    for part in (*models.values(), *tasks.values()):
+    models = {cell.model.name: cell.model.check for cell in cells}
+    tasks = {cell.task.name: cell.task.task.check for cell in cells}
+    for check_part in (*models.values(), *tasks.values()):
         try:
-            part.check()
+            check_part()
         except UserError as error:
             problems.append(str(error))
     if problems:

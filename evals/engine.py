@@ -48,11 +48,11 @@ class Spent:
 class Engine:
     """Executes the cells of one run."""
 
-    def __init__(self, run: Run, spec: RunSpec, progress: Progress) -> None:
+    def __init__(self, run: Run, spec: RunSpec, progress: Progress, spent: Spent) -> None:
         self.run = run
         self.spec = spec
         self.progress = progress
-        self.spent = Spent()
+        self.spent = spent
         self.states: dict[str, dict[str, Any]] = run.meta["cells"]
 
     def execute(self, cells: Sequence[Cell]) -> None:
@@ -255,7 +255,7 @@ def answer(model: LongContextModel, session: Session, instance: Instance) -> Out
     if instance.target is not None:
         return Output(logprobs=session.score(query, instance.target).tolist())
     ids = session.generate(query, instance.max_new_tokens, instance.stop)
-    return Output(ids=ids, text=model.tokenizer.decode(ids, skip_special_tokens=True))
+    return Output(ids=ids, text=str(model.tokenizer.decode(ids, skip_special_tokens=True)))
 
 
 def _describe(model: LongContextModel, instance: Instance, output: Output) -> dict[str, Any]:

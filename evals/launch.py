@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import transformers
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -29,7 +30,7 @@ def dry_run(spec: RunSpec, output: Path | None, out: Console) -> int:
     """Print the plan; nothing is loaded, fetched or written."""
     rows = planned(plan(spec), spec.limit)
     out.print(_plan_table(rows))
-    cells = [
+    cells: list[dict[str, Any]] = [
         {
             "model": row.cell.model.name,
             "task": row.cell.task.name,
@@ -50,8 +51,10 @@ def dry_run(spec: RunSpec, output: Path | None, out: Console) -> int:
 def execute(spec: RunSpec, output: Path | None, command: Sequence[str], out: Console, err: Console) -> int:
     """Run the grid, or go on with it. Returns the exit code of the command line contract."""
     begin = time.perf_counter()
+    transformers.utils.logging.disable_progress_bar()  # there is one bar: that of the run
     cells = plan(spec)
     check(cells)
+    planned_s = time.perf_counter() - begin
     key = digest({"cells": sorted(cell.id for cell in cells), "device": spec.device})
     folder = output or RUNS / key[:12]
     header = {
@@ -62,20 +65,18 @@ def execute(spec: RunSpec, output: Path | None, command: Sequence[str], out: Con
     with Run(folder, key, header) as run:
         with Progress(cells, err) as progress:
             progress.log(f"{len(cells)} cells into {folder} on {spec.device}, {spec.dtype}, {spec.attn}")
-            engine = Engine(run, spec, progress)
+            if spec.batch_size > 1:
+                progress.log("No method here takes several requests at once: they run one at a time.")
+            engine = Engine(run, spec, progress, Spent(load_s=planned_s))
             engine.execute(cells)
-        measured = run.done or run.perf
         report_begin = time.perf_counter()
-        if measured:
-            from evals import report  # pandas, scipy and matplotlib take seconds: not before they are needed
-
-            report.build(folder)
+        summary = _report(folder) if run.done or run.perf else {}
         end = time.perf_counter()
         timing = _timing(engine.spent, wall_s=end - begin, report_s=end - report_begin)
         run.meta.setdefault("timing", []).append(timing)
         run.save()
         states = {cell.id: run.meta["cells"][cell.id] for cell in cells}
-    rows = _outcome(cells, states, folder if measured else None)
+    rows = _outcome(cells, states, summary)
     out.print(_table(rows))
     _closing(err, folder, timing, rows)
     failed = [state for state in states.values() if state["status"] == "failed"]
@@ -92,7 +93,9 @@ def exit_code(states: Sequence[dict[str, Any]]) -> int:
 
 
 def _timing(spent: Spent, wall_s: float, report_s: float) -> dict[str, float]:
-    """Where the wall time went. The harness's share is all that is neither loading, model nor report."""
+    """Where the wall time went. Loading is the import of methods and the fetching and reading of weights; the
+    harness's share is all that is neither loading, model nor report.
+    """
     harness_s = wall_s - spent.load_s - spent.model_s - report_s
     return {
         "wall_s": wall_s,
@@ -104,9 +107,16 @@ def _timing(spent: Spent, wall_s: float, report_s: float) -> dict[str, float]:
     }
 
 
-def _outcome(cells: Sequence[Cell], states: dict[str, Any], folder: Path | None) -> list[dict[str, Any]]:
+def _report(folder: Path) -> dict[str, dict[str, Any]]:
+    """Write the report; return the summary of each cell."""
+    from evals import report  # pandas, scipy and matplotlib take seconds: not before they are needed
+    from evals.report.summary import records
+
+    return {row["cell"]: row for row in records(report.build(folder))}
+
+
+def _outcome(cells: Sequence[Cell], states: dict[str, Any], summary: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """One entry a cell: its state, and from the summary what was measured."""
-    summary = _summary(folder) if folder else {}
     rows = []
     for cell in cells:
         state, row = states[cell.id], summary.get(cell.id, {})
@@ -129,13 +139,6 @@ def _outcome(cells: Sequence[Cell], states: dict[str, Any], folder: Path | None)
     return rows
 
 
-def _summary(folder: Path) -> dict[str, dict[str, Any]]:
-    from evals.report.load import load
-    from evals.report.summary import records, summarize
-
-    return {row["cell"]: row for row in records(summarize(load(folder)))}
-
-
 def _table(rows: Sequence[dict[str, Any]]) -> Table:
     table = _new_table("model", "task", "length", "status", "n", "score", "95 % interval", "also")
     for name in ("TTFT s", "ms/token", "peak GiB", "state GiB"):
@@ -151,7 +154,7 @@ def _table(rows: Sequence[dict[str, Any]]) -> Table:
             str(row["n"]),
             f"{first} {_number(metrics[first])}" if first in metrics else "",
             f"{_number(low)} to {_number(high)}" if low is not None and low != high else "",
-            ", ".join(f"{name} {_number(value)}" for name, value in metrics.items() if name != first),
+            ", ".join(f"{name} {_number(metrics[name])}" for name in metrics if name != first and "/" not in name),
             *(_number(row.get(name)) for name in ("ttft_s", "tpot_ms", "peak_gib", "state_gib")),
         )
     return table

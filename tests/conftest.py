@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ TINY_SHAPE = {
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
+    "max_position_embeddings": 768,
 }
 
 
@@ -75,10 +75,12 @@ def plugins(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def standins(plugins: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stand-ins, known to the registry of this process."""
+def standins(plugins: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The stand-ins, known to the registry of this process. Their runs get no plots, which take most of the time."""
     from evals import registry
+    from evals.report import plots
 
+    monkeypatch.setattr(plots, "draw", lambda data, folder: [])
     monkeypatch.syspath_prepend(str(plugins))
     monkeypatch.syspath_prepend(str(TESTS))
     registry._targets.cache_clear()

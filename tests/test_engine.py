@@ -176,15 +176,13 @@ def test_a_failed_cell_is_tried_again(toy: Callable[..., Any], monkeypatch: pyte
     assert result.last["cells"][0]["error"] is None
 
 
-def test_a_broken_prompt_stops_the_run(tmp_path: Path, standins: None) -> None:
+def test_a_broken_prompt_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from evals.cli import main
 
+    monkeypatch.chdir(tmp_path)
     preset = write_preset(tmp_path, "a")
     with pytest.raises(AuditError, match="2 BOS tokens"):
-        main(
-            ["--task", "sum", "--model", str(preset), "--random-weights", "--set", "trouble=two bos"]
-            + ["--output", str(tmp_path / "run")]
-        )
+        main(["--task", "sum", "--model", str(preset), "--random-weights", "--set", "trouble=two bos"])
 
 
 def test_missing_data_and_weights_are_all_named_before_anything_runs(
