@@ -17,8 +17,6 @@ from evals.report.load import Record, Run, task_of
 from evals.tasks.base import Task
 
 LEVEL = 0.05
-SLOW_ARRANGEMENTS = 1999
-"""Random arrangements of a randomisation test where the metric is no mean of sample scores."""
 SAME_PROMPT = {
     "template_sha256": "other prompt templates",
     "cut_tokens": "other truncation",
@@ -222,32 +220,12 @@ def _of_means(task: Task, metric: str, before: list[Record], after: list[Record]
 
 
 def _of_statistic(task: Task, metric: str, before: list[Record], after: list[Record], seed: int) -> Measured:
-    """A metric that only the task can compute (a perplexity): clusters are drawn, or swap sides, as a
-    whole.
-    """
-    codes, clusters = stats.cluster_codes(before)
-    members = [stats.cluster_members(side, codes, clusters) for side in (before, after)]
-
-    def difference(left: Sequence[Record], right: Sequence[Record]) -> float:
-        return task.summarize(right)[metric] - task.summarize(left)[metric]
-
-    def swapped(signs: np.ndarray) -> float:
-        keep = signs[codes] > 0
-        return difference(
-            [x if k else y for x, y, k in zip(before, after, keep, strict=True)],
-            [y if k else x for x, y, k in zip(before, after, keep, strict=True)],
-        )
-
-    rng = np.random.default_rng(seed)
-    distribution = np.array(
-        [
-            difference(*(stats.drawn(side, chosen) for side in members))
-            for chosen in rng.integers(clusters, size=(stats.SLOW_REPLICATES, clusters))
-        ]
-    )
-    found = stats.interval(difference(before, after), distribution, clusters)
-    arrangements = np.array([swapped(s) for s in stats.signs(clusters, seed, SLOW_ARRANGEMENTS)])
-    return found, "label swaps by group", stats.randomisation_p(arrangements), False
+    """A metric that only the task can compute (a perplexity): paired pseudo-values of the clusters."""
+    (a, pulls_a), (b, pulls_b) = (stats.influences(side, task.summarize) for side in (before, after))
+    influence = pulls_b[metric] - pulls_a[metric]
+    difference = b[metric] - a[metric]
+    found = stats.linear_interval(difference, influence, seed)
+    return found, "sign flips by group", stats.sign_flip(difference + influence, seed), False
 
 
 def verdicts(found: Sequence[Difference], refused: Sequence[Refusal]) -> str:

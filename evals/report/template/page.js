@@ -36,11 +36,11 @@ const COLUMNS = [
   { name: "n", key: (c) => c.n },
   { name: "Metric", key: (c) => c.metric, text: true },
   { name: "Score", key: (c) => c.metrics[c.metric], show: score },
-  { name: "Time to first token (s)", key: (c) => c.ttft_s },
-  { name: "Time per token (ms)", key: (c) => c.tpot_ms },
-  { name: "p95 (ms)", key: (c) => c.tpot_p95_ms },
-  { name: "Peak (GiB)", key: (c) => c.peak_gib },
-  { name: "State (GiB)", key: (c) => c.state_gib },
+  { name: "TTFT (s)", title: "time to first token", key: (c) => c.ttft_s },
+  { name: "TPOT (ms)", title: "time per output token", key: (c) => c.tpot_ms },
+  { name: "p95 (ms)", title: "time per output token, 95th percentile", key: (c) => c.tpot_p95_ms },
+  { name: "Peak (GiB)", title: "peak memory", key: (c) => c.peak_gib },
+  { name: "State (GiB)", title: "what a read context keeps in memory", key: (c) => c.state_gib },
   { name: "Read (s)", key: (c) => c.read_s },
   { name: "Query (s)", key: (c) => c.query_s },
   { name: "Other metrics", key: others, text: true, more: true },
@@ -68,7 +68,7 @@ function compare(a, b) {
 function drawHead() {
   const row = make("tr");
   COLUMNS.forEach((column, index) => {
-    const button = make("button", { type: "button" }, column.name);
+    const button = make("button", { type: "button", title: column.title || "" }, column.name);
     button.addEventListener("click", () => {
       sorting = { column: index, down: sorting.column === index && !sorting.down };
       drawCells();
@@ -102,7 +102,7 @@ function drawCell(cell) {
       content = make("button", { type: "button", class: "link", title: "Show the samples" }, content);
       content.addEventListener("click", () => openCell(cell));
     }
-    row.append(make("td", { class: column.more ? "text more" : column.text ? "text" : "" }, content));
+    row.append(make("td", { class: column.more ? "text more" : column.text ? "text" : "", title: column.more ? column.key(cell) : "" }, content));
   });
   return row;
 }
