@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
+import io
 import json
 import math
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -78,7 +82,6 @@ def test_costs_are_shares_of_the_floors() -> None:
         "new_tokens": 101,
         "prefill_flops": 2e12,
         "decode_bytes": 5e9,
-        "context_tokens": 8000,
         "tokens_per_s": 100.0,
         "reserved_bytes": 3 << 30,
         "again_s": 0.5,
@@ -87,7 +90,7 @@ def test_costs_are_shares_of_the_floors() -> None:
     assert metrics["total_s"] == 5.0
     assert (metrics["prefill_floor_s"], metrics["prefill_share"]) == (2.0, 0.5)
     assert (metrics["token_floor_ms"], metrics["token_share"]) == (5.0, 0.5)
-    assert (metrics["read_tokens_per_s"], metrics["reserved_gib"], metrics["again_s"]) == (2000.0, 3.0, 0.5)
+    assert (metrics["tokens_per_s"], metrics["reserved_gib"], metrics["again_s"]) == (100.0, 3.0, 0.5)
 
 
 def test_rates_are_those_of_this_machine() -> None:
@@ -187,3 +190,54 @@ def test_maxlen_says_when_nothing_fits_and_when_the_end_is_reached(standins: Non
         measured = task.measure(model, next(task.instances(model.tokenizer, 256, None, 0)), Rates(1.0, 1.0))
         assert measured.perf["status"] == status and measured.metrics.get("max_tokens") == found
     assert measured.metrics["limited_by_memory"] == 0
+
+
+# --- benchmarks/paper_overhead.py
+
+
+@pytest.fixture(scope="module")
+def overhead() -> Any:
+    path = Path(__file__).resolve().parent.parent / "benchmarks" / "paper_overhead.py"
+    spec = importlib.util.spec_from_file_location("paper_overhead", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("height", [1, 2, 3, 4])
+@pytest.mark.parametrize("beta", [8, 16, 64])
+def test_ratios_give_the_compression_asked_for(overhead: Any, beta: float, height: int) -> None:
+    ratios = overhead.ratios(beta, height)
+    sizes = [2.0**-level for level in range(1, height + 1)]
+    sizes[-1] *= 2  # both halves of the last split are kept
+    assert sum(size / ratio for size, ratio in zip(sizes, ratios, strict=True)) == pytest.approx(1 / beta)
+    assert overhead.ratios(8, 3) == [16, 8, 4] and overhead.ratios(1, 3) == [1, 1, 1]
+
+
+def test_overheads_stand_beside_the_papers(overhead: Any) -> None:
+    rows = overhead.variants([9, 10, 11, 12])
+    base = toy_preset()
+    made = overhead.models(base, rows)
+    assert len(made) == 19 and len({preset.name for preset in made}) == 16  # four rows are the default
+    names = list(dict.fromkeys(preset.name for preset in made))
+    summary = pd.DataFrame({"model": names, "status": "ok", "total_s": range(1, 17), "peak_gib": 2.0})
+    compared = overhead.compare(rows, made, summary).set_index("variant")
+    default = summary.set_index("model").loc[base.name, "total_s"]
+    assert compared.loc["M=4", "total_s"] == compared.loc["beta=8", "total_s"] == default
+    assert compared.loc["M=1", "total_s_ratio"] == pytest.approx(1 / default)
+    assert compared.loc["M=16", "paper_time_s_ratio"] == pytest.approx(25.85 / 11.81)
+    assert compared.loc["policy=last_token", "paper_memory_gb_ratio"] == pytest.approx(1.15)
+    assert (compared["peak_gib_ratio"] == 1).all()
+    overhead.plot(compared.reset_index()).savefig(io.BytesIO(), format="svg")
+
+
+def test_overhead_command_plans_every_variant_once(overhead: Any, tmp_path: Path, capfd: Any) -> None:
+    preset = tmp_path / "tiny.yaml"
+    shape = {"model_type": "llama", "vocab_size": 300, "hidden_size": 16, "num_attention_heads": 2}
+    fields = {"name": "tiny", "method": "sharedllm", "description": "", "weights": {"source": "nowhere"}}
+    preset.write_text(yaml.safe_dump(fields | {"settings": {"policy": "right"}, "shape": shape}), encoding="utf-8")
+    assert overhead.main(["--preset", str(preset), "--output", str(tmp_path), "--dry-run"]) == 0
+    cells = json.loads(capfd.readouterr().out.splitlines()[-1])["cells"]
+    assert cells[0]["model"] == "tiny" and len(cells) == 16 and {cell["length"] for cell in cells} == {8192}

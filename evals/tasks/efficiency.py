@@ -150,15 +150,12 @@ def costs(perf: dict[str, Any], rates: Rates) -> dict[str, float]:
     token_floor_s = perf["decode_bytes"] / rates.copy_bytes
     metrics = {
         "total_s": ttft_s + (perf["new_tokens"] - 1) * token_s,
+        "tokens_per_s": perf["tokens_per_s"],
         "prefill_floor_s": prefill_floor_s,
         "prefill_share": prefill_floor_s / ttft_s,
         "token_floor_ms": token_floor_s * 1000,
         "token_share": token_floor_s / token_s,
-        "read_tokens_per_s": perf["context_tokens"] / max(ttft_s, 1e-9),
-        "tokens_per_s": perf["tokens_per_s"],
         "reserved_gib": perf["reserved_bytes"] / GIB,
-        "matmul_tflops": rates.matmul_flops / 1e12,
-        "copy_gb_per_s": rates.copy_bytes / 1e9,
     }
     if "again_s" in perf:
         metrics["again_s"] = perf["again_s"]
