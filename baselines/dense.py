@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -10,11 +11,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from transformers import PretrainedConfig, PreTrainedModel
 
+from baselines.batching import KeysValues, generate_together
 from baselines.kv_cache import ROOM, BufferCache
 from evals import flops
 from evals.decoding import CachedSession
 from evals.errors import UserError
-from evals.model import Cost, LongContextModel, Query, Runtime, Session, Stop
+from evals.model import Cost, LongContextModel, Query, Request, Runtime, Session, Stop
 from evals.presets import Preset
 from evals.prompt import Side, kept_ends
 from evals.settings import validate
@@ -67,6 +69,20 @@ class DenseSession(CachedSession):
     def _rewind(self) -> None:
         self._cache.truncate(self._context)
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of the context."""
+        return self._context
+
+    @contextmanager
+    def appended(self, query: Query) -> Iterator[tuple[torch.Tensor, list[KeysValues]]]:
+        """The state behind a query: final hidden state (1, hidden) and, a layer each, keys and values."""
+        try:
+            hidden = self._read(query)
+            yield hidden, self._cache.keys_values()
+        finally:
+            self._rewind()
+
 
 @dataclass(kw_only=True)
 class FullAttention(LongContextModel):
@@ -102,6 +118,11 @@ class FullAttention(LongContextModel):
     @torch.inference_mode()
     def prefill(self, context_ids: Sequence[int], prefix_ids: Sequence[int] = ()) -> Session:
         return DenseSession(self.model, [*prefix_ids, *context_ids], self.settings.block)
+
+    def generate_batch(self, requests: Sequence[Request]) -> list[list[int]]:
+        if len(requests) > 1 and all(isinstance(request.session, DenseSession) for request in requests):
+            return generate_together(self.model, requests)
+        return super().generate_batch(requests)
 
     def cost(self, context_tokens: int, query_tokens: int) -> Cost:
         return dense_cost(self.model, context_tokens, query_tokens)

@@ -45,6 +45,8 @@ class BufferLayer(DynamicLayer):
 class BufferCache(Cache):
     """A cache of BufferLayers. capacity: tokens that fit before the buffers must grow."""
 
+    layers: list[BufferLayer]  # type: ignore[assignment]
+
     def __init__(self, layers: int, capacity: int) -> None:
         self._own = [BufferLayer(capacity) for _ in range(layers)]
         super().__init__(layers=[*self._own])
@@ -53,6 +55,11 @@ class BufferCache(Cache):
         """Forget all but the first `length` tokens in every layer."""
         for layer in self._own:
             layer.truncate(length)
+
+    def keys_values(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """What every layer holds: keys and values of (batch, kv_heads, tokens, head_dim)."""
+        pairs = ((layer.keys, layer.values) for layer in self.layers)
+        return [(keys, values) for keys, values in pairs if keys is not None and values is not None]
 
     @property
     def nbytes(self) -> int:

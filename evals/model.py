@@ -115,6 +115,16 @@ class Session(ABC):
         return {}
 
 
+@dataclass(frozen=True)
+class Request:
+    """A generation asked of a session: one row of a batch."""
+
+    session: Session
+    query: Query
+    max_new_tokens: int
+    stop: Stop | None = None
+
+
 @dataclass
 class LongContextModel(ABC):
     """A loaded method. Subclasses add what they need; the fields below are what the harness reads."""
@@ -144,6 +154,13 @@ class LongContextModel(ABC):
         keeps the prefix in the running text; all others read prefix + context as one sequence. Either may be
         empty. Work may be deferred until a query is known.
         """
+
+    def generate_batch(self, requests: Sequence[Request]) -> list[list[int]]:
+        """New ids of each request, as `Session.generate` gives them; sessions of this model, which may repeat.
+
+        A method that can decode several requests in one step overrides this.
+        """
+        return [r.session.generate(r.query, r.max_new_tokens, r.stop) for r in requests]
 
     @abstractmethod
     def cost(self, context_tokens: int, query_tokens: int) -> Cost:
