@@ -142,7 +142,7 @@ def overheads(data: Data) -> Iterator[Table]:
         for variant in dict.fromkeys(known["variant"]):
             mine = {r["column"]: r["value"] for r in known[known["variant"] == variant].to_dict("records")}
             if "time_s" in mine:
-                label = published.label(variant, known["version"].iloc[0])
+                label = published.label(variant, number)
                 rows.append({"variant": label, "time (s)": mine["time_s"], "memory (GiB)": mine["memory_gb"]})
         yield Table(
             f"table{number}-{part.lower()}",
@@ -191,12 +191,12 @@ def axes(settings: Record) -> Record:
 
 def _published(number: int, wanted: list[str], place: Any) -> list[Record]:
     """Rows of a published table whose cells `place` puts in a column of ours."""
-    found: dict[tuple[str, str], Record] = {}
+    found: dict[str, Record] = {}
     for row in published.rows(number, wanted).to_dict("records"):
         column = place(row)
         if column is not None:
-            key = (row["model"], row["version"])
-            entry = found.setdefault(key, {"model": published.label(*key), "length": row["length"]})
+            name = row["model"] if row["version"] == published.FIRST else f"{row['model']}, {row['version']}"
+            entry = found.setdefault(name, {"model": published.label(name, number), "length": row["length"]})
             entry[column] = published.value(row)
     return list(found.values())
 

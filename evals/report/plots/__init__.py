@@ -29,8 +29,9 @@ def draw(data: Data, folder: Path) -> list[tuple[str, str, Path]]:
     with matplotlib.style.context(STYLE), matplotlib.rc_context({"backend": "agg"}):
         for name, caption, figure in figures(data):
             path = folder / f"{name}.svg"
-            figure.savefig(path, metadata={"Date": None, "Creator": None})
+            figure.draw_without_rendering()
             figure.set_layout_engine("none")  # laid out once is enough
+            figure.savefig(path, metadata={"Date": None, "Creator": None})
             figure.savefig(path.with_suffix(".png"))
             drawn.append((name, caption, path))
     return drawn

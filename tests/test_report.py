@@ -1,0 +1,300 @@
+"""A run folder becomes summary, tables and plots whose numbers are those of its samples."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import matplotlib.style
+import numpy as np
+import pandas as pd
+import pytest
+
+from evals import report
+from evals.errors import UserError
+from evals.report import paper_tables, published
+from evals.report.cli import main
+from evals.report.frames import Data
+from evals.report.load import load, merge, task_of
+from evals.report.plots import ablation, pareto, style
+from evals.report.tables import Table, hints, summary_table
+from evals.stats import Interval
+from tests.fixtures.synthetic_run import LENGTHS, MODELS, write_run
+
+FULL, SHARED = "synthetic-full", "synthetic-sharedllm"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("run"), samples=10)
+
+
+@pytest.fixture(scope="module")
+def built(folder):
+    report.build(folder)
+    return folder
+
+
+def test_a_row_says_what_the_task_defines(folder):
+    run = load(folder)
+    summary = Data.of(run).summary.set_index("cell")
+    assert len(summary) == len(MODELS) * (2 * len(LENGTHS) + 1)
+    for cell, record in run.cells.items():
+        samples = run.scored(cell)
+        if samples:
+            for name, value in task_of(record).summarize(samples).items():
+                assert summary.loc[cell, name] == pytest.approx(value)
+                assert summary.loc[cell, f"{name}_low"] <= value <= summary.loc[cell, f"{name}_high"]
+        assert summary.loc[cell, "n"] == len(samples)
+
+
+def test_out_of_memory_is_a_row(folder):
+    summary = Data.of(load(folder)).summary
+    lost = summary[(summary["model"] == FULL) & (summary["length"] == LENGTHS[-1])]
+    assert set(lost["status"]) == {"oom"} and (lost["n"] == 0).all() and lost["ttft_s"].isna().all()
+    assert (lost["peak_gib"] > 60).all()
+
+
+def test_build_writes_everything(built):
+    summary = pd.read_parquet(built / "summary.parquet")
+    pd.testing.assert_frame_equal(
+        summary.select_dtypes("number").astype(float),
+        pd.read_csv(built / "summary.csv")[summary.select_dtypes("number").columns].astype(float),
+    )
+    names = {p.stem for p in (built / "plots").glob("*.svg")}
+    assert names == {p.stem for p in (built / "plots").glob("*.png")}
+    assert names == {
+        *("length-needle", "length-perplexity", "scores-longbench", "depth-needle", "context_use", "efficiency"),
+        *("pareto-needle", "pareto-perplexity", "pareto-longbench"),
+    }
+    markdown = (built / "summary.md").read_text()
+    assert "synthetic-sharedllm: method sharedllm, window 2048" in markdown  # the fairness record
+    assert (built / "tables" / "table1-2-perplexity.tex").read_text().count(r"\begin{tabular}") == 1
+
+
+def test_a_torn_line_is_left_out_with_a_note(tmp_path, capsys):
+    run = write_run(tmp_path, samples=2)
+    whole = load(run)
+    text = (run / "samples.jsonl").read_text()
+    (run / "samples.jsonl").write_text(text[:-30])
+    torn = load(run)
+    assert sum(map(len, torn.samples.values())) + len(torn.perf) == (
+        sum(map(len, whole.samples.values())) + len(whole.perf) - 1
+    )
+    assert len(torn.notes) == 1 and "cut short" in torn.notes[0]
+
+
+def test_the_newest_record_of_a_sample_counts(tmp_path):
+    run = write_run(tmp_path, samples=2)
+    first = json.loads((run / "samples.jsonl").read_text().splitlines()[0])
+    first["metrics"]["exact_match"] = 0.5
+    with (run / "samples.jsonl").open("a") as file:
+        file.write(json.dumps(first) + "\n")
+    found = load(run).samples[first["cell"]]
+    assert len(found) == 2 and found[0]["metrics"]["exact_match"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda f: None, "is not a run"),
+        (lambda f: (f / "run.json").write_text("{"), "not valid JSON"),
+        (lambda f: (f / "run.json").write_text('{"format": 9}'), "format"),
+        (lambda f: (f / "run.json").write_text('{"format": 1, "models": {}, "cells": {}}'), "is empty"),
+    ],
+)
+def test_what_is_no_run_is_one_sentence(tmp_path, capsys, prepare, message):
+    prepare(tmp_path)
+    with pytest.raises(SystemExit) as done:
+        main([str(tmp_path)])
+    error = capsys.readouterr().err
+    assert done.value.code == 2 and message in error and len(error.strip().splitlines()) == 1
+
+
+def test_several_runs_make_one_report(tmp_path, capsys):
+    first = write_run(tmp_path / "a", samples=4, models=(FULL,), tasks=("longbench:qasper",))
+    second = write_run(tmp_path / "b", samples=4, models=(SHARED,), tasks=("longbench:qasper",))
+    with pytest.raises(SystemExit) as done:
+        main([str(first), str(second), "--output", str(tmp_path / "both")])
+    last = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert done.value.code == 0 and last["reports"][0]["cells"] == 2
+    assert set(pd.read_csv(tmp_path / "both" / "summary.csv")["model"]) == {FULL, SHARED}
+    assert not (first / "report.html").exists()
+
+
+def test_merging_tells_models_of_one_name_apart(tmp_path):
+    first = load(write_run(tmp_path / "a", samples=2, models=(SHARED,)))
+    second = load(write_run(tmp_path / "b", samples=2, models=(SHARED,)))
+    assert set(merge([first, second], tmp_path).models) == {SHARED}
+    second.models[SHARED]["identity"] = "other weights"
+    for cell in list(second.cells):
+        second.cells[cell + "x"] = second.cells.pop(cell)
+    merged = merge([first, second], tmp_path)
+    assert set(merged.models) == {f"{SHARED} (a)", f"{SHARED} (b)"}
+    assert {c["model"] for c in merged.cells.values()} == set(merged.models)
+
+
+def test_a_task_that_is_not_installed_is_one_sentence(tmp_path):
+    run = load(write_run(tmp_path, samples=2))
+    next(iter(run.cells.values()))["task"] = "needel"
+    with pytest.raises(UserError, match="did you mean needle"):
+        Data.of(run)
+
+
+def test_floor_and_ceiling_of_full_attention_are_named(folder):
+    data = Data.of(load(folder))
+    column = data.summary["model"] == FULL
+    data.summary.loc[column & (data.summary["task"] == "needle"), "exact_match"] = [1.0, 0.5, 0.5, 0.0, np.nan]
+    found = hints(Data(data.run, data.summary))
+    assert [f.split(":")[0] for f in found] == ["needle at 8192 tokens", "needle at 65536 tokens"]
+    assert "no method can do better" in found[0] and "cannot tell" in found[1]
+
+
+def test_table_forms():
+    frame = pd.DataFrame({"model": ["a_b|c", "d&e"], "score": [Interval(0.5, 0.4, 0.6), "oom"]}, dtype=object)
+    table = Table("t", "A title", frame, ["50 % note"], ["a_b: window 5"])
+    numbers = table.numbers()
+    assert numbers.loc[0].tolist() == ["a_b|c", 0.5, 0.4, 0.6] and numbers.loc[1, "score"] == "oom"
+    assert r"| a_b\|c | 0.5 [0.4, 0.6] |" in table.markdown()
+    assert r"a\_b|c & 0.5 [0.4, 0.6] \\" in table.latex() and r"50 \% note" in table.latex()
+    assert r"d\&e & oom \\" in table.latex()
+
+
+def test_perplexity_table_has_one_column_a_set_and_length(built):
+    table = pd.read_csv(built / "tables" / "table1-2-perplexity.csv").set_index("model")
+    summary = pd.read_csv(built / "summary.csv")
+    for name in (FULL, SHARED):
+        rows = summary[(summary["task"] == "perplexity") & (summary["model"] == name)].set_index("length")
+        assert float(table.loc[name, "all 8K"]) == pytest.approx(rows.loc[8192, "ppl"])
+        assert float(table.loc[name, "books 16K low"]) == pytest.approx(rows.loc[16384, "ppl/books_low"])
+    assert table.loc[FULL, "all 128K"] == "oom"
+
+
+def test_published_values_stand_beside_measured_ones(tmp_path):
+    write_run(tmp_path, samples=4)
+    record = json.loads((tmp_path / "run.json").read_text())
+    for cell in record["cells"].values():
+        if cell["task"] == "perplexity":
+            cell["settings"]["dataset"] = "pg19"
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    (table,) = paper_tables.perplexity(Data.of(load(tmp_path)))
+    text = table.text().set_index("model")
+    assert text.loc["SharedLLM (published, table 1)", "PG19 16K"] == "8.15"
+    assert text.loc["LLaMA-2-7B (published, table 2)", "PG19 128K"] == "oom"
+    assert paper_tables.PUBLISHED_BASE in table.notes
+
+
+@pytest.mark.parametrize(
+    ("number", "model", "column", "length", "value"),
+    [
+        (1, "SharedLLM", "PG19", "100K", 8.24),
+        (1, "Activation Beacon", "CodeParrot", "32K", 2.41),
+        (2, "CEPE (reproduced, no books3)", "ProofPile", "128K", 2.39),
+        (3, "InfLLM", "En.MC", "", 31.44),
+        (4, "YaRN-128K", "Code", "32K", 62.73),
+    ],
+)
+def test_published_numbers(number, model, column, length, value):
+    found = published.table(number)
+    chosen = found[(found["model"] == model) & (found["column"] == column) & (found["length"] == length)]
+    assert chosen["value"].tolist() == [value]
+
+
+def sharedllm_variants(tmp_path, **changes):
+    """A run of three SharedLLM models that differ in the settings given as lists."""
+    run = load(write_run(tmp_path, samples=4, models=(SHARED,)))
+    base = {"ratios": [16, 8, 4], "lower_layers": 4, "policy": "maxsim", "injection": "bottom"}
+    model = run.models.pop(SHARED)
+    cells = dict(run.cells)
+    run.cells.clear()
+    for i in range(3):
+        settings = base | {k: v[i] for k, v in changes.items()}
+        run.models[f"v{i}"] = {**model, "preset": {**model["preset"], "settings": settings}}
+        for cell, record in cells.items():
+            run.cells[f"{cell}{i}"] = {**record, "model": f"v{i}"}
+            run.samples[f"{cell}{i}"] = run.samples[cell]
+            run.perf[f"{cell}{i}"] = run.perf[cell]
+    return Data.of(run)
+
+
+def test_axes_of_sharedllm():
+    found = paper_tables.axes({"ratios": [16, 8, 4], "lower_layers": 4})
+    assert (found["beta"], found["height"], found["M"]) == (8, 3, 4)
+    assert paper_tables.axes({"ratios": [64, 32, 16, 1]})["beta"] == pytest.approx(1024 / 152, abs=0.01)
+    assert paper_tables.axes({"ratios": [1]})["beta"] == 1
+
+
+def test_ablation_and_overheads(tmp_path):
+    data = sharedllm_variants(tmp_path, lower_layers=[4, 8, 15])
+    (table,) = paper_tables.ablation(data)
+    assert table.frame["variant"].tolist() == ["default", "M=8", "M=15"]
+    (overhead,) = paper_tables.overheads(data)
+    assert overhead.name == "table9-m" and "at 8K tokens" in overhead.title
+    rows = overhead.frame.set_index("variant")
+    assert rows.loc["M=16 (published, table 9)", "time (s)"] == 25.85
+    names = [name for name, _, _ in ablation.figures(data)]
+    assert "ablation-sharedllm-needle" in names
+
+
+def test_longbench_view_is_the_papers(tmp_path):
+    from evals.longbench.views import PAPER, views
+
+    run = load(write_run(tmp_path, samples=3, models=(SHARED,)))
+    cell = next(c for c, r in run.cells.items() if r["task"] == "longbench:qasper")
+    for i, name in enumerate(PAPER):
+        run.cells[f"{cell}{i}"] = {**run.cells[cell], "task": f"longbench:{name}"}
+        run.samples[f"{cell}{i}"] = [{**s, "metrics": {"score": i / 20}} for s in run.samples[cell]]
+    del run.cells[cell]
+    tables = {t.name: t for t in paper_tables.views(Data.of(run))}
+    row = tables["table4"].frame.iloc[0]
+    expected = views({name: i / 20 for i, name in enumerate(PAPER)})["LongBench, 5 categories (SharedLLM)"]
+    assert row["SD-QA"] == pytest.approx(100 * expected["Single-Doc QA"])
+    assert row["Code"] == pytest.approx(100 * expected["Code"])
+    assert tables["table4"].text().set_index("model").loc[
+        "SharedLLM (published, table 4)", "MD-QA"
+    ] == "30.93"  # fmt: skip
+
+
+def test_pareto_front():
+    cost, score = np.array([1.0, 2.0, 3.0, 4.0]), np.array([0.5, 0.4, 0.7, 0.7])
+    assert pareto.front(cost, score, True).tolist() == [0, 2]
+    assert pareto.front(cost, score, False).tolist() == [0, 1]
+
+
+def test_lengths_and_looks():
+    assert [style.tokens(n) for n in (512, 8192, 100 * 1024, 1 << 20, 1536)] == ["512", "8K", "100K", "1M", "1.5K"]
+    found = style.looks([f"model {i}" for i in range(8)])
+    assert len({(k.colour, k.marker) for k in found.values()}) == 8
+    six = list(found.values())[:6]
+    assert len({k.marker for k in six}) == len({str(k.dashes) for k in six}) == 6
+
+
+def test_legends_do_not_cover_panels(folder):
+    """Every legend lies above the axes, whatever the names are."""
+    from evals.report.plots import figures
+
+    with matplotlib.style.context(style.STYLE):
+        for _, _, figure in figures(Data.of(load(folder))):
+            figure.draw_without_rendering()
+            for legend in figure.legends:
+                box = legend.get_window_extent()
+                assert all(box.y0 >= ax.get_window_extent().y1 - 1 for ax in figure.axes)
+                assert box.x1 <= figure.bbox.width + 1
+
+
+def test_names_that_look_like_formulas_or_markup_can_be_drawn(tmp_path):
+    run = load(write_run(tmp_path, samples=4, tasks=("longbench:qasper",)))
+    strange = "$x^_</svg><script>&--> "
+    run.models[strange] = run.models.pop(SHARED)
+    for cell in run.cells.values():
+        if cell["model"] == SHARED:
+            cell["model"] = strange
+    summary = report.write(run, tmp_path / "out")
+    assert strange in set(summary["model"])
+    assert not any("<script>" in p.read_text() for p in (tmp_path / "out" / "plots").glob("*.svg"))
+
+
+def test_summary_table_has_no_empty_columns(folder):
+    frame = summary_table(Data.of(load(folder))).frame
+    assert not frame.isna().all().any()
+    assert math.isfinite(frame["ttft_s"].dropna().astype(float).sum())
