@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -22,19 +22,14 @@ from evals.cells import Cell, ModelChoice, digest
 from evals.efficiency.apart import Loaded, Result, measured_apart
 from evals.errors import UserError
 from evals.measure import PeakMemory, cold, first_line, is_out_of_memory, synchronize
-from evals.model import LongContextModel, Session
+from evals.model import LongContextModel
 from evals.progress import Progress
+from evals.samples import Asked, AuditError, answer, audit, describe
 from evals.spec import RunSpec
 from evals.store import Run, StoreError
-from evals.tasks.base import Instance, Output
+from evals.tasks.base import Instance
 
 T = TypeVar("T")
-HEAD_TOKENS, TAIL_TOKENS = 120, 240
-"""How much of each end of a prompt is kept as text, for people."""
-
-
-class AuditError(Exception):
-    """A prompt broke a rule that every result rests on: a bug of its task, so the whole run stops."""
 
 
 @dataclass
@@ -144,6 +139,8 @@ class Engine:
         model = choice.method.load(choice.preset, choice.runtime)
         synchronize(model.device)
         self.spent.load_s += time.perf_counter() - start
+        if self.batch_size(model) < self.spec.batch_size:
+            self.progress.log(f"{choice.name} decodes one request at a time: --batch-size does nothing for it.")
         self._note_model(choice, model.budget)
         return model
 
@@ -197,25 +194,57 @@ class Engine:
         todo = [instance for instance in instances if instance.id not in done]
         measure = self.spec.perf and cell.id not in self.run.perf
         self.progress.begin(cell, len(todo) + measure)
-        for group in self._groups(todo):
-            self._ask(model, cell, group)
+        self._ask(model, cell, todo)
         if measure:
             self._measure(model, cell, instances[0])
         self._settle([cell], "ok", None, limit=self.spec.limit)
 
-    def _groups(self, instances: Sequence[Instance]) -> list[list[Instance]]:
-        """Instances that share a read, in the order in which a task gives the first of each."""
-        if not self.spec.reuse:
-            return [[instance] for instance in instances]
+    def _ask(self, model: LongContextModel, cell: Cell, instances: Sequence[Instance]) -> None:
+        """Put every request to its context, each context read once; generations together where that is asked."""
+        size = self.batch_size(model)
+        waiting: list[Asked] = []
+        for group in self._groups(instances, longest_first=size > 1):
+            waiting = self._ask_group(model, cell, group, waiting, size)
+        if waiting:
+            self._answer(model, cell, waiting)
+
+    def _ask_group(
+        self, model: LongContextModel, cell: Cell, group: Sequence[Instance], waiting: list[Asked], size: int
+    ) -> list[Asked]:
+        """Requests of one context; returns those that wait for a full batch. Nothing else keeps the session alive:
+        it must be gone before the next context is read.
+        """
+        for asked in self._read(model, cell, group):
+            if asked.instance.target is not None:
+                self._answer(model, cell, [asked])
+                continue
+            waiting.append(asked)
+            if len(waiting) == size:
+                self._answer(model, cell, waiting)
+                waiting = []
+        return waiting
+
+    def batch_size(self, model: LongContextModel) -> int:
+        """Requests at once: 1 for a method that has no way of its own to decode several."""
+        able = type(model).generate_batch is not LongContextModel.generate_batch
+        return self.spec.batch_size if able else 1
+
+    def _groups(self, instances: Sequence[Instance], longest_first: bool) -> list[list[Instance]]:
+        """Instances that share a read, in the order in which a task gives the first of each.
+
+        longest_first: rows of a batch then have similar lengths, and a lack of memory shows at once.
+        """
         groups: dict[str, list[Instance]] = {}
         for instance in instances:
-            groups.setdefault(instance.prompt.context_key, []).append(instance)
-        return list(groups.values())
+            key = instance.prompt.context_key if self.spec.reuse else instance.id
+            groups.setdefault(key, []).append(instance)
+        found = list(groups.values())
+        return sorted(found, key=lambda group: -len(group[0].prompt)) if longest_first else found
 
-    def _ask(self, model: LongContextModel, cell: Cell, group: Sequence[Instance]) -> None:
-        """Read the context of a group once and put every question of the group to it."""
+    def _read(self, model: LongContextModel, cell: Cell, group: Sequence[Instance]) -> Iterator[Asked]:
+        """Read the context of a group once, for each of its requests."""
         for instance in group:
-            _audit(instance, cell)
+            audit(instance, cell)
         prompt = group[0].prompt
         start = time.perf_counter()
         session = model.prefill(prompt.context, prefix_ids=prompt.prefix)
@@ -223,20 +252,24 @@ class Engine:
         read_s = time.perf_counter() - start
         self.spent.model_s += read_s
         for instance in group:
-            start = time.perf_counter()
-            output = answer(model, session, instance)
-            answer_s = time.perf_counter() - start
-            self.spent.model_s += answer_s
-            seconds = {"read": read_s, "answer": answer_s}
+            yield Asked(instance, session, read_s)
             read_s = 0.0  # the others found it read
+
+    def _answer(self, model: LongContextModel, cell: Cell, batch: Sequence[Asked]) -> None:
+        """Answer requests and write them down; the time of a batch is shared out evenly."""
+        start = time.perf_counter()
+        outputs = answer(model, batch)
+        answer_s = time.perf_counter() - start
+        self.spent.model_s += answer_s
+        for asked, output in zip(batch, outputs, strict=True):
             self.run.append(
                 {
                     "kind": "sample",
                     "cell": cell.id,
-                    **_describe(model, instance, output),
-                    "metrics": cell.task.task.evaluate(instance, output),
-                    "trace": session.trace(),
-                    "seconds": seconds,
+                    **describe(model, asked.instance, output),
+                    "metrics": cell.task.task.evaluate(asked.instance, output),
+                    "trace": asked.session.trace(),
+                    "seconds": {"read": asked.read_s, "answer": answer_s / len(batch)},
                 }
             )
             self.progress.step()
@@ -247,44 +280,6 @@ class Engine:
         self.spent.model_s += time.perf_counter() - start
         self.run.append({"kind": "perf", "cell": cell.id, **record})
         self.progress.step()
-
-
-def answer(model: LongContextModel, session: Session, instance: Instance) -> Output:
-    """Put one request to a context that was read: log-probabilities of its target, or a generation."""
-    query = instance.prompt.as_query()
-    if instance.target is not None:
-        return Output(logprobs=session.score(query, instance.target).tolist())
-    ids = session.generate(query, instance.max_new_tokens, instance.stop)
-    return Output(ids=ids, text=str(model.tokenizer.decode(ids, skip_special_tokens=True)))
-
-
-def _describe(model: LongContextModel, instance: Instance, output: Output) -> dict[str, Any]:
-    """The parts of a sample record that tell what was asked and answered."""
-    prompt = instance.prompt
-    head = [*prompt.prefix, *prompt.context[:HEAD_TOKENS]][:HEAD_TOKENS]
-    tail = [*prompt.context[-TAIL_TOKENS:], *prompt.query][-TAIL_TOKENS:]
-    return {
-        "sample": instance.id,
-        "status": "ok",
-        "error": None,
-        "output": {"text": output.text, "tokens": len(output.ids) or len(output.logprobs)},
-        "reference": instance.reference,
-        "group": instance.group or prompt.context_key,
-        "meta": instance.meta,
-        "audit": prompt.audit.as_dict(),
-        "prompt": {"head": model.tokenizer.decode(head), "tail": model.tokenizer.decode(tail)},
-    }
-
-
-def _audit(instance: Instance, cell: Cell) -> None:
-    """Raises AuditError where a prompt has two BOS, miscounts its tokens or is longer than its budget."""
-    prompt, where = instance.prompt, f"{cell.task.name}, sample {instance.id}"
-    if prompt.audit.bos > 1:
-        raise AuditError(f"{where}: {prompt.audit.bos} BOS tokens in one prompt; there must be one at most.")
-    if prompt.audit.tokens != len(prompt):
-        raise AuditError(f"{where}: the audit counts {prompt.audit.tokens} tokens, there are {len(prompt)}.")
-    if cell.length is not None and len(prompt) > cell.length:
-        raise AuditError(f"{where}: the prompt has {len(prompt)} tokens, its budget is {cell.length}.")
 
 
 def _free() -> None:

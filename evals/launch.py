@@ -65,8 +65,6 @@ def execute(spec: RunSpec, output: Path | None, command: Sequence[str], out: Con
     with Run(folder, key, header) as run:
         with Progress(cells, err) as progress:
             progress.log(f"{len(cells)} cells into {folder} on {spec.device}, {spec.dtype}, {spec.attn}")
-            if spec.batch_size > 1:
-                progress.log("No method here takes several requests at once: they run one at a time.")
             engine = Engine(run, spec, progress, Spent(load_s=planned_s))
             engine.execute(cells)
         report_begin = time.perf_counter()

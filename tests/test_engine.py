@@ -6,14 +6,15 @@ import json
 import os
 import signal
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from standins import Toy, write_preset
+from standins import Toy, ToySession, write_preset
 
-from evals.engine import AuditError
+from evals.samples import AuditError
 from evals.store import read_records, read_run
 
 pytestmark = pytest.mark.usefixtures("standins")
@@ -96,6 +97,22 @@ def test_questions_on_one_context_share_a_read(
     toy("--no-perf", "--set", "questions=4", "--no-reuse", output="fresh")
     assert len(reads) == 3 + 12
     assert samples(tmp_path / "run") == samples(tmp_path / "fresh")
+
+
+def test_a_read_is_given_up_before_the_next_one(toy: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two contexts of 128K tokens at once would be out of memory where one fits."""
+    alive: list[weakref.ref[ToySession]] = []
+    prefill = Toy.prefill
+
+    def counted(self: Toy, *arguments: Any, **named: Any) -> Any:
+        assert not any(ref() for ref in alive)
+        session = prefill(self, *arguments, **named)
+        alive.append(weakref.ref(session))
+        return session
+
+    monkeypatch.setattr(Toy, "prefill", counted)
+    assert toy().code == 0
+    assert len(alive) > 3
 
 
 def test_the_same_command_resumes_and_a_larger_limit_goes_on(toy: Callable[..., Any], tmp_path: Path) -> None:

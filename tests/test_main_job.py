@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from evals.store import read_records
+
 MODELS = ("full", "truncated")
 
 
@@ -48,6 +50,18 @@ def test_a_reused_read_answers_as_a_fresh_one(command: Callable[..., Any], grid:
         for name, more in (("reuse", ()), ("fresh", ("--no-reuse",)))
     ]
     assert [cell["metrics"] for cell in runs[0]] == [cell["metrics"] for cell in runs[1]]
+
+
+def test_a_batch_answers_as_one_request_at_a_time(
+    command: Callable[..., Any], tiny_presets: Callable[..., Path], tmp_path: Path
+) -> None:
+    base = ["--task", "needle", "--model", tiny_presets("full"), "--length", "512", "--limit", 5, "--no-perf"]
+    for name, size in (("one", 1), ("three", 3)):
+        assert command(*base, "--batch-size", size, "--output", tmp_path / name).code == 0
+    texts = [
+        {record["sample"]: record["output"] for record in read_records(tmp_path / name)} for name in ("one", "three")
+    ]
+    assert len(texts[0]) == 5 and texts[0] == texts[1]
 
 
 def test_random_weights_need_a_shape_only(
