@@ -115,9 +115,11 @@ class SinkCache(Cache):
         """Tokens held: where the stock mask puts the first new token."""
         return self._end - self._start
 
-    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
-        """Keys that a forward of `query_length` tokens sees, and the index of the first."""
-        return self.get_seq_length() + query_length, 0
+    def get_mask_sizes(self, query: int | torch.Tensor, layer_idx: int = 0) -> tuple[int, int]:
+        """Keys that a forward sees, and the index of the first. query: how many tokens are new, or (transformers
+        5.3) their indices."""
+        new = query if isinstance(query, int) else query.shape[0]
+        return self.get_seq_length() + new, 0
 
     @property
     def held(self) -> torch.Tensor:

@@ -53,7 +53,8 @@ class StreamingSession(CachedSession):
     def __init__(self, model: PreTrainedModel, eviction: Eviction, ids: Sequence[int]) -> None:
         self.device = model.device
         self._model = model
-        self._cache = SinkCache(eviction, model.config, model.dtype, model.base_model.rotary_emb.inv_freq)
+        inv_freq = model.base_model.get_buffer("rotary_emb.inv_freq")
+        self._cache = SinkCache(eviction, model.config, model.dtype, inv_freq)
         if ids:
             for hidden in self._forwards(self._tensor(ids)):
                 self.context_hidden = hidden[-1:]

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 from transformers import PretrainedConfig, PreTrainedModel
 
 from baselines.dense import DenseSession, DenseSettings, FullAttention, check_base
@@ -66,7 +66,8 @@ def stretched_rotary(model: PreTrainedModel, kind: Kind, factor: float) -> torch
     """A rotary module for `model`, whose own config is that of the unstretched base."""
     config = copy.deepcopy(model.config)
     config.rope_parameters = rope_parameters(config, kind, factor)
-    return type(model.base_model.rotary_emb)(config).to(model.device)
+    rotary = type(model.base_model.get_submodule("rotary_emb"))
+    return rotary(config).to(model.device)
 
 
 def factor_for(length: int, window: int) -> int:
@@ -125,7 +126,7 @@ class DynamicSession(Session):
 class ScaledRope(FullAttention):
     """Full attention with stretched positions: a released YaRN checkpoint, or any base without training."""
 
-    settings_model: ClassVar[type[BaseModel] | None] = RopeSettings
+    settings_model: ClassVar[type[DenseSettings]] = RopeSettings
 
     settings: RopeSettings
 
