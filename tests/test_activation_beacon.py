@@ -19,7 +19,7 @@ from transformers.models.llama.modeling_llama import rotate_half
 
 from baselines.activation_beacon.adapter import ActivationBeacon
 from baselines.activation_beacon.cache import Fill, Layout
-from baselines.activation_beacon.modeling import CLASSES, BeaconLlama, adapt_ratio, check_config
+from baselines.activation_beacon.modeling import CLASSES, BeaconLlama, adapt_ratio, causal_attention, check_config
 from evals import presets
 from evals.errors import UserError
 from evals.model import Query, Runtime
@@ -104,6 +104,18 @@ def test_negative_controls_differ() -> None:
 def test_kernels_agree() -> None:
     ids = golden()["r2.L64.input_ids"]
     close(read(reference_model("r2", "eager"), ids, [33, 31])[0], read(reference_model("r2"), ids)[0])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="flash kernels need a CUDA GPU")
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_flash_kernels_are_causal_from_the_lower_right(kv_heads: int) -> None:
+    attn = reference_model("r4").model.layers[0].self_attn
+    query = torch.randn(1, 4, 96, 64, device="cuda", dtype=torch.bfloat16)
+    key, value = (torch.randn(1, kv_heads, 224, 64, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    got = causal_attention(attn, query, key, value).float()
+    mask = torch.ones(96, 224, dtype=torch.bool, device="cuda").tril(128)
+    wanted = F.scaled_dot_product_attention(query.float(), key.float(), value.float(), mask, enable_gqa=True)
+    torch.testing.assert_close(got, wanted.transpose(1, 2), atol=3e-2, rtol=0)
 
 
 @settings(max_examples=15, deadline=None)
