@@ -54,12 +54,19 @@ class ModelChoice:
         }
 
     def _weights(self) -> dict[str, Any]:
+        """What the parameters are: of the base, and of what was trained on top of it."""
         preset, runtime = self.preset, self.runtime
-        adapter = preset.adapter.model_dump(mode="json") if preset.adapter else None
+        found: dict[str, Any] = {}
         if runtime.checkpoint:
-            base = {"source": preset.weights.source, "checkpoint": fingerprint(Path(runtime.checkpoint))}
-            return {"base": base, "adapter": adapter}
-        return {"base": weights.identity(preset.weights, runtime, preset.shape), "adapter": adapter}
+            found["base"] = preset.weights.source
+            found["checkpoint"] = fingerprint(Path(runtime.checkpoint))
+        else:
+            found["base"] = weights.identity(preset.weights, runtime, preset.shape)
+        if preset.adapter:
+            folder = preset.adapter.folder()
+            found["adapter"] = [preset.adapter.source, preset.adapter.revision]
+            found["adapter_files"] = fingerprint(folder) if folder and folder.exists() else None
+        return found
 
     def check(self) -> None:
         """Fetch hub weights, convert embedded ones. Raises UserError where they are missing."""

@@ -92,6 +92,17 @@ def test_the_task_version_and_the_data_are_in_the_id(tmp_path: Path, monkeypatch
     assert len({base, with_data, only_cell(tmp_path, data_dir=data), only_cell(tmp_path)}) == 4
 
 
+@pytest.mark.usefixtures("standins")
+def test_an_adapter_trained_further_gives_another_id(tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    ids = set()
+    for content in ("first", "other"):
+        (adapter / "adapter.safetensors").write_text(content, encoding="utf-8")
+        ids.add(only_cell(tmp_path, preset={"adapter": {"source": str(adapter)}}))
+    assert len(ids) == 2
+
+
 def test_fingerprint_sees_a_change_in_the_middle(tmp_path: Path) -> None:
     (tmp_path / "weights").write_bytes(bytes(1 << 19))
     before = fingerprint(tmp_path)

@@ -26,6 +26,14 @@ class Weights(BaseModel):
     licence: str | None = None
     gated: bool = False
 
+    def folder(self) -> Path | None:
+        """Where `package:NAME/FOLDER` or a folder lies, whether or not it is there; None for the hub."""
+        kind, _, rest = self.source.rpartition(":")
+        if kind == "hub":
+            return None
+        package, _, inside = rest.partition("/")
+        return Path(str(resources.files(package))) / inside if kind == "package" else Path(rest)
+
 
 class Preset(BaseModel):
     """A method, its weights and its settings under a name.
