@@ -17,9 +17,11 @@ import yaml
 from lm_eval.api.registry import model_registry
 from lm_eval.models.huggingface import HFLM
 
-from evals import lm_eval_plugin
+from evals import lm_eval_model, lm_eval_plugin
 from evals.errors import UserError
-from evals.lm_eval_plugin import MODELS, AnyPreset, FullAttention, register
+from evals.lm_eval_model import AnyPreset, FullAttention
+from evals.lm_eval_plugin import MODELS, register
+from evals.model import Query
 
 DOCUMENT = " ".join(f"The {colour} door leads to room {i}." for i, colour in enumerate(["red", "blue", "green"] * 3))
 
@@ -31,7 +33,7 @@ def requests(*arguments: tuple[Any, ...]) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def full(tiny_presets: Callable[..., Path]) -> FullAttention:
-    return FullAttention(preset=str(tiny_presets("full")), device="cpu", query_tokens=60)
+    return FullAttention(preset=str(tiny_presets("full")), device="cpu", query_tokens=60, max_length=512)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +61,7 @@ class TestEqualToHf:
 
     def test_greedy_continuation_is_said_to_be_greedy(self, full: FullAttention, hf: HFLM) -> None:
         ids = full.model.prefill(full.tok_encode(self.PROMPTS[0])[:-1]).generate(
-            lm_eval_plugin.Query(full.tok_encode(self.PROMPTS[0])[-1:]), 3
+            Query(full.tok_encode(self.PROMPTS[0])[-1:]), 3
         )
         request = [((self.PROMPTS[0], ""), full.tok_encode(self.PROMPTS[0]), ids)]
         assert full._loglikelihood_tokens(request, disable_tqdm=True)[0][1]
@@ -73,6 +75,16 @@ class TestEqualToHf:
         ours, theirs = (lm.generate_until(asked, disable_tqdm=True) for lm in (full, hf))
         assert ours == theirs
         assert all(ours)
+
+    def test_batches_change_nothing(self, full: FullAttention, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked = requests(*[(prompt, {"until": ["zz"], "max_gen_toks": 9 + i}) for i, prompt in enumerate(self.PROMPTS)])
+        one = full.generate_until(asked, disable_tqdm=True)
+        rows = []
+        generate = full.model.generate_batch
+        monkeypatch.setattr(full.model, "generate_batch", lambda batch: rows.append(len(batch)) or generate(batch))
+        monkeypatch.setattr(full, "batch_size", 2)
+        assert full.generate_until(asked, disable_tqdm=True) == one
+        assert rows == [2, 2, 1]
 
     def test_stop_strings_end_the_text(self, full: FullAttention, hf: HFLM) -> None:
         plain = full.generate_until(requests(("short", {"until": [], "max_gen_toks": 20})), disable_tqdm=True)[0]
@@ -137,11 +149,11 @@ class TestArguments:
 
     def test_preset_of_another_method(self, tiny_presets: Callable[..., Path]) -> None:
         with pytest.raises(UserError, match="streaming_llm"):
-            lm_eval_plugin.StreamingLLM(preset=str(tiny_presets("full")), device="cpu")
+            lm_eval_model.StreamingLLM(preset=str(tiny_presets("full")), device="cpu")
 
     def test_without_a_preset_the_known_ones_are_named(self) -> None:
         with pytest.raises(UserError, match=r"preset=NAME.*streamingllm-135m"):
-            lm_eval_plugin.StreamingLLM(device="cpu")
+            lm_eval_model.StreamingLLM(device="cpu")
 
     def test_unknown_dtype(self, tiny_presets: Callable[..., Path]) -> None:
         with pytest.raises(UserError, match="dtype=int3"):
@@ -169,7 +181,7 @@ def test_entry_points_say_what_is_registered() -> None:
     assert project["scripts"]["sharedllm-lm-eval"] == "evals.lm_eval_plugin:main"
     register()
     for name, target in MODELS.items():
-        assert model_registry.get(name) is getattr(lm_eval_plugin, target.split(":")[1])
+        assert model_registry.get(name) is getattr(lm_eval_model, target.split(":")[1])
 
 
 class TestEndToEnd:
