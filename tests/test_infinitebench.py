@@ -154,11 +154,25 @@ def test_spread_reaches_everywhere(rows: int, limit: int) -> None:
     assert max(gaps) <= 3 * rows / limit + 1
 
 
+def test_chat_goes_around_the_families_made_for_it() -> None:
+    tokenizer = byte_tokenizer(258)
+    tokenizer.chat_template = "{% for m in messages %}<u>{{ m['content'] }}</u>{% endfor %}<a>"
+    shown = {}
+    for chat in ("official", "never"):
+        made = task("passkey", chat=chat, max_new_tokens=15)
+        (instance,) = made.instances(tokenizer, 2048, 1, 0)
+        assert len(instance.prompt) + instance.max_new_tokens <= 2048 and instance.max_new_tokens == 15
+        shown[chat] = decode(instance.prompt.query)
+    assert shown["official"] == shown["never"] + "</u><a>"
+
+
 def test_what_cannot_be_generated_says_so() -> None:
     with pytest.raises(UserError, match="give --length"):
         instances(task("passkey", source="generated"), None)
     with pytest.raises(UserError, match="cannot be generated"):
         instances(task("code_debug", source="generated"), 4096)
+    with pytest.raises(UserError, match="exceed --length 1024"):
+        instances(task("code_debug", max_prompt_tokens=1020), 1024)
     with pytest.raises(UserError, match="needs a longer --length than 256"):
         instances(task("kv_retrieval"), 256)
 

@@ -12,11 +12,12 @@ from evals.infinitebench import rows
 from evals.infinitebench.generators import GENERATORS, Generator
 from evals.infinitebench.scorers import JUNE_SCORES, SCORERS, score
 from evals.infinitebench.tasks import MAX_NEW_TOKENS, TASKS, views
-from evals.infinitebench.templates import fields, template
+from evals.infinitebench.templates import CHAT_FAMILIES, fields, template
 from evals.model import Stop
 from evals.prompt import Prompt, PromptBuilder, fill
 from evals.ruler.sample import fitting_size
 from evals.tasks.base import Instance, Output, Task, TaskSettings
+from evals.tasks.longbench import explicit_budget
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,14 +31,17 @@ SMALLEST = 2
 class InfiniteBenchSettings(TaskSettings):
     """source: official rows, or rows generated at --length ("auto": generated where a length is given, the task
     can be generated and the data folder has no rows of that length). family: prompt family. templates: file with
-    the family's texts (none needed for gpt4). scorer: generation of the official scorer. chat: wrap the prompt in
-    the tokenizer's chat template. max_prompt_tokens: truncation budget, in place of --length less the answer."""
+    the family's texts (none needed for gpt4). scorer: generation of the official scorer. chat: "official" wraps the
+    prompt in the tokenizer's chat template, if it has one, for the families made for chat (all but yarn_mistral).
+    max_new_tokens: answer budget, in place of the official one. max_prompt_tokens: truncation budget, in place of
+    --length less the answer."""
 
     source: Literal["auto", "official", "generated"] = "auto"
     family: str = "gpt4"
     templates: Path | None = None
     scorer: Literal["2024-08", "2024-06"] = "2024-08"
-    chat: bool = False
+    chat: Literal["official", "never", "always"] = "official"
+    max_new_tokens: int | None = None
     max_prompt_tokens: int | None = None
 
 
@@ -77,7 +81,7 @@ class InfiniteBench(Task):
         """Rows in file order (generated: in row order); a limit takes rows of all depths (`rows.spread`)."""
         settings = self.settings
         official = template(self.task, settings.family, settings.templates)
-        maker = _Maker(self.task, official, PromptBuilder(tokenizer), settings.chat)
+        maker = _Maker(self.task, official, PromptBuilder(tokenizer), self._chat(tokenizer), settings.max_new_tokens)
         eos = {tokenizer.eos_token_id} - {None}
         if self._generates(length):
             assert length is not None
@@ -91,8 +95,13 @@ class InfiniteBench(Task):
                 max_new_tokens=new_tokens,
                 stop=Stop(ids=frozenset(eos)),
                 reference=text.answer,
-                meta={**text.meta, "family": settings.family},
+                meta={**text.meta, "family": settings.family, "chat": maker.chat},
             )
+
+    def _chat(self, tokenizer: PreTrainedTokenizerBase) -> bool:
+        if self.settings.chat == "official":
+            return self.settings.family in CHAT_FAMILIES and bool(tokenizer.chat_template)
+        return self.settings.chat == "always"
 
     def _generates(self, length: int | None) -> bool:
         """Whether rows are generated. Raises UserError where that was asked for and cannot be."""
@@ -110,7 +119,7 @@ class InfiniteBench(Task):
     def _official(
         self, maker: _Maker, length: int | None, limit: int | None
     ) -> Iterator[tuple[int, _Text, Prompt, int]]:
-        new_tokens = MAX_NEW_TOKENS[self.task]
+        new_tokens = self.settings.max_new_tokens or MAX_NEW_TOKENS[self.task]
         budget = self._budget(length, new_tokens)
         file = rows.locate(self.task, length, self.data)
         for number, row, answer in rows.read(self.task, file, limit):
@@ -124,7 +133,7 @@ class InfiniteBench(Task):
 
     def _budget(self, length: int | None, new_tokens: int) -> int | None:
         if self.settings.max_prompt_tokens is not None:
-            return self.settings.max_prompt_tokens
+            return explicit_budget(length, self.settings.max_prompt_tokens, new_tokens)
         if length is not None and length <= new_tokens:
             raise UserError(
                 f"InfiniteBench {self.task} may answer with {new_tokens} tokens: choose a --length above that."
@@ -186,6 +195,7 @@ class _Maker:
     template: str
     builder: PromptBuilder
     chat: bool
+    max_new_tokens: int | None
 
     def prompt(self, text: _Text, budget: int | None) -> Prompt:
         """The filled template; a search may look at the row's question, or all of the text after the context."""
@@ -206,8 +216,8 @@ class _Maker:
     def new_tokens(self, text: _Text) -> int:
         """The official answer budget; math_calc's is as long as its answer, up to the official 30000."""
         official = MAX_NEW_TOKENS[self.task]
-        if self.task != "math_calc":
-            return official
+        if self.max_new_tokens or self.task != "math_calc":
+            return self.max_new_tokens or official
         return min(official, len(self.builder.encode(str(text.answer))) + 16)
 
 

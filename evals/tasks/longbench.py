@@ -138,17 +138,22 @@ def prompt_budget(length: int | None, max_prompt_tokens: int | None, max_new_tok
     Raises UserError where the length is too short.
     """
     if max_prompt_tokens is not None:
-        budget = max_prompt_tokens
-        if length is not None and budget + max_new_tokens > length:
-            raise UserError(
-                f"max_prompt_tokens {budget} and an answer of {max_new_tokens} tokens exceed --length {length}."
-            )
-        return budget
+        return explicit_budget(length, max_prompt_tokens, max_new_tokens)
     if length is None:
         return None
     if length < MIN_LENGTH:
         raise UserError(f"LongBench needs a --length of {MIN_LENGTH} or more, not {length}.")
     return length * 1000 // 1024 - 500
+
+
+def explicit_budget(length: int | None, max_prompt_tokens: int, max_new_tokens: int) -> int:
+    """A prompt budget that a setting gives. Raises UserError where prompt and answer exceed the length."""
+    if length is not None and max_prompt_tokens + max_new_tokens > length:
+        raise UserError(
+            f"max_prompt_tokens {max_prompt_tokens} and an answer of {max_new_tokens} tokens exceed --length {length}: "
+            "change one of them."
+        )
+    return max_prompt_tokens
 
 
 def stop_rule(dataset: str, tokenizer: PreTrainedTokenizerBase) -> Stop:

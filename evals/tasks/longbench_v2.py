@@ -18,6 +18,7 @@ from evals.model import Stop
 from evals.prompt import PromptBuilder
 from evals.rows import RowFile, fetch, find, parse, validate
 from evals.tasks.base import Instance, Output, Task, TaskSettings
+from evals.tasks.longbench import explicit_budget
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -129,7 +130,7 @@ class LongBenchV2(Task):
 
     def _budget(self, length: int | None) -> int:
         if self.settings.max_prompt_tokens is not None:
-            return self.settings.max_prompt_tokens
+            return explicit_budget(length, self.settings.max_prompt_tokens, MAX_NEW_TOKENS)
         return OFFICIAL_BUDGET if length is None else length - MAX_NEW_TOKENS
 
     def evaluate(self, instance: Instance, output: Output) -> dict[str, float]:
