@@ -155,17 +155,19 @@ class AnyPreset(TemplateLM):
         question = (0, len(query)) if context else None
         return Item(position, tuple(prefix), tuple(context), Query(tuple(query), question))
 
-    def _reads(self, items: Iterable[Item], label: str, quiet: bool) -> Iterator[tuple[Session, Item]]:
-        """Every item with the session of its context; each context is read once, the longest first."""
+    def _groups(self, items: Iterable[Item], label: str, quiet: bool) -> Iterator[list[Item]]:
+        """Items that share a context, the longest context first."""
         groups = defaultdict(list)
         for item in items:
             groups[item.prefix, item.context].append(item)
         with tqdm(total=sum(map(len, groups.values())), desc=label, disable=quiet) as progress:
-            for prefix, context in sorted(groups, key=lambda key: -len(key[1])):
-                session = self.model.prefill(context, prefix)
-                for item in groups[prefix, context]:
-                    yield session, item
-                    progress.update()
+            for group in sorted(groups.values(), key=lambda group: -len(group[0].context)):
+                yield group
+                progress.update(len(group))
+
+    def _read(self, group: Sequence[Item]) -> Session:
+        """The session of a group. Callers return before the next group is read, which frees it."""
+        return self.model.prefill(group[0].context, group[0].prefix)
 
     # --- requests
 
@@ -181,12 +183,21 @@ class AnyPreset(TemplateLM):
             room = None if self.max_length is None else self.max_length + 1 - len(target)
             items.append(self._item(position, _last(context, room)))
         results: dict[int, tuple[float, bool]] = {}
-        for session, item in self._reads(items, "loglikelihood", disable_tqdm):
+        for group in self._groups(items, "loglikelihood", disable_tqdm):
+            results |= self._score_group(group, requests)
+        return [results[i] for i in range(len(requests))]
+
+    def _score_group(
+        self, group: Sequence[Item], requests: list[tuple[tuple[str, str], list[int], list[int]]]
+    ) -> dict[int, tuple[float, bool]]:
+        session = self._read(group)
+        results = {}
+        for item in group:
             strings, _context, target = requests[item.position]
             logprobs, greedy = session.score_greedy(item.query, target)
             results[item.position] = (float(logprobs.sum()), greedy)
             self.cache_hook.add_partial("loglikelihood", strings, results[item.position])
-        return [results[i] for i in range(len(requests))]
+        return results
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
         """Log-probability of whole texts, in windows of `max_length` ids.
@@ -201,8 +212,7 @@ class AnyPreset(TemplateLM):
             )
             total = 0.0
             for before, target in map(make_disjoint_window, windows):
-                session = self.model.prefill(before[:-1])
-                total += float(session.score(Query(before[-1:]), target).sum())
+                total += float(self.model.prefill(before[:-1]).score(Query(before[-1:]), target).sum())
             totals.append(total)
             self.cache_hook.add_partial("loglikelihood_rolling", (text,), total)
         return totals
@@ -218,14 +228,22 @@ class AnyPreset(TemplateLM):
             items.append(self._item(position, _last(self.tok_encode(request.args[0]), room)))
         texts: dict[int, str] = {}
         waiting: list[tuple[int, Request]] = []
-        for session, item in self._reads(items, "generate_until", disable_tqdm):
-            until, new_tokens = limits[item.position]
-            waiting.append((item.position, Request(session, item.query, new_tokens, self._stop(until))))
-            if len(waiting) == self.batch_size:
-                texts |= self._answer(waiting, requests, limits)
-                waiting.clear()
-        texts |= self._answer(waiting, requests, limits)
+        for group in self._groups(items, "generate_until", disable_tqdm):
+            waiting += self._ask(group, limits)
+            while len(waiting) >= self.batch_size:
+                texts |= self._answer(waiting[: self.batch_size], requests, limits)
+                del waiting[: self.batch_size]
+        if waiting:
+            texts |= self._answer(waiting, requests, limits)
         return [texts[i] for i in range(len(requests))]
+
+    def _ask(self, group: Sequence[Item], limits: list[tuple[list[str], int]]) -> list[tuple[int, Request]]:
+        session = self._read(group)
+        asked = []
+        for item in group:
+            until, new_tokens = limits[item.position]
+            asked.append((item.position, Request(session, item.query, new_tokens, self._stop(until))))
+        return asked
 
     def _answer(
         self, waiting: list[tuple[int, Request]], requests: list[Any], limits: list[tuple[list[str], int]]
