@@ -6,6 +6,7 @@ import copy
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from evals.errors import UserError
@@ -98,6 +99,11 @@ class PromptBuilder:
         bos = tokenizer.bos_token_id
         adds = bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
         self.bos: int | None = bos if adds else None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the tokenizer: models that share it share ids."""
+        return hashlib.sha256(self._encoder.to_str().encode()).hexdigest()
 
     def encode(self, text: str, after: str = "") -> list[int]:
         """Ids of a text without special tokens, as they are where it stands behind the text `after`."""

@@ -121,6 +121,7 @@ class Needle(Task):
         super().__init__(subset, settings, source)
         self.wording = TEMPLATES[settings.template]
         self.grid = settings
+        self._haystacks: dict[tuple[str, int], Haystack] = {}  # by tokenizer and sample, for all lengths
 
     def check(self) -> None:
         next(data.haystack(self.data))
@@ -135,7 +136,8 @@ class Needle(Task):
         builder = PromptBuilder(tokenizer)
         made = 0
         for sample in range(self.grid.samples):
-            texts = Haystack(builder, self.data, first=sample)
+            key = builder.fingerprint, sample
+            texts = self._haystacks.setdefault(key, Haystack(builder, self.data, first=sample))
             for depth in spread(self.grid.depths):
                 facts = draw(self.grid.template, self.grid.needles, seed, length, depth, sample)
                 for instance in self._ask(builder, texts, facts, length, depth, sample):

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import numpy as np
 from pydantic import Field, field_validator
 
 from evals import data
@@ -31,8 +32,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Control = Literal["own", "other", "none"]
-CHARS_PER_TOKEN = 8
+CHARS_PER_TOKEN = 5
 """First guess of how much text holds enough tokens; doubled until it does."""
+MARGIN = 256
+"""Tokens between a cut through a text and what is used of it."""
 
 
 class PerplexitySettings(TaskSettings):
@@ -93,6 +96,7 @@ class Perplexity(Task):
     def __init__(self, subset: str | None, settings: PerplexitySettings, source: DataSource) -> None:
         super().__init__(subset, settings, source)
         self.protocol = settings
+        self._stores: dict[str, TokenStore] = {}  # by tokenizer, for all models and lengths
 
     def check(self) -> None:
         if self.protocol.dataset is not None and self.protocol.dataset not in data.HUB:
@@ -109,7 +113,8 @@ class Perplexity(Task):
             raise UserError("The task perplexity needs a length: add --length 4k.")
         running = self._running(length)
         builder = PromptBuilder(tokenizer)
-        reader = Reader(builder, self.protocol, length)
+        store = self._stores.setdefault(builder.fingerprint, TokenStore(builder))
+        reader = Reader(store, self.protocol, length)
         ordered = in_turn(list(self._documents()))
         made = 0
         for document in ordered:
@@ -209,11 +214,20 @@ class Perplexity(Task):
         return metrics
 
 
-class Reader:
-    """Cuts windows out of documents and turns no more text into ids than these need."""
+@dataclass(frozen=True)
+class Tokens:
+    """ids (n,) of a document or of one end of it, and the span of characters (n, 2) behind each."""
 
-    def __init__(self, builder: PromptBuilder, protocol: PerplexitySettings, length: int) -> None:
-        self._builder = builder
+    ids: np.ndarray
+    spans: np.ndarray
+    whole: bool
+
+
+class Reader:
+    """Cuts windows out of documents."""
+
+    def __init__(self, store: TokenStore, protocol: PerplexitySettings, length: int) -> None:
+        self._store = store
         self._protocol = protocol
         self._length = length
         self.longest = 0
@@ -231,8 +245,8 @@ class Reader:
         steps = [i * protocol.stride for i in range(protocol.windows)]
         first = protocol.anchor if isinstance(protocol.anchor, int) else length
         need = max(first + steps[-1], self.shortest)
-        ids, spans = self._tokens(document, need, from_end=from_end)
-        total = len(ids)
+        held = self._store.tokens(document, need, from_end=from_end)
+        total = len(held.ids)
         self.longest = max(self.longest, total)
         if total < protocol.min_tokens:
             return
@@ -240,9 +254,10 @@ class Reader:
             end = -step if from_end else first + step
             stop = total + end if from_end else end
             if length <= stop <= total:
-                text = document.text[spans[stop - protocol.scored][0] : spans[stop - 1][1]]
-                piece = ids[stop - length : stop]
-                yield Window(document, end, piece, len(text.encode()), begins=stop == length and spans[0][0] == 0)
+                text = document.text[held.spans[stop - protocol.scored, 0] : held.spans[stop - 1, 1]]
+                ids = held.ids[stop - length : stop].tolist()
+                begins = stop == length and held.spans[0, 0] == 0
+                yield Window(document, end, ids, len(text.encode()), bool(begins))
 
     def other(self, documents: Sequence[Document], own: Document, tokens: int) -> tuple[str, list[int]]:
         """The last `tokens` tokens of the next document after `own` that has as many, one of the same domain if
@@ -250,28 +265,42 @@ class Reader:
         at = documents.index(own)
         later = [*documents[at + 1 :], *documents[:at]]
         for document in sorted(later, key=lambda document: document.domain != own.domain):
-            ids, _ = self._tokens(document, tokens, from_end=True)
+            ids = self._store.tokens(document, tokens, from_end=True).ids
             if len(ids) >= tokens:
-                return document.id, ids[len(ids) - tokens :]
+                return document.id, ids[len(ids) - tokens :].tolist()
         raise UserError(
             f"The control `other` needs a second document of {tokens} tokens: add one, or --set context=own,none."
         )
 
-    def _tokens(self, document: Document, need: int, *, from_end: bool) -> tuple[list[int], list[tuple[int, int]]]:
-        """At least `need` ids from an end of the document, all of them where it has fewer, with their spans of
-        characters. Text is cut at a line break, where vocabularies do not join tokens."""
-        chars = need * CHARS_PER_TOKEN + 1000
-        while True:
-            start, stop = 0, len(document.text)
-            if from_end:
-                start = max(document.text.find("\n", stop - chars), 0) if chars < stop else 0
-            elif chars < stop:
-                stop = document.text.find("\n", chars)
-                stop = len(document.text) if stop < 0 else stop
-            ids, spans = self._builder.encode_with_spans(document.text[start:stop])
-            if len(ids) >= need or (start == 0 and stop == len(document.text)):
-                return ids, [(a + start, b + start) for a, b in spans]
+
+class TokenStore:
+    """Documents as ids. No more text is turned into ids than is asked for, and none twice."""
+
+    def __init__(self, builder: PromptBuilder) -> None:
+        self._builder = builder
+        self._held: dict[tuple[str, bool], Tokens] = {}
+
+    def tokens(self, document: Document, need: int, *, from_end: bool) -> Tokens:
+        """At least `need` tokens at one end of the document, all of them where it has fewer.
+
+        A few more are made where text is cut (at a line break), so that what is asked for does not feel the cut.
+        """
+        held = self._held.get((document.id, from_end))
+        chars = need * CHARS_PER_TOKEN + MARGIN
+        while held is None or not (held.whole or len(held.ids) >= need + MARGIN):
+            held = self._encode(document, chars, from_end)
             chars *= 2
+        self._held[document.id, from_end] = held
+        return held
+
+    def _encode(self, document: Document, chars: int, from_end: bool) -> Tokens:
+        text = document.text
+        start, stop = 0, len(text)
+        if chars < len(text):
+            cut = text.find("\n", len(text) - chars if from_end else chars)
+            start, stop = (max(cut, 0), stop) if from_end else (0, cut if cut >= 0 else stop)
+        ids, spans = self._builder.encode_with_spans(text[start:stop])
+        return Tokens(np.array(ids), np.array(spans).reshape(-1, 2) + start, stop - start == len(text))
 
 
 def in_turn(documents: Sequence[Document]) -> list[Document]:
