@@ -1,0 +1,74 @@
+"""What the README shows works: its method is dense attention, its commands are accepted."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from evals.model import Query, Runtime
+from evals.presets import load
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+IMPORTS = """
+from dataclasses import dataclass
+import torch
+from transformers import DynamicCache, PreTrainedModel
+from evals.decoding import CachedSession
+from evals.model import Cost, LongContextModel
+from evals.weights import load_base
+"""
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.S)
+
+
+def test_the_method_of_the_readme_is_dense_attention(
+    tiny_presets: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from baselines.dense import FullAttention
+
+    [code] = blocks("python")
+    assert len(code.splitlines()) < 60
+    (tmp_path / "readme_method.py").write_text(IMPORTS + code, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    method = import_module("readme_method").Dense
+    preset = load(str(tiny_presets("full")))
+    ours, full = method.load(preset, Runtime()), FullAttention.load(preset, Runtime())
+    context, query, target = list(range(5, 90)), Query([7, 8, 9]), [1, 2, 3, 4]
+    for ids in (context, []):
+        session, expected = ours.prefill(ids, [256]), full.prefill(ids, [256])
+        for _ in range(2):
+            assert torch.allclose(session.score(query, target), expected.score(query, target), atol=1e-5)
+            assert session.generate(query, 5) == expected.generate(query, 5)
+        assert session.state_bytes == ours.cost(len(ids) + 1, 3).state_bytes
+
+
+COMMANDS = [
+    line.replace("\\\n", " ")
+    for block in blocks("")
+    for line in re.findall(r"^sharedllm-eval(?:.*\\\n)*.*$", block, flags=re.M)
+    if "[" not in line
+]
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_a_command_of_the_readme_can_be_planned(command: Callable[..., Any], tmp_path: Path, line: str) -> None:
+    arguments = shlex.split(line.replace("TEXTS", str(tmp_path)))[1:]
+    result = command(*arguments, "--dry-run")
+    assert result.code == 0, result.err
+    assert all(cell["status"] == "planned" for cell in result.last["cells"])
+
+
+def test_the_readme_names_every_option(command: Callable[..., Any]) -> None:
+    [usage] = [block for block in blocks("") if "[--length" in block]
+    shown = set(re.findall(r"--[a-z-]+", command("--help").out))
+    assert set(re.findall(r"--[a-z-]+", usage)) <= shown
+    assert COMMANDS
