@@ -79,11 +79,12 @@ def bootstrap_means(sums_GK: Floats, counts_GK: Floats, replicates: int, seed: i
 
 
 def interval(estimate: float, distribution: Floats, clusters: int, confidence: float = 0.95) -> Interval:
-    """Expanded percentile interval and standard error from a bootstrap distribution over `clusters`
-    clusters.
+    """Expanded percentile interval and standard error from a bootstrap distribution over `clusters` clusters.
+
+    None where the distribution is a single point: clusters that all agree do not make an estimate certain.
     """
     values = distribution[np.isfinite(distribution)]
-    if clusters < 2 or not values.size:
+    if clusters < 2 or not values.size or np.ptp(values) == 0:
         return Interval(estimate)
     widen = np.sqrt(clusters / (clusters - 1))
     tail = float(ndtr(widen * stdtrit(clusters - 1, (1 - confidence) / 2)))

@@ -7,12 +7,12 @@ import math
 
 import numpy as np
 import pytest
+from fixtures.synthetic_run import write_run
 
 from evals import compare
 from evals.errors import UserError
 from evals.report.cli import main
 from evals.report.load import load
-from tests.fixtures.synthetic_run import write_run
 
 FULL, SHARED, STREAM = "synthetic-full", "synthetic-sharedllm", "synthetic-streamingllm"
 

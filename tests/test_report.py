@@ -9,6 +9,7 @@ import matplotlib.style
 import numpy as np
 import pandas as pd
 import pytest
+from fixtures.synthetic_run import LENGTHS, MODELS, write_run
 
 from evals import report
 from evals.errors import UserError
@@ -19,7 +20,6 @@ from evals.report.load import load, merge, task_of
 from evals.report.plots import ablation, pareto, style
 from evals.report.tables import Table, hints, summary_table
 from evals.stats import Interval
-from tests.fixtures.synthetic_run import LENGTHS, MODELS, write_run
 
 FULL, SHARED = "synthetic-full", "synthetic-sharedllm"
 

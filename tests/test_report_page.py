@@ -7,12 +7,12 @@ import re
 import shutil
 
 import pytest
+from fixtures.synthetic_run import HOSTILE, MODELS, write_run
 
 from evals import report
 from evals.report import page
 from evals.report.frames import Data
 from evals.report.load import load
-from tests.fixtures.synthetic_run import HOSTILE, MODELS, write_run
 
 
 @pytest.fixture(scope="module")

@@ -101,6 +101,7 @@ def test_perplexity_interval_matches_the_delta_method():
 def test_all_right_or_all_wrong_is_not_certainty():
     right = stats.mean_intervals(records([1] * 10))["score"]
     assert right.high == pytest.approx(1.0) and right.low == pytest.approx(0.7225, abs=1e-3)
+    assert math.isnan(stats.mean_intervals(records([0.5] * 10))["score"].low)
     shared = stats.mean_intervals(records([0] * 10, ["a"] * 5 + ["b"] * 5))["score"]
     assert shared.high == pytest.approx(stats.wilson(0, 2)[1])
 

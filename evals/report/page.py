@@ -22,7 +22,7 @@ from markupsafe import Markup
 from evals.report.frames import Data
 from evals.report.load import Record, Run
 from evals.report.summary import dumps, records
-from evals.report.tables import Table, fairness
+from evals.report.tables import Table, fairness, hints
 
 MOST_SAMPLES = 5000
 MOST_CHARACTERS = 20_000_000
@@ -43,6 +43,7 @@ def write_page(data: Data, plots: Sequence[tuple[str, str, Path]], tables: Seque
         title=title(data.run),
         facts=facts(data.run),
         notes=data.run.notes,
+        hints=hints(data),
         style=Markup((folder / "page.css").read_text(encoding="utf-8")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

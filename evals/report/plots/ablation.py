@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from evals.report.frames import Data
 from evals.report.load import Run
@@ -75,6 +76,7 @@ def bars(rows: pd.DataFrame, names: dict[str, str]) -> Figure:
     ax.errorbar(scores, places, xerr=errors, fmt=fmt, color=REFERENCE, ecolor="black", elinewidth=0.9, capsize=2)
     ax.axvline(scores[0], color=REFERENCE, lw=0.9, ls=(0, (3, 2)))
     ax.set_xlabel(metric_label(str(rows["metric"].iloc[0]), better))
+    ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.set_yticks(places, [short(names[m]) for m in rows["model"]])
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.grid(axis="y", visible=False)

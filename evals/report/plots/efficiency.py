@@ -40,7 +40,7 @@ def figures(data: Data) -> Iterator[tuple[str, str, Figure]]:
         if quantity == "ttft_s":
             spread_axis(ax, "y", rows[quantity].dropna())
         if ax.get_yscale() == "linear":
-            ax.set_ylim(bottom=0)
+            ax.set_ylim(0, 1.08 * rows[rows["ttft_s"].notna()][quantity].max())
         headroom(ax, lost)
         length_axis(ax, rows["length"].astype(float))
         ax.set_title(label)

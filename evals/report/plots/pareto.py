@@ -23,6 +23,7 @@ def figures(data: Data) -> Iterator[tuple[str, str, Figure]]:
     """One figure a task family, at the longest length at which most models were scored and timed."""
     styles = looks(data.models)
     scored = data.scores[data.scores["score"].notna() & data.scores["ttft_s"].notna()]
+    scored = scored[~scored["family"].str.startswith("efficiency")]  # its score is a cost
     for family, family_rows in scored.groupby("family", sort=False):
         rows = family_means(family_rows)
         lengths = rows["length"].fillna(0)

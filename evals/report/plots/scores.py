@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from evals.report.frames import Data
-from evals.report.plots.style import COLUMN, Look, file_name, legend, looks
+from evals.report.plots.style import COLUMN, Look, file_name, legend, looks, metric_label
 
 CAPTION = "Scores by task{length}, with 95 % intervals over samples."
 
@@ -21,6 +22,7 @@ def figures(data: Data) -> Iterator[tuple[str, str, Figure]]:
         return
     single = scored[scored.groupby("task")["length"].transform(lambda column: column.nunique()) <= 1]
     styles = looks(data.models)
+    single = single[single["family"] != "efficiency"]  # has a figure of its own
     for family, rows in single.groupby("family", sort=False):
         tasks = list(dict.fromkeys(rows["task"]))
         present = {m: styles[m] for m in styles if m in set(rows["model"])}
@@ -47,6 +49,8 @@ def dots(ax: Axes, rows: pd.DataFrame, tasks: list[str], styles: dict[str, Look]
     for border in range(1, len(tasks)):
         ax.axhline(border - 0.5, color="#d0d0d0", lw=0.5)
     metrics = list(dict.fromkeys(rows["metric"]))
-    ax.set_xlabel(metrics[0].replace("_", " ") if len(metrics) == 1 else "score")
-    if rows["higher_is_better"].all() and rows["high"].max() <= 1:
+    better = bool(rows["higher_is_better"].all())
+    ax.set_xlabel(metric_label(metrics[0] if len(metrics) == 1 else "score", better))
+    ax.xaxis.set_major_locator(MaxNLocator(6))
+    if better and rows["score"].max() <= 1:
         ax.set_xlim(-0.02, 1.02)

@@ -144,7 +144,9 @@ def legend(figure: Figure, found: dict[str, Look]) -> None:
 
 def metric_label(metric: str, higher_is_better: bool) -> str:
     """A metric as an axis label, with its direction where down is good."""
-    return metric.replace("_", " ") + ("" if higher_is_better else " (lower is better)")
+    return {"ppl": "perplexity"}.get(metric, metric.replace("_", " ")) + (
+        "" if higher_is_better else " (lower is better)"
+    )
 
 
 def short(name: str, limit: int = 32) -> str:
