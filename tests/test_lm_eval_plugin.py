@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import lm_eval.tasks
 import pytest
@@ -21,7 +21,7 @@ from evals import lm_eval_model, lm_eval_plugin
 from evals.errors import UserError
 from evals.lm_eval_model import AnyPreset, FullAttention
 from evals.lm_eval_plugin import MODELS, register
-from evals.model import Query
+from evals.model import Query, Stop
 
 DOCUMENT = " ".join(f"The {colour} door leads to room {i}." for i, colour in enumerate(["red", "blue", "green"] * 3))
 
@@ -173,6 +173,44 @@ class TestArguments:
         assert text == "<s>user: hello\nassistant:"
         assert lm.tok_encode(text).count(lm.tokenizer.bos_token_id) == 1
         assert lm.chat_template(True) == lm.tokenizer.chat_template
+
+
+class TestEveryMethod:
+    """Methods that do not read one sequence get prefix, context and query as `split` divides them."""
+
+    CASES: ClassVar = {
+        "sharedllm": {"chunk_size": 16, "ratios": [4, 2], "lower_layers": 1, "policy": "maxsim"},
+        "streaming_llm": {"sinks": 2, "recent": 30, "chunk": 16},
+        "truncated": {"window": 128},
+    }
+
+    @pytest.fixture(params=CASES)
+    def lm(self, request: pytest.FixtureRequest, tiny_presets: Callable[..., Path]) -> AnyPreset:
+        preset = tiny_presets(request.param, f"lm-eval-{request.param}", settings=self.CASES[request.param])
+        return AnyPreset(str(preset), device="cpu", random_weights=True, query_tokens=60)
+
+    def test_equal_to_the_method_itself(self, lm: AnyPreset) -> None:
+        text, answer = f"{DOCUMENT}\n\nWhere?", " there"
+        ids, target = lm.tok_encode(text), lm.tok_encode(answer, add_special_tokens=False)
+        asked = len("Where?")
+        session = lm.model.prefill(ids[1:-asked], ids[:1])
+        query = Query(ids[-asked:], (0, asked))
+        (scored,) = lm.loglikelihood(requests((text, answer)), disable_tqdm=True)
+        assert scored[0] == pytest.approx(float(session.score(query, target).sum()), abs=1e-4)
+        (written,) = lm.generate_until(requests((text, {"until": [], "max_gen_toks": 8})), disable_tqdm=True)
+        assert written == lm.tokenizer.decode(session.generate(query, 8, Stop(frozenset({257}))))
+
+    def test_rolling_reads_what_stands_before_a_window(self, lm: AnyPreset) -> None:
+        lm.max_length, lm.rolling_context = 80, 51
+        ids = lm.tok_encode(DOCUMENT)
+        total = lm.model.prefill([]).score(Query([256]), ids[:80]).sum()
+        for start in range(80, len(ids), 30):
+            end = min(start + 30, len(ids))
+            before = ids[end - 81 : start]
+            total += lm.model.prefill(before[:-1]).score(Query(before[-1:]), ids[start:end]).sum()
+        assert lm.loglikelihood_rolling(requests((DOCUMENT,)), disable_tqdm=True) == [
+            pytest.approx(float(total), abs=1e-3)
+        ]
 
 
 def test_entry_points_say_what_is_registered() -> None:
