@@ -27,8 +27,8 @@ from sharedllm.tree import Nodes, kept_offsets, right_spine, whole
 
 Rope = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
-BLOCK_TOKENS = 32768
-"""Context tokens in flight at once: bounds activations at any context length."""
+BLOCK_BYTES = 2**31
+"""Bytes of MLP activations in flight at once: bounds memory at any context length."""
 
 
 @dataclass
@@ -75,7 +75,8 @@ class Compressor:
         question: what the search compares with, None for language modelling. shifts: split noise, one draw a
         level for all chunks, so that nodes stay equally long and need no padding.
         """
-        step = max(1, BLOCK_TOKENS // chunks.shape[1])
+        width = 3 * self.config.base_config.intermediate_size * self.embed.weight.element_size()
+        step = max(1, BLOCK_BYTES // (chunks.shape[1] * width))
         if len(chunks) <= step:
             return self._block(chunks, question, shifts)
         parts = [

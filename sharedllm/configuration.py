@@ -79,6 +79,8 @@ class SharedLLMConfig(PreTrainedConfig):
         self.own_lower = own_lower
         for token in ("bos_token_id", "eos_token_id", "pad_token_id"):
             kwargs.setdefault(token, getattr(base_config, token, None))
+        # transformers hands a config's attention kernel down to its parts, None included: keep the base's
+        kwargs.setdefault("attn_implementation", base_config._attn_implementation)
         kwargs.setdefault("tie_word_embeddings", base_config.tie_word_embeddings)
         super().__init__(**kwargs)
         self._check()

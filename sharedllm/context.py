@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
+
+
+class LayerContext(NamedTuple):
+    """What one cross-attention reads: see CompressedContext. Tensors alone, so that all layers compile to one graph."""
+
+    key: torch.Tensor
+    value: torch.Tensor
+    cos: torch.Tensor
+    sin: torch.Tensor
+    mask: torch.Tensor | None
 
 
 @dataclass
@@ -24,6 +35,10 @@ class CompressedContext:
     num_chunks: torch.Tensor
     mask: torch.Tensor | None = None
     path: torch.Tensor | None = field(default=None, repr=False)
+
+    def layer(self, index: int) -> LayerContext:
+        """The part that the cross-attention of lower layer `index` reads."""
+        return LayerContext(self.keys[index], self.values[index], *self.query_rotation, self.mask)
 
     @property
     def entries(self) -> int:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from sharedllm.attention import attend, project_queries, rotate
-from sharedllm.context import CompressedContext
+from sharedllm.context import LayerContext
 
 
 class CrossAttention(nn.Module):
@@ -38,11 +38,11 @@ class CrossAttention(nn.Module):
             if parameter.device.type != "meta":
                 nn.init.zeros_(parameter)
 
-    def forward(self, hidden: torch.Tensor, context: CompressedContext, index: int) -> torch.Tensor:
-        """hidden (B, S, H) -> (B, S, H); `index` is the lower layer to read."""
-        query = rotate(project_queries(self, self.norm(hidden)), *context.query_rotation)
+    def forward(self, hidden: torch.Tensor, context: LayerContext) -> torch.Tensor:
+        """hidden (B, S, H) -> (B, S, H)."""
+        query = rotate(project_queries(self, self.norm(hidden)), context.cos, context.sin)
         mask = None if context.mask is None else context.mask[:, None, None, :]
-        out = self.o_proj(attend(query, context.keys[index], context.values[index], mask=mask))
+        out = self.o_proj(attend(query, context.key, context.value, mask=mask))
         if mask is not None:  # a row without any chunk reads nothing
-            out = torch.where((context.num_chunks > 0)[:, None, None], out, 0.0)
+            out = torch.where(mask.any(-1), out, 0.0)
         return hidden + out

@@ -21,7 +21,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from sharedllm.attention import rotate
 from sharedllm.compressor import Compressor, Entries, lower_layer
 from sharedllm.configuration import SharedLLMConfig, method_settings
-from sharedllm.context import CompressedContext
+from sharedllm.context import CompressedContext, LayerContext
 from sharedllm.cross_attention import CrossAttention
 from sharedllm.masks import Masks
 from sharedllm.search import Question
@@ -342,8 +342,10 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):
                 assert query_length is not None
                 question = self._questions(hidden, query_start, query_length, chunk_question, context_ids.shape[1])
                 context = self.compress(context_ids, num_chunks, question, chunk_index)
-            cross = self.cross_attention[injected[i]] if i in injected and context is not None else None
-            hidden = self._call(self._rest, layer, cross, hidden, context, injected.get(i))
+            cross, read = None, None
+            if i in injected and context is not None:
+                cross, read = self.cross_attention[injected[i]], context.layer(injected[i])
+            hidden = self._call(self._rest, layer, cross, hidden, read)
         return self.base.model.norm(hidden), past_key_values, context
 
     def _call(self, function: Any, *args: Any) -> torch.Tensor:
@@ -389,13 +391,8 @@ def _self_attention(
 
 
 def _cross_attention_and_mlp(
-    layer: Any,
-    cross: CrossAttention | None,
-    hidden: torch.Tensor,
-    context: CompressedContext | None,
-    index: int | None,
+    layer: Any, cross: CrossAttention | None, hidden: torch.Tensor, context: LayerContext | None
 ) -> torch.Tensor:
     if cross is not None:
-        assert context is not None and index is not None
-        hidden = cross(hidden, context, index)
+        hidden = cross(hidden, context)
     return hidden + layer.mlp(layer.post_attention_layernorm(hidden))

@@ -65,3 +65,7 @@ def _fail(message: str) -> None:
 def main() -> None:
     """Entry point."""
     app()
+
+
+if __name__ == "__main__":
+    main()

@@ -80,12 +80,23 @@ def _tokenize(path: Path, tokenizer: Any) -> tuple[np.ndarray, np.ndarray]:
     kind: Any = np.uint16 if len(tokenizer) <= 65536 else np.int32
     parts, starts = [], [0]
     for text in read_texts(path):
-        ids = np.asarray(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], dtype=kind)
-        parts.append(ids)
-        starts.append(starts[-1] + len(ids))
+        pieces = tokenizer(_pieces(text), add_special_tokens=False, verbose=False)["input_ids"]
+        parts += [np.asarray(piece, dtype=kind) for piece in pieces]
+        starts.append(starts[-1] + sum(map(len, pieces)))
     if not parts:
         raise ValueError(f"{path} holds no text.")
     return np.concatenate(parts), np.asarray(starts)
+
+
+def _pieces(text: str, size: int = 50_000) -> list[str]:
+    """A text cut behind line ends into pieces that a fast tokenizer works on in parallel."""
+    pieces, start = [], 0
+    while start < len(text):
+        end = text.find("\n", start + size)
+        end = len(text) if end < 0 else end + 1
+        pieces.append(text[start:end])
+        start = end
+    return pieces
 
 
 def read_texts(path: Path) -> Iterator[str]:

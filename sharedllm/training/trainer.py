@@ -152,7 +152,8 @@ class Trainer:
         self.model = model.to(self.accelerator.device).train()
         if settings.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
-        if settings.compile:
+        if settings.compile:  # a graph for each kind of batch, with and without gradients
+            torch._dynamo.config.recompile_limit = 64
             model.compile_layers()
         self.optimizer = MasterAdamW(select_trainable(model, settings.trainable), settings)
         self.objective = self.accelerator.prepare(Objective(model))

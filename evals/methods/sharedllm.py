@@ -1,0 +1,219 @@
+"""SharedLLM as a method of the harness: whole chunks of the context go to the lower model, the rest is running text.
+
+Running text is prefix + remainder of the context (less than a chunk) + query. It is never empty: without a prefix
+the last token of the context stays in it. A context shorter than a chunk is running text altogether, so the method
+equals its dense base there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from baselines.kv_cache import BufferCache
+from evals import flops
+from evals.decoding import CachedSession
+from evals.errors import UserError
+from evals.model import Cost, LongContextModel, Query, Runtime, Session
+from evals.presets import Preset
+from evals.settings import validate
+from evals.weights import load_base
+from sharedllm import CompressedContext, SharedLLMForCausalLM
+from sharedllm.adapter import is_adapter, load_adapter
+from sharedllm.cost import Arithmetic, arithmetic
+from sharedllm.tree import entries_per_chunk
+
+
+class SharedLLMSettings(BaseModel):
+    """Fields of SharedLLMConfig; those left out come from the adapter, or are the paper's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    chunk_size: int | None = None
+    ratios: list[float] | None = None
+    lower_layers: int | None = None
+    injection: str | None = None
+    policy: str | None = None
+    key_positions: str | None = None
+    query_position: str | None = None
+    sampling: str | None = None
+    leaf_overlap: int | None = None
+
+
+class SharedLLMSession(CachedSession):
+    """A context whose chunks are compressed once, or for every question where the policy searches.
+
+    The lead (prefix and remainder) is read with the first query and kept; queries are taken back.
+    """
+
+    def __init__(self, model: SharedLLMForCausalLM, chunks: torch.Tensor, lead: Sequence[int]) -> None:
+        self.device = model.device
+        self._model = model
+        self._chunks = chunks
+        self._lead = list(lead)
+        self._searches = model.config.policy != "right" and chunks.shape[1] > 0
+        self._cache = self._new_cache()
+        self._compressed: CompressedContext | None = None
+        self._span: tuple[int, int] | None = None
+        self._asked: tuple[Any, ...] | None = None
+        self._fresh = True
+        if not self._searches:
+            self._read_plain()
+
+    @property
+    def state_bytes(self) -> int:
+        return self._cache.nbytes + (self._compressed.nbytes if self._compressed else 0)
+
+    def trace(self) -> dict[str, Any]:
+        """For each chunk the tokens kept most finely, and the halves that the search expanded."""
+        path = None if self._compressed is None else self._compressed.path
+        if path is None or not path.numel():
+            return {}
+        size, height = self._model.config.chunk_size, self._model.config.height
+        kept = []
+        for index, steps in enumerate(path[0].tolist()):
+            start, width = 0, size
+            for right in steps:
+                width, start = (width - width // 2, start + width // 2) if right else (width // 2, start)
+            kept.append({"chunk": index, "start": index * size + start, "end": index * size + start + width})
+        return {"height": height, "kept_full": kept}
+
+    def _new_cache(self) -> BufferCache:
+        return BufferCache(self._model.config.base_config.num_hidden_layers, capacity=len(self._lead) + 256)
+
+    def _read_plain(self) -> None:
+        """Read without a search: what language modelling and the policy `right` need."""
+        if not self._fresh and self._span is None:
+            return
+        self._cache, self._span, self._fresh, self._asked = self._new_cache(), None, False, None
+        self._compressed = self._model.compress(self._chunks) if self._chunks.shape[1] else None
+        if self._lead:
+            self.context_hidden = self._decode(self._tensor(self._lead))[-1:].clone()
+
+    def _begin(self, query: Query) -> None:
+        span = query.question
+        if not self._searches or span is None or span[0] == span[1]:
+            self._read_plain()
+            return
+        asked = (tuple(query.ids[: span[1]]), span)
+        if asked == self._asked:  # the same question again: its tree is still here
+            return
+        self._asked, self._span, self._fresh = asked, span, False
+        self._cache, self._compressed = self._new_cache(), None
+
+    def _forward(self, ids: torch.Tensor) -> torch.Tensor:
+        if self._span is None or self._compressed is not None:
+            return self._decode(ids)
+        start, end = self._span
+        both = torch.cat([self._tensor(self._lead), ids], 1)
+        hidden, _, self._compressed = self._model.decode(
+            input_ids=both,
+            context_ids=self._chunks,
+            query_start=len(self._lead) + start,
+            query_length=end - start,
+            past_key_values=self._cache,
+            use_cache=True,
+        )
+        return hidden[0, len(self._lead) :]
+
+    def _decode(self, ids: torch.Tensor) -> torch.Tensor:
+        hidden, _, _ = self._model.decode(
+            input_ids=ids, context=self._compressed, past_key_values=self._cache, use_cache=True
+        )
+        return hidden[0]
+
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self._model.get_output_embeddings()(hidden)
+
+    def _rewind(self) -> None:
+        self._cache.truncate(len(self._lead))
+
+
+@dataclass(kw_only=True)
+class SharedLLM(LongContextModel):
+    """The paper's method over a base and an adapter (without one it equals the base's running text)."""
+
+    settings_model: ClassVar[type[BaseModel]] = SharedLLMSettings
+
+    model: SharedLLMForCausalLM
+
+    @classmethod
+    def load(cls, preset: Preset, runtime: Runtime) -> Self:
+        given = validate(cls.settings_model, preset.settings, preset.name).model_dump(exclude_none=True)
+        base, tokenizer = load_base(preset.weights, runtime, preset.shape)
+        try:
+            if preset.adapter is None or runtime.random_weights:
+                model = SharedLLMForCausalLM.from_base(base, **given).eval()
+                if runtime.random_weights:  # as a trained one: an output projection of zeros would hide all mistakes
+                    generator = torch.Generator(base.device).manual_seed(runtime.seed)
+                    for cross in model.cross_attention:
+                        weight: torch.Tensor = cross.o_proj.weight
+                        torch.nn.init.normal_(weight, std=base.config.initializer_range, generator=generator)
+            else:
+                model = load_adapter(adapter_folder(preset), base, **given)
+        except ValueError as error:
+            raise UserError(f"The preset {preset.name} does not fit: {error}") from error
+        config = model.config
+        entries = entries_per_chunk(config.chunk_size, config.ratios, config.sampling, config.leaf_overlap)
+        return cls(
+            name=preset.name,
+            tokenizer=tokenizer,
+            device=model.device,
+            dtype=model.dtype,
+            max_context=preset.max_context,
+            budget={
+                "chunk": config.chunk_size,
+                "ratios": config.ratios,
+                "entries a chunk": entries,
+                "ratio": round(config.chunk_size / entries, 2),
+                "lower layers": config.lower_layers,
+                "policy": config.policy,
+                "kernel": runtime.attn,
+                "dtype": runtime.dtype,
+                "trained": preset.adapter is not None and not runtime.random_weights,
+            },
+            model=model,
+        )
+
+    @torch.inference_mode()
+    def prefill(self, context_ids: Sequence[int], prefix_ids: Sequence[int] = ()) -> Session:
+        chunks, size = self._split(len(context_ids), bool(prefix_ids)), self.model.config.chunk_size
+        ids = torch.tensor([list(context_ids[: chunks * size])], dtype=torch.long, device=self.device)
+        return SharedLLMSession(self.model, ids.view(1, chunks, size), [*prefix_ids, *context_ids[chunks * size :]])
+
+    def _split(self, context: int, prefix: bool) -> int:
+        """Whole chunks of a context that leave at least one token of running text."""
+        return max(0, context - (not prefix)) // self.model.config.chunk_size
+
+    def cost(self, context_tokens: int, query_tokens: int) -> Cost:
+        chunks = self._split(context_tokens, prefix=False)
+        running = context_tokens - chunks * self.model.config.chunk_size + query_tokens
+        flop: Arithmetic = arithmetic(self.model.config, chunks, running, query_tokens, self.dtype.itemsize)
+        weights = flops.weight_bytes(self.model)
+        return Cost(
+            prefill_flops=flop.prefill,
+            decode_flops=flop.decode,
+            weight_bytes=weights,
+            state_bytes=flop.state_bytes,
+            decode_bytes=weights + flop.state_bytes,
+        )
+
+
+def adapter_folder(preset: Preset) -> Path:
+    """Where a preset's adapter lies: `package:NAME/FOLDER` or a folder. Raises UserError where it is missing."""
+    assert preset.adapter is not None
+    kind, _, rest = preset.adapter.source.rpartition(":")
+    package, _, inside = rest.partition("/")
+    folder = Path(str(resources.files(package))) / inside if kind == "package" else Path(rest)
+    if not is_adapter(folder):
+        raise UserError(
+            f"The adapter of {preset.name} is not at {folder}: train one with sharedllm-train, or name its folder as "
+            "adapter.source in a preset file."
+        )
+    return folder

@@ -1,0 +1,100 @@
+"""FLOPs and bytes of SharedLLM by formula. A multiply-add counts as two; only matrix products count."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from sharedllm.configuration import SharedLLMConfig
+from sharedllm.tree import Nodes, entries_per_chunk, halves, right_spine, whole, widen
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """FLOPs of reading `chunks` of context with `running` tokens behind them, and bytes of what is kept.
+
+    lower: the lower model without search. search: what the search adds to it. upper: running text through all
+    layers with cross-attention, and one row of logits. decode: one further token. state_bytes: compressed context
+    and cache of the running text.
+    """
+
+    lower: float
+    search: float
+    upper: float
+    decode: float
+    state_bytes: int
+
+    @property
+    def prefill(self) -> float:
+        """FLOPs until the first token."""
+        return self.lower + self.search + self.upper
+
+
+def arithmetic(config: SharedLLMConfig, chunks: int, running: int, question: int = 0, itemsize: int = 2) -> Arithmetic:
+    """Cost of a request. question: tokens that the search looks at; 0 means no search. itemsize: bytes a number."""
+    base = config.base_config
+    head_dim = getattr(base, "head_dim", None) or base.hidden_size // base.num_attention_heads
+    q, kv = base.num_attention_heads * head_dim, base.num_key_value_heads * head_dim
+    hidden, lower = base.hidden_size, config.lower_layers
+    projections = 2.0 * hidden * (q + 2 * kv)
+    rest = 2.0 * (hidden * q + 3 * hidden * base.intermediate_size)  # output projection and MLP
+    layer = projections + rest
+    searches = bool(question) and chunks > 0 and config.policy != "right"
+
+    nodes = _spine(config)
+    tokens = sum(n.size for n in nodes)
+    pairs = sum(_causal(n.size) for n in nodes)
+    one_chunk = (lower - 1) * (tokens * layer + 4.0 * q * pairs) + tokens * 2.0 * hidden * 2 * kv
+    search = 0.0
+    if searches:
+        search = (
+            chunks * _search(config, projections, rest, q, question) + question * 6.0 * hidden * base.intermediate_size
+        )
+        plain = tokens * layer + 4.0 * q * pairs if lower > 1 else tokens * 2.0 * hidden * 2 * kv
+        search -= chunks * plain  # the search's first layer takes the place of the lower model's
+
+    entries = chunks * entries_per_chunk(config.chunk_size, config.ratios, config.sampling, config.leaf_overlap)
+    cross = lower * (2.0 * hidden * 2 * q + 4.0 * q * entries) if chunks else 0.0
+    head = 2.0 * hidden * base.vocab_size
+    upper = running * (base.num_hidden_layers * layer + cross)
+    upper += base.num_hidden_layers * 4.0 * q * _causal(running) + head
+    decode = base.num_hidden_layers * (layer + 4.0 * q * (running + 1)) + cross + head
+    state = 2 * kv * itemsize * (lower * entries + base.num_hidden_layers * running)
+    return Arithmetic(chunks * one_chunk, search, upper, decode, state)
+
+
+def _search(config: SharedLLMConfig, projections: float, rest: float, q: int, question: int) -> float:
+    """FLOPs of a chunk's first layer with the search, in whole: projections once, states where they are needed."""
+    flops = config.chunk_size * projections
+    expanded, known = whole(1, config.chunk_size, torch.device("cpu")), False
+    nodes = _spine(config)
+    for level in range(1, config.height + 1):
+        if level == config.height and config.leaf_overlap is not None:
+            leaf = widen(expanded, config.leaf_overlap, config.chunk_size)
+            sizes = [leaf.size] if config.policy == "maxsim" else [n.size for n in nodes]
+            return flops + _states(sizes, rest, q)
+        left, right = halves(expanded, 0.0, level == config.height, config.sampling)
+        if config.policy == "maxsim":
+            fresh = [right.size] if known else [left.size, right.size]
+            flops += _states(fresh, rest, q)
+            if level < config.height:
+                hidden = config.base_config.hidden_size
+                flops += 2.0 * question * hidden * (left.size + right.size)
+        elif level < config.height:
+            flops += 2 * rest + 4.0 * q * (left.size + right.size)
+        expanded, known = right, True
+    return flops if config.policy == "maxsim" else flops + _states([n.size for n in nodes], rest, q)
+
+
+def _states(sizes: list[int], rest: float, q: int) -> float:
+    return sum(size * rest + 4.0 * q * _causal(size) for size in sizes)
+
+
+def _spine(config: SharedLLMConfig) -> list[Nodes]:
+    root = whole(1, config.chunk_size, torch.device("cpu"))
+    return right_spine(root, config.height, [0.0] * config.height, config.sampling, config.leaf_overlap)
+
+
+def _causal(tokens: int) -> float:
+    return tokens * (tokens + 1) / 2
