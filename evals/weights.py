@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CONVERSION = "v2"
-"""Part of the name of a converted folder: another number makes old conversions unused."""
+"""Changes when weights or token ids of a conversion do: it names the folder and is part of the identity."""
 MIB = 1 << 20
 WEIGHT_FILES = ("*.safetensors", "*.bin")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
@@ -332,7 +332,7 @@ def identity(weights: Weights, runtime: Runtime, shape: dict[str, Any] | None) -
         return _digest(name, _commit(name, weights, runtime))
     path = _package_path(name) if runtime.checkpoint is None and kind == "package" else resolve(weights, runtime)
     if path.is_file():
-        return _digest(_file_hash(path))
+        return _digest(_file_hash(path), CONVERSION)
     return _digest(*(_part(p) for p in _files(path, ("config.json", *TOKENIZER_FILES, *WEIGHT_FILES))))
 
 
