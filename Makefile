@@ -11,8 +11,9 @@ demo: $(VENV)/.demo
 	$(BIN)/sharedllm-eval --task needle,perplexity --model full-135m,truncated-135m,sharedllm-135m \
 	  --length 1k,2k,4k --limit 2 --set needles=2 questions=2 window=2048 --device cpu --output runs/demo
 
+# The models of the tests are tiny: one thread each, two tests at a time.
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .
