@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,20 @@ from sharedllm.configuration import method_settings
 from sharedllm.modeling import SharedLLMForCausalLM
 
 CONFIG = "sharedllm_adapter.json"
+BASE = "base."
 SHARD_BYTES = 2**30
 
 
-def fingerprint(base: PreTrainedModel) -> str:
+def fingerprint(base: PreTrainedModel, without: Collection[str] = ()) -> str:
     """Hash of a base model's identity: names, shapes and the first values of all parameters, rounded to bfloat16.
 
-    The rounding makes it the same for float32 and bfloat16 copies of one checkpoint.
+    The rounding makes it the same for float32 and bfloat16 copies of one checkpoint. without: parameters to leave
+    out, because the adapter has trained them and brings its own.
     """
     digest = hashlib.sha256()
     for name, parameter in sorted(base.named_parameters()):
+        if name in without:
+            continue
         head = parameter.detach().flatten()[:256].to("cpu", torch.bfloat16).view(torch.int16)
         digest.update(f"{name}{tuple(parameter.shape)}".encode() + head.numpy().tobytes())
     return digest.hexdigest()
@@ -55,13 +60,14 @@ def save_adapter(
         shards[-1][name] = tensor
     for i, shard in enumerate(shards):
         save_file(shard, folder / f"adapter-{i + 1:02d}-of-{len(shards):02d}.safetensors")
+    of_base = [n for n in trained if n.startswith(BASE)]
     record = {
         "format": 1,
         "base": base_name,
         "base_model_type": model.config.base_config.model_type,
-        "base_fingerprint": fingerprint(model.base),
+        "base_fingerprint": fingerprint(model.base, [n.removeprefix(BASE) for n in of_base]),
         "settings": method_settings(model.config),
-        "trained_base_parameters": [n for n in trained if n.startswith("base.")],
+        "trained_base_parameters": of_base,
     }
     (folder / CONFIG).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
@@ -74,7 +80,7 @@ def is_adapter(folder: str | Path) -> bool:
 def load_adapter(
     folder: str | Path, base: PreTrainedModel | str | None = None, **settings: Any
 ) -> SharedLLMForCausalLM:
-    """The model of an adapter laid over its base, in evaluation mode.
+    """The model of an adapter laid over its base, in evaluation mode; only what the adapter holds asks for gradients.
 
     base: the loaded base, its name or its folder; by default the name that the adapter gives. settings: fields of
     SharedLLMConfig to change (policy, ratios, ...): the weights do not depend on them, only on lower_layers.
@@ -87,16 +93,19 @@ def load_adapter(
         base = record["base"]
     if isinstance(base, str):
         base = AutoModelForCausalLM.from_pretrained(base)
-    if fingerprint(base) != record["base_fingerprint"]:
+    trained = record["trained_base_parameters"]
+    if fingerprint(base, [name.removeprefix(BASE) for name in trained]) != record["base_fingerprint"]:
         raise ValueError(f"The adapter in {folder} was trained on {record['base']}: this base has other weights.")
     model = SharedLLMForCausalLM.from_base(base, **{**record["settings"], **settings})
     weights: dict[str, torch.Tensor] = {}
     for file in sorted(folder.glob("adapter-*.safetensors")):
         weights.update(load_file(file))
     expected = {n for n, _ in model.named_parameters() if n.startswith(("cross_attention.", "lower."))}
-    if missing := sorted(expected - set(weights)):
-        raise ValueError(f"The adapter in {folder} lacks {missing[0]}: check lower_layers and injection.")
+    if missing := sorted((expected | set(trained)) - set(weights)):
+        raise ValueError(f"The adapter in {folder} lacks {missing[0]}: check its files, lower_layers and injection.")
     _, unexpected = model.load_state_dict(weights, strict=False)
     if unexpected:
         raise ValueError(f"The adapter in {folder} has weights this model has no place for: {unexpected[0]}.")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in weights)
     return model.eval()

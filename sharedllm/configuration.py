@@ -8,11 +8,15 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
+from sharedllm.masks import sliding_window
+
 POLICIES = ("right", "last_token", "maxsim")
 INJECTIONS = ("bottom", "top", "interleaved")
 KEY_POSITIONS = ("chunk", "node", "node+chunk")
 QUERY_POSITIONS = ("n", "n+1")
 SAMPLINGS = ("equidistant", "strided")
+BASES = ("llama", "mistral", "qwen2", "qwen3")
+"""Model types whose layers are norm, attention, norm, gated MLP with plain residuals, as the method is written."""
 
 
 class SharedLLMConfig(PreTrainedConfig):
@@ -95,6 +99,8 @@ class SharedLLMConfig(PreTrainedConfig):
         ):
             if getattr(self, field) not in allowed:
                 raise ValueError(f"{field} is '{getattr(self, field)}': choose one of {', '.join(allowed)}.")
+        if self.base_config.model_type not in BASES:
+            raise ValueError(f"The base is a {self.base_config.model_type}: SharedLLM knows {', '.join(BASES)}.")
         layers = self.base_config.num_hidden_layers
         if not 1 <= self.lower_layers <= layers:
             raise ValueError(f"lower_layers is {self.lower_layers}: the base model has 1 to {layers} layers to share.")
@@ -103,6 +109,11 @@ class SharedLLMConfig(PreTrainedConfig):
         if self.chunk_size < 2**self.height:
             raise ValueError(
                 f"chunk_size {self.chunk_size} cannot be halved {self.height} times: use at least {2**self.height}."
+            )
+        windows = [sliding_window(self.base_config, i) for i in range(self.lower_layers)]
+        if any(window is not None and window < self.chunk_size for window in windows):
+            raise ValueError(
+                f"chunk_size {self.chunk_size} exceeds the base's sliding window: use {min(filter(None, windows))}."
             )
 
     @property
@@ -125,7 +136,13 @@ class SharedLLMConfig(PreTrainedConfig):
         return self.base_config
 
 
+SETTINGS = tuple(
+    name
+    for name in inspect.signature(SharedLLMConfig.__init__).parameters
+    if name not in ("self", "base_config", "kwargs")
+)
+
+
 def method_settings(config: SharedLLMConfig) -> dict[str, Any]:
     """The fields of a config that are the method's, not the base model's."""
-    names = inspect.signature(SharedLLMConfig.__init__).parameters
-    return {name: getattr(config, name) for name in names if name not in ("self", "base_config", "kwargs")}
+    return {name: getattr(config, name) for name in SETTINGS}

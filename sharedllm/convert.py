@@ -23,7 +23,7 @@ def from_released(state_dict: Mapping[str, torch.Tensor], config: SharedLLMConfi
     the cross-attention, `encoder.*` a second copy of the base's layers. The copy is left out where it equals the
     base (self-injection); where it does not, it becomes the lower model of its own that config.own_lower asks for.
 
-    Raises ValueError where tensors are missing or the copy differs although config.own_lower is off.
+    Raises ValueError where tensors are missing or too many, or the copy differs although config.own_lower is off.
     """
     own = {f"model.{n.removeprefix('encoder.')}": t for n, t in state_dict.items() if n.startswith("encoder.")}
     weights: dict[str, torch.Tensor] = {}
@@ -31,10 +31,15 @@ def from_released(state_dict: Mapping[str, torch.Tensor], config: SharedLLMConfi
         if name.startswith("encoder.") or "rotary_emb" in name:
             continue
         layer, cross, part = name.removeprefix("model.layers.").partition(".cross_attn.")
-        if cross and int(layer) in config.injection_layers:
-            weights[f"cross_attention.{config.injection_layers.index(int(layer))}.{_PARTS[part]}"] = tensor
-        elif not cross:
+        if cross:
+            if int(layer) not in config.injection_layers:
+                raise ValueError(f"The checkpoint has a cross-attention in layer {layer}: set lower_layers to match.")
+            weights[f"cross_attention.{config.injection_layers.index(int(layer))}.{_PARTS.get(part, part)}"] = tensor
+        else:
             weights[f"base.{name}"] = tensor
+    embedding = "model.embed_tokens.weight"
+    if embedding in own and not torch.equal(own[embedding], state_dict[embedding]):
+        raise ValueError("The checkpoint's lower model has a token embedding of its own: only shared ones are known.")
     for index in range(config.lower_layers):
         prefix = f"model.layers.{index}."
         for name, tensor in own.items():

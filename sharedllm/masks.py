@@ -9,6 +9,14 @@ from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache
 
 
+def sliding_window(config: PreTrainedConfig, index: int) -> int | None:
+    """Tokens that a layer of the base looks back, itself included; None where it sees everything."""
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None and kinds[index] != "sliding_attention":
+        return None
+    return getattr(config, "sliding_window", None)
+
+
 class Masks:
     """Attention masks of the base's layers for one call: full or sliding, padded or not, in the kernel's form."""
 
@@ -24,7 +32,7 @@ class Masks:
         kernel = self.config._attn_implementation
         if "flash" in kernel:  # masks by itself, bottom right; wants the padding as it is
             return padding
-        window = self._window(index)
+        window = sliding_window(self.config, index)
         if (keys, window) not in self.built:
             mask = causal_mask(padding, self.queries, keys, window, hidden.device, always=kernel == "eager")
             if mask is not None and kernel == "eager":
@@ -38,12 +46,6 @@ class Masks:
             return 0
         stored: Any = self.cache.layers[index]
         return stored.keys.shape[-2] if stored.is_initialized else 0
-
-    def _window(self, index: int) -> int | None:
-        kinds = getattr(self.config, "layer_types", None)
-        if kinds is not None and kinds[index] != "sliding_attention":
-            return None
-        return getattr(self.config, "sliding_window", None)
 
 
 def causal_mask(

@@ -20,11 +20,11 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from sharedllm.attention import rotate
 from sharedllm.compressor import Compressor, Entries, lower_layer
-from sharedllm.configuration import SharedLLMConfig, method_settings
+from sharedllm.configuration import SETTINGS, SharedLLMConfig, method_settings
 from sharedllm.context import CompressedContext, LayerContext
 from sharedllm.cross_attention import CrossAttention
 from sharedllm.masks import Masks
-from sharedllm.search import Question
+from sharedllm.search import Question, ask
 
 
 @dataclass
@@ -71,10 +71,12 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):
         """SharedLLM around a base model whose tensors it shares; the cross-attention starts as the identity.
 
         base: a loaded causal LM, or the name or folder of one. settings: fields of SharedLLMConfig, instead of
-        or on top of `config`, whose base_config is replaced by that of `base`.
+        or on top of `config`, whose base_config is replaced by that of `base`. Raises ValueError for an unknown one.
         """
         if isinstance(base, str):
             base = AutoModelForCausalLM.from_pretrained(base)
+        if unknown := sorted(set(settings) - set(SETTINGS)):
+            raise ValueError(f"SharedLLM has no setting '{unknown[0]}': choose from {', '.join(SETTINGS)}.")
         values = {} if config is None else method_settings(config)
         config = SharedLLMConfig(base_config=base.config, **{**values, **settings})
         model = cls(config, base)
@@ -136,7 +138,7 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):
 
         context_ids: (B, chunks, chunk_size). num_chunks: (B,) chunks of each row that count, all by default.
         chunk_index: (B, chunks) positions of the chunks, increasing, where they are not 0, 1, 2, ...
-        question: see `_questions`; None for language modelling and for the policy `right`.
+        question: see `sharedllm.search.ask`; None for language modelling and for the policy `right`.
         """
         batch, chunks, _ = context_ids.shape
         ragged = num_chunks is not None and bool((num_chunks < chunks).any())
@@ -216,38 +218,6 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):
 
     def _rope(self, x: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return self.base.model.rotary_emb(x, positions)
-
-    def _questions(
-        self,
-        hidden: torch.Tensor,
-        query_start: int | torch.Tensor,
-        query_length: int | torch.Tensor,
-        chunk_question: torch.Tensor | None,
-        chunks: int,
-    ) -> Question:
-        """The questions' states after the upper model's first layer, a by-product of its self-attention.
-
-        hidden: (B, S, H) behind the first self-attention, before any cross-attention. The rest as in `forward`.
-        """
-        batch = len(hidden)
-
-        def spans(value: int | torch.Tensor) -> torch.Tensor:
-            value = torch.as_tensor(value, device=hidden.device)
-            return value if value.ndim == 2 else value.expand(batch)[:, None]
-
-        start, length = spans(query_start), spans(query_length)
-        start, length = torch.broadcast_tensors(start, length)
-        per_row = start.shape[1]
-        steps = torch.arange(int(length.max()), device=hidden.device)
-        at = (start[..., None] + steps).clamp(max=hidden.shape[1] - 1).flatten(1)
-        layer: Any = self.base.model.layers[0]
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.own_lower):
-            picked = hidden.gather(1, at[..., None].expand(-1, -1, hidden.shape[-1]))
-            states = picked + layer.mlp(layer.post_attention_layernorm(picked))
-        if chunk_question is None:
-            chunk_question = torch.zeros(batch, chunks, dtype=torch.long, device=hidden.device)
-        row = torch.arange(batch, device=hidden.device)[:, None] * per_row + chunk_question
-        return Question(states.view(batch * per_row, len(steps), -1), steps < length.reshape(-1, 1), row)
 
     # --- the upper model ----------------------------------------------------------------------------------
 
@@ -340,7 +310,8 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):
             hidden = self._call(self._self_attention, layer, hidden, masks(i, hidden), rotation, past_key_values)
             if i == 0 and context is None and context_ids is not None and context_ids.shape[1]:
                 assert query_length is not None
-                question = self._questions(hidden, query_start, query_length, chunk_question, context_ids.shape[1])
+                with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.own_lower):
+                    question = ask(layer, hidden, query_start, query_length, chunk_question, context_ids.shape[1])
                 context = self.compress(context_ids, num_chunks, question, chunk_index)
             cross, read = None, None
             if i in injected and context is not None:
@@ -364,6 +335,12 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):
             for name in ("context_ids", "query_length", "query_start", "chunk_question", "num_chunks", "chunk_index"):
                 inputs.pop(name, None)
         return inputs
+
+    def _expand_inputs_for_generation(self, expand_size: int = 1, **kwargs: Any) -> Any:  # type: ignore[override]
+        """transformers' copies of every row for beams and samples, of a context that was compressed before too."""
+        if kwargs.get("context") is not None and expand_size > 1:
+            kwargs["context"] = kwargs["context"].repeat(expand_size)
+        return super()._expand_inputs_for_generation(expand_size=expand_size, **kwargs)  # type: ignore[misc]
 
     def _update_model_kwargs_for_generation(
         self, outputs: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any

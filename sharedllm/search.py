@@ -45,6 +45,38 @@ class Question:
         return replace(self, row=self.row[chunks])
 
 
+def ask(
+    layer: Any,
+    hidden: torch.Tensor,
+    start: int | torch.Tensor,
+    length: int | torch.Tensor,
+    chunk_question: torch.Tensor | None,
+    chunks: int,
+) -> Question:
+    """The questions' states after the upper model's first layer, a by-product of its self-attention.
+
+    layer: that layer. hidden: (B, S, H) behind its self-attention, before any cross-attention. start, length: spans
+    of the questions in the running text, one for all, (B,), or (B, K) for K questions a row; chunk_question:
+    (B, chunks) which of them each chunk is searched with, the first by default.
+    """
+    batch = len(hidden)
+
+    def spans(value: int | torch.Tensor) -> torch.Tensor:
+        value = torch.as_tensor(value, device=hidden.device)
+        return value if value.ndim == 2 else value.expand(batch)[:, None]
+
+    begin, count = torch.broadcast_tensors(spans(start), spans(length))
+    per_row = begin.shape[1]
+    steps = torch.arange(int(count.max()), device=hidden.device)
+    at = (begin[..., None] + steps).clamp(max=hidden.shape[1] - 1).flatten(1)
+    picked = hidden.gather(1, at[..., None].expand(-1, -1, hidden.shape[-1]))
+    states = picked + layer.mlp(layer.post_attention_layernorm(picked))
+    if chunk_question is None:
+        chunk_question = torch.zeros(batch, chunks, dtype=torch.long, device=hidden.device)
+    row = torch.arange(batch, device=hidden.device)[:, None] * per_row + chunk_question
+    return Question(states.view(batch * per_row, len(steps), -1), steps < count.reshape(-1, 1), row)
+
+
 @dataclass(frozen=True)
 class Found:
     """The tree that a search has grown.

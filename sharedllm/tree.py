@@ -50,7 +50,7 @@ def split(parent: Nodes, shift: float = 0.0) -> tuple[Nodes, Nodes]:
     shift: eps as a share of l. Both halves keep at least one token. Lengths are monotone in l, so the sizes that
     hold for the longest node hold for all.
     """
-    left = torch.floor(parent.length * (0.5 - shift)).long().clamp(min=1)
+    left = torch.floor(parent.length.double() * (0.5 - shift)).long().clamp(min=1)  # rounds as `size` does
     left = torch.minimum(left, parent.length - 1)
     size = min(max(math.floor(parent.size * (0.5 - shift)), 1), parent.size - 1)
     level = parent.level + 1

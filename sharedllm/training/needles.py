@@ -76,12 +76,14 @@ class Needles:
         # one question in a quarter of the windows: there every chunk is searched with it, as in use
         questions = 1 if rng.random() < 0.25 else min(shape.questions, len(needles))
         asked = rng.permutation(len(needles))[:questions]
-        for index, needle in enumerate(needles):
-            chunk = int(rng.integers(shape.chunks))
-            place = int(rng.integers(self.chunk_size - len(needle.sentence) + 1))
-            context[chunk, place : place + len(needle.sentence)] = needle.sentence
-            if index in asked and (holder[chunk] < 0 or rng.random() < 0.5):
-                holder[chunk] = int(np.flatnonzero(asked == index)[0])
+        chunk = rng.integers(shape.chunks, size=len(needles))
+        for c in range(shape.chunks):
+            held = np.flatnonzero(chunk == c)
+            places = disjoint_places([len(needles[i].sentence) for i in held], self.chunk_size, rng)
+            for i, place in zip(held, places, strict=True):
+                context[c, place : place + len(needles[i].sentence)] = needles[i].sentence
+                if i in asked and (holder[c] < 0 or rng.random() < 0.5):
+                    holder[c] = int(np.flatnonzero(asked == i)[0])
         return {"context_ids": context, **self._ask(rng, [needles[i] for i in asked], holder, shape.questions)}
 
     def _ask(
@@ -99,7 +101,10 @@ class Needles:
             labels += [-100] * len(needle.query) + needle.answer
             weights += [0.0] * len(needle.query) + self._answer_weights(needle.answer)
         pad = self.running - len(ids)
-        assert pad >= 0, "the running text is too short for the questions of a window"
+        if pad < 0:
+            raise ValueError(
+                f"{len(needles)} questions take {len(ids)} tokens: raise needle_running above {self.running}."
+            )
         free = holder < 0
         holder[free] = rng.integers(len(needles), size=int(free.sum()))
         return {
@@ -132,3 +137,15 @@ class Needles:
 
     def _filler(self, rng: np.random.Generator, length: int) -> np.ndarray:
         return self.corpora[rng.integers(len(self.corpora))].window(length, rng).astype(np.int64)
+
+
+def disjoint_places(lengths: Sequence[int], room: int, rng: np.random.Generator) -> list[int]:
+    """Where spans of these lengths start in `room` tokens, in this order, without touching each other's tokens.
+
+    Raises ValueError where they do not fit.
+    """
+    free = room - sum(lengths)
+    if free < 0:
+        raise ValueError(f"{len(lengths)} needles of one chunk take {room - free} tokens, a chunk has {room}.")
+    gaps = np.sort(rng.integers(free + 1, size=len(lengths)))
+    return [int(gap) + sum(lengths[:i]) for i, gap in enumerate(gaps)]

@@ -14,7 +14,6 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sharedllm.adapter import load_adapter, save_adapter
-from sharedllm.configuration import SharedLLMConfig
 from sharedllm.modeling import SharedLLMForCausalLM
 from sharedllm.training import evaluate
 from sharedllm.training.batches import Batch, LanguageModelling
@@ -24,6 +23,8 @@ from sharedllm.training.plot import plot_log
 from sharedllm.training.settings import TrainSettings
 from sharedllm.training.sft import FineTuning, read_examples
 from sharedllm.training.trainer import Trainer
+
+RECORD = "run.json"
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def run(
     Raises ValueError for settings or data that do not fit, and for an output folder of another run.
     """
     begin = time.monotonic()
-    _claim(settings, files)
+    record = _record(settings, files)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = {"auto": torch.bfloat16 if device == "cuda" else torch.float32}.get(settings.dtype)
     dtype = dtype or getattr(torch, settings.dtype)
@@ -59,11 +60,13 @@ def run(
     base: Any = AutoModelForCausalLM.from_pretrained(files.base, dtype=dtype)
     base.to(device)
     if files.init is None:
-        model = SharedLLMForCausalLM.from_base(base, SharedLLMConfig(base_config=base.config, **settings.method))
+        model = SharedLLMForCausalLM.from_base(base, **settings.method)
     else:
         model = load_adapter(files.init, base, **settings.method)
-    make = batch_maker(settings, files, tokenizer)
+    make = batch_maker(settings, files, tokenizer, model.config.chunk_size)
+    make(0, 0)  # settings that do not fit the data fail before the folder is taken
     trainer = Trainer(model, make, settings, files.output, checkpoint_every, log_every, max_seconds)
+    (files.output / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     finished = trainer.run()
     if not trainer.accelerator.is_main_process:
         return {}
@@ -81,8 +84,14 @@ def run(
     return {"output": str(files.output), **summary}
 
 
-def _claim(settings: TrainSettings, files: Files) -> None:
-    """Write the run's settings, or check that the folder belongs to the same run (`steps` may be changed)."""
+def _record(settings: TrainSettings, files: Files) -> dict[str, Any]:
+    """What decides the run.
+
+    Raises ValueError where files are missing or the folder holds another run (`steps` may be changed).
+    """
+    for file in (*files.data, *files.heldout):
+        if not file.is_file():
+            raise ValueError(f"There is no data file {file}.")
     record = {
         "settings": json.loads(settings.model_dump_json()),
         "base": files.base,
@@ -90,31 +99,27 @@ def _claim(settings: TrainSettings, files: Files) -> None:
         "weights": files.weights,
         "init": None if files.init is None else str(files.init),
     }
-    path = files.output / "run.json"
+    path = files.output / RECORD
     if path.exists():
         stored = json.loads(path.read_text(encoding="utf-8"))
         stored["settings"]["steps"] = record["settings"]["steps"]
         if stored != record:
             raise ValueError(f"{files.output} holds a run with other settings or data: choose another --output.")
     files.output.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return record
 
 
 def _corpora(paths: list[Path], tokenizer: Any, output: Path) -> list[Corpus]:
-    for path in paths:
-        if not path.is_file():
-            raise ValueError(f"There is no data file {path}.")
     return [open_corpus(path, tokenizer, output / "tokens") for path in paths]
 
 
-def batch_maker(settings: TrainSettings, files: Files, tokenizer: Any) -> Callable[[int, int], Batch]:
+def batch_maker(settings: TrainSettings, files: Files, tokenizer: Any, chunk_size: int) -> Callable[[int, int], Batch]:
     """(micro step, rank) -> batch, the same whenever it is called."""
     if not files.data:
         raise ValueError("There is nothing to learn from: give --data.")
-    size = SharedLLMConfig(**{"lower_layers": 1, **settings.method}).chunk_size
     if settings.mode == "sft":
         examples = [e for path in files.data for e in read_examples(path, tokenizer)]
-        tune = FineTuning(examples, settings.sft_batch, size, settings.sft_max_chunks, settings.sft_running)
+        tune = FineTuning(examples, settings.sft_batch, chunk_size, settings.sft_max_chunks, settings.sft_running)
         return lambda step, rank: tune(np.random.default_rng([settings.seed, step, rank]))
     corpora = _corpora(files.data, tokenizer, files.output)
     lm = LanguageModelling(
@@ -123,13 +128,16 @@ def batch_maker(settings: TrainSettings, files: Files, tokenizer: Any) -> Callab
         settings.windows,
         settings.chunks,
         settings.running,
-        size,
+        chunk_size,
         settings.gap_share,
         settings.max_chunks,
         settings.drop_context,
     )
-    long = [c for c in corpora if np.diff(c.starts).max() > max([n.chunks for n in settings.needles] or [0]) * size]
-    needles = Needles(tokenizer, long, size, settings.needle_running, settings.gap_share, settings.max_chunks)
+    reach = max((n.chunks for n in settings.needles), default=0) * chunk_size
+    long = [c for c in corpora if np.diff(c.starts).max() > reach]
+    if not long:
+        raise ValueError(f"No document of the data has {reach} tokens, which the longest needle windows take.")
+    needles = Needles(tokenizer, long, chunk_size, settings.needle_running, settings.gap_share, settings.max_chunks)
 
     def make(step: int, rank: int) -> Batch:
         rng = np.random.default_rng([settings.seed, step, rank])
