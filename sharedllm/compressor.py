@@ -96,12 +96,12 @@ class Compressor:
 
     def _block(self, chunks: torch.Tensor, question: Question | None, shifts: list[float]) -> Entries:
         root = whole(chunks.shape[0], chunks.shape[1], chunks.device)
-        hidden = self.embed(chunks)
         if question is None or self.config.policy == "right":
             overlap = self.config.leaf_overlap
             nodes = right_spine(root, self.config.height, shifts, self.config.sampling, overlap)
-            tokens = torch.cat([n.tokens(chunks.shape[1])[0] for n in nodes])  # the same in every chunk
-            return self._encode(hidden[:, tokens], nodes, None)
+            tokens = torch.cat([n.tokens(chunks.shape[1]) for n in nodes], 1)
+            return self._encode(self.embed(chunks.gather(1, tokens)), nodes, None)
+        hidden = self.embed(chunks)
         found = self.searcher(hidden, root, question, shifts)
         return self._encode(hidden, found.nodes, found)
 

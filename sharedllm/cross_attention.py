@@ -41,8 +41,9 @@ class CrossAttention(nn.Module):
     def forward(self, hidden: torch.Tensor, context: LayerContext) -> torch.Tensor:
         """hidden (B, S, H) -> (B, S, H)."""
         query = rotate(project_queries(self, self.norm(hidden)), context.cos, context.sin)
-        mask = None if context.mask is None else context.mask[:, None, None, :]
-        out = self.o_proj(attend(query, context.key, context.value, mask=mask))
-        if mask is not None:  # a row without any chunk reads nothing
-            out = torch.where(mask.any(-1), out, 0.0)
-        return hidden + out
+        if context.mask is None:
+            return hidden + self.o_proj(attend(query, context.key, context.value))
+        mask = context.mask[:, None, None, :]
+        some = mask.any(-1, keepdim=True)  # a row without any chunk reads nothing, which no softmax can express
+        out = self.o_proj(attend(query, context.key, context.value, mask=mask | ~some))
+        return hidden + torch.where(some[:, 0], out, 0.0)

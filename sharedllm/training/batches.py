@@ -78,9 +78,12 @@ class LanguageModelling:
             ]
         ).astype(np.int64)
         running = torch.from_numpy(rows[:, split:].copy())
-        if rng.random() < self.drop_context:
-            return Batch(running, running, kind="no context")
         context = torch.from_numpy(rows[:, :split].copy()).view(windows, chunks, self.chunk_size)
+        if (
+            rng.random() < self.drop_context
+        ):  # no chunk counts; all parameters still take part, as data parallelism asks
+            none = torch.zeros(windows, dtype=torch.long)
+            return Batch(running, running, context[:, :1], num_chunks=none, kind="no context")
         return Batch(running, running, context, chunk_index=self._gaps(windows, chunks, rng))
 
     def _gaps(self, windows: int, chunks: int, rng: np.random.Generator) -> torch.Tensor | None:

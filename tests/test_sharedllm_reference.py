@@ -1,0 +1,249 @@
+"""SharedLLM against a plain, slow reference written from the paper: one row, one chunk, one node, one head at a time.
+
+Every node and every half that the search looks at runs through the base's stock decoder layers as a sequence of its
+own; every key and query is rotated once, by one position. float64, so that nothing but a mistake tells them apart.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from sharedllm import SharedLLMForCausalLM
+
+VOCABULARY = 50
+
+
+def build(seed: int, heads: int, kv_heads: int, **method: Any) -> SharedLLMForCausalLM:
+    """A random model of 3 layers whose attention is peaky and whose cross-attention matters."""
+    torch.manual_seed(seed)
+    base = AutoModelForCausalLM.from_config(
+        LlamaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=3,
+            num_attention_heads=heads,
+            num_key_value_heads=kv_heads,
+            initializer_range=0.3,
+        )
+    )
+    model = SharedLLMForCausalLM.from_base(base, **method)
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            torch.nn.init.normal_(parameter, std=0.3)
+        else:
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)
+    return model.double().eval()
+
+
+class Reference:
+    """Sections 3.1 to 3.3 of the paper for one row."""
+
+    def __init__(self, model: SharedLLMForCausalLM) -> None:
+        self.config, self.base = model.config, model.base
+        self.cross = model.cross_attention
+        self.layers = model.base.model.layers
+        self.head_dim = self.layers[0].self_attn.head_dim
+        self.path: list[list[bool]] = []
+
+    def rotate(self, x: torch.Tensor, position: int) -> torch.Tensor:
+        """One vector (..., d) by one position: pairs (i, i + d/2) turn by position * theta^(-2i/d)."""
+        half = self.head_dim // 2
+        out = x.clone()
+        for i in range(half):
+            angle = position * 10000.0 ** (-2 * i / self.head_dim)
+            out[..., i] = x[..., i] * math.cos(angle) - x[..., i + half] * math.sin(angle)
+            out[..., i + half] = x[..., i + half] * math.cos(angle) + x[..., i] * math.sin(angle)
+        return out
+
+    def stock_layer(self, layer: Any, hidden: torch.Tensor) -> torch.Tensor:
+        """A decoder layer of transformers over a sequence (S, H) of its own, positions from 0."""
+        length = len(hidden)
+        mask = torch.full((length, length), -torch.inf, dtype=hidden.dtype).triu(1)[None, None]
+        rotation = self.base.model.rotary_emb(hidden[None], torch.arange(length)[None])
+        return layer(hidden[None], attention_mask=mask, position_embeddings=rotation)[0]
+
+    def logits(
+        self, running: torch.Tensor, chunks: list[torch.Tensor], questions: list[tuple[int, int]], asked: list[int]
+    ) -> torch.Tensor:
+        """running (S,), chunks of (chunk_size,); questions are spans of running, asked[i] is the one of chunk i."""
+        embedded = self.base.model.embed_tokens(running)
+        first = self.stock_layer(self.layers[0], embedded)
+        context: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in range(self.config.lower_layers)]
+        for i, chunk in enumerate(chunks):
+            question = first[questions[asked[i]][0] :][: questions[asked[i]][1]] if questions else None
+            for tokens, level in self.tree(chunk, question):
+                for j, entries in enumerate(self.compress(tokens, self.config.ratios[level - 1], i)):
+                    context[j] += entries
+        position = len(chunks) + (self.config.query_position == "n+1")
+
+        hidden = embedded
+        injection = self.config.injection_layers
+        for i, layer in enumerate(self.layers):
+            normed, length = layer.input_layernorm(hidden)[None], len(hidden)
+            mask = torch.full((length, length), -torch.inf, dtype=hidden.dtype).triu(1)[None, None]
+            rotation = self.base.model.rotary_emb(normed, torch.arange(length)[None])
+            hidden = hidden + layer.self_attn(normed, attention_mask=mask, position_embeddings=rotation)[0][0]
+            if i in injection and chunks:
+                j = injection.index(i)
+                hidden = hidden + self.attend(self.cross[j], hidden, context[j], position)
+            hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+        return self.base.lm_head(self.base.model.norm(hidden))
+
+    def tree(self, chunk: torch.Tensor, question: torch.Tensor | None) -> list[tuple[torch.Tensor, int]]:
+        """Preserved nodes (token ids, level): split, keep one half, go into the other one."""
+        height, overlap = self.config.height, self.config.leaf_overlap
+        nodes, start, end, path = [], 0, len(chunk), []
+        for level in range(1, height + 1):
+            middle = start + (end - start) // 2
+            if level == height:
+                if overlap is not None:
+                    length = min(end - start + 2 * overlap, len(chunk))
+                    begin = min(max(start - overlap, 0), len(chunk) - length)
+                    nodes.append((chunk[begin : begin + length], level))
+                else:
+                    nodes += [(chunk[start:middle], level), (chunk[middle:end], level)]
+                break
+            right = True
+            if question is not None:
+                right = self.score(chunk[middle:end], question) > self.score(chunk[start:middle], question)
+                path.append(bool(right))
+            nodes.append((chunk[start:middle] if right else chunk[middle:end], level))
+            start, end = (middle, end) if right else (start, middle)
+        self.path.append(path)
+        return nodes
+
+    def score(self, half: torch.Tensor, question: torch.Tensor) -> torch.Tensor:
+        """How well a half matches the question, after one layer of the lower model."""
+        states = self.stock_layer(self.layers[0], self.base.model.embed_tokens(half))
+        if self.config.policy == "last_token":
+            norm = self.base.model.norm
+            return torch.cosine_similarity(norm(states[-1]), norm(question[-1]), dim=0)
+        return sum(max(torch.cosine_similarity(q, s, dim=0) for s in states) for q in question)
+
+    def compress(self, tokens: torch.Tensor, ratio: float, chunk: int) -> list[list[tuple[torch.Tensor, torch.Tensor]]]:
+        """For every lower layer the kept (key, value) pairs of a node, each (kv heads, d)."""
+        entries = min(len(tokens), max(1, math.floor(len(tokens) / ratio + 0.5)))
+        hidden, kept = self.base.model.embed_tokens(tokens), []
+        for layer in self.layers[: self.config.lower_layers]:
+            normed = layer.input_layernorm(hidden)
+            keys = layer.self_attn.k_proj(normed).unflatten(-1, (-1, self.head_dim))
+            values = layer.self_attn.v_proj(normed).unflatten(-1, (-1, self.head_dim))
+            pairs = []
+            for e in range(entries):
+                at = e * len(tokens) // entries
+                position = {"chunk": chunk, "node": at, "node+chunk": chunk + at}[self.config.key_positions]
+                pairs.append((self.rotate(keys[at], position), values[at]))
+            kept.append(pairs)
+            hidden = self.stock_layer(layer, hidden)
+        return kept
+
+    def attend(
+        self, cross: Any, hidden: torch.Tensor, context: list[tuple[torch.Tensor, torch.Tensor]], position: int
+    ) -> torch.Tensor:
+        """Equation 2: softmax(Q K'^T / sqrt(d)) V', head by head, every query at one position."""
+        query = self.rotate(cross.q_proj(cross.norm(hidden)).unflatten(-1, (-1, self.head_dim)), position)
+        group = query.shape[1] // context[0][0].shape[0]
+        heads = []
+        for head in range(query.shape[1]):
+            keys = torch.stack([k[head // group] for k, _ in context])
+            values = torch.stack([v[head // group] for _, v in context])
+            weights = torch.softmax(query[:, head] @ keys.T / math.sqrt(self.head_dim), -1)
+            heads.append(weights @ values)
+        return cross.o_proj(torch.cat(heads, -1))
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> dict[str, Any]:
+    height = draw(st.integers(1, 4))
+    chunk_size = draw(st.integers(2**height, 40))
+    batch, chunks, running = draw(st.integers(1, 3)), draw(st.integers(1, 4)), draw(st.integers(2, 9))
+    heads = draw(st.sampled_from([(2, 2), (4, 2), (4, 1)]))
+    questions = draw(st.integers(1, 2))
+    spans = []
+    for _ in range(batch * questions):
+        start = draw(st.integers(0, running - 1))
+        spans.append((start, draw(st.integers(1, running - start))))
+    return {
+        "seed": draw(st.integers(0, 999)),
+        "heads": heads[0],
+        "kv_heads": heads[1],
+        "batch": batch,
+        "chunks": chunks,
+        "running": running,
+        "num_chunks": [draw(st.integers(0, chunks)) for _ in range(batch)],
+        "questions": questions,
+        "spans": spans,
+        "searched": draw(st.booleans()) or draw(st.booleans()),
+        "method": {
+            "chunk_size": chunk_size,
+            "ratios": draw(st.lists(st.sampled_from([1, 1.5, 2, 3.7, 8, 64]), min_size=height, max_size=height)),
+            "lower_layers": draw(st.integers(1, 3)),
+            "injection": draw(st.sampled_from(["bottom", "top", "interleaved"])),
+            "policy": draw(st.sampled_from(["maxsim", "last_token", "right"])),
+            "key_positions": draw(st.sampled_from(["chunk", "node", "node+chunk"])),
+            "query_position": draw(st.sampled_from(["n", "n+1"])),
+            "leaf_overlap": draw(st.sampled_from([None, 0, 2])),
+        },
+    }
+
+
+@given(cases())
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_equals_the_reference(case: dict[str, Any]) -> None:
+    model = build(case["seed"], case["heads"], case["kv_heads"], **case["method"])
+    batch, chunks, per_row = case["batch"], case["chunks"], case["questions"]
+    running = torch.randint(VOCABULARY, (batch, case["running"]))
+    context = torch.randint(VOCABULARY, (batch, chunks, case["method"]["chunk_size"]))
+    asked = torch.randint(per_row, (batch, chunks))
+    spans = torch.tensor(case["spans"]).view(batch, per_row, 2)
+    search = {}
+    if case["searched"]:
+        search = {"query_start": spans[..., 0], "query_length": spans[..., 1], "chunk_question": asked}
+    with torch.no_grad():
+        out = model(running, context, num_chunks=torch.tensor(case["num_chunks"]), **search)
+        for row in range(batch):
+            reference = Reference(model)
+            searched = case["searched"] and case["method"]["policy"] != "right"
+            count = case["num_chunks"][row]
+            questions = [(int(s), int(n)) for s, n in spans[row]] if searched else []
+            expected = reference.logits(running[row], list(context[row, :count]), questions, asked[row].tolist())
+            torch.testing.assert_close(out.logits[row], expected, atol=1e-5, rtol=0)
+            if searched:
+                assert out.context.path[row, :count].tolist() == reference.path
+            else:
+                assert out.context.path is None
+
+
+def test_the_reference_tells_rules_apart() -> None:
+    """A check of the check: every setting that the cases vary changes the logits."""
+    usual = {"chunk_size": 21, "ratios": [4, 2, 1.5], "lower_layers": 2, "policy": "maxsim"}
+    torch.manual_seed(5)
+    running, context = torch.randint(VOCABULARY, (1, 6)), torch.randint(VOCABULARY, (1, 3, 21))
+
+    def logits(**changes: Any) -> torch.Tensor:
+        model = build(1, 4, 2, **{**usual, **changes})
+        with torch.no_grad():
+            return model(running, context, query_start=1, query_length=4).logits
+
+    plain = logits()
+    for change in (
+        {"ratios": [4, 2, 1]},
+        {"ratios": [4, 2]},
+        {"lower_layers": 1},
+        {"injection": "top"},
+        {"policy": "last_token"},
+        {"policy": "right"},
+        {"key_positions": "node"},
+        {"key_positions": "node+chunk"},
+        {"query_position": "n+1"},
+        {"leaf_overlap": 0},
+        {"leaf_overlap": 2},
+    ):
+        assert (logits(**change) - plain).abs().max() > 1e-3, change
