@@ -28,7 +28,7 @@ from sharedllm.tree import Nodes, kept_offsets, right_spine, whole
 Rope = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 BLOCK_BYTES = 2**31
-"""Bytes of MLP activations in flight at once: bounds memory at any context length."""
+"""Bytes of MLP activations that a block of chunks may take: bounds memory at any context length."""
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Compressor:
 
     layers: the M lower decoder layers. embed: token embedding. rope: (x, positions) -> (cos, sin), as the base's
     rotary embedding. final_norm: the base's last norm, which `last_token` applies before comparing. run_layer:
-    `lower_layer` or its compiled form.
+    `lower_layer` or its compiled form. block_bytes: see BLOCK_BYTES.
     """
 
     def __init__(
@@ -61,12 +61,14 @@ class Compressor:
         rope: Rope,
         final_norm: Any,
         run_layer: Callable[..., Any],
+        block_bytes: int = BLOCK_BYTES,
     ) -> None:
         self.config = config
         self.layers = layers
         self.embed = embed
         self.rope = rope
         self.run_layer = run_layer
+        self.block_bytes = block_bytes
         self.searcher = Searcher(config, layers[0], rope, final_norm)
 
     def __call__(self, chunks: torch.Tensor, question: Question | None, shifts: list[float]) -> Entries:
@@ -76,7 +78,7 @@ class Compressor:
         level for all chunks, so that nodes stay equally long and need no padding.
         """
         width = 3 * self.config.base_config.intermediate_size * self.embed.weight.element_size()
-        step = max(1, BLOCK_BYTES // (chunks.shape[1] * width))
+        step = max(1, self.block_bytes // (chunks.shape[1] * width))
         if len(chunks) <= step:
             return self._block(chunks, question, shifts)
         parts = [

@@ -79,9 +79,8 @@ class LanguageModelling:
         ).astype(np.int64)
         running = torch.from_numpy(rows[:, split:].copy())
         context = torch.from_numpy(rows[:, :split].copy()).view(windows, chunks, self.chunk_size)
-        if (
-            rng.random() < self.drop_context
-        ):  # no chunk counts; all parameters still take part, as data parallelism asks
+        if rng.random() < self.drop_context:
+            # a chunk that does not count: all parameters still take part, as data parallelism wants it
             none = torch.zeros(windows, dtype=torch.long)
             return Batch(running, running, context[:, :1], num_chunks=none, kind="no context")
         return Batch(running, running, context, chunk_index=self._gaps(windows, chunks, rng))
