@@ -51,10 +51,11 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):
 
     def __init__(self, config: SharedLLMConfig, base: PreTrainedModel | None = None) -> None:
         super().__init__(config)
-        if base is None:
+        if base is None:  # transformers initialises or loads it, rotary tables included
             base = AutoModelForCausalLM.from_config(config.base_config)
-        for module in base.modules():  # weights that are there must not be initialised again
-            module._is_hf_initialized = True
+        else:
+            for module in base.modules():  # weights that are there must not be initialised again
+                module._is_hf_initialized = True
         self.base = base
         layers = base.model.layers
         self.cross_attention = nn.ModuleList(CrossAttention(layers[i]) for i in config.injection_layers)
