@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -73,8 +73,11 @@ class ModelChoice:
         if self.runtime.random_weights:
             if not self.preset.shape:
                 raise UserError(f"--random-weights: the preset {self.name} has no `shape`; choose another model.")
-        elif self.runtime.checkpoint is None:
-            weights.resolve(self.preset.weights, self.runtime)
+        else:
+            if self.runtime.checkpoint is None or self.preset.adapter:
+                weights.resolve(self.preset.weights, replace(self.runtime, checkpoint=None))
+            if self.preset.adapter:
+                self.preset.adapter_folder(self.runtime.checkpoint)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Attention pieces that the lower model and the cross-attention share, for every Llama-like base.
 
-Shapes: B batch, S tokens, H hidden, q / kv number of query / key heads, d head size.
+Shapes: B batch, S tokens, H hidden, q / kv number of query / key heads, d head size. Where a model is spread over
+several devices, everything follows the layer's own tensors.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def _heads(x: torch.Tensor, attention: Any) -> torch.Tensor:
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Rotary embedding of x (B, heads, S, d) by cos and sin that broadcast to it."""
-    return x * cos + rotate_half(x) * sin
+    return x * cos.to(x.device) + rotate_half(x) * sin.to(x.device)
 
 
 def attend(
@@ -66,10 +67,11 @@ def attend_nodes(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, si
 
 def finish_layer(layer: Any, residual: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
     """Output projection and MLP of a decoder layer behind its attention: (B, S, H) and (B, S, heads * d)."""
-    hidden = residual + layer.self_attn.o_proj(attended)
+    update = layer.self_attn.o_proj(attended)
+    hidden = residual.to(update.device) + update
     return hidden + layer.mlp(layer.post_attention_layernorm(hidden))
 
 
 def rows(x: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     """x (B, heads, S, d) at tokens (B, T) -> (B, heads, T, d)."""
-    return x.gather(2, tokens[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
+    return x.gather(2, tokens.to(x.device)[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))

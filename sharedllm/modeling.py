@@ -47,7 +47,13 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
-    _no_split_modules = ["LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"]  # noqa: RUF012
+    _no_split_modules = [  # noqa: RUF012
+        "CrossAttention",
+        "LlamaDecoderLayer",
+        "MistralDecoderLayer",
+        "Qwen2DecoderLayer",
+        "Qwen3DecoderLayer",
+    ]
 
     def __init__(self, config: SharedLLMConfig, base: PreTrainedModel | None = None) -> None:
         super().__init__(config)
@@ -181,7 +187,7 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):
 
         def per_row(x: torch.Tensor) -> torch.Tensor:
             if ragged:
-                x = x.new_zeros(batch, chunks, *x.shape[1:]).index_put((real,), x)
+                x = x.new_zeros(batch, chunks, *x.shape[1:]).index_put((real.to(x.device),), x)
             else:
                 x = x.unflatten(0, (batch, chunks))
             return x
@@ -365,7 +371,7 @@ def _self_attention(
         attention_mask=mask,
         past_key_values=cache,
     )
-    return hidden + attended
+    return hidden.to(attended.device) + attended
 
 
 def _cross_attention_and_mlp(
@@ -373,4 +379,5 @@ def _cross_attention_and_mlp(
 ) -> torch.Tensor:
     if cross is not None:
         hidden = cross(hidden, context)
-    return hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+    update = layer.mlp(layer.post_attention_layernorm(hidden))
+    return hidden.to(update.device) + update

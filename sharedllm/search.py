@@ -127,7 +127,7 @@ class Searcher:
             scores = [
                 F.cosine_similarity(self.final_norm(first.last_state(half)), target, eps=1e-6) for half in (left, right)
             ]
-            path.append(scores[1] > scores[0])
+            path.append((scores[1] > scores[0]).to(root.start.device))
             expanded, preserved = choose(path[-1], left, right)
             nodes.append(preserved)
         return Found(nodes, _stack(path, root), first, None)

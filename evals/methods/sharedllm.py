@@ -8,9 +8,7 @@ equals its dense base there.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib import resources
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -25,7 +23,7 @@ from evals.presets import Preset
 from evals.settings import validate
 from evals.weights import load_base
 from sharedllm import CompressedContext, SharedLLMForCausalLM
-from sharedllm.adapter import is_adapter, load_adapter
+from sharedllm.adapter import load_adapter
 from sharedllm.cost import Arithmetic, arithmetic
 from sharedllm.tree import entries_per_chunk
 
@@ -145,8 +143,9 @@ class SharedLLM(LongContextModel):
 
     @classmethod
     def load(cls, preset: Preset, runtime: Runtime) -> Self:
-        given = validate(cls.settings_model, preset.settings, preset.name).model_dump(exclude_none=True)
-        base, tokenizer = load_base(preset.weights, runtime, preset.shape)
+        given = validate(cls.settings_model, preset.settings, preset.name).model_dump(exclude_unset=True)
+        # --checkpoint names what was trained; the base stays the preset's
+        base, tokenizer = load_base(preset.weights, replace(runtime, checkpoint=None), preset.shape)
         try:
             if preset.adapter is None or runtime.random_weights:
                 model = SharedLLMForCausalLM.from_base(base, **given).eval()
@@ -156,7 +155,7 @@ class SharedLLM(LongContextModel):
                         weight: torch.Tensor = cross.o_proj.weight
                         torch.nn.init.normal_(weight, std=base.config.initializer_range, generator=generator)
             else:
-                model = load_adapter(adapter_folder(preset), base, **given)
+                model = load_adapter(preset.adapter_folder(runtime.checkpoint), base, **given)
         except ValueError as error:
             raise UserError(f"The preset {preset.name} does not fit: {error}") from error
         config = model.config
@@ -203,17 +202,3 @@ class SharedLLM(LongContextModel):
             state_bytes=flop.state_bytes,
             decode_bytes=weights + flop.state_bytes,
         )
-
-
-def adapter_folder(preset: Preset) -> Path:
-    """Where a preset's adapter lies: `package:NAME/FOLDER` or a folder. Raises UserError where it is missing."""
-    assert preset.adapter is not None
-    kind, _, rest = preset.adapter.source.rpartition(":")
-    package, _, inside = rest.partition("/")
-    folder = Path(str(resources.files(package))) / inside if kind == "package" else Path(rest)
-    if not is_adapter(folder):
-        raise UserError(
-            f"The adapter of {preset.name} is not at {folder}: train one with sharedllm-train, or name its folder as "
-            "adapter.source in a preset file."
-        )
-    return folder

@@ -53,6 +53,17 @@ class Preset(BaseModel):
     shape: dict[str, Any] | None = None
     max_context: int | None = None
 
+    def adapter_folder(self, checkpoint: str | None) -> Path:
+        """Where the trained parts lie: in `checkpoint`, else where the preset says. UserError where there is nothing."""
+        assert self.adapter is not None
+        folder = Path(checkpoint) if checkpoint else self.adapter.folder()
+        if folder is None or not folder.is_dir():
+            raise UserError(
+                f"The adapter of {self.name} is not at {folder}: train one with sharedllm-train and name its folder "
+                "with --checkpoint, or use --random-weights to measure memory and latency alone."
+            )
+        return folder
+
     def override(self, settings: dict[str, Any]) -> Preset:
         """The same preset with some settings replaced (`--set key=value`)."""
         return self.model_copy(update={"settings": {**self.settings, **settings}})

@@ -62,7 +62,7 @@ def needles(
     hits: list[np.ndarray] = []
     for start in range(0, windows, batch):
         rng = np.random.default_rng([seed, start])
-        made = source(rng, Shape(min(batch, windows - start), chunks, count, 1)).to(model.device)
+        made = source(rng, Shape(min(batch, windows - start), chunks, count, 1, exactly=True)).to(model.device)
         hits.append(_digits_right(model, made))
     right = np.concatenate(hits)
     return {

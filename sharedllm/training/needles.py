@@ -24,12 +24,13 @@ FIRST_DIGIT_WEIGHT = 3.0
 
 @dataclass(frozen=True)
 class Shape:
-    """Windows of a batch: `windows` x `chunks` of context, at most `needles` in each, `questions` asked."""
+    """`windows` x `chunks` of context, at most (or `exactly`) `needles` in each window, `questions` asked."""
 
     windows: int
     chunks: int
     needles: int
     questions: int
+    exactly: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ class Needles:
     def _window(self, rng: np.random.Generator, shape: Shape) -> dict[str, np.ndarray]:
         context = self._filler(rng, shape.chunks * self.chunk_size).reshape(shape.chunks, self.chunk_size)
         template = TEMPLATES[rng.integers(len(TEMPLATES))]
-        count = int(rng.integers(max(1, shape.needles // 4), shape.needles + 1))
+        fewest = shape.needles if shape.exactly else max(1, shape.needles // 4)
+        count = int(rng.integers(fewest, shape.needles + 1))
         needles = self._draw(rng, template, max(count, 1))
         holder = np.full(shape.chunks, -1)
         # one question in a quarter of the windows: there every chunk is searched with it, as in use
@@ -126,6 +128,10 @@ class Needles:
         else:
             pairs = rng.choice(len(ADJECTIVES) * len(NOUNS), size=count, replace=False)
             keys = [f"{ADJECTIVES[p // len(NOUNS)]} {NOUNS[p % len(NOUNS)]}" for p in pairs]
+        return self.encode(template, keys, rng)
+
+    def encode(self, template: Template, keys: Sequence[str], rng: np.random.Generator) -> list[_Needle]:
+        """A needle with a random number for each key."""
         values = [str(v) for v in rng.integers(10 ** (DIGITS - 1), 10**DIGITS, size=len(keys))]
         texts = [t for k, v in zip(keys, values, strict=True) for t in template.texts(k, v)]
         ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"]

@@ -1,0 +1,81 @@
+"""What a trained adapter is worth: true use of context, and needles with names and a wording it has not seen.
+
+    python benchmarks/adapter_quality.py --base BASE --adapter DIR [DIR ...] --heldout FILE ... --output OUT.json
+
+Language modelling: nats a token of the last 2048 tokens before fixed places, with the chunks before them (own), another
+document's (other) or nothing. Needles: 4 in the context, one asked, all 7 digits right at once (teacher-forced argmax,
+which equals greedy decoding); the text around them is held out, names are those of evals.tasks.needle, none of which
+occurs in training. Wording "city" was trained, wording "item" was not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from evals.tasks.needle import TEMPLATES, Wording
+from sharedllm.adapter import load_adapter
+from sharedllm.training.corpus import open_corpus
+from sharedllm.training.evaluate import language_modelling, needles
+from sharedllm.training.needles import Needles
+from sharedllm.training.vocabulary import Template
+
+
+class HeldOut(Needles):
+    """Training's windows with the evaluation's names and one of its wordings."""
+
+    def __init__(self, wording: Wording, *args: Any) -> None:
+        super().__init__(*args)
+        self.wording = wording
+
+    def _draw(self, rng: np.random.Generator, template: Template, count: int) -> Any:
+        w = self.wording
+        mine = Template(w.needle, w.question, w.stem.strip())
+        names = rng.choice(len(w.keys), size=count, replace=False)
+        return self.encode(mine, [w.keys[i] for i in names], rng)
+
+
+def main() -> None:
+    """Evaluate each adapter; print a table and write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", required=True)
+    parser.add_argument("--adapter", nargs="+", required=True)
+    parser.add_argument("--heldout", type=Path, nargs="+", required=True)
+    parser.add_argument("--chunks", type=int, nargs="+", default=[6, 30, 126])
+    parser.add_argument("--lm-windows", type=int, default=8, help="a domain")
+    parser.add_argument("--needle-windows", type=int, nargs="+", default=[256, 128, 64], help="one number a length")
+    parser.add_argument("--output", type=Path, required=True)
+    chosen = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    tokenizer = AutoTokenizer.from_pretrained(chosen.base)
+    corpora = [open_corpus(p, tokenizer, chosen.output.parent / "tokens") for p in chosen.heldout]
+    base: Any = AutoModelForCausalLM.from_pretrained(chosen.base, dtype=dtype)
+    base.to(device)
+    result: dict[str, Any] = {}
+    for folder in chosen.adapter:
+        model = load_adapter(folder, base)
+        size = model.config.chunk_size
+        rows = result.setdefault(Path(folder).name, {"language modelling": {}, "needles": {}})
+        for chunks, windows in zip(chosen.chunks, chosen.needle_windows, strict=True):
+            begin = time.monotonic()
+            found = language_modelling(model, corpora, chunks, 2048, chosen.lm_windows)
+            rows["language modelling"][chunks] = found
+            print(f"{folder} {chunks} chunks: {json.dumps(found['mean'])}", flush=True)
+            for name in ("city", "item"):
+                source = HeldOut(TEMPLATES[name], tokenizer, corpora, size, 256, 0.0, 0)
+                score = needles(model, source, chunks, 4, windows, max(1, 96 // chunks))
+                rows["needles"].setdefault(name, {})[chunks] = score
+                print(f"  needles {name}: {json.dumps(score)}  {time.monotonic() - begin:.0f} s", flush=True)
+        chosen.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
