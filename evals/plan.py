@@ -33,7 +33,8 @@ class Planned:
 
 def planned(cells: Sequence[Cell], limit: int | None) -> list[Planned]:
     """The plan of a run, one row a cell."""
-    memory = {cell.model.name: expected_memory(cell.model) for cell in cells}
+    choices = {cell.model.name: cell.model for cell in cells}
+    memory = {name: expected_memory(choice) for name, choice in choices.items()}
     rows = []
     for cell in cells:
         expected = memory[cell.model.name]
