@@ -10,6 +10,7 @@ not taken: its correction is 0/0 where all samples score the same.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -157,9 +158,23 @@ def linear_interval(estimate: float, influence_G: Floats, seed: int = 0) -> Inte
 
 
 def statistic_intervals(samples: Sequence[Sample], statistic: Statistic, seed: int = 0) -> dict[str, Interval]:
-    """Any statistic of a cell (a perplexity, a mean of documents' means) with its interval, by `group`."""
-    whole, pulls = influences(samples, statistic)
-    return {name: linear_interval(value, pulls[name], seed) for name, value in whole.items()}
+    """Any statistic of a cell (a perplexity, a mean of documents' means) with its interval, by `group`.
+
+    Perplexities (names that begin with `ppl`) are drawn as their logarithm: their intervals are then those of the
+    mean loss, and never reach below zero.
+    """
+
+    def scaled(part: Sequence[Sample]) -> dict[str, float]:
+        return {n: math.log(v) if n.startswith("ppl") else v for n, v in statistic(part).items()}
+
+    whole, pulls = influences(samples, scaled)
+    found = {name: linear_interval(value, pulls[name], seed) for name, value in whole.items()}
+    return {name: _exponential(i) if name.startswith("ppl") else i for name, i in found.items()}
+
+
+def _exponential(interval: Interval) -> Interval:
+    estimate = math.exp(interval.estimate)
+    return Interval(estimate, math.exp(interval.low), math.exp(interval.high), se=estimate * interval.se)
 
 
 def mcnemar(first: Floats, second: Floats) -> float:

@@ -193,3 +193,16 @@ def test_intervals_stay_in_the_range_of_the_data(values, per):
     found = stats.mean_intervals(records(values, groups))["score"]
     if not math.isnan(found.low):
         assert -1e-9 <= found.low <= found.high <= 1 + 1e-9
+
+
+def test_the_interval_of_a_perplexity_is_that_of_its_loss() -> None:
+    losses = [0.5, 3.1, 2.2, 4.0]
+    samples = [{"sample": str(i), "group": str(i), "metrics": {"nll": v}} for i, v in enumerate(losses)]
+
+    def statistic(part: list[dict]) -> dict[str, float]:
+        nll = sum(s["metrics"]["nll"] for s in part) / len(part)
+        return {"nll": nll, "ppl": math.exp(nll)}
+
+    found = stats.statistic_intervals(samples, statistic)
+    assert found["ppl"].low == pytest.approx(math.exp(found["nll"].low)) and found["ppl"].low > 0
+    assert found["ppl"].high == pytest.approx(math.exp(found["nll"].high))

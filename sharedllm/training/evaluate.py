@@ -30,15 +30,14 @@ def language_modelling(
     size = model.config.chunk_size
     result: dict[str, dict[str, float]] = {}
     for corpus in corpora:
-        rng = np.random.default_rng(seed)
         # every window leaves room for 128K tokens before it, so that all lengths score the same text
-        reach = max(chunks * size, min(128 * 1024, int(np.diff(corpus.starts).max()) // 2)) + running
-        rows = [corpus.window(reach, rng).astype(np.int64) for _ in range(windows)]
+        longest = int(np.sort(np.diff(corpus.starts))[-2:].min())
+        reach = max(chunks * size, min(128 * 1024, longest - running)) + running
+        rows, others = _windows(corpus, reach, windows, seed)
         sums = dict.fromkeys(("own", "other", "none"), 0.0)
         for i, row in enumerate(rows):
             text = _tensor(row[-running:], model)[None]
-            other = rows[(i + windows // 2) % windows]
-            for name, source in (("own", row), ("other", other), ("none", None)):
+            for name, source in (("own", row), ("other", others[i]), ("none", None)):
                 context = None
                 if source is not None:
                     context = _tensor(source[-running - chunks * size : -running], model).view(1, chunks, size)
@@ -90,6 +89,21 @@ def _digits_right(model: SharedLLMForCausalLM, batch: Batch) -> np.ndarray:
         logits = model.get_output_embeddings()(hidden[i, first : first + 7])
         rows.append((logits.argmax(-1) == labels[i, first : first + 7]).cpu().numpy())
     return np.stack(rows)
+
+
+def _windows(corpus: Corpus, length: int, count: int, seed: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """`count` windows from all documents in turn, and for each of them one from another document."""
+    documents = [i for i in range(corpus.documents) if len(corpus.document(i)) >= length]
+    if len(documents) < 2 or count < 2:
+        raise ValueError(f"{corpus.name} has {len(documents)} documents of {length} tokens: evaluation needs two.")
+    rng = np.random.default_rng(seed)
+    rows = []
+    for i in range(count):
+        document = corpus.document(documents[i % len(documents)])
+        start = int(rng.integers(len(document) - length + 1))
+        rows.append(np.asarray(document[start : start + length], dtype=np.int64))
+    neighbours = [i + 1 if i + 1 < count else i - 1 for i in range(count)]
+    return rows, [rows[j] for j in neighbours]
 
 
 def _tensor(ids: np.ndarray, model: SharedLLMForCausalLM) -> torch.Tensor:

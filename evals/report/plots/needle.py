@@ -45,7 +45,7 @@ def grid(data: Data, rows: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 def heat_maps(rows: pd.DataFrame, found: pd.DataFrame) -> Figure:
     """A panel a model, at most four side by side, with one colour bar."""
-    models = list(dict.fromkeys(rows["model"]))
+    models = [m for m in dict.fromkeys(rows["model"]) if m in set(found["model"]) or _out_of_memory(rows, m)]
     lengths, depths = sorted(set(rows["length"])), sorted(set(found["depth"]))
     columns = min(4, len(models))
     lines = -(-len(models) // columns)
@@ -57,7 +57,7 @@ def heat_maps(rows: pd.DataFrame, found: pd.DataFrame) -> Figure:
     for ax, model in zip(axes.flat, models, strict=False):
         mine = found[found["model"] == model].pivot(index="depth", columns="length", values="score")
         values = mine.reindex(index=depths, columns=lengths).to_numpy(float)
-        lost = set(rows[(rows["model"] == model) & (rows["status"] == "oom")]["length"])
+        lost = _out_of_memory(rows, model)
         image = heat_map(ax, values, norm, [i for i, length in enumerate(lengths) if length in lost])
         ax.set_title(short(model, 26))
         rotation = 90 if len(lengths) > 6 else 0
@@ -67,8 +67,12 @@ def heat_maps(rows: pd.DataFrame, found: pd.DataFrame) -> Figure:
         ax.remove()
     figure.supylabel("depth of the needle", fontsize=7.5)
     figure.supxlabel("length (tokens)", fontsize=7.5)
-    figure.colorbar(image, ax=axes, fraction=0.03, pad=0.015, aspect=18)
+    figure.colorbar(image, ax=list(axes.flat[: len(models)]), fraction=0.03, pad=0.015, aspect=18)
     return figure
+
+
+def _out_of_memory(rows: pd.DataFrame, model: str) -> set[int]:
+    return set(rows[(rows["model"] == model) & (rows["status"] == "oom")]["length"])
 
 
 def heat_map(ax: Axes, values: np.ndarray, norm: Normalize, lost: list[int]) -> AxesImage:
