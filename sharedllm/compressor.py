@@ -27,7 +27,7 @@ from sharedllm.tree import Nodes, kept_offsets, right_spine, whole
 
 Rope = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
-BLOCK_BYTES = 2**31
+BLOCK_BYTES = 2**30
 """Bytes of MLP activations that a block of chunks may take: bounds memory at any context length."""
 
 

@@ -76,16 +76,17 @@ class Needles:
         needles = self._draw(rng, template, max(count, 1))
         holder = np.full(shape.chunks, -1)
         # one question in a quarter of the windows: there every chunk is searched with it, as in use
-        questions = 1 if rng.random() < 0.25 else min(shape.questions, len(needles))
+        questions = 1 if rng.random() < 0.25 else min(shape.questions, len(needles), shape.chunks)
         asked = rng.permutation(len(needles))[:questions]
         chunk = rng.integers(shape.chunks, size=len(needles))
+        # a chunk is searched for one question: two asked needles in it would leave a loss that nothing can reduce
+        chunk[asked] = rng.permutation(shape.chunks)[:questions]
+        holder[chunk[asked]] = np.arange(questions)
         for c in range(shape.chunks):
             held = np.flatnonzero(chunk == c)
             places = disjoint_places([len(needles[i].sentence) for i in held], self.chunk_size, rng)
             for i, place in zip(held, places, strict=True):
                 context[c, place : place + len(needles[i].sentence)] = needles[i].sentence
-                if i in asked and (holder[c] < 0 or rng.random() < 0.5):
-                    holder[c] = int(np.flatnonzero(asked == i)[0])
         return {"context_ids": context, **self._ask(rng, [needles[i] for i in asked], holder, shape.questions)}
 
     def _ask(
