@@ -61,7 +61,7 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):
             base = AutoModelForCausalLM.from_config(config.base_config)
         else:
             for module in base.modules():  # weights that are there must not be initialised again
-                module._is_hf_initialized = True
+                module._is_hf_initialized = True  # type: ignore[assignment]
         self.base = base
         layers = base.model.layers
         self.cross_attention = nn.ModuleList(CrossAttention(layers[i]) for i in config.injection_layers)
