@@ -35,7 +35,7 @@ def test_the_method_of_the_readme_is_dense_attention(
 ) -> None:
     from baselines.dense import FullAttention
 
-    [code] = blocks("python")
+    _, code = blocks("python")
     assert len(code.splitlines()) < 60
     (tmp_path / "readme_method.py").write_text(IMPORTS + code, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -49,6 +49,19 @@ def test_the_method_of_the_readme_is_dense_attention(
             assert torch.allclose(session.score(query, target), expected.score(query, target), atol=1e-5)
             assert session.generate(query, 5) == expected.generate(query, 5)
         assert session.state_bytes == ours.cost(len(ids) + 1, 3).state_bytes
+
+
+def test_the_model_of_the_readme_generates(tmp_path: Path) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    code, _ = blocks("python")
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2}
+    LlamaForCausalLM(LlamaConfig(vocab_size=64, **sizes)).save_pretrained(tmp_path)
+    chunks, question = torch.randint(64, (1, 2, 1024)), torch.randint(64, (1, 5))
+    found: dict[str, Any] = {"context_ids": chunks, "input_ids": question}
+    code = code.replace("meta-llama/Llama-2-7b-hf", str(tmp_path)).replace("model.generate", "answer = model.generate")
+    exec(code, found)
+    assert found["answer"].shape[1] > question.shape[1]
 
 
 COMMANDS = [
