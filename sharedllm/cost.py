@@ -68,12 +68,12 @@ def _search(config: SharedLLMConfig, projections: float, rest: float, q: int, qu
     """FLOPs of a chunk's first layer with the search, in whole: projections once, states where they are needed."""
     flops = config.chunk_size * projections
     expanded, known = whole(1, config.chunk_size, torch.device("cpu")), False
-    nodes = _spine(config)
+    # what maxsim computes for the nodes serves the lower model, last_token's comes on top, if a second layer reads it
+    nodes = 0.0 if config.lower_layers == 1 else _states([n.size for n in _spine(config)], rest, q)
     for level in range(1, config.height + 1):
         if level == config.height and config.leaf_overlap is not None:
             leaf = widen(expanded, config.leaf_overlap, config.chunk_size)
-            sizes = [leaf.size] if config.policy == "maxsim" else [n.size for n in nodes]
-            return flops + _states(sizes, rest, q)
+            return flops + (_states([leaf.size], rest, q) if config.policy == "maxsim" else nodes)
         left, right = halves(expanded, 0.0, level == config.height, config.sampling)
         if config.policy == "maxsim":
             fresh = [right.size] if known else [left.size, right.size]
@@ -84,7 +84,7 @@ def _search(config: SharedLLMConfig, projections: float, rest: float, q: int, qu
         elif level < config.height:
             flops += 2 * rest + 4.0 * q * (left.size + right.size)
         expanded, known = right, True
-    return flops if config.policy == "maxsim" else flops + _states([n.size for n in nodes], rest, q)
+    return flops if config.policy == "maxsim" else flops + nodes
 
 
 def _states(sizes: list[int], rest: float, q: int) -> float:
