@@ -1,0 +1,61 @@
+"""Execute the notebooks: each NAME.py (percent format) becomes NAME.ipynb with its outputs.
+
+    python notebooks/execute.py [NAME ...]
+
+What differs from one execution to the next without need (times of execution, ids, Python's version) is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+
+FOLDER = Path(__file__).parent
+HELPERS = ("execute", "standins", "tools")
+KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+SECONDS = 600
+"""Longest cell."""
+
+
+def names() -> list[str]:
+    """The notebooks, by name."""
+    return sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in HELPERS)
+
+
+def read(name: str) -> NotebookNode:
+    """The notebook as its text file has it: cells without outputs, numbered in order."""
+    notebook = jupytext.read(FOLDER / f"{name}.py")
+    notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": {"name": "python"}})
+    for number, cell in enumerate(notebook.cells):
+        cell["id"] = f"cell-{number}"
+    return notebook
+
+
+def execute(name: str) -> NotebookNode:
+    """The notebook with its outputs. Raises CellExecutionError where a cell fails."""
+    notebook = read(name)
+    NotebookClient(
+        notebook,
+        timeout=SECONDS,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(FOLDER)}},
+        record_timing=False,
+    ).execute()
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+    notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": {"name": "python"}})
+    return notebook
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", nargs="*", choices=names(), default=names())
+    for chosen in parser.parse_args().name:
+        nbformat.write(execute(chosen), FOLDER / f"{chosen}.ipynb")
+        print(chosen)

@@ -1,0 +1,71 @@
+# %% [markdown]
+# # LongBench and InfiniteBench (tables 3 and 4)
+#
+# Both benchmarks run with their official prompts (checked by hash), truncation and scorers. Their data sets are not
+# part of this repository, so `FULL = False` reads a recorded run on **stand-in rows**: one made-up row a set, in
+# the official format, written by `standins.py` out of Python's help texts. It shows the whole path and **says
+# nothing about any model's LongBench score**. `FULL = True` runs the official rows, from the hub or from the folder
+# `DATA`.
+
+# %%
+FULL = False
+DATA = ""  # folder with data.zip of LongBench and InfiniteBench's .jsonl files; empty: the hub
+MODELS = "full-135m,truncated-135m,streamingllm-135m,sharedllm-135m"
+LONGBENCH = "../runs/longbench-full" if FULL else "recorded/longbench"
+INFINITEBENCH = "../runs/infinitebench-full" if FULL else "recorded/infinitebench"
+
+# %%
+import tools
+from evals.tasks import infinitebench, longbench
+
+if FULL:
+    source = f"--data-dir {DATA}" if DATA else ""
+    tools.run(f"sharedllm-eval --task longbench --model {MODELS} --length 4k,32k {source} --output {LONGBENCH}")
+    tools.run(
+        "sharedllm-eval --task infinitebench:math_find,infinitebench:longbook_choice_eng,infinitebench:number_string "
+        f"--model {MODELS} --length 128k --set scorer=2024-06 {source} --output {INFINITEBENCH}"
+    )
+tools.origin(LONGBENCH)
+tools.origin(INFINITEBENCH)
+
+# %% [markdown]
+# ## LongBench in five categories (table 4)
+#
+# Means of categories over 14 English and code sets, as SharedLLM and Activation Beacon report them. Averages are
+# never mixed, and a view is shown only where all its sets were run.
+
+# %%
+scores = tools.data(LONGBENCH)
+tools.tables(scores, "table4", "view-longbench")
+
+# %%
+tools.plots(scores, "scores-longbench")
+
+# %% [markdown]
+# What a prompt was, and what was cut, is stored with every sample:
+
+# %%
+cell = next(c for c, r in scores.run.cells.items() if r["task"] == "longbench:qasper")
+sample = scores.run.scored(cell)[0]
+print(sample["audit"])
+print("...", sample["prompt"]["tail"][-260:], "->", repr(sample["output"]["text"][:80]))
+
+# %% [markdown]
+# ## InfiniteBench (table 3)
+#
+# Math.Find and Retrieve.Number can be generated at any length, so only the multiple-choice row is a stand-in here.
+
+# %%
+tools.tables(tools.data(INFINITEBENCH), "table3", "view-infinitebench")
+
+# %% [markdown]
+# ## Scorers are plain functions
+#
+# The official post-processing is inside: for few-shot sets the first line counts, and InfiniteBench's multiple
+# choice was scored in two ways before and after August 2024.
+
+# %%
+print(longbench.score("triviaqa", "Ada Lindqvist\nQuestion: another", ["Ada Lindqvist"]))
+print(longbench.score("qasper", "It was Ada Lindqvist.", ["Ada Lindqvist"]))
+for scorer in ("2024-06", "2024-08"):
+    print(scorer, infinitebench.score("longbook_choice_eng", "I would say B, Paris", ["Paris", "B"], scorer=scorer))

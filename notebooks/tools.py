@@ -1,0 +1,71 @@
+"""What the notebooks share: commands of the project run as a reader would run them, tables and plots of a run shown."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from IPython.display import Image, Markdown, display
+
+from evals.report.frames import Data
+from evals.report.load import load
+from evals.report.paper_tables import paper_tables
+from evals.report.plots import draw
+
+
+def environment() -> dict[str, str]:
+    """That of the notebook, but for its wish for colours, which would be control characters in the output."""
+    return {key: value for key, value in os.environ.items() if key not in ("FORCE_COLOR", "CLICOLOR_FORCE")}
+
+
+def run(command: str) -> dict[str, Any]:
+    """Run a command of this project, print what it prints, return the JSON object of its last line.
+
+    Scripts are those beside the interpreter of this notebook. Raises CalledProcessError where a command fails.
+    """
+    print(f"$ {command}\n")
+    name, *words = shlex.split(command)
+    program = [sys.executable] if name == "python" else [str(Path(sys.executable).with_name(name))]
+    done = subprocess.run([*program, *words], stdout=subprocess.PIPE, text=True, env=environment(), check=True)
+    *lines, last = done.stdout.splitlines()
+    print("\n".join(line.rstrip() for line in lines).strip("\n"))
+    return json.loads(last)
+
+
+def origin(folder: Path | str) -> None:
+    """Say by which command, when and on what a run was made."""
+    record = load(Path(folder)).record
+    machine = record["environment"]
+    gpu = machine.get("gpu")
+    device = gpu["name"] if gpu else f"{machine['cores']} CPU cores"
+    print(
+        f"$ {shlex.join(record['command'])}\nmade {record['created'][:10]} on {device}, seed {record['spec']['seed']}"
+    )
+
+
+def data(folder: Path | str) -> Data:
+    """A run and its summary."""
+    return Data.of(load(Path(folder)))
+
+
+def tables(found: Data, *names: str) -> None:
+    """Show the tables in the paper's layout whose names begin with one of `names`."""
+    for table in paper_tables(found):
+        if table.name.startswith(names):
+            display(Markdown(table.markdown()))
+
+
+def plots(found: Data, *names: str) -> None:
+    """Show the plots whose names begin with one of `names`, each with its caption."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, caption, path in draw(found, Path(folder)):
+            if name.startswith(names):
+                image = path.with_suffix(".png").read_bytes()
+                width = int.from_bytes(image[16:20])  # of the PNG; half of it on the page, for sharp screens
+                display(Image(image, width=width // 2), Markdown(f"*{caption}*"))
