@@ -26,6 +26,7 @@ from matplotlib.figure import Figure
 from evals import presets
 from evals.cli import main as evaluate
 from evals.report import published
+from sharedllm.tree import halving_ratios as ratios
 
 REFERENCE = {9: "M=4", 10: "beta=8", 11: "height=3", 12: "policy=right"}
 """The row that the others of a table are compared with."""
@@ -42,16 +43,6 @@ class Variant:
     table: int
     name: str
     settings: dict[str, Any]
-
-
-def ratios(beta: float, height: int) -> list[float]:
-    """Down-sampling ratios that halve from level to level and keep 1/beta of a chunk (paper section 3.2).
-
-    A chunk of C tokens has one node of C/2^w tokens at the levels w = 1..h-1 and two at level h; with a for the last
-    ratio each of the h + 1 nodes keeps C/(a 2^h) entries, so a = beta (h + 1) / 2^h. Nothing keeps more than all.
-    """
-    last = beta * (height + 1) / 2**height
-    return [max(1.0, last * 2 ** (height - level)) for level in range(1, height + 1)] if beta > 1 else [1.0] * height
 
 
 def variants(tables: Iterable[int]) -> list[Variant]:

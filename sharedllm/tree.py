@@ -148,3 +148,13 @@ def entries_per_chunk(chunk_size: int, ratios: list[float], sampling: str, leaf_
     root = whole(1, chunk_size, torch.device("cpu"))
     nodes = right_spine(root, len(ratios), [0.0] * len(ratios), sampling, leaf_overlap)
     return sum(kept_offsets(n, ratios[n.level - 1], sampling)[0].shape[1] for n in nodes)
+
+
+def halving_ratios(beta: float, height: int) -> list[float]:
+    """Down-sampling ratios that halve from level to level and keep 1/beta of a chunk (paper section 3.2).
+
+    A chunk of C tokens has one node of C/2^w tokens at the levels w = 1..h-1 and two at level h; with a for the last
+    ratio each of the h + 1 nodes keeps C/(a 2^h) entries, so a = beta (h + 1) / 2^h. Nothing keeps more than all.
+    """
+    last = beta * (height + 1) / 2**height
+    return [max(1.0, last * 2 ** (height - level)) for level in range(1, height + 1)] if beta > 1 else [1.0] * height
