@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import lzma
 import os
 import subprocess
 import sys
@@ -133,3 +135,30 @@ def start(plugins: Path) -> Callable[..., subprocess.Popen[str]]:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tiny_llama: Path) -> Any:
+    """The tiny Llama's tokenizer of bytes."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(tiny_llama)
+
+
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of random English words: words.txt, and two documents in rows.jsonl.xz and in others.jsonl.gz."""
+    import random
+
+    from sharedllm.training.vocabulary import ADJECTIVES, NOUNS
+
+    folder = tmp_path_factory.mktemp("texts")
+    rng = random.Random(0)
+    words = [word.lower() for word in (*NOUNS, *ADJECTIVES)]
+    (folder / "words.txt").write_text(" ".join(rng.choices(words, k=1500)), encoding="utf-8")
+    rows = "".join(json.dumps({"text": " ".join(rng.choices(words, k=700))}) + "\n" for _ in range(2))
+    with lzma.open(folder / "rows.jsonl.xz", "wt", encoding="utf-8") as file:
+        file.write(rows)
+    with gzip.open(folder / "others.jsonl.gz", "wt", encoding="utf-8") as file:
+        file.write(rows)
+    return folder

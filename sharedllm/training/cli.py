@@ -19,7 +19,7 @@ def train(
     output: Annotated[Path, typer.Option(help="Folder for checkpoint, log, plot and adapter.")],
     data: Annotated[Optional[list[Path]], typer.Option(help=".txt, .jsonl(.gz|.xz) or .tokens.npz; repeat.")] = None,  # noqa: UP045
     heldout: Annotated[Optional[list[Path]], typer.Option(help="Texts for the evaluation at the end.")] = None,  # noqa: UP045
-    preset: Annotated[str, typer.Option(help="small or paper.")] = "small",
+    preset: Annotated[str, typer.Option(help="small, needle (its second stage) or paper.")] = "small",
     steps: Annotated[Optional[int], typer.Option(help="Optimizer steps in all.")] = None,  # noqa: UP045
     init: Annotated[Optional[Path], typer.Option(help="Adapter to start from.")] = None,  # noqa: UP045
     set_: Annotated[Optional[list[str]], typer.Option("--set", help="key=value of the training settings.")] = None,  # noqa: UP045
@@ -37,7 +37,9 @@ def train(
 
     try:
         changes = dict(_parse(s) for s in set_ or [])
-        chosen = training_settings.preset(preset, steps=steps, **changes)
+        if steps is not None:
+            changes["steps"] = steps
+        chosen = training_settings.preset(preset, **changes)
         files = Files(base, data or [], weight or [], heldout or [], init, output)
         summary = run(chosen, files, checkpoint_every, log_every, max_seconds, shard_mb * 2**20)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Settings of a training run. Presets are YAML files in `presets/`: `small` (default) and `paper`."""
+"""Settings of a training run. Presets are YAML files in `presets/`, `small` by default."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ class TrainSettings(BaseModel):
     gradient_checkpointing: bool = False
 
 
-def preset(name: str, **changes: Any) -> TrainSettings:
+def preset(name: str, /, **changes: Any) -> TrainSettings:
     """The settings of a preset with some of them changed. Raises ValueError for an unknown preset or field."""
     folder = resources.files("sharedllm.training") / "presets"
     known = sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
     if name not in known:
         raise ValueError(f"Unknown training preset '{name}': known are {', '.join(known)}.")
     values = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8"))
-    return TrainSettings.model_validate({**values, **{k: v for k, v in changes.items() if v is not None}})
+    return TrainSettings.model_validate({**values, **changes})
