@@ -245,7 +245,7 @@ def plot(done: dict[str, Any], folder: Path) -> None:
                 found = [paired(done, n, score) for n in names]
             rows = pd.DataFrame({"model": names, "score": [i.estimate for i in found]})
             rows = rows.assign(low=[i.low for i in found], high=[i.high for i in found], higher_is_better=higher)
-            label = SCORES[score] if higher else f"change of {SCORES[score]}"
+            label = SCORES[score] if higher else "change of loss, nats"
             figure = bars(rows.assign(metric=label), {n: n for n in names})
             figure.savefig(folder / f"ablation-{score}.svg", metadata={"Date": None, "Creator": None})
             figure.savefig(folder / f"ablation-{score}.png")
