@@ -1,17 +1,25 @@
 # %% [markdown]
 # # Ablations (table 5)
 #
-# What is each part of SharedLLM worth? The paper trains every variant. Here **one trained adapter is read with one
-# setting changed** and not trained again, so a loss may also mean that the adapter is not used to the setting.
-# Variants are preset files in `variants/`. `FULL = False` reads a small run recorded on a CPU (five needles at 2K);
-# `FULL = True` runs more needles at more lengths, and perplexity.
+# What is each part of SharedLLM worth? The paper trains every variant; `benchmarks/ablations.py` does so on a small
+# base, every variant with the same budget. Before that, **one trained adapter is read with one setting changed**
+# and not trained again, so a loss may also mean that the adapter is not used to the setting (variants are preset
+# files in `variants/`). `FULL = False` reads a small run recorded on a CPU (five needles at 2K) and what
+# `results/measured/` has; `FULL = True` runs more needles at more lengths, perplexity, and the training, with texts
+# from the folder `TEXTS`.
 
 # %%
 FULL = False
 RUN = "../runs/ablations-full" if FULL else "recorded/ablations"
+TRAINED = "../runs/ablations-trained" if FULL else "../results/measured"
+BASE, TEXTS = "HuggingFaceTB/SmolLM2-135M-Instruct", "texts"
 VARIANTS = ["maxsim", "last-token", "right", "halving-ratios", "node-positions"]
 
 # %%
+from pathlib import Path
+
+from IPython.display import Markdown, display
+
 import tools
 from evals.report import published
 
@@ -43,6 +51,23 @@ tools.plots(found, "ablation")
 for variant in VARIANTS[1:3]:
     tools.run(f"sharedllm-report compare {RUN} --model maxsim,{variant}")
     print()
+
+# %% [markdown]
+# ## Trained variants
+#
+# All start from the base and see the same batches. `use` is the use of context, the loss with another document's
+# context minus that with the own one.
+
+# %%
+if FULL:
+    tools.run(
+        f"python ../benchmarks/ablations.py --base {BASE} --data {TEXTS}/train.jsonl --heldout {TEXTS}/heldout.jsonl "
+        f"--steps 120 --output {TRAINED}"
+    )
+recorded = sorted(Path(TRAINED).rglob("ablation.md"))
+for table in recorded:
+    display(Markdown(table.read_text()))
+print(f"{len(recorded)} in {TRAINED}")
 
 # %% [markdown]
 # ## What the paper found

@@ -2,20 +2,28 @@
 # # Efficiency (figure 3, tables 9 to 12)
 #
 # What a method costs does not depend on trained weights: random ones of the right shape take the same time and
-# memory. `FULL = False` reads small runs of the 135M shape recorded on a shared CPU: **ratios within a run are
-# meaningful, seconds are not**, and on a CPU the peak is that of the whole process. `FULL = True` measures the 7B
-# shapes on one GPU, no download needed.
+# memory. `FULL = False` reads the cold measurements of a run in `results/measured/` (a base of 135M on one GPU) and
+# does the rest by arithmetic; `FULL = True` measures the 7B shapes on one GPU, no download needed.
 
 # %%
 FULL = False
-COST = "../runs/figure3" if FULL else "recorded/efficiency"
-OVERHEAD = "../runs/tables9-12" if FULL else "recorded/overhead"
+COST = "../runs/figure3" if FULL else "../results/measured/h100-135m"
+OVERHEAD = "../runs/tables9-12"
 MODELS = "sharedllm-7b,beacon-7b,streamingllm-7b,cepe-7b,longllama-code-7b,yarn-7b-128k,full-7b"
 
 # %%
+import sys
+
 import pandas as pd
+from transformers import LlamaConfig
 
 import tools
+from evals import presets
+from sharedllm import SharedLLMConfig
+from sharedllm.cost import arithmetic
+
+sys.path.append("../benchmarks")
+from paper_overhead import PAPER, REFERENCE, paper_ratio, variants
 
 if FULL:
     tools.run(
@@ -27,44 +35,53 @@ tools.origin(COST)
 # %% [markdown]
 # ## Memory and time against length (figure 3)
 #
-# Each model was measured in a process of its own, on cold requests: nothing is reused, one request warms up. Out of
-# memory is a data point.
+# Cold requests: nothing is reused, one request warms up, median of repeats. Out of memory is a data point. (With
+# `--task efficiency` each model has a process of its own, and the floors of the device stand beside the times.)
 
 # %%
 found = tools.data(COST)
 tools.plots(found, "efficiency")
 
 # %%
-columns = ["model", "length", "status", "ttft_s", "tpot_ms", "peak_gib", "state_gib", "prefill_share", "token_share"]
-found.summary[columns].round(4)
+columns = ["model", "length", "status", "ttft_s", "tpot_ms", "peak_gib", "state_gib"]
+costs = found.costs[found.costs["ttft_s"].notna()]
+costs[columns].round(4)
 
 # %% [markdown]
-# `prefill_share` and `token_share` say how much of the time the arithmetic (for reading) and the bytes that must be
-# moved (for a token) explain on this device. At 1 nothing is left to gain without other arithmetic; far below, the
-# time goes elsewhere, on small shapes into launching kernels.
-#
-# ## As a ratio
-#
-# How many times slower than SharedLLM, and how much more state:
+# As a ratio to SharedLLM:
 
 # %%
-rows = found.summary.set_index(["length", "model"])[["ttft_s", "state_gib"]]
 shared = next(name for name in found.models if name.startswith("sharedllm"))
-ratios = rows / rows.xs(shared, level="model").reindex(rows.index, level="length")
-ratios.unstack("model").round(2)
+wide = costs.pivot(index="length", columns="model", values=["ttft_s", "tpot_ms", "state_gib"]).astype(float)
+wide.div(wide.xs(shared, axis=1, level="model").reindex(wide.columns, axis=1, level=0)).round(2)
 
 # %% [markdown]
 # ## What each part of SharedLLM costs (tables 9 to 12)
 #
-# Every row is the preset with one setting changed. The paper does not say what its seconds comprise, so ratios to
-# one row stand beside ratios: measured here, and published (LLaMA-2-7B, 8K tokens).
+# Every row is the paper's setting with one thing changed, for LLaMA-2-7B and 8K tokens of context. Below is the
+# arithmetic: FLOPs until the first token (`sharedllm.cost`, which the tests hold against what torch counts)
+# relative to one row of each table, beside the paper's time relative to the same row. The paper does not say what
+# its seconds comprise; ours here are FLOPs of reading alone.
+
+# %%
+base = LlamaConfig(**{k: v for k, v in presets.load("sharedllm-7b").shape.items() if k != "model_type"})
+rows = []
+for variant in variants([9, 10, 11, 12]):
+    config = SharedLLMConfig(base, **PAPER | {"policy": "right"} | variant.settings)
+    cost = arithmetic(config, chunks=8, running=64, question=64)
+    state = cost.state_bytes / 2**20
+    rows.append(
+        (variant.table, variant.name, cost.prefill / 1e12, state, paper_ratio(variant.table, variant.name, "time_s"))
+    )
+overhead = pd.DataFrame(rows, columns=["table", "variant", "prefill TFLOP", "state MiB", "time ratio, paper"])
+flop = overhead.set_index(["table", "variant"])["prefill TFLOP"]
+overhead["FLOP ratio"] = [value / flop[table, REFERENCE[table]] for (table, _), value in flop.items()]
+overhead.round(2)
+
+# %% [markdown]
+# Measured on a GPU, each variant in a process of its own (`FULL = True`):
 
 # %%
 if FULL:
     tools.run(f"python ../benchmarks/paper_overhead.py --output {OVERHEAD}")
-tools.origin(f"{OVERHEAD}/run")
-overhead = pd.read_csv(f"{OVERHEAD}/overhead.csv")
-overhead.round(2)
-
-# %%
-tools.tables(tools.data(f"{OVERHEAD}/run"), "table9", "table10", "table11", "table12")
+    tools.tables(tools.data(f"{OVERHEAD}/run"), "table9", "table10", "table11", "table12")

@@ -7,8 +7,6 @@ sharedllm-eval --task needle --model full-135m,truncated-135m,sharedllm-135m --l
   --device cpu --no-perf --output recorded/needle
 sharedllm-eval --task needle --length 2k --device cpu --no-perf --output recorded/ablations \
   --model variants/maxsim.yaml,variants/last-token.yaml,variants/right.yaml,variants/halving-ratios.yaml,variants/node-positions.yaml
-sharedllm-eval --task efficiency --random-weights --model full-135m,streamingllm-135m,sharedllm-135m \
-  --length 1k,2k,4k --set recent=508 chunk=512 new_tokens=8 repeats=2 questions=1 --device cpu --output recorded/efficiency
 python standins.py ../runs/standins
 longbench=$(ls ../runs/standins/longbench | sed "s/\(.*\).jsonl/longbench:\1/" | paste -sd,)
 sharedllm-eval --task "$longbench" --model full-135m,sharedllm-135m --limit 1 --data-dir ../runs/standins \
@@ -16,5 +14,3 @@ sharedllm-eval --task "$longbench" --model full-135m,sharedllm-135m --limit 1 --
 sharedllm-eval --task infinitebench:math_find,infinitebench:longbook_choice_eng,infinitebench:number_string \
   --model full-135m,sharedllm-135m --length 2k --limit 2 --data-dir ../runs/standins \
   --device cpu --no-perf --output recorded/infinitebench
-python ../benchmarks/paper_overhead.py --preset sharedllm-135m --tables 9 11 --length 2k \
-  --set new_tokens=4 repeats=1 questions=1 --device cpu --output recorded/overhead
