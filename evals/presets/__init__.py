@@ -54,7 +54,7 @@ class Preset(BaseModel):
     max_context: int | None = None
 
     def adapter_folder(self, checkpoint: str | None) -> Path:
-        """Where the trained parts lie: in `checkpoint`, else where the preset says. UserError where there is nothing."""
+        """Where the trained parts lie: in `checkpoint`, else where the preset says; a UserError if nowhere."""
         assert self.adapter is not None
         folder = Path(checkpoint) if checkpoint else self.adapter.folder()
         if folder is None or not folder.is_dir():
