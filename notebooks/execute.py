@@ -16,7 +16,7 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 
 FOLDER = Path(__file__).parent
-HELPERS = ("execute", "standins", "tools")
+HELPERS = ("execute", "sample_rows", "tools")
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 SECONDS = 600
 """Longest cell."""

@@ -3,7 +3,7 @@
 #
 # Both benchmarks run with their official prompts (checked by hash), truncation and scorers. Their data sets are not
 # part of this repository, so `FULL = False` reads a recorded run on **stand-in rows**: one made-up row a set, in
-# the official format, written by `standins.py` out of Python's help texts. It shows the whole path and **says
+# the official format, written by `sample_rows.py` out of Python's help texts. It shows the whole path and **says
 # nothing about any model's LongBench score**. `FULL = True` runs the official rows, from the hub or from the folder
 # `DATA`.
 

@@ -7,7 +7,7 @@ sharedllm-eval --task needle --model full-135m,truncated-135m,sharedllm-135m --l
   --device cpu --no-perf --output recorded/needle
 sharedllm-eval --task needle --length 2k --device cpu --no-perf --output recorded/ablations \
   --model variants/maxsim.yaml,variants/last-token.yaml,variants/right.yaml,variants/halving-ratios.yaml,variants/node-positions.yaml
-python standins.py ../runs/standins
+python sample_rows.py ../runs/standins
 longbench=$(ls ../runs/standins/longbench | sed "s/\(.*\).jsonl/longbench:\1/" | paste -sd,)
 sharedllm-eval --task "$longbench" --model full-135m,sharedllm-135m --limit 1 --data-dir ../runs/standins \
   --device cpu --no-perf --output recorded/longbench

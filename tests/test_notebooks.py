@@ -17,7 +17,7 @@ FOLDER = Path(__file__).parents[1] / "notebooks"
 sys.path.insert(0, str(FOLDER))
 
 import execute  # noqa: E402 - it lies in notebooks/
-import standins  # noqa: E402
+import sample_rows  # noqa: E402
 
 NAMES = execute.names()
 MACHINE = re.compile(r"/(?:work|tmp|root|home|Users|opt|var)/")
@@ -103,7 +103,7 @@ def test_stand_in_rows_have_the_official_form(tmp_path: Path) -> None:
     from evals.longbench import rows, views
     from evals.tasks.base import DataSource
 
-    standins.write(tmp_path)
+    sample_rows.write(tmp_path)
     for name in views.PAPER:
         [(_, row)] = rows.read(name, rows.locate(name, DataSource(tmp_path)))
         assert row.answers and row.context

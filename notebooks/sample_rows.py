@@ -1,6 +1,6 @@
 """Stand-in rows in the official formats of LongBench and InfiniteBench, so that both can be shown without their data.
 
-    python standins.py FOLDER
+    python sample_rows.py FOLDER
 
 One row a set, made of texts and sources of Python itself. Scores on them say nothing about the benchmarks: the rows
 only let the official prompts, truncation and scorers run.
