@@ -10,7 +10,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from transformers.models.llama.modeling_llama import rotate_half
+from transformers import Cache
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.llama.modeling_llama import eager_attention_forward
+
+from sharedllm.fused import add_norm, mlp, rotate
 
 
 def project_queries(attention: Any, hidden: torch.Tensor) -> torch.Tensor:
@@ -34,9 +38,28 @@ def _heads(x: torch.Tensor, attention: Any) -> torch.Tensor:
     return x.unflatten(-1, (-1, attention.head_dim))
 
 
-def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary embedding of x (B, heads, S, d) by cos and sin that broadcast to it."""
-    return x * cos.to(x.device) + rotate_half(x) * sin.to(x.device)
+def self_attention(
+    attention: Any,
+    normed: torch.Tensor,
+    mask: torch.Tensor | None,
+    rotation: tuple[torch.Tensor, torch.Tensor],
+    cache: Cache | None,
+) -> torch.Tensor:
+    """The base's self-attention over normed states (B, S, H), with its kernel, cache and grouped heads.
+
+    mask: as the kernel wants it. rotation: cos and sin (B or 1, S, d).
+    """
+    cos, sin = rotation[0][:, None], rotation[1][:, None]
+    query = rotate(project_queries(attention, normed), cos, sin)
+    key, value = rotate(project_keys(attention, normed), cos, sin), project_values(attention, normed)
+    if cache is not None:
+        key, value = cache.update(key, value, attention.layer_idx)
+    kernel = ALL_ATTENTION_FUNCTIONS.get_interface(attention.config._attn_implementation, eager_attention_forward)
+    window = getattr(attention, "sliding_window", getattr(attention.config, "sliding_window", None))
+    dropout = attention.attention_dropout if attention.training else 0.0
+    scaling: float = attention.scaling
+    out, _ = kernel(attention, query, key, value, mask, dropout=dropout, scaling=scaling, sliding_window=window)
+    return attention.o_proj(out.flatten(2))
 
 
 def attend(
@@ -67,9 +90,8 @@ def attend_nodes(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, si
 
 def finish_layer(layer: Any, residual: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
     """Output projection and MLP of a decoder layer behind its attention: (B, S, H) and (B, S, heads * d)."""
-    update = layer.self_attn.o_proj(attended)
-    hidden = residual.to(update.device) + update
-    return hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+    hidden, normed = add_norm(layer.post_attention_layernorm, residual, layer.self_attn.o_proj(attended))
+    return hidden + mlp(layer.mlp, normed)
 
 
 def rows(x: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:

@@ -18,10 +18,10 @@ from sharedllm.attention import (
     project_keys,
     project_queries,
     project_values,
-    rotate,
     rows,
 )
 from sharedllm.configuration import SharedLLMConfig
+from sharedllm.fused import rms_norm, rotate
 from sharedllm.search import Found, Question, Searcher
 from sharedllm.tree import Nodes, kept_offsets, right_spine, whole
 
@@ -152,7 +152,7 @@ def lower_layer(
     Returns (output (chunks, tokens, H), kept keys before rotation, kept values (chunks, kv, entries, d)). Nothing
     reads the output of the `last` layer, so its attention and MLP are left out.
     """
-    normed = layer.input_layernorm(hidden)
+    normed = rms_norm(layer.input_layernorm, hidden)
     key, value = project_keys(layer.self_attn, normed), project_values(layer.self_attn, normed)
     if not last:
         query = rotate(project_queries(layer.self_attn, normed), *rotation)

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from sharedllm.attention import attend, project_queries, rotate
+from sharedllm.attention import attend, project_queries
 from sharedllm.context import LayerContext
+from sharedllm.fused import rms_norm, rotate
 
 
 class CrossAttention(nn.Module):
@@ -40,7 +41,7 @@ class CrossAttention(nn.Module):
 
     def forward(self, hidden: torch.Tensor, context: LayerContext) -> torch.Tensor:
         """hidden (B, S, H) -> (B, S, H)."""
-        query = rotate(project_queries(self, self.norm(hidden)), context.cos, context.sin)
+        query = rotate(project_queries(self, rms_norm(self.norm, hidden)), context.cos, context.sin)
         if context.mask is None:
             return hidden + self.o_proj(attend(query, context.key, context.value))
         mask = context.mask[:, None, None, :]

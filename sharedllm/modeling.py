@@ -18,11 +18,12 @@ from transformers import (
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from sharedllm.attention import rotate
+from sharedllm.attention import self_attention
 from sharedllm.compressor import Compressor, Entries, lower_layer
 from sharedllm.configuration import SETTINGS, SharedLLMConfig, method_settings
 from sharedllm.context import CompressedContext, LayerContext
 from sharedllm.cross_attention import CrossAttention
+from sharedllm.fused import mlp, rms_norm, rotate
 from sharedllm.masks import Masks
 from sharedllm.search import Question, ask
 
@@ -365,12 +366,7 @@ def _self_attention(
     rotation: tuple[torch.Tensor, torch.Tensor],
     cache: Cache | None,
 ) -> torch.Tensor:
-    attended, _ = layer.self_attn(
-        hidden_states=layer.input_layernorm(hidden),
-        position_embeddings=rotation,
-        attention_mask=mask,
-        past_key_values=cache,
-    )
+    attended = self_attention(layer.self_attn, rms_norm(layer.input_layernorm, hidden), mask, rotation, cache)
     return hidden.to(attended.device) + attended
 
 
@@ -379,5 +375,5 @@ def _cross_attention_and_mlp(
 ) -> torch.Tensor:
     if cross is not None:
         hidden = cross(hidden, context)
-    update = layer.mlp(layer.post_attention_layernorm(hidden))
+    update = mlp(layer.mlp, rms_norm(layer.post_attention_layernorm, hidden))
     return hidden.to(update.device) + update

@@ -21,10 +21,10 @@ from sharedllm.attention import (
     project_keys,
     project_queries,
     project_values,
-    rotate,
     rows,
 )
 from sharedllm.configuration import SharedLLMConfig
+from sharedllm.fused import mlp, rms_norm, rotate
 from sharedllm.tree import Nodes, choose, halves, widen
 
 
@@ -62,15 +62,17 @@ def ask(
     batch = len(hidden)
 
     def spans(value: int | torch.Tensor) -> torch.Tensor:
-        value = torch.as_tensor(value, device=hidden.device)
+        value = torch.as_tensor(value)
         return value if value.ndim == 2 else value.expand(batch)[:, None]
 
     begin, count = torch.broadcast_tensors(spans(start), spans(length))
+    longest = int(count.max())  # before they move: no device is waited for where they come from the host
+    begin, count = begin.to(hidden.device, non_blocking=True), count.to(hidden.device, non_blocking=True)
     per_row = begin.shape[1]
-    steps = torch.arange(int(count.max()), device=hidden.device)
+    steps = torch.arange(longest, device=hidden.device)
     at = (begin[..., None] + steps).clamp(max=hidden.shape[1] - 1).flatten(1)
     picked = hidden.gather(1, at[..., None].expand(-1, -1, hidden.shape[-1]))
-    states = picked + layer.mlp(layer.post_attention_layernorm(picked))
+    states = picked + mlp(layer.mlp, rms_norm(layer.post_attention_layernorm, picked))
     if chunk_question is None:
         chunk_question = torch.zeros(batch, chunks, dtype=torch.long, device=hidden.device)
     row = torch.arange(batch, device=hidden.device)[:, None] * per_row + chunk_question
@@ -165,7 +167,7 @@ class FirstLayer:
 
     def __init__(self, layer: Any, hidden: torch.Tensor, rope: Callable) -> None:
         self.layer, self.hidden = layer, hidden
-        normed = layer.input_layernorm(hidden)
+        normed = rms_norm(layer.input_layernorm, hidden)
         cos, sin = rope(hidden, torch.arange(hidden.shape[1], device=hidden.device)[None])
         rotation = cos[:, None], sin[:, None]
         self.raw_key = project_keys(layer.self_attn, normed)

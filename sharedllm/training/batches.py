@@ -11,6 +11,12 @@ import numpy as np
 import torch
 
 from sharedllm.training.corpus import Corpus
+from sharedllm.training.loss import target_rows
+
+REPEATS = 4
+"""Passages repeated in a window."""
+HOST = ("query_start", "query_length")
+"""Fields that stay on the host: shapes are read off them, and a device would have to be waited for."""
 
 
 @dataclass
@@ -19,7 +25,8 @@ class Batch:
 
     input_ids, labels: (B, S), -100 where nothing is learnt. context_ids: (B, chunks, chunk_size). weights: (B, S).
     chunk_index: (B, chunks) positions of the chunks where they have gaps. query_start, query_length: (B, K) spans
-    of the questions, chunk_question: (B, chunks); None in language modelling. num_chunks: (B,) or None.
+    of the questions, chunk_question: (B, chunks); None in language modelling. num_chunks: (B,) or None. rows: see
+    `target_rows`.
     """
 
     input_ids: torch.Tensor
@@ -31,15 +38,18 @@ class Batch:
     query_length: torch.Tensor | None = None
     chunk_question: torch.Tensor | None = None
     num_chunks: torch.Tensor | None = None
+    rows: torch.Tensor | None = None
     kind: str = "lm"
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
-        moved: dict[str, Any] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            moved[field.name] = value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-        return Batch(**moved)
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.rows is None:
+            values["rows"] = target_rows(self.labels)
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor) and name not in HOST:
+                values[name] = value.to(device, non_blocking=True)
+        return Batch(**values)
 
     @property
     def tokens(self) -> int:
@@ -61,11 +71,13 @@ class LanguageModelling:
         gap_share: float,
         max_chunks: int,
         drop_context: float = 0.0,
+        repeat_share: float = 0.0,
     ) -> None:
         self.corpora = list(corpora)
         self.weights = np.asarray(weights) / sum(weights)
         self.windows, self.chunks, self.running, self.chunk_size = windows, list(chunks), running, chunk_size
         self.gap_share, self.max_chunks, self.drop_context = gap_share, max_chunks, drop_context
+        self.repeat_share = repeat_share
 
     def __call__(self, rng: np.random.Generator) -> Batch:
         chunks = int(rng.choice(self.chunks))
@@ -77,6 +89,8 @@ class LanguageModelling:
                 for _ in range(windows)
             ]
         ).astype(np.int64)
+        for row in rows[: round(windows * self.repeat_share)]:
+            repeat_passages(row, chunks, self.chunk_size, rng)
         running = torch.from_numpy(rows[:, split:].copy())
         context = torch.from_numpy(rows[:, :split].copy()).view(windows, chunks, self.chunk_size)
         if rng.random() < self.drop_context:
@@ -87,6 +101,20 @@ class LanguageModelling:
 
     def _gaps(self, windows: int, chunks: int, rng: np.random.Generator) -> torch.Tensor | None:
         return chunk_gaps(windows, chunks, self.max_chunks, rng) if rng.random() < self.gap_share else None
+
+
+def repeat_passages(row: np.ndarray, chunks: int, chunk_size: int, rng: np.random.Generator) -> None:
+    """Copy passages of the context into the running text of `row`, in place.
+
+    They come from the last eighth of a chunk, which a tree without a search keeps most finely. Plain text gives a
+    short training little reason to look far back; a repeated passage can be predicted in no other way.
+    """
+    running = len(row) - chunks * chunk_size
+    for _ in range(REPEATS):
+        length = int(rng.integers(chunk_size // 64, chunk_size // 10))
+        source = int(rng.integers(1, chunks + 1)) * chunk_size - int(rng.integers(length, chunk_size // 8 + 1))
+        target = len(row) - running + int(rng.integers(running - length))
+        row[target : target + length] = row[source : source + length]
 
 
 def chunk_gaps(windows: int, chunks: int, most: int, rng: np.random.Generator) -> torch.Tensor | None:

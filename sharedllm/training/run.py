@@ -132,6 +132,7 @@ def batch_maker(settings: TrainSettings, files: Files, tokenizer: Any, chunk_siz
         settings.gap_share,
         settings.max_chunks,
         settings.drop_context,
+        settings.repeat_share,
     )
     reach = max((n.chunks for n in settings.needles), default=0) * chunk_size
     long = [c for c in corpora if np.diff(c.starts).max() > reach]

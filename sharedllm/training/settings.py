@@ -38,6 +38,7 @@ class TrainSettings(BaseModel):
     gap_share: float = 0.5
     max_chunks: int = Field(128, description="chunk positions that gaps reach")
     drop_context: float = Field(0.0, description="share of LM batches without any context")
+    repeat_share: float = Field(0.0, ge=0, le=1, description="share of LM windows that repeat passages of the context")
     needles: list[NeedleStage] = []
     needle_running: int = 256
     sft_batch: int = 8

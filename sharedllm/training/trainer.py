@@ -26,9 +26,9 @@ CHECKPOINT = "checkpoint.pt"
 class Objective(nn.Module):
     """Batch -> loss, as one module, so that data parallelism sees a forward call."""
 
-    def __init__(self, model: SharedLLMForCausalLM) -> None:
+    def __init__(self, model: SharedLLMForCausalLM, compiled: bool) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.compiled = model, compiled
 
     def forward(self, batch: Batch) -> torch.Tensor:
         hidden, _, _ = self.model.decode(
@@ -42,7 +42,7 @@ class Objective(nn.Module):
             use_cache=False,
         )
         head: Any = self.model.get_output_embeddings()
-        return next_token_loss(hidden, head.weight, batch.labels, batch.weights)
+        return next_token_loss(hidden, head.weight, batch.labels, batch.weights, batch.rows, self.compiled)
 
 
 def select_trainable(model: SharedLLMForCausalLM, groups: list[str]) -> dict[str, list[nn.Parameter]]:
@@ -90,8 +90,8 @@ class MasterAdamW:
             fused=self.parameters[0].device.type == "cuda",
         )
 
-    def step(self, factor: float, clip: float) -> float:
-        """One update at `factor` times the learning rates; returns the gradient norm before clipping."""
+    def step(self, factor: float, clip: float) -> torch.Tensor:
+        """One update at `factor` times the learning rates; returns the gradient norm before clipping, on the device."""
         masters = [p for group in self.masters.values() for p in group]
         for parameter, master in zip(self.parameters, masters, strict=True):
             master.grad = None if parameter.grad is None else parameter.grad.float()
@@ -103,7 +103,7 @@ class MasterAdamW:
         with torch.no_grad():
             for parameter, master in zip(self.parameters, masters, strict=True):
                 parameter.copy_(master)
-        return float(norm)
+        return norm
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint needs."""
@@ -156,7 +156,7 @@ class Trainer:
             torch._dynamo.config.recompile_limit = 64
             model.compile_layers()
         self.optimizer = MasterAdamW(select_trainable(model, settings.trainable), settings)
-        self.objective = self.accelerator.prepare(Objective(model))
+        self.objective = self.accelerator.prepare(Objective(model, settings.compile))
         self.step = 0
         self.log: list[dict[str, Any]] = []
         output.mkdir(parents=True, exist_ok=True)
@@ -180,8 +180,9 @@ class Trainer:
             norm = self.optimizer.step(learning_rate(self.step, self.settings), self.settings.clip)
             self.step += 1
             if self.step % self.log_every == 0 or self.step == self.settings.steps:
+                size = float(norm)  # waits for the device, so that the time is that of finished steps
                 now = time.monotonic()
-                self._report(losses, norm, tokens / (now - last), now - begin, first_step)
+                self._report(losses, size, tokens / (now - last), now - begin, first_step)
                 last, tokens, losses = now, 0, {}
             if self.step % self.checkpoint_every == 0:
                 self.save()

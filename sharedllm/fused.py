@@ -1,0 +1,91 @@
+"""Elementwise pieces of a decoder layer, each in one pass over memory.
+
+A stock layer walks through memory a dozen times for its norms, its rotation and its gate: at the LLaMA-2-7B shape that
+is a quarter of a long prefill and half of the kernels of a decoding step. On a GPU, outside training, these pieces are
+compiled by torch.compile, a few seconds once for all layers and lengths; matrix products stay with cuBLAS and attention
+with SDPA. Everywhere else (CPU, gradients, inside a graph that is compiled as a whole) the plain form runs.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+def rms_norm(norm: Any, x: torch.Tensor) -> torch.Tensor:
+    """norm(x) for the base's RMS norm; x (..., H)."""
+    if not _compiles(x):
+        return norm(x)
+    return _compiled(_rms_norm)(_rows(x), norm.weight, norm.variance_epsilon).view(x.shape)
+
+
+def add_norm(norm: Any, x: torch.Tensor, update: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(x + update, norm(x + update)), all (..., H)."""
+    if not _compiles(x):
+        x = x.to(update.device) + update
+        return x, norm(x)
+    total, normed = _compiled(_add_norm)(_rows(x), _rows(update), norm.weight, norm.variance_epsilon)
+    return total.view(x.shape), normed.view(x.shape)
+
+
+def mlp(block: Any, x: torch.Tensor) -> torch.Tensor:
+    """block(x) for the base's gated MLP; x (..., H)."""
+    if not (_compiles(x) and isinstance(block.act_fn, nn.SiLU)):
+        return block(x)
+    rows = _rows(x)
+    return block.down_proj(_compiled(_gate)(block.gate_proj(rows), block.up_proj(rows))).view(x.shape)
+
+
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotary embedding of x (B, heads, S, d) by cos and sin that broadcast to it.
+
+    Dimension i turns with i + d / 2, as in Llama, Mistral and Qwen.
+    """
+    cos, sin = cos.to(x.device), sin.to(x.device)
+    return (_compiled(_rotate) if _compiles(x) else _rotate)(x, cos, sin)
+
+
+def _compiles(x: torch.Tensor) -> bool:
+    return x.is_cuda and not torch.is_grad_enabled() and not torch.compiler.is_compiling() and _has_triton()
+
+
+@functools.cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+@functools.cache
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compile(function, dynamic=True)
+
+
+def _rows(x: torch.Tensor) -> torch.Tensor:
+    return x.reshape(-1, x.shape[-1])
+
+
+def _rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
+    wide = x.float()
+    scaled = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + epsilon)
+    return weight * scaled.to(x.dtype)
+
+
+def _add_norm(
+    x: torch.Tensor, update: torch.Tensor, weight: torch.Tensor, epsilon: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    total = x + update
+    return total, _rms_norm(total, weight, epsilon)
+
+
+def _gate(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    return F.silu(gate) * up
+
+
+def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    left, right = x.chunk(2, -1)
+    return x * cos + torch.cat([-right, left], -1) * sin
