@@ -50,7 +50,7 @@ class ModelChoice:
             "settings": settings,
             "weights": self._weights(),
             "dtype": self.runtime.dtype,
-            "attn": self.runtime.attn,
+            "attn": " ".join((self.runtime.attn, *self.runtime.kernels)),
         }
 
     def _weights(self) -> dict[str, Any]:

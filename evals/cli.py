@@ -46,7 +46,7 @@ def evaluate(
     output: Annotated[Path | None, typer.Option(help="Run folder; by default runs/HASH.")] = None,
     device: Annotated[Device, typer.Option(help="Where to run.")] = Device.auto,
     dtype: Annotated[DType, typer.Option(help="auto: bfloat16 on a GPU, float32 on the CPU.")] = DType.auto,
-    attn: Annotated[Attention, typer.Option(help="Attention kernel; auto is sdpa.")] = Attention.auto,
+    attn: Annotated[Attention, typer.Option(help="Attention kernel; auto: fastest sdpa.")] = Attention.auto,
     batch_size: Annotated[int, typer.Option(min=1, help="Requests at once, for methods that can.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of random data and weights.")] = 0,
     settings: Annotated[

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from evals import attention
 from evals.cells import Cell, ModelChoice, digest
 from evals.efficiency.apart import Loaded, Result, measured_apart
 from evals.errors import UserError
@@ -84,6 +85,11 @@ class Engine:
             self._measure_apart(apart)
         if not todo:
             return
+        with attention.order(todo[0].model.runtime.kernels):
+            self._run_here(todo)
+
+    def _run_here(self, todo: Sequence[Cell]) -> None:
+        """Cells of one model, in this process."""
         model = self._guard(todo, partial(self._load, todo[0].model))
         if model is None:
             return
@@ -147,7 +153,7 @@ class Engine:
     def _note_model(self, choice: ModelChoice, budget: dict[str, Any]) -> None:
         self.run.meta["models"][choice.name] = {
             "preset": choice.preset.model_dump(mode="json"),
-            "budget": budget,
+            "budget": {**budget, "kernel order": list(kernels)} if (kernels := choice.runtime.kernels) else budget,
             "identity": digest(choice.identity),
         }
         self.run.save()

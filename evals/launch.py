@@ -64,7 +64,7 @@ def execute(spec: RunSpec, output: Path | None, command: Sequence[str], out: Con
     }
     with Run(folder, key, header) as run:
         with Progress(cells, err) as progress:
-            progress.log(f"{len(cells)} cells into {folder} on {spec.device}, {spec.dtype}, {spec.attn}")
+            progress.log(f"{len(cells)} cells into {folder} on {spec.device}, {spec.dtype}, {_kernel(spec)}")
             engine = Engine(run, spec, progress, Spent(load_s=planned_s))
             engine.execute(cells)
         report_begin = time.perf_counter()
@@ -88,6 +88,10 @@ def exit_code(states: Sequence[dict[str, Any]]) -> int:
     if not failed:
         return 0
     return 2 if len(failed) == len(states) and all(state.get("bad_input") for state in failed) else 1
+
+
+def _kernel(spec: RunSpec) -> str:
+    return f"{spec.attn} ({', '.join(spec.kernels)})" if spec.kernels else spec.attn
 
 
 def _timing(spent: Spent, wall_s: float, report_s: float) -> dict[str, float]:

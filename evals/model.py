@@ -21,11 +21,15 @@ if TYPE_CHECKING:  # `sharedllm-eval --list` must not wait for torch
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where and how a model runs: everything about a load that is not the method itself."""
+    """Where and how a model runs: everything about a load that is not the method itself.
+
+    kernels: order of SDPA's back ends (`evals.attention.order`), which whoever uses the model enters; empty: torch's.
+    """
 
     device: str = "cpu"
     dtype: str = "float32"
     attn: str = "sdpa"
+    kernels: tuple[str, ...] = ()
     random_weights: bool = False
     offline: bool = False
     checkpoint: str | None = None

@@ -54,6 +54,7 @@ class RunSpec(BaseModel):
     device: str = "cpu"
     dtype: str = "float32"
     attn: str = "sdpa"
+    kernels: tuple[str, ...] = ()
     random_weights: bool = False
     checkpoint: Path | None = None
     data_dir: Path | None = None
@@ -68,6 +69,7 @@ class RunSpec(BaseModel):
             device=self.device,
             dtype=self.dtype,
             attn=self.attn,
+            kernels=self.kernels,
             random_weights=self.random_weights,
             offline=self.offline,
             checkpoint=str(self.checkpoint) if self.checkpoint else None,
@@ -103,13 +105,15 @@ def parse_settings(assignments: Sequence[str]) -> dict[str, Any]:
     return settings
 
 
-def resolve_runtime(device: Device, dtype: DType, attn: Attention) -> dict[str, str]:
-    """Device, dtype and kernel with every `auto` decided: a GPU where there is one, bfloat16 there, SDPA.
+def resolve_runtime(device: Device, dtype: DType, attn: Attention) -> dict[str, Any]:
+    """Fields of a Runtime with every `auto` decided: a GPU where there is one, bfloat16 there, SDPA with the order of
+    back ends that was measured to be the fastest on that device (`sdpa` by name keeps torch's own order).
 
     Raises UserError for what this machine does not offer.
     """
     import torch
 
+    from evals.attention import fastest
     from evals.weights import check_attention
 
     gpu = torch.cuda.is_available()
@@ -119,10 +123,11 @@ def resolve_runtime(device: Device, dtype: DType, attn: Attention) -> dict[str, 
         raise UserError("--device cuda: torch finds no CUDA GPU on this machine; use --device cpu.")
     if dtype is DType.auto:
         dtype = DType.bfloat16 if device is Device.cuda else DType.float32
+    kernels: tuple[str, ...] = ()
     if attn is Attention.auto:
-        attn = Attention.sdpa
+        attn, kernels = Attention.sdpa, fastest(device.value)
     if attn is Attention.flash_attention_2:
         if device is Device.cpu:
             raise UserError("--attn flash_attention_2 runs on a CUDA GPU only: use --attn sdpa.")
         check_attention(attn)
-    return {"device": device.value, "dtype": dtype.value, "attn": attn.value}
+    return {"device": device.value, "dtype": dtype.value, "attn": attn.value, "kernels": kernels}

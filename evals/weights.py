@@ -114,7 +114,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 def check_attention(attn: str) -> None:
     """Raises UserError where the attention kernel is not installed."""
     if attn == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
-        raise UserError("--attn flash_attention_2 needs flash-attn: pip install flash-attn, or use sdpa.")
+        raise UserError("--attn flash_attention_2 needs flash-attn: pip install 'sharedllm[flash]', or use sdpa.")
 
 
 # --- random weights

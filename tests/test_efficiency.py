@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import math
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from benchmark_scripts import load
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -197,13 +196,7 @@ def test_maxlen_says_when_nothing_fits_and_when_the_end_is_reached(standins: Non
 
 @pytest.fixture(scope="module")
 def overhead() -> Any:
-    path = Path(__file__).resolve().parent.parent / "benchmarks" / "paper_overhead.py"
-    spec = importlib.util.spec_from_file_location("paper_overhead", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return load("paper_overhead")
 
 
 @pytest.mark.parametrize("height", [1, 2, 3, 4])

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from evals import attention
 from evals.cells import Cell
 from evals.efficiency.device import Rates, measure_rates
 from evals.errors import UserError
@@ -103,6 +104,12 @@ def _one_process(cells: Sequence[Cell]) -> Iterator[Loaded | Result]:
 def _child(connection: Connection, cells: list[Cell]) -> None:
     """Load the model of the cells, measure each, send `Loaded` and `Result`s; None where the rest needs a new child."""
     os.dup2(2, 1)  # stdout belongs to the parent's table
+    with attention.order(cells[0].model.runtime.kernels):
+        _measure_all(connection, cells)
+
+
+def _measure_all(connection: Connection, cells: list[Cell]) -> None:
+    """`_child` with its kernels chosen."""
     choice, device = cells[0].model, torch.device(cells[0].model.runtime.device)
     try:
         rates = measure_rates(device, getattr(torch, choice.runtime.dtype))
