@@ -150,7 +150,8 @@ class SharedLLM(LongContextModel):
             if preset.adapter is None or runtime.random_weights:
                 model = SharedLLMForCausalLM.from_base(base, **given).eval()
                 if runtime.random_weights:  # as a trained one: an output projection of zeros would hide all mistakes
-                    generator = torch.Generator(base.device).manual_seed(runtime.seed)
+                    meta = base.device.type == "meta"  # a shape without numbers: its cost is all that is asked
+                    generator = None if meta else torch.Generator(base.device).manual_seed(runtime.seed)
                     for cross in model.cross_attention:
                         weight: torch.Tensor = cross.o_proj.weight
                         torch.nn.init.normal_(weight, std=base.config.initializer_range, generator=generator)
