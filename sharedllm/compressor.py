@@ -19,6 +19,7 @@ from sharedllm.attention import (
     project_queries,
     project_values,
     rows,
+    take,
 )
 from sharedllm.configuration import SharedLLMConfig
 from sharedllm.fused import rms_norm, rotate
@@ -171,5 +172,5 @@ def _first_layer(
         hidden = found.states
     elif not last:
         attended = attend_nodes(rows(first.query, tokens), rows(first.key, tokens), rows(first.value, tokens), sizes)
-        hidden = finish_layer(layer, hidden.gather(1, tokens[..., None].expand(-1, -1, hidden.shape[-1])), attended)
+        hidden = finish_layer(layer, take(hidden, tokens), attended)
     return hidden, rows(first.raw_key, kept_tokens), rows(first.value, kept_tokens)

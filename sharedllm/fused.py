@@ -14,8 +14,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import nn
 
 
 def rms_norm(norm: Any, x: torch.Tensor) -> torch.Tensor:
@@ -36,10 +34,10 @@ def add_norm(norm: Any, x: torch.Tensor, update: torch.Tensor) -> tuple[torch.Te
 
 def mlp(block: Any, x: torch.Tensor) -> torch.Tensor:
     """block(x) for the base's gated MLP; x (..., H)."""
-    if not (_compiles(x) and isinstance(block.act_fn, nn.SiLU)):
+    if not _compiles(x):
         return block(x)
     rows = _rows(x)
-    return block.down_proj(_compiled(_gate)(block.gate_proj(rows), block.up_proj(rows))).view(x.shape)
+    return block.down_proj(_compiled(_gate)(block.gate_proj(rows), block.up_proj(rows), block.act_fn)).view(x.shape)
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -48,7 +46,11 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     Dimension i turns with i + d / 2, as in Llama, Mistral and Qwen.
     """
     cos, sin = cos.to(x.device), sin.to(x.device)
-    return (_compiled(_rotate) if _compiles(x) else _rotate)(x, cos, sin)
+    if not _compiles(x):
+        return _rotate(x, cos, sin)
+    tokens = x.transpose(1, 2)  # as projections leave it in memory
+    rotation = (t.expand(len(x), 1, x.shape[2], -1).reshape(-1, 1, x.shape[-1]) for t in (cos, sin))
+    return _compiled(_rotate)(tokens.flatten(0, 1), *rotation).view(tokens.shape).transpose(1, 2)
 
 
 def _compiles(x: torch.Tensor) -> bool:
@@ -62,7 +64,15 @@ def _has_triton() -> bool:
 
 @functools.cache
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    return torch.compile(function, dynamic=True)
+    compiled = torch.compile(function)
+
+    def call(*args: Any) -> Any:
+        for arg in args:  # one graph for any number of rows; all other sizes are the model's
+            if isinstance(arg, torch.Tensor) and arg.ndim > 1:
+                torch._dynamo.maybe_mark_dynamic(arg, 0)
+        return compiled(*args)
+
+    return call
 
 
 def _rows(x: torch.Tensor) -> torch.Tensor:
@@ -82,8 +92,8 @@ def _add_norm(
     return total, _rms_norm(total, weight, epsilon)
 
 
-def _gate(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    return F.silu(gate) * up
+def _gate(gate: torch.Tensor, up: torch.Tensor, activation: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    return activation(gate) * up
 
 
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

@@ -194,7 +194,7 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):
             return x
 
         def sequence(x: torch.Tensor) -> torch.Tensor:
-            return per_row(x).transpose(1, 2).flatten(2, 3)
+            return per_row(x.transpose(1, 2)).flatten(1, 2).transpose(1, 2)
 
         mask = entries.mask
         if ragged and mask is None:

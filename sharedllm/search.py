@@ -22,6 +22,7 @@ from sharedllm.attention import (
     project_queries,
     project_values,
     rows,
+    take,
 )
 from sharedllm.configuration import SharedLLMConfig
 from sharedllm.fused import mlp, rms_norm, rotate
@@ -71,7 +72,7 @@ def ask(
     per_row = begin.shape[1]
     steps = torch.arange(longest, device=hidden.device)
     at = (begin[..., None] + steps).clamp(max=hidden.shape[1] - 1).flatten(1)
-    picked = hidden.gather(1, at[..., None].expand(-1, -1, hidden.shape[-1]))
+    picked = take(hidden, at)
     states = picked + mlp(layer.mlp, rms_norm(layer.post_attention_layernorm, picked))
     if chunk_question is None:
         chunk_question = torch.zeros(batch, chunks, dtype=torch.long, device=hidden.device)
@@ -179,7 +180,7 @@ class FirstLayer:
         """Output (chunks, size, H) for one node of every chunk; rows behind a shorter node's end mean nothing."""
         tokens = nodes.tokens(self.hidden.shape[1])
         attended = attend(rows(self.query, tokens), rows(self.key, tokens), rows(self.value, tokens), causal=True)
-        return finish_layer(self.layer, self.hidden.gather(1, _wide(tokens, self.hidden)), attended)
+        return finish_layer(self.layer, take(self.hidden, tokens), attended)
 
     def last_state(self, nodes: Nodes) -> torch.Tensor:
         """Output (chunks, H) for the last token of each node."""
@@ -189,11 +190,7 @@ class FirstLayer:
         if not nodes.uniform:
             mask = (torch.arange(nodes.size, device=end.device) < nodes.length[:, None])[:, None, None, :]
         attended = attend(rows(self.query, end), rows(self.key, tokens), rows(self.value, tokens), mask=mask)
-        return finish_layer(self.layer, self.hidden.gather(1, _wide(end, self.hidden)), attended)[:, 0]
-
-
-def _wide(tokens: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-    return tokens[..., None].expand(-1, -1, hidden.shape[-1])
+        return finish_layer(self.layer, take(self.hidden, end), attended)[:, 0]
 
 
 def _stack(path: list[torch.Tensor], root: Nodes) -> torch.Tensor:
@@ -202,14 +199,15 @@ def _stack(path: list[torch.Tensor], root: Nodes) -> torch.Tensor:
 
 def _pick(mask: torch.Tensor, yes: torch.Tensor, no: torch.Tensor) -> torch.Tensor:
     """Per chunk `yes` or `no`; states of odd halves may differ by a row, which is padded behind the node's end."""
-    size = max(yes.shape[1], no.shape[1])
-    yes, no = (F.pad(s, (0, 0, 0, size - s.shape[1])) for s in (yes, no))
+    if yes.shape != no.shape:
+        size = max(yes.shape[1], no.shape[1])
+        yes, no = (F.pad(s, (0, 0, 0, size - s.shape[1])) for s in (yes, no))
     return torch.where(mask[:, None, None], yes, no)
 
 
 def _maxsim(target: torch.Tensor, states: torch.Tensor, nodes: Nodes) -> torch.Tensor:
     """Scores (chunks,): target (chunks, question tokens, H) is normalised and zero where masked."""
-    similarity = target @ F.normalize(states, dim=-1).transpose(1, 2)
+    similarity = target @ states.transpose(1, 2) / states.norm(dim=-1).clamp(min=1e-12)[:, None]
     if not nodes.uniform:
         outside = torch.arange(nodes.size, device=states.device) >= nodes.length[:, None]
         similarity = similarity.masked_fill(outside[:, None, : similarity.shape[2]], -torch.inf)
