@@ -12,10 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from transformers import PretrainedConfig, PreTrainedModel
 
 from baselines.batching import KeysValues, generate_together
+from baselines.fixed_decoder import CacheStep, decoding, has_fixed_step
 from baselines.kv_cache import ROOM, BufferCache
 from evals import flops
 from evals.decoding import CachedSession
 from evals.errors import UserError
+from evals.fixed_step import LONGEST
 from evals.model import Cost, LongContextModel, Query, Request, Runtime, Session, Stop
 from evals.presets import Preset
 from evals.prompt import Side, kept_ends
@@ -51,6 +53,7 @@ class DenseSession(CachedSession):
         self._model = model
         self._cache = BufferCache(model.config.num_hidden_layers, capacity=len(ids) + ROOM)
         self._context = len(ids)
+        self._fixed = has_fixed_step(model)
         if ids:
             for piece in self._tensor(ids).split(block or len(ids), dim=1):
                 self.context_hidden = self._forward(piece)[-1:].clone()
@@ -68,6 +71,13 @@ class DenseSession(CachedSession):
 
     def _rewind(self) -> None:
         self._cache.truncate(self._context)
+
+    def _fixed_room(self) -> int:
+        return LONGEST if self._fixed else 0
+
+    def _fixed_step(self, tokens: int) -> CacheStep:
+        model: Any = self._model
+        return CacheStep(model.base_model, model.get_output_embeddings(), model.config, self._cache, tokens)
 
     @property
     def tokens(self) -> int:
@@ -98,7 +108,7 @@ class FullAttention(LongContextModel):
         settings = validate(cls.settings_model, preset.settings, preset.name)
         model, tokenizer = load_base(preset.weights, runtime, preset.shape)
         window = check_base(model.config)
-        how = {"kernel": runtime.attn, "dtype": runtime.dtype, "trained": False}
+        how = {"kernel": runtime.attn, "decode": decoding(model), "dtype": runtime.dtype, "trained": False}
         return cls(
             name=preset.name,
             tokenizer=tokenizer,

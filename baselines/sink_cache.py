@@ -91,6 +91,22 @@ class SinkCache(Cache):
             self._move(tokens)
         return torch.arange(self._end, self._end + tokens, device=self._states.device)[None]
 
+    @property
+    def rolling(self) -> bool:
+        """Whether from here on one token leaves for each that comes."""
+        return self.eviction.step == 1 and self.seen >= self.eviction.capacity
+
+    @property
+    def steady_room(self) -> int:
+        """Tokens that can be read from here on before anything else happens than, where it rolls, rolling on. The
+        slots bound the latter."""
+        return self.eviction.capacity if self.rolling else self.eviction.room(self.seen)
+
+    def sinks_at(self, start: torch.Tensor) -> torch.Tensor:
+        """Keys (layers, 1, kv_heads, sinks, head_dim) of the sinks at slots from `start` (1,) on."""
+        first = self._states[0, ..., : self.eviction.sinks, :] if self._sinks is None else self._sinks
+        return self._turned(first, start)
+
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -163,8 +179,8 @@ class SinkCache(Cache):
                 keys[..., sinks:length, :] = self._turned(keys[..., sinks:length, :], -self._start)
         self._states, self._start, self._end, self._shared = buffer, 0, length, False
 
-    def _turned(self, keys: torch.Tensor, by: int) -> torch.Tensor:
-        """Keys moved by that many positions."""
+    def _turned(self, keys: torch.Tensor, by: int | torch.Tensor) -> torch.Tensor:
+        """Keys moved by that many positions; by: an int or (1,)."""
         angle = by * torch.cat([self._inv_freq, self._inv_freq])
         return rotate(keys, angle.cos(), angle.sin())
 

@@ -11,12 +11,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from transformers import PretrainedConfig, PreTrainedModel
 
+from baselines.fixed_decoder import (
+    FAMILIES,
+    LENGTH_DEPENDENT,
+    DecoderStep,
+    Reach,
+    Tail,
+    decoding,
+    has_fixed_step,
+)
 from baselines.sink_cache import Eviction, SinkCache
 from evals import flops
 from evals.decoding import CachedSession
@@ -25,11 +34,7 @@ from evals.model import Cost, LongContextModel, Runtime
 from evals.presets import Preset
 from evals.settings import validate
 from evals.weights import load_base
-
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
-"""Base models whose rotary embedding turns dimension i with i + head_dim / 2, over all of the head."""
-LENGTH_DEPENDENT = ("dynamic", "longrope")
-"""Rotary embeddings whose frequencies change with the length: a cached key cannot be turned to another slot."""
+from sharedllm.masks import sliding_window
 
 
 class StreamingSettings(BaseModel):
@@ -55,6 +60,7 @@ class StreamingSession(CachedSession):
         self._model = model
         inv_freq = model.base_model.get_buffer("rotary_emb.inv_freq")
         self._cache = SinkCache(eviction, model.config, model.dtype, inv_freq)
+        self._fixed = has_fixed_step(model) and _sees_all(model.config, eviction)
         if ids:
             for hidden in self._forwards(self._tensor(ids)):
                 self.context_hidden = hidden[-1:]
@@ -86,6 +92,39 @@ class StreamingSession(CachedSession):
     def _rewind(self) -> None:
         self._cache.restore(self._context)
 
+    def _fixed_room(self) -> int:
+        return self._cache.steady_room if self._fixed else 0
+
+    def _fixed_step(self, tokens: int) -> StreamingStep:
+        return StreamingStep(self._model, self._cache, tokens)
+
+
+class StreamingStep(DecoderStep):
+    """Between two evictions a plain step. Where one token leaves for each that comes (`SinkCache.rolling`), the recent
+    tokens are a sliding window, and the sinks are turned for every token to stand right before it."""
+
+    def __init__(self, model: Any, cache: SinkCache, tokens: int) -> None:
+        position = int(cache.expect(tokens)[0, 0])
+        sinks = cache.eviction.sinks if cache.rolling else 0
+        held, pinned = cache.held[..., sinks:, :], cache.held[..., :sinks, :]
+        length = held.shape[-2]
+        reach = Reach(length, tokens, length + 1 if cache.rolling else None, model.device, sinks)
+        layers = range(model.config.num_hidden_layers)
+        tails = [Tail(reach, tuple(held[:, i]), tuple(pinned[:, i])) for i in layers]
+        super().__init__(model.base_model, model.get_output_embeddings(), position, [reach for _ in layers], tails)
+        self._cache, self._start = cache, position - length - sinks
+
+    def run(self) -> torch.Tensor:
+        if self._cache.rolling:
+            for tail, keys in zip(self.tails, self._cache.sinks_at(self._start + self.place), strict=True):
+                tail.keys[:, :, : keys.shape[2]] = keys
+        return super().run()
+
+    def finish(self) -> None:
+        for index, tail in enumerate(self.tails):
+            self._cache.update(*tail.new(self.count), index)
+        self._cache.commit(self.count)
+
 
 @dataclass(kw_only=True)
 class StreamingLLM(LongContextModel):
@@ -111,6 +150,7 @@ class StreamingLLM(LongContextModel):
                 "window": settings.eviction.capacity,
                 **settings.model_dump(),
                 "kernel": runtime.attn,
+                "decode": decoding(model) if _sees_all(model.config, settings.eviction) else "eager",
                 "dtype": runtime.dtype,
                 "trained": False,
             },
@@ -155,3 +195,9 @@ def check_base(config: PretrainedConfig, eviction: Eviction) -> None:
             f"sinks + recent + chunk is {reach}, more than the {window} positions of the base: "
             "lower recent or chunk (or choose regime token)."
         )
+
+
+def _sees_all(config: PretrainedConfig, eviction: Eviction) -> bool:
+    """Whether no layer of the base has a window shorter than what the cache may hold."""
+    windows = [sliding_window(config, index) for index in range(config.num_hidden_layers)]
+    return all(window is None or window >= eviction.capacity + eviction.step for window in windows)

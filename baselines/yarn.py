@@ -23,6 +23,7 @@ from pydantic import Field, model_validator
 from transformers import PretrainedConfig, PreTrainedModel
 
 from baselines.dense import DenseSession, DenseSettings, FullAttention, check_base
+from baselines.fixed_decoder import decoding
 from evals import flops
 from evals.errors import UserError
 from evals.model import Query, Runtime, Session, Stop
@@ -156,6 +157,7 @@ class ScaledRope(FullAttention):
                 "rope": rope["rope_type"] if settings.rope == "released" else settings.rope,
                 "factor": factor,
                 "kernel": runtime.attn,
+                "decode": decoding(model),
                 "dtype": runtime.dtype,
                 "trained": settings.rope == "released",
             },

@@ -1,6 +1,7 @@
 """Greedy decoding and scoring for every method that keeps a state per token, written once.
 
-An adapter implements `_forward`, `_logits` and `_rewind`; `generate` and `score` follow.
+An adapter implements `_forward`, `_logits` and `_rewind`; `generate` and `score` follow. One that also has fixed steps
+(`_fixed_room`, `_fixed_step`) decodes on a GPU as fast as its memory traffic allows.
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 
+from evals.fixed_step import FEWEST, LONGEST, FixedStep, Replay
 from evals.model import Query, Session, Stop
 
+FIXED_ON = frozenset({"cuda"})
+"""Devices that decode by fixed steps. On a CPU nothing is gained by them."""
 SCORE_ROWS = 1024
 """Rows of logits held at once while scoring: 1024 x 128K vocabulary in float32 is 0.5 GiB."""
 
@@ -27,6 +31,7 @@ class CachedSession(Session):
 
     device: torch.device
     context_hidden: torch.Tensor | None = None
+    _replay: Replay | None = None
 
     @abstractmethod
     def _forward(self, ids: torch.Tensor) -> torch.Tensor:
@@ -39,6 +44,14 @@ class CachedSession(Session):
     @abstractmethod
     def _rewind(self) -> None:
         """Bring the state back to the end of the context."""
+
+    def _fixed_room(self) -> int:
+        """Tokens that a fixed step can read from here on; 0 where the next one takes a `_forward`."""
+        return 0
+
+    def _fixed_step(self, tokens: int) -> FixedStep:
+        """A step behind the state as it is, for `tokens` tokens, at most `_fixed_room()`."""
+        raise NotImplementedError
 
     def _begin(self, query: Query) -> None:
         """Called before a query is read: the place for a search that depends on the question."""
@@ -66,9 +79,8 @@ class CachedSession(Session):
         stop = stop or Stop()
         new: list[int] = []
         try:
-            hidden = self._read(query)
+            logits = self._logits(self._read(query))[0].float()
             while len(new) < max_new_tokens:
-                logits = self._logits(hidden)[0].float()
                 if stop.ids and len(new) < stop.min_new_tokens:
                     logits[list(stop.ids)] = -torch.inf
                 token = int(logits.argmax())
@@ -80,10 +92,23 @@ class CachedSession(Session):
                 if stop.when is not None and stop.when(new):
                     break
                 if len(new) < max_new_tokens:
-                    hidden = self._forward(self._tensor([token]))
+                    logits = self._after(token, max_new_tokens - len(new))[0].float()
         finally:
+            self._replay = None
             self._rewind()
         return new
+
+    def _after(self, token: int, left: int) -> torch.Tensor:
+        """Append a token to the state; logits (1, vocabulary) after it. left: tokens that may still be wanted."""
+        if self._replay is not None and not self._replay.left:
+            self._replay.step.finish()
+            self._replay = None
+        if self._replay is None and self.device.type in FIXED_ON:
+            tokens = min(left, self._fixed_room(), LONGEST)
+            self._replay = Replay(self._fixed_step(tokens)) if tokens >= FEWEST else None
+        if self._replay is not None:
+            return self._replay(token)
+        return self._logits(self._forward(self._tensor([token])))
 
     def score(self, query: Query, target_ids: Sequence[int]) -> torch.Tensor:
         return self.score_greedy(query, target_ids)[0]

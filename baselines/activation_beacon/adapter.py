@@ -12,6 +12,8 @@ from transformers import AutoConfig
 
 from baselines.activation_beacon.cache import BeaconCache, Fill
 from baselines.activation_beacon.modeling import CLASSES, adapt_ratio, check_config, covered
+from baselines.activation_beacon.step import BeaconStep
+from baselines.fixed_decoder import decoding, has_fixed_step
 from evals import flops
 from evals.decoding import CachedSession
 from evals.errors import UserError
@@ -41,6 +43,7 @@ class BeaconSession(CachedSession):
         self.device = model.device
         self._model = model
         self._cache = cache
+        self._fixed = has_fixed_step(model)
         if ids:
             self.context_hidden = model.read(self._tensor(ids), cache, keep=1)[0]
         cache.mark()
@@ -57,6 +60,12 @@ class BeaconSession(CachedSession):
 
     def _rewind(self) -> None:
         self._cache.rewind()
+
+    def _fixed_room(self) -> int:
+        return self._cache.fill.room if self._fixed else 0
+
+    def _fixed_step(self, tokens: int) -> BeaconStep:
+        return BeaconStep(self._model, self._cache, tokens)
 
 
 @dataclass(kw_only=True)
@@ -90,6 +99,7 @@ class ActivationBeacon(LongContextModel):
                 "sinks": getattr(config, "beacon_sink_size", 0),
                 "positions": config.max_position_embeddings,
                 "kernel": runtime.attn,
+                "decode": decoding(model),
                 "dtype": runtime.dtype,
                 "trained": not runtime.random_weights,
             },

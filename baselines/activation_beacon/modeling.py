@@ -166,8 +166,8 @@ class BeaconMixin:
         self, attn: Any, x: torch.Tensor, rows: Rows, cache: BeaconCache, index: int, room: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Put keys and values of `rows` into the cache; views of all entries (batch, kv heads, used, head_dim)."""
-        key = _project(attn.k_proj, attn.beacon_k_proj, x, rows.tokens, attn.head_dim)
-        value = _project(attn.v_proj, attn.beacon_v_proj, x, rows.tokens, attn.head_dim)
+        key = project(attn.k_proj, attn.beacon_k_proj, x, rows.tokens, attn.head_dim)
+        value = project(attn.v_proj, attn.beacon_v_proj, x, rows.tokens, attn.head_dim)
         state = cache.reserve(index, key, room)
         if rows.staged.start < rows.staged.stop:
             state.staged[:, :, rows.staged] = _rotate(key[:, :, rows.tokens :], rows.moved)
@@ -177,7 +177,7 @@ class BeaconMixin:
         return state.keys[:, :, :end], state.values[:, :, :end]
 
     def _attend(self, attn: Any, x: torch.Tensor, rows: Rows, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        query = _project(attn.q_proj, attn.beacon_q_proj, x, rows.tokens, attn.head_dim)
+        query = project(attn.q_proj, attn.beacon_q_proj, x, rows.tokens, attn.head_dim)
         query = _rotate(query, rows.rotary)
         if len(rows.slots) > 1:
             query = query[:, :, rows.order]
@@ -225,7 +225,7 @@ class BeaconQwen2(BeaconMixin, Qwen2ForCausalLM):
 CLASSES = {"llama": BeaconLlama, "mistral": BeaconMistral, "qwen2": BeaconQwen2}
 
 
-def _project(own: nn.Linear, beacon: nn.Linear, x: torch.Tensor, tokens: int, head_dim: int) -> torch.Tensor:
+def project(own: nn.Linear, beacon: nn.Linear, x: torch.Tensor, tokens: int, head_dim: int) -> torch.Tensor:
     """(batch, rows, hidden) -> (batch, heads, rows, head_dim), the rows from `tokens` on by the beacons' projection."""
     out = own(x[:, :tokens])
     if x.shape[1] > tokens:

@@ -18,10 +18,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from baselines.cepe.modeling import CEPEForCausalLM, CrossAttention, CrossAttentionLayer, EncodedContext
+from baselines.fixed_decoder import CacheStep, decoding, has_fixed_step
 from baselines.kv_cache import ROOM, BufferCache
 from evals import flops
 from evals.decoding import CachedSession
 from evals.errors import UserError
+from evals.fixed_step import LONGEST
 from evals.model import Cost, LongContextModel, Query, Runtime, Session, Stop
 from evals.presets import Preset
 from evals.settings import validate
@@ -59,6 +61,7 @@ class SplitSession(CachedSession):
         self._encoded = self._encode(overflow) if overflow else None
         self._cache = BufferCache(model.config.num_hidden_layers, capacity=len(running) + ROOM)
         self._length = len(running)
+        self._fixed = has_fixed_step(model)
         if running:
             self.context_hidden = self._forward(self._tensor(running))[-1:].clone()
 
@@ -83,6 +86,26 @@ class SplitSession(CachedSession):
 
     def _rewind(self) -> None:
         self._cache.truncate(self._length)
+
+    def _fixed_room(self) -> int:
+        return LONGEST if self._fixed else 0
+
+    def _fixed_step(self, tokens: int) -> CEPEStep:
+        return CEPEStep(self._model, self._encoded, self._cache, tokens)
+
+
+class CEPEStep(CacheStep):
+    """Llama's step with the cross-attention to the encoded context."""
+
+    def __init__(self, model: CEPEForCausalLM, encoded: EncodedContext | None, cache: BufferCache, tokens: int) -> None:
+        super().__init__(model.model, model.lm_head, model.config, cache, tokens)
+        self._encoded = encoded
+
+    def between(self, index: int, hidden: torch.Tensor) -> torch.Tensor:
+        layer = self.decoder.layers[index]
+        if self._encoded is None or not isinstance(layer, CrossAttentionLayer):
+            return hidden
+        return hidden + layer.cross_attn(hidden, self._encoded, index)
 
 
 class CEPESession(Session):
@@ -152,6 +175,7 @@ class CEPE(LongContextModel):
                 **settings.model_dump(),
                 "kernel": runtime.attn,
                 "cross_kernel": "sdpa",
+                "decode": decoding(model),
                 "dtype": runtime.dtype,
                 "trained": not runtime.random_weights,
             },

@@ -10,7 +10,9 @@ from typing import Any, ClassVar
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from baselines.fixed_decoder import decoding, has_fixed_step
 from baselines.longllama.modeling import LongLlamaForCausalLM
+from baselines.longllama.step import LongLLaMAStep
 from evals import flops
 from evals.decoding import CachedSession
 from evals.errors import UserError
@@ -39,6 +41,7 @@ class LongLLaMASession(CachedSession):
     def __init__(self, model: LongLlamaForCausalLM, ids: Sequence[int]) -> None:
         self.device = model.device
         self._model = model
+        self._fixed = has_fixed_step(model)
         self._state = model.new_state(reserve=len(ids) + model.window)
         if ids:
             hidden = model.read(self._tensor(ids), self._state, every_token=False)
@@ -57,6 +60,12 @@ class LongLLaMASession(CachedSession):
 
     def _rewind(self) -> None:
         self._state.restore(self._context)
+
+    def _fixed_room(self) -> int:
+        return self._model.window - self._state.local if self._fixed else 0
+
+    def _fixed_step(self, tokens: int) -> LongLLaMAStep:
+        return LongLLaMAStep(self._model, self._state, tokens)
 
     def trace(self) -> dict[str, Any]:
         return {"local_tokens": self._state.local, "memory_tokens": self._state.stored}
@@ -96,6 +105,7 @@ class LongLLaMA(LongContextModel):
                 "mem_dtype": config.mem_dtype,
                 "mem_attention_grouping": config.mem_attention_grouping and list(config.mem_attention_grouping),
                 "kernel": runtime.attn,
+                "decode": decoding(model),
                 "dtype": runtime.dtype,
                 "trained": not runtime.random_weights,
             },

@@ -31,6 +31,11 @@ class LocalLayer:
         self.values = _extended(self.values, values)
         return self.keys, self.values
 
+    def held(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """All keys and values to attend to; at least one token must be there."""
+        assert self.keys is not None and self.values is not None
+        return self.keys, self.values
+
     def flush(self) -> None:
         """Drop the local cache: the next token starts at position 0."""
         self.keys = self.values = None
@@ -70,8 +75,13 @@ class MemoryLayer(LocalLayer):
         keys, _ = super().append(raw, rotated, values)
         end = self.stored + keys.shape[2]
         self._write(end - raw.shape[2], rotated, values)
-        all_keys, all_values = (t[:, :, :end] for t in self._buffer)
-        return all_keys, all_values
+        return self.held()
+
+    def held(self) -> tuple[torch.Tensor, torch.Tensor]:
+        local, _ = super().held()
+        end = self.stored + local.shape[2]
+        keys, values = (t[:, :, :end] for t in self._buffer)
+        return keys, values
 
     def flush(self) -> None:
         if self.raw is not None and self.values is not None:

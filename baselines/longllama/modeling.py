@@ -19,14 +19,15 @@ from torch import nn
 from torch.nn.attention.bias import causal_lower_right
 from transformers import LlamaConfig, LlamaModel
 from transformers.models.llama.modeling_llama import (
+    LlamaAttention,
     LlamaDecoderLayer,
     LlamaPreTrainedModel,
-    rotate_half,
 )
 
 from baselines.longllama.memory import LocalLayer, LongLlamaState
 from evals.errors import UserError
 from evals.flops import head_dim
+from sharedllm import fused
 
 ALIGNMENT = 8
 """Fused kernels want head sizes that are multiples of 8; the 3B model has 100. Padding new keys once is cheaper than
@@ -135,7 +136,7 @@ class LongLlamaForCausalLM(LlamaPreTrainedModel):
         for layer, cache in zip(self.model.layers[:last], state.layers, strict=False):
             hidden = self._layer(layer, hidden, rotation, cache)
         layer = self.model.layers[last]
-        state.layers[last].append(*self._keys_values(layer, layer.input_layernorm(hidden), rotation))
+        state.layers[last].append(*self.keys_values(layer.self_attn, layer.input_layernorm(hidden), rotation))
 
     def _heads(self, projection: nn.Linear, x: torch.Tensor) -> torch.Tensor:
         return projection(x).unflatten(-1, (self.config.num_attention_heads, -1)).transpose(1, 2)
@@ -144,26 +145,34 @@ class LongLlamaForCausalLM(LlamaPreTrainedModel):
         pad = self.padded_head_dim - x.shape[-1]
         return F.pad(x, (0, pad)) if pad else x
 
-    def _keys_values(self, layer: LlamaDecoderLayer, x: torch.Tensor, rotation: Rotation) -> list[torch.Tensor]:
+    def queries(self, attention: LlamaAttention, x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
+        """Rotated queries (batch, heads, tokens, padded head_dim)."""
+        return self._padded(rotate(self._heads(attention.q_proj, x), rotation))
+
+    def keys_values(self, attention: LlamaAttention, x: torch.Tensor, rotation: Rotation) -> list[torch.Tensor]:
         """Keys as they are, rotated keys, and values: (batch, heads, tokens, padded head_dim)."""
-        keys, values = (self._heads(p, x) for p in (layer.self_attn.k_proj, layer.self_attn.v_proj))
+        keys, values = (self._heads(p, x) for p in (attention.k_proj, attention.v_proj))
         return [self._padded(t) for t in (keys, rotate(keys, rotation), values)]
+
+    def merged(self, attention: LlamaAttention, out: torch.Tensor) -> torch.Tensor:
+        """What is added to the states (batch, tokens, hidden), of attended values (batch, heads, tokens, padded d)."""
+        return attention.o_proj(out[..., : attention.head_dim].transpose(1, 2).flatten(2))
 
     def _layer(
         self, layer: LlamaDecoderLayer, hidden: torch.Tensor, rotation: Rotation, cache: LocalLayer
     ) -> torch.Tensor:
         attention, x = layer.self_attn, layer.input_layernorm(hidden)
-        q = self._padded(rotate(self._heads(attention.q_proj, x), rotation))
-        keys, values = cache.append(*self._keys_values(layer, x, rotation))
+        q = self.queries(attention, x, rotation)
+        keys, values = cache.append(*self.keys_values(attention, x, rotation))
         out = attend(q, keys, values, attention.scaling, self.config.mem_attention_grouping)
-        hidden = hidden + attention.o_proj(out[..., : attention.head_dim].transpose(1, 2).flatten(2))
+        hidden = hidden + self.merged(attention, out)
         return hidden + layer.mlp(layer.post_attention_layernorm(hidden))
 
 
 def rotate(x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
     """Rotary embedding of heads (batch, heads, tokens, head_dim) by cosines and sines (1, tokens, head_dim)."""
     cos, sin = (r[:, None] for r in rotation)
-    return x * cos + rotate_half(x) * sin
+    return fused.rotate(x, cos, sin)
 
 
 def attend(

@@ -14,10 +14,12 @@ from typing import Any, ClassVar, Self
 import torch
 from pydantic import BaseModel, ConfigDict
 
+from baselines.fixed_decoder import CacheStep, decoding, has_fixed_step
 from baselines.kv_cache import BufferCache
 from evals import flops
 from evals.decoding import CachedSession
 from evals.errors import UserError
+from evals.fixed_step import LONGEST
 from evals.model import Cost, LongContextModel, Query, Runtime, Session
 from evals.presets import Preset
 from evals.settings import validate
@@ -61,6 +63,7 @@ class SharedLLMSession(CachedSession):
         self._span: tuple[int, int] | None = None
         self._asked: tuple[Any, ...] | None = None
         self._fresh = True
+        self._fixed = has_fixed_step(model, model.config.base_config)
         if not self._searches:
             self._read_plain()
 
@@ -132,6 +135,30 @@ class SharedLLMSession(CachedSession):
     def _rewind(self) -> None:
         self._cache.truncate(len(self._lead))
 
+    def _fixed_room(self) -> int:
+        return LONGEST if self._fixed else 0
+
+    def _fixed_step(self, tokens: int) -> SharedLLMStep:
+        return SharedLLMStep(self._model, self._compressed, self._cache, tokens)
+
+
+class SharedLLMStep(CacheStep):
+    """The base's step with the cross-attention of its injection layers to what the context was compressed to."""
+
+    def __init__(
+        self, model: SharedLLMForCausalLM, context: CompressedContext | None, cache: BufferCache, tokens: int
+    ) -> None:
+        base: Any = model.base
+        super().__init__(base.model, model.get_output_embeddings(), model.config.base_config, cache, tokens)
+        self._context = context
+        self._cross = dict(zip(model.config.injection_layers, enumerate(model.cross_attention), strict=True))
+
+    def between(self, index: int, hidden: torch.Tensor) -> torch.Tensor:
+        if self._context is None or index not in self._cross:
+            return hidden
+        number, cross = self._cross[index]
+        return cross(hidden, self._context.layer(number))
+
 
 @dataclass(kw_only=True)
 class SharedLLM(LongContextModel):
@@ -175,6 +202,7 @@ class SharedLLM(LongContextModel):
                 "lower layers": config.lower_layers,
                 "policy": config.policy,
                 "kernel": runtime.attn,
+                "decode": decoding(model, config.base_config),
                 "dtype": runtime.dtype,
                 "trained": preset.adapter is not None and not runtime.random_weights,
             },

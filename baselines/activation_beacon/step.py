@@ -1,0 +1,85 @@
+"""Activation Beacon's fixed step: one token of a window and, where one is due, the beacon behind it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from baselines.activation_beacon.cache import BeaconCache
+from baselines.activation_beacon.modeling import project
+from baselines.fixed_decoder import DecoderStep, Reach, Rotation, Rows, Tail
+from sharedllm.fused import rotate
+
+
+class BeaconStep(DecoderStep):
+    """tokens: at most what the window has room for. There are two kinds of steps, with and without a beacon; a
+    place of the tail is a slot of the window."""
+
+    def __init__(self, model: Any, cache: BeaconCache, tokens: int) -> None:
+        self._fill, self._layout = cache.fill, cache.layout
+        used, first = cache.fill.used, cache.fill.tokens
+        slots = self._layout.slots(first + tokens) - self._layout.slots(first)
+        reach = Reach(used, slots, None, model.device)
+        tails = [Tail(reach, (layer.keys[:, :, :used], layer.values[:, :, :used])) for layer in cache.layers]
+        super().__init__(model.model, model.lm_head, used, [reach for _ in tails], tails)
+        self.tokens, self._cache = tokens, cache
+        self._beacon = torch.zeros_like(self.place)
+        self._staged = [layer.staged.clone() for layer in cache.layers]
+
+    @property
+    def kind(self) -> bool:
+        """Whether a beacon follows the next token."""
+        return (self._number + 1) % self._layout.ratio == 0
+
+    @property
+    def _number(self) -> int:
+        """Of the next token in its window."""
+        return self._fill.tokens + self.count
+
+    def prepare(self, token: int) -> None:
+        self.token.fill_(token)
+        self.place.fill_(self._layout.slots(self._number) - self._layout.slots(self._fill.tokens))
+        self._beacon.fill_(self._number // self._layout.ratio)
+
+    def embed(self) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden, place = super().embed()
+        if not self.kind:
+            return hidden, place
+        beacon = self.decoder.beacon_embed_tokens.weight[None]
+        return torch.cat([hidden, beacon], 1), torch.cat([place, place + 1])
+
+    def rotation(self, hidden: torch.Tensor, position: torch.Tensor) -> Rotation:
+        """Of the rows and, behind them, of the place that a beacon moves to."""
+        if self.kind:
+            position = torch.cat([position, self._fill.target + self._beacon])
+        return super().rotation(hidden, position)
+
+    def attend(self, index: int, attention: Any, normed: torch.Tensor, rows: Rows) -> torch.Tensor:
+        cos, sin = rows.rotation
+        count = len(rows.place)
+        here = cos[:, :, :count], sin[:, :, :count]
+        query, key, value = (
+            project(
+                getattr(attention, f"{x}_proj"), getattr(attention, f"beacon_{x}_proj"), normed, 1, attention.head_dim
+            )
+            for x in "qkv"
+        )
+        if self.kind:
+            moved = rotate(key[:, :, 1:], cos[:, :, count:], sin[:, :, count:])
+            self._staged[index].index_copy_(2, self._beacon, moved)
+        tail = self.tails[index]
+        tail.write(rows.place, rotate(key, *here), value)
+        out = tail.attend(rotate(query, *here), rows.bias, attention.scaling)
+        return attention.o_proj(out.transpose(1, 2).flatten(2))
+
+    def finish(self) -> None:
+        first = self._fill.used
+        slots = self._layout.slots(self._number) - self._layout.slots(self._fill.tokens)
+        for index, tail in enumerate(self.tails):
+            keys, values = tail.new(slots)
+            layer = self._cache.reserve(index, keys, first + slots)
+            layer.keys[:, :, first : first + slots] = keys
+            layer.values[:, :, first : first + slots] = values
+            layer.staged = self._staged[index]
+        self._cache.advance(self.count)

@@ -1,0 +1,215 @@
+"""One token at a time through a Llama-like decoder with fixed shapes, for every method that has such a decoder.
+
+What a layer held before the run does not change while it lasts, and what comes is at most as many tokens as the run
+has places. So attention has two parts: over all that stays visible throughout (`core`), read in place by a kernel
+without a mask, however long it is; and over the places of the new tokens, behind a mask that is built from the
+position on the device. Both are joined by their sums of exponentials, which is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from baselines.kv_cache import BufferCache
+from evals.fixed_step import FixedStep
+from sharedllm.attention import project_keys, project_queries, project_values
+from sharedllm.fused import mlp, rms_norm, rotate
+from sharedllm.masks import sliding_window
+
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+"""Base models of layers with q, k, v and o projections, two norms and a rotary embedding that turns dimension i with
+i + head_dim / 2, over all of the head."""
+LENGTH_DEPENDENT = ("dynamic", "longrope")
+"""Rotary embeddings whose frequencies change with the length."""
+KeysValues = tuple[torch.Tensor, torch.Tensor]
+Rotation = tuple[torch.Tensor, torch.Tensor]
+
+
+def has_fixed_step(model: PreTrainedModel, config: PreTrainedConfig | None = None) -> bool:
+    """Whether a decoder can be run by this file: family, positions, kernel, and all of it on one device.
+
+    config: that of the decoder, where it is not the model's.
+    """
+    config = config or model.config
+    return (
+        config.model_type in (*FAMILIES, "longllama")  # which has Llama's layers, and attention of its own
+        and config.rope_parameters["rope_type"] not in LENGTH_DEPENDENT
+        and config._attn_implementation == "sdpa"
+        and len({parameter.device for parameter in model.parameters()}) == 1
+    )
+
+
+def decoding(model: PreTrainedModel, config: PreTrainedConfig | None = None) -> str:
+    """How a method over this decoder generates, for its budget: `cuda graph` or `eager`."""
+    return "cuda graph" if model.device.type == "cuda" and has_fixed_step(model, config) else "eager"
+
+
+class Reach:
+    """Which keys the tokens of a run see; layers with the same window share it.
+
+    held: tokens before the run. window: tokens that one sees, itself included; None for all. pinned: keys in front
+    that every token sees although they are older. The places of a layer are [pinned | leaving | new]: `leaving` keys
+    are seen by the first token of the run but not by the last. What lies between leaving and new is the core.
+    """
+
+    def __init__(self, held: int, tokens: int, window: int | None, device: torch.device, pinned: int = 0) -> None:
+        first = 0 if window is None else max(0, held + 1 - window)
+        core = first if window is None else min(max(0, held + tokens - window), held)
+        self.leaving, self.core = slice(first, core), slice(core, held)
+        self.held, self.window, self.pinned, self.tokens = held, window, pinned, tokens
+        self.offset = pinned + core - first
+        """Place of the first new token."""
+        at = [*range(first, core), *range(held, held + tokens)]
+        self._position = torch.tensor([held] * pinned + at, device=device)
+        self._pinned = torch.arange(len(self._position), device=device) < pinned
+
+    def bias(self, place: torch.Tensor) -> torch.Tensor:
+        """What is added to the scores of new tokens at `place` (q,), numbers of new tokens: (q, places) float32."""
+        position = self.held + place[:, None]
+        seen = self._position <= position
+        if self.window is not None:
+            seen &= (self._position > position - self.window) | self._pinned
+        return torch.zeros(seen.shape, device=seen.device).masked_fill(~seen, -torch.inf)
+
+
+class Tail:
+    """What one layer attends to in a run: keys and values of its core, as they lie in the state, and the places.
+
+    keys, values: the places, (1, kv heads, places, head_dim).
+    """
+
+    def __init__(self, reach: Reach, held: KeysValues, pinned: KeysValues | None = None) -> None:
+        """held: keys and values (1, kv heads, reach.held, head_dim); pinned: those of reach.pinned more."""
+        self.offset, self.tokens = reach.offset, reach.tokens
+        self.core = held[0][:, :, reach.core], held[1][:, :, reach.core]
+        self.keys, self.values = (
+            torch.cat([*([] if pinned is None else [pinned[i]]), x[:, :, reach.leaving], _zeros(x, reach.tokens)], 2)
+            for i, x in enumerate(held)
+        )
+
+    def write(self, place: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Keys and values (1, kv heads, q, head_dim) of new tokens number `place` (q,)."""
+        self.keys.index_copy_(2, place + self.offset, keys)
+        self.values.index_copy_(2, place + self.offset, values)
+
+    def attend(self, query: torch.Tensor, bias: torch.Tensor, scale: float) -> torch.Tensor:
+        """(1, heads, q, head_dim) -> the same; bias: `Reach.bias`."""
+        heads, tokens = query.shape[1:3]
+        kv = self.keys.shape[1]
+        grouped = query.reshape(1, kv, -1, query.shape[-1])  # heads that share keys are rows of one product
+        scores = (grouped @ self.keys.mT).float().unflatten(2, (-1, tokens)) * scale + bias
+        scores = scores.flatten(2, 3)
+        if not self.core[0].shape[2]:
+            return (scores.softmax(-1).to(query.dtype) @ self.values).view(1, heads, tokens, -1)
+        out, log_sum = attend_all(grouped, *self.core, scale)
+        share = torch.cat([log_sum[..., None], scores], -1).softmax(-1).to(query.dtype)
+        out = share[..., :1] * out + share[..., 1:] @ self.values
+        return out.view(1, heads, tokens, -1)
+
+    def new(self, count: int) -> KeysValues:
+        """Keys and values of the first `count` new tokens."""
+        part = slice(self.offset, self.offset + count)
+        return self.keys[:, :, part], self.values[:, :, part]
+
+
+def attend_all(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention of (1, heads, q, d) to all of (1, heads, k, d), and the log of the sum of its exponentials,
+    (1, heads, q) float32. The public function of PyTorch keeps the latter to itself."""
+    if query.is_cuda:
+        params = torch.backends.cuda.SDPAParams(query, keys, values, None, 0.0, False, False)
+        if torch.backends.cuda.can_use_flash_attention(params):
+            out, log_sum, *_ = torch.ops.aten._scaled_dot_product_flash_attention(query, keys, values, scale=scale)
+            return out, log_sum
+    scores = (query @ keys.mT).float() * scale
+    return scores.softmax(-1).to(query.dtype) @ values, scores.logsumexp(-1)
+
+
+class Rows(NamedTuple):
+    """What one layer needs to know of the tokens of a run: their numbers (q,), `rotation` and `Reach.bias`."""
+
+    place: torch.Tensor
+    rotation: Rotation
+    bias: torch.Tensor
+
+
+class DecoderStep(FixedStep):
+    """A stock decoder: every layer attends to its tail. Methods override what they do otherwise.
+
+    decoder: the stack of layers with its embedding, norm and rotary embedding. position: of the first new token.
+    reaches, tails: one a layer. Subclasses say how the state takes the tokens (`finish`).
+    """
+
+    def __init__(
+        self, decoder: Any, head: nn.Module, position: int, reaches: Sequence[Reach], tails: Sequence[Tail]
+    ) -> None:
+        super().__init__(reaches[0].tokens, decoder.embed_tokens.weight.device)
+        self.decoder, self.head, self.position = decoder, head, position
+        self.reaches, self.tails = reaches, tails
+
+    def run(self) -> torch.Tensor:
+        hidden, place = self.embed()
+        rotation = self.rotation(hidden, self.position + place)
+        rows = {reach: Rows(place, rotation, reach.bias(place)) for reach in dict.fromkeys(self.reaches)}
+        for index, (layer, reach) in enumerate(zip(self.decoder.layers, self.reaches, strict=True)):
+            normed = rms_norm(layer.input_layernorm, hidden)
+            hidden = hidden + self.attend(index, layer.self_attn, normed, rows[reach])
+            hidden = self.between(index, hidden)
+            hidden = hidden + mlp(layer.mlp, rms_norm(layer.post_attention_layernorm, hidden))
+        return self.head(rms_norm(self.decoder.norm, hidden[:, 0]))
+
+    def embed(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embeddings (1, q, hidden), of the token first, and their places (q,)."""
+        return self.decoder.embed_tokens(self.token), self.place
+
+    def rotation(self, hidden: torch.Tensor, position: torch.Tensor) -> Rotation:
+        """Cosines and sines (1, 1, q, head_dim) of positions (q,)."""
+        cos, sin = self.decoder.rotary_emb(hidden, position[None])
+        return cos[:, None], sin[:, None]
+
+    def attend(self, index: int, attention: Any, normed: torch.Tensor, rows: Rows) -> torch.Tensor:
+        """Self-attention of layer `index`: (1, q, hidden) -> the same."""
+        keys = rotate(project_keys(attention, normed), *rows.rotation)
+        self.tails[index].write(rows.place, keys, project_values(attention, normed))
+        query = rotate(project_queries(attention, normed), *rows.rotation)
+        out = self.tails[index].attend(query, rows.bias, attention.scaling)
+        return attention.o_proj(out.transpose(1, 2).flatten(2))
+
+    def between(self, index: int, hidden: torch.Tensor) -> torch.Tensor:
+        """What a layer does between self-attention and MLP: nothing."""
+        return hidden
+
+
+class CacheStep(DecoderStep):
+    """Behind a BufferCache that holds every token so far. config: of the decoder."""
+
+    def __init__(self, decoder: Any, head: nn.Module, config: PreTrainedConfig, cache: BufferCache, tokens: int):
+        held = cache.get_seq_length()
+        reaches = layer_reaches(config, held, tokens, decoder.embed_tokens.weight.device)
+        tails = [Tail(reach, pair) for reach, pair in zip(reaches, cache.keys_values(), strict=True)]
+        super().__init__(decoder, head, held, reaches, tails)
+        self._cache = cache
+
+    def finish(self) -> None:
+        new = [tail.new(self.count) for tail in self.tails]
+        self.tails = ()  # a layer that grows frees the buffer that it had
+        for layer, pair in zip(self._cache.layers, new, strict=True):
+            layer.update(*pair)
+
+
+def layer_reaches(config: PreTrainedConfig, held: int, tokens: int, device: torch.device) -> list[Reach]:
+    """The reach of every layer of a base, each in its own window."""
+    windows = [sliding_window(config, index) for index in range(config.num_hidden_layers)]
+    reaches = {window: Reach(held, tokens, window, device) for window in set(windows)}
+    return [reaches[window] for window in windows]
+
+
+def _zeros(like: torch.Tensor, tokens: int) -> torch.Tensor:
+    """Places for `tokens` tokens; zeros, since a mask does not hide what is not a number."""
+    return like.new_zeros((*like.shape[:2], tokens, like.shape[3]))

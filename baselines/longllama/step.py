@@ -1,0 +1,49 @@
+"""LongLLaMA's fixed step: one token behind the local cache and, in the memory layers, all of the memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from baselines.fixed_decoder import DecoderStep, Reach, Rotation, Rows, Tail
+from baselines.longllama.memory import LongLlamaState, MemoryLayer
+from baselines.longllama.modeling import LongLlamaForCausalLM
+
+
+class LongLLaMAStep(DecoderStep):
+    """tokens: at most what the local cache holds before it is flushed. Memory layers also keep the keys as they are
+    before rotation, which is how they go into memory."""
+
+    def __init__(self, model: LongLlamaForCausalLM, state: LongLlamaState, tokens: int) -> None:
+        held = [layer.held() for layer in state.layers]
+        lengths = [keys.shape[2] for keys, _ in held]
+        by_length = {length: Reach(length, tokens, None, model.device) for length in set(lengths)}
+        reaches = [by_length[length] for length in lengths]
+        tails = [Tail(reach, pair) for reach, pair in zip(reaches, held, strict=True)]
+        super().__init__(model.model, model.lm_head, state.local, reaches, tails)
+        self._model, self._state = model, state
+        self._raw = {
+            index: torch.zeros_like(tail.keys)
+            for index, (tail, layer) in enumerate(zip(tails, state.layers, strict=True))
+            if isinstance(layer, MemoryLayer)
+        }
+
+    def rotation(self, hidden: torch.Tensor, position: torch.Tensor) -> Rotation:
+        return self.decoder.rotary_emb(hidden, position[None])
+
+    def attend(self, index: int, attention: Any, normed: torch.Tensor, rows: Rows) -> torch.Tensor:
+        raw, keys, values = self._model.keys_values(attention, normed, rows.rotation)
+        tail = self.tails[index]
+        tail.write(rows.place, keys, values)
+        if index in self._raw:
+            self._raw[index].index_copy_(2, rows.place, raw)
+        out = tail.attend(self._model.queries(attention, normed, rows.rotation), rows.bias, attention.scaling)
+        return self._model.merged(attention, out)
+
+    def finish(self) -> None:
+        for index, (tail, layer) in enumerate(zip(self.tails, self._state.layers, strict=True)):
+            keys, values = tail.new(self.count)
+            raw = self._raw[index][:, :, : self.count] if index in self._raw else keys
+            layer.append(raw, keys, values)
+        self._state.local += self.count

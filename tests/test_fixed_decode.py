@@ -1,0 +1,195 @@
+"""Decoding by fixed steps: the same logits as one forward a token, nothing that depends on the host, graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from test_methods import BOS, CASES, CONTEXT, QUERY, SHAPE, Case
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from evals import decoding, registry
+from evals.decoding import CachedSession
+from evals.fixed_step import Replay
+from evals.model import LongContextModel, Query, Runtime, Stop
+from evals.presets import Preset, Weights
+
+NEW = 24
+WINDOWED = {"model_type": "mistral", "sliding_window": 24, "head_dim": 8}
+MORE = {
+    "mistral": Case("full", {}, WINDOWED),
+    "mistral-short": Case("full", {}, WINDOWED | {"sliding_window": 5}),
+    "qwen3": Case("full", {}, {"model_type": "qwen3", "head_dim": 16}),
+    "qwen2-mixed": Case(
+        "full",
+        {},
+        {
+            "model_type": "qwen2",
+            "use_sliding_window": True,
+            "sliding_window": 20,
+            "layer_types": ["full_attention", "sliding_attention"],
+        },
+    ),
+    "streaming-token-fills": Case("streaming_llm", {"sinks": 2, "recent": 60, "regime": "token"}),
+    "streaming-no-sinks": Case("streaming_llm", {"sinks": 0, "recent": 9, "regime": "token"}),
+    "sharedllm-mistral": Case(
+        "sharedllm", {"chunk_size": 16, "ratios": [4, 2], "lower_layers": 1, "policy": "last_token"}, WINDOWED
+    ),
+}
+ALL = CASES | MORE
+
+
+def load(name: str, **runtime: Any) -> LongContextModel:
+    case = ALL[name]
+    preset = Preset(
+        name="tiny",
+        method=case.method,
+        description="",
+        weights=Weights(source="nowhere"),
+        settings=case.settings,
+        shape=SHAPE | case.shape,
+    )
+    return registry.method(case.method).load(preset, Runtime(random_weights=True, **runtime))
+
+
+@pytest.fixture(scope="module", params=ALL)
+def model(request: pytest.FixtureRequest) -> Iterator[LongContextModel]:
+    yield load(request.param)
+
+
+class Recorder:
+    """Logits after every generated token, and how many of them came from fixed steps."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, fixed_on: str = "cpu", fewest: int = 1, longest: int = 256) -> None:
+        self.logits: list[torch.Tensor] = []
+        self.fixed = self.runs = 0
+        after = CachedSession._after
+
+        def recorded(session: CachedSession, token: int, left: int) -> torch.Tensor:
+            before = session._replay
+            logits = after(session, token, left)
+            self.logits.append(logits[0].float().cpu())
+            self.fixed += session._replay is not None
+            self.runs += session._replay is not None and session._replay is not before
+            return logits
+
+        patch.setattr(CachedSession, "_after", recorded)
+        patch.setattr(decoding, "FIXED_ON", frozenset({fixed_on}))
+        patch.setattr(decoding, "FEWEST", fewest)
+        patch.setattr(decoding, "LONGEST", longest)
+
+
+def generate(session: Any, query: Query = QUERY, **recorder: Any) -> tuple[list[int], Recorder]:
+    with pytest.MonkeyPatch.context() as patch:
+        record = Recorder(patch, **recorder)
+        return session.generate(query, NEW), record
+
+
+@pytest.mark.parametrize("longest", [256, 7])
+def test_fixed_steps_equal_one_forward_a_token(model: LongContextModel, longest: int) -> None:
+    wanted, plain = generate(model.prefill(CONTEXT, BOS), fixed_on="none")
+    session = model.prefill(CONTEXT, BOS)
+    got, fixed = generate(session, longest=longest)
+    assert plain.fixed == 0 and fixed.fixed >= 0.8 * NEW
+    assert fixed.runs >= NEW // 8 or longest > 7
+    torch.testing.assert_close(torch.stack(fixed.logits), torch.stack(plain.logits), atol=1e-4, rtol=1e-5)
+    assert got == wanted
+
+
+def test_the_session_is_as_before(model: LongContextModel) -> None:
+    scores = []
+    for fixed_on in ("none", "cpu"):
+        session = model.prefill(CONTEXT, BOS)
+        _, size = session.generate(QUERY, 1), session.state_bytes
+        generate(session, fixed_on=fixed_on, longest=7)
+        scores.append(session.score(QUERY, [1, 2, 3]))
+        session.generate(QUERY, 1)
+        assert session.state_bytes == size
+    assert torch.equal(*scores)
+
+
+class Operations(TorchDispatchMode):
+    """What is executed: names, shapes and plain arguments; reading a value on the host is an error."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Any] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func is not torch.ops.aten._local_scalar_dense.default, "a value went to the host"
+        self.seen.append((func, torch.utils._pytree.tree_map(_describe, (args, kwargs))))
+        return func(*args, **(kwargs or {}))
+
+
+def _describe(x: Any) -> Any:
+    return (x.shape, x.stride(), x.dtype) if isinstance(x, torch.Tensor) else x
+
+
+def test_steps_of_a_kind_do_the_same_operations(model: LongContextModel) -> None:
+    """What a graph replays: equal operations with equal arguments, the values of tensors aside."""
+    by_run: dict[Any, list[list[Any]]] = {}
+    call = Replay.__call__
+
+    def recorded(replay: Replay, token: int) -> torch.Tensor:
+        replay.step.prepare(token)
+        with Operations() as operations:
+            replay.step.run()
+        by_run.setdefault((replay, replay.step.kind), []).append(operations.seen)
+        return call(replay, token)
+
+    session = model.prefill(CONTEXT, BOS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Replay, "__call__", recorded)
+        record = Recorder(patch, longest=8)
+        session.generate(QUERY, 10)
+    assert record.fixed and any(len(runs) > 1 for runs in by_run.values())
+    for runs in by_run.values():
+        assert all(operations == runs[0] for operations in runs[1:])
+
+
+def test_stopping_is_as_without(model: LongContextModel) -> None:
+    session = model.prefill(CONTEXT, BOS)
+    tokens = session.generate(QUERY, NEW)
+    for stop in (
+        Stop(ids=frozenset({tokens[11]}), min_new_tokens=5),
+        Stop(when=lambda new: len(new) == 9),
+    ):
+        wanted = session.generate(QUERY, NEW, stop)
+        seen: list[int] = []
+        with pytest.MonkeyPatch.context() as patch:
+            Recorder(patch)
+            assert session.generate(QUERY, NEW, stop, seen.append) == wanted
+        assert seen[: len(wanted)] == wanted
+
+
+def test_few_tokens_and_other_decoders_take_forwards() -> None:
+    session = load("full").prefill(CONTEXT)
+    assert generate(session, fewest=NEW)[1].fixed == 0
+    assert generate(session, fewest=NEW - 1)[1].fixed == NEW - 1
+    eager = load("full", attn="eager")
+    assert generate(eager.prefill(CONTEXT))[1].fixed == 0 and eager.budget["decode"] == "eager"
+
+
+# --- on a GPU: pytest -k gpu
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ALL)
+def test_gpu_graph_equals_forwards(name: str, dtype: str) -> None:
+    model = load(name, device="cuda", dtype=dtype)
+    assert model.budget["decode"] == "cuda graph"
+    session = model.prefill(CONTEXT, BOS)
+    wanted, plain = generate(session, fixed_on="none")
+    before = session.score(QUERY, [1, 2, 3])
+    got, fixed = generate(session, fixed_on="cuda", fewest=8)
+    assert fixed.fixed
+    assert torch.equal(session.score(QUERY, [1, 2, 3]), before)
+    assert generate(session, fixed_on="cuda", fewest=8)[0] == got
+    same = next((i for i, (a, b) in enumerate(zip(got, wanted, strict=True)) if a != b), NEW)
+    atol, rtol = (1e-3, 1e-4) if dtype == "float32" else (0.5, 0.05)
+    for one, other in list(zip(fixed.logits, plain.logits, strict=True))[:same]:
+        torch.testing.assert_close(one, other, atol=atol, rtol=rtol)
+    assert dtype == "bfloat16" or got == wanted
