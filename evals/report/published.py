@@ -22,10 +22,28 @@ MODELS = {
 """What the paper calls the method of a registry name."""
 
 
-@cache
 def table(number: int) -> pd.DataFrame:
     """A table of the paper in long form; without rows where the folder is not there (an installed wheel)."""
-    file = FOLDER / f"table{number}.csv"
+    return _read(f"table{number}")
+
+
+def speed_ratios() -> dict[str, float]:
+    """Figure 3: how many times as long as SharedLLM the paper says that a method takes, by the name of the method."""
+    found = _read("figure3")
+    found = found[found["column"] == "speed_ratio"]
+    return dict(zip(found["variant"].str.removeprefix("against "), found["value"].astype(float), strict=True))
+
+
+def lost_lengths(method: str) -> list[int]:
+    """Figure 3: the lengths in tokens at which the paper says that a method of the registry runs out of memory."""
+    found = _read("figure3")
+    mine = found[(found["status"] == "oom") & (found["model"] == MODELS.get(method, "").partition("-")[0])]
+    return [1024 * int(length.removesuffix("K")) for length in mine["length"]]
+
+
+@cache
+def _read(name: str) -> pd.DataFrame:
+    file = FOLDER / f"{name}.csv"
     if not file.is_file():
         return pd.DataFrame(columns=["table", "version", "model", "variant", "column", "length", "value", "status"])
     return pd.read_csv(file, dtype={"length": str, "variant": str, "column": str}).fillna({"length": "", "variant": ""})

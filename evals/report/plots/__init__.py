@@ -10,10 +10,10 @@ import matplotlib.style
 from matplotlib.figure import Figure
 
 from evals.report.frames import Data
-from evals.report.plots import ablation, by_length, context_use, efficiency, needle, pareto, scores
+from evals.report.plots import ablation, by_length, context_use, efficiency, figure3, needle, pareto, scores
 from evals.report.plots.style import STYLE
 
-MODULES = (by_length, scores, needle, context_use, efficiency, pareto, ablation)
+MODULES = (by_length, scores, needle, context_use, efficiency, figure3, pareto, ablation)
 
 
 def figures(data: Data) -> Iterator[tuple[str, str, Figure]]:

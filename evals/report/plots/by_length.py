@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from evals.report.frames import Data
 from evals.report.plots.style import (
     Look,
+    drawn,
     file_name,
     headroom,
     legend,
@@ -31,7 +32,7 @@ CAPTION = (
 
 def figures(data: Data) -> Iterator[tuple[str, str, Figure]]:
     """One figure a task family that was scored at two lengths or more."""
-    scores, styles = data.scores, looks(data.models)
+    scores, styles = data.scores[data.scores["family"] != "efficiency"], looks(data.models)  # has figures of its own
     for family, rows in scores[scores["length"].notna()].groupby("family", sort=False):
         scored = rows[rows["score"].notna()]
         tasks = [t for t, r in scored.groupby("task", sort=False) if r["length"].nunique() > 1]
@@ -43,7 +44,7 @@ def figures(data: Data) -> Iterator[tuple[str, str, Figure]]:
             panel(ax, chosen, styles)
             ax.set_ylabel(metric_label(chosen["metric"].iloc[0], bool(chosen["higher_is_better"].iloc[0])))
             ax.set_title(str(task))
-        legend(figure, {m: styles[m] for m in styles if m in set(rows["model"])})
+        legend(figure, drawn(styles, rows[rows["task"].isin(tasks)], "score"))
         metric = metric_label(scored["metric"].iloc[0], True)
         yield file_name("length", str(family)), CAPTION.format(metric=metric[:1].upper() + metric[1:]), figure
 

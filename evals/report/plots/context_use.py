@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from evals.report.frames import Data
 from evals.report.plots.by_length import panel
-from evals.report.plots.style import legend, looks, panels
+from evals.report.plots.style import drawn, legend, looks, panels
 
 METRIC = "use_of_context"
 CAPTION = (
@@ -26,7 +26,7 @@ def figures(data: Data) -> Iterator[tuple[str, str, Figure]]:
     tasks = [t for t, r in rows[rows["score"].notna()].groupby("task", sort=False) if r["length"].nunique() > 1]
     if not tasks:
         return
-    styles = {m: k for m, k in looks(data.models).items() if m in set(rows["model"])}
+    styles = drawn(looks(data.models), rows[rows["task"].isin(tasks)], "score")
     figure, axes = panels(len(tasks), columns=2)
     for ax, task in zip(axes, tasks, strict=True):
         panel(ax, rows[rows["task"] == task].assign(higher_is_better=True), styles)

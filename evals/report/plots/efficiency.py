@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from matplotlib.figure import Figure
 
 from evals.report.frames import Data
-from evals.report.plots.style import PAGE, headroom, legend, length_axis, looks, out_of_memory, spread_axis
+from evals.report.plots.style import PAGE, drawn, headroom, legend, length_axis, looks, out_of_memory, spread_axis
 
 QUANTITIES = {
     "peak_gib": "peak memory (GiB)",
@@ -25,7 +25,7 @@ def figures(data: Data) -> Iterator[tuple[str, str, Figure]]:
     rows = data.costs
     if rows.empty or rows["ttft_s"].notna().sum() < 2:
         return
-    styles = {m: k for m, k in looks(data.models).items() if m in set(rows["model"])}
+    styles = drawn(looks(data.models), rows, "ttft_s")
     figure = Figure(figsize=(PAGE, 2.4), layout="constrained")
     for ax, (quantity, label) in zip(figure.subplots(1, 3), QUANTITIES.items(), strict=True):
         lost = 0

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -49,6 +50,12 @@ def looks(models: Iterable[str]) -> dict[str, Look]:
     }
 
 
+def drawn(styles: dict[str, Look], rows: pd.DataFrame, column: str) -> dict[str, Look]:
+    """The models that a figure of `column` shows anything of: a value, or that they ran out of memory."""
+    shown = set(rows[rows[column].notna() | (rows["status"] == "oom")]["model"])
+    return {model: look for model, look in styles.items() if model in shown}
+
+
 def tokens(length: float) -> str:
     """A length as people write it: 8192 is 8K, 1048576 is 1M."""
     for unit, size in (("M", 1 << 20), ("K", 1 << 10)):
@@ -78,7 +85,9 @@ def length_axis(ax: Axes, lengths: Iterable[float]) -> None:
     ax.set_xlabel("length (tokens)")
 
 
-def out_of_memory(ax: Axes, lengths: Sequence[float], look: Look, row: int) -> None:
+def out_of_memory(
+    ax: Axes, lengths: Sequence[float], look: Look, row: int, label: str = "out of memory", marker: str = "x"
+) -> None:
     """A cross at the top for each length that did not fit, one row a model, with a label at the first."""
     if not lengths:
         return
@@ -87,7 +96,7 @@ def out_of_memory(ax: Axes, lengths: Sequence[float], look: Look, row: int) -> N
     ax.plot(
         lengths,
         [height] * len(lengths),
-        "x",
+        marker,
         color=look.colour,
         transform=where,
         clip_on=False,
@@ -95,7 +104,7 @@ def out_of_memory(ax: Axes, lengths: Sequence[float], look: Look, row: int) -> N
         mew=1.4,
     )
     ax.annotate(
-        "out of memory",
+        label,
         (min(lengths), height),
         xycoords=where,
         xytext=(-5, 0),
