@@ -18,12 +18,14 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from baselines.kv_cache import BufferCache
 from evals.fixed_step import FixedStep
 from sharedllm.attention import project_keys, project_queries, project_values
-from sharedllm.fused import mlp, rms_norm, rotate
+from sharedllm.fused import attend_more, mlp, rms_norm, rotate
 from sharedllm.masks import sliding_window
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 """Base models of layers with q, k, v and o projections, two norms and a rotary embedding that turns dimension i with
 i + head_dim / 2, over all of the head."""
+PLACES = 64
+"""Places of new tokens are rounded up to a multiple of this."""
 LENGTH_DEPENDENT = ("dynamic", "longrope")
 """Rotary embeddings whose frequencies change with the length."""
 KeysValues = tuple[torch.Tensor, torch.Tensor]
@@ -52,7 +54,8 @@ def decoding(model: PreTrainedModel, config: PreTrainedConfig | None = None) -> 
 class Reach:
     """Which keys the tokens of a run see; layers with the same window share it.
 
-    held: tokens before the run. window: tokens that one sees, itself included; None for all. pinned: keys in front
+    held: tokens before the run. tokens: at most in the run; their places are rounded up, so that runs have few shapes.
+    window: tokens that one sees, itself included; None for all. pinned: keys in front
     that every token sees although they are older. The places of a layer are [pinned | leaving | new]: `leaving` keys
     are seen by the first token of the run but not by the last. What lies between leaving and new is the core.
     """
@@ -64,7 +67,8 @@ class Reach:
         self.held, self.window, self.pinned, self.tokens = held, window, pinned, tokens
         self.offset = pinned + core - first
         """Place of the first new token."""
-        at = [*range(first, core), *range(held, held + tokens)]
+        self.places = -(-tokens // PLACES) * PLACES
+        at = [*range(first, core), *range(held, held + self.places)]
         self._position = torch.tensor([held] * pinned + at, device=device)
         self._pinned = torch.arange(len(self._position), device=device) < pinned
 
@@ -85,10 +89,10 @@ class Tail:
 
     def __init__(self, reach: Reach, held: KeysValues, pinned: KeysValues | None = None) -> None:
         """held: keys and values (1, kv heads, reach.held, head_dim); pinned: those of reach.pinned more."""
-        self.offset, self.tokens = reach.offset, reach.tokens
+        self.offset = reach.offset
         self.core = held[0][:, :, reach.core], held[1][:, :, reach.core]
         self.keys, self.values = (
-            torch.cat([*([] if pinned is None else [pinned[i]]), x[:, :, reach.leaving], _zeros(x, reach.tokens)], 2)
+            torch.cat([*([] if pinned is None else [pinned[i]]), x[:, :, reach.leaving], _zeros(x, reach.places)], 2)
             for i, x in enumerate(held)
         )
 
@@ -99,17 +103,12 @@ class Tail:
 
     def attend(self, query: torch.Tensor, bias: torch.Tensor, scale: float) -> torch.Tensor:
         """(1, heads, q, head_dim) -> the same; bias: `Reach.bias`."""
-        heads, tokens = query.shape[1:3]
-        kv = self.keys.shape[1]
-        grouped = query.reshape(1, kv, -1, query.shape[-1])  # heads that share keys are rows of one product
-        scores = (grouped @ self.keys.mT).float().unflatten(2, (-1, tokens)) * scale + bias
-        scores = scores.flatten(2, 3)
-        if not self.core[0].shape[2]:
-            return (scores.softmax(-1).to(query.dtype) @ self.values).view(1, heads, tokens, -1)
-        out, log_sum = attend_all(grouped, *self.core, scale)
-        share = torch.cat([log_sum[..., None], scores], -1).softmax(-1).to(query.dtype)
-        out = share[..., :1] * out + share[..., 1:] @ self.values
-        return out.view(1, heads, tokens, -1)
+        grouped = query.unflatten(1, (self.keys.shape[1], -1))  # heads that share keys are rows of one product
+        out, log_sum = attend_all(grouped.flatten(2, 3), *self.core, scale)
+        keys, values = self.keys[0].transpose(0, 1), self.values[0].transpose(0, 1)
+        return attend_more(
+            keys, values, grouped[0], bias, out.view(grouped.shape)[0], log_sum.view(grouped.shape[1:-1]), scale
+        ).view(query.shape)
 
     def new(self, count: int) -> KeysValues:
         """Keys and values of the first `count` new tokens."""

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -17,6 +19,9 @@ FEWEST = 8
 """Tokens below which a graph does not pay: capturing costs about one token that is launched kernel by kernel."""
 LONGEST = 256
 """Tokens that one step object takes: it holds, and attends to, the places of all of them from the start."""
+
+FREE = 256 << 20
+"""Bytes of the device that must be free for a capture."""
 
 
 class FixedStep(ABC):
@@ -76,34 +81,47 @@ class Replay:
 
     def _captured(self, kind: Hashable) -> torch.Tensor:
         if kind not in self._graphs:
-            current, side = torch.cuda.current_stream(), _side_stream(self.step.token.device)
-            side.wait_stream(current)
-            with torch.cuda.stream(side):
-                if kind not in self._started:
-                    self._started.add(kind)
-                    logits = self.step.run()
+            current, bench = torch.cuda.current_stream(), _bench(self.step.token.device)
+            bench.stream.wait_stream(current)
+            with torch.cuda.stream(bench.stream):
+                if kind in self._started:
+                    self._graphs[kind] = _capture(self.step.run, bench.graph.pool())
                 else:
-                    self._graphs[kind] = _capture(self.step)
-            current.wait_stream(side)
-            if kind not in self._graphs:
+                    logits = self.step.run()
+            current.wait_stream(bench.stream)
+            if kind not in self._started:
+                self._started.add(kind)
                 return logits
         graph, logits = self._graphs[kind]
         graph.replay()
         return logits
 
 
-def _capture(step: FixedStep) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
-    """`torch.cuda.graph` would also hand all unused memory back to the driver, which the next read has to fetch."""
-    graph = torch.cuda.CUDAGraph()
-    graph.capture_begin(capture_error_mode="thread_local")
-    try:
-        logits = step.run()
-    finally:
-        graph.capture_end()
-    return graph, logits
+@dataclass(frozen=True)
+class Bench:
+    """Where a device captures: one stream, since every stream that runs a matrix product keeps a workspace, and a
+    first graph whose memory all others share, since a graph's own would stay reserved after it."""
+
+    stream: torch.cuda.Stream
+    graph: torch.cuda.CUDAGraph
 
 
 @functools.cache
-def _side_stream(device: torch.device) -> torch.cuda.Stream:
-    """One a device: every stream that runs a matrix product keeps a workspace of its own."""
-    return torch.cuda.Stream(device)
+def _bench(device: torch.device) -> Bench:
+    stream = torch.cuda.Stream(device)
+    with torch.cuda.stream(stream):
+        return Bench(stream, _capture(lambda: torch.zeros(1, device=device), None)[0])
+
+
+def _capture(run: Callable[[], torch.Tensor], pool: Any) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
+    """A graph of `run` and what it returns. `torch.cuda.graph` would also hand all unused memory back to the driver,
+    every time, from which the next read has to fetch it again."""
+    if torch.cuda.mem_get_info()[0] < FREE:
+        torch.cuda.empty_cache()  # while it captures, the allocator cannot do that by itself
+    graph = torch.cuda.CUDAGraph()
+    graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+    try:
+        result = run()
+    finally:
+        graph.capture_end()
+    return graph, result

@@ -53,6 +53,24 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     return _compiled(_rotate)(tokens.flatten(0, 1), *rotation).view(tokens.shape).transpose(1, 2)
 
 
+def attend_more(
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    query: torch.Tensor,
+    bias: torch.Tensor,
+    out: torch.Tensor,
+    log_sum: torch.Tensor,
+    scale: float,
+) -> torch.Tensor:
+    """Attention to a few more keys, behind a mask: what one softmax over these and those attended to before gives.
+
+    keys, values: (n, kv, d). query: (kv, groups, q, d). bias: (q, n) added to the scores. out, log_sum: the result
+    (kv, groups, q, d) over the keys before, and the log of the sum of its exponentials (kv, groups, q) in float32.
+    """
+    call = _compiled(_attend_more) if _compiles(query) else _attend_more
+    return call(keys, values, query, bias, out, log_sum, scale)
+
+
 def _compiles(x: torch.Tensor) -> bool:
     return x.is_cuda and not torch.is_grad_enabled() and not torch.compiler.is_compiling() and _has_triton()
 
@@ -99,3 +117,20 @@ def _gate(gate: torch.Tensor, up: torch.Tensor, activation: Callable[[torch.Tens
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     left, right = x.chunk(2, -1)
     return x * cos + torch.cat([-right, left], -1) * sin
+
+
+def _attend_more(
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    query: torch.Tensor,
+    bias: torch.Tensor,
+    out: torch.Tensor,
+    log_sum: torch.Tensor,
+    scale: float,
+) -> torch.Tensor:
+    keys, values = (x.transpose(0, 1)[:, None, None].float() for x in (keys, values))
+    scores = (query[..., None, :].float() * keys).sum(-1) * scale + bias
+    highest = torch.maximum(scores.amax(-1), log_sum)
+    weights, before = (scores - highest[..., None]).exp(), (log_sum - highest).exp()[..., None]
+    mixed = (weights[..., None] * values).sum(-2) + before * out.float()
+    return (mixed / (weights.sum(-1, keepdim=True) + before)).to(query.dtype)

@@ -7,9 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_methods import BOS, CASES, CONTEXT, QUERY, SHAPE, Case
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from baselines.fixed_decoder import Reach, Tail
 from evals import decoding, registry
 from evals.decoding import CachedSession
 from evals.fixed_step import Replay
@@ -170,6 +174,37 @@ def test_few_tokens_and_other_decoders_take_forwards() -> None:
     assert generate(session, fewest=NEW - 1)[1].fixed == NEW - 1
     eager = load("full", attn="eager")
     assert generate(eager.prefill(CONTEXT))[1].fixed == 0 and eager.budget["decode"] == "eager"
+
+
+@given(
+    st.integers(0, 20),
+    st.integers(1, 70),
+    st.sampled_from([None, 1, 4, 9, 30, 100]),
+    st.sampled_from([1, 3]),
+    st.integers(0, 3),
+)
+@settings(deadline=None)
+def test_a_tail_is_attention_in_a_window(held: int, tokens: int, window: int | None, groups: int, pinned: int) -> None:
+    """Every token of a run sees what a mask over all keys lets it see; kept as they are: `pinned` keys before."""
+    generator = torch.Generator().manual_seed(held + tokens)
+    keys, values = 2 * torch.randn(2, 1, 2, pinned + held + tokens, 8, generator=generator)
+    query = 2 * torch.randn(1, 2 * groups, tokens, 8, generator=generator)
+    at = torch.arange(held + tokens)
+    seen = at <= at[held:, None]
+    if window is not None:
+        seen &= at > at[held:, None] - window
+    seen = torch.cat([torch.ones(tokens, pinned, dtype=torch.bool), seen], 1)
+    wanted = F.scaled_dot_product_attention(query, keys, values, attn_mask=seen, enable_gqa=True, scale=0.3)
+
+    reach = Reach(held, tokens, window, torch.device("cpu"), pinned)
+    before, old = slice(pinned, pinned + held), slice(0, pinned)
+    tail = Tail(reach, (keys[:, :, before], values[:, :, before]), (keys[:, :, old], values[:, :, old]))
+    for number in range(tokens):
+        place, new = torch.tensor([number]), slice(pinned + held + number, pinned + held + number + 1)
+        tail.write(place, keys[:, :, new], values[:, :, new])
+        got = tail.attend(query[:, :, number : number + 1], reach.bias(place), 0.3)
+        torch.testing.assert_close(got, wanted[:, :, number : number + 1], atol=1e-5, rtol=1e-5)
+    assert torch.equal(tail.new(tokens)[1], values[:, :, pinned + held :])
 
 
 # --- on a GPU: pytest -k gpu

@@ -25,6 +25,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm
 
 from evals.errors import UserError
+from sharedllm.fused import rms_norm
 
 ENCODE_BLOCK = 64
 """Chunks encoded at once: bounds activations to 64 x 256 tokens whatever the length of the context."""
@@ -101,7 +102,7 @@ class CrossAttention(nn.Module):
 
     def forward(self, hidden: torch.Tensor, context: EncodedContext, layer: int) -> torch.Tensor:
         """What is added to `hidden` (batch, tokens, hidden)."""
-        q = self.q_proj(self.layernorm(hidden)).unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
+        q = self.q_proj(rms_norm(self.layernorm, hidden)).unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
         if context.states is not None and self.absorbs(q.shape[2]):
             parts = [self._absorbed(p, context.states, context.mask) for p in q.split(ABSORBED_TOKENS, dim=2)]
             return self.o_proj(torch.cat(parts, dim=2).transpose(1, 2).flatten(2))
