@@ -155,6 +155,15 @@ def test_a_failure_does_not_reach_other_cells(standins: None) -> None:
     assert perf is not None and perf["status"] == "oom" and perf["peak_bytes"] > 0
 
 
+def test_beyond_out_of_memory_nothing_is_tried(standins: None) -> None:
+    grid = cells([68, 64, 90, 66])  # 68 has too little memory, 66 would kill the process
+    results = [message for message in measured_apart(grid) if isinstance(message, Result)]
+    assert [(r.status, bool(r.metrics)) for r in results] == [
+        ("oom", False), ("ok", True), ("oom", False), ("failed", False)
+    ]  # fmt: skip
+    assert results[2].error == "not tried: 68 tokens ran out of memory"
+
+
 def test_command(standins: None, command: Callable[..., Any], tmp_path: Path) -> None:
     """A grid with a cell that runs out of memory; the same command again has nothing left to do."""
     toy = toy_file(tmp_path, room=200)

@@ -120,8 +120,15 @@ def _measure_all(connection: Connection, cells: list[Cell]) -> None:
             connection.send(_failure(cell, error, device))
         return
     connection.send(Loaded(model.budget, model.max_context))
+    lost: dict[str, int] = {}  # task -> shortest length that ran out of memory
     for cell in cells:
+        shortest = lost.get(cell.task.name)
+        if shortest is not None and cell.length is not None and cell.length > shortest:
+            connection.send(_not_tried(cell, shortest))
+            continue
         result = _measure(cell, model, rates)
+        if result.status == "oom" and cell.length is not None:
+            lost[cell.task.name] = cell.length
         connection.send(result)
         if result.traceback:
             connection.send(None)
@@ -129,6 +136,12 @@ def _measure_all(connection: Connection, cells: list[Cell]) -> None:
         gc.collect()
         if device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _not_tried(cell: Cell, shortest: int) -> Result:
+    """Out of memory without a try: a method that cannot read some length would fail slowly on every longer one."""
+    error = f"not tried: {shortest} tokens ran out of memory"
+    return Result(cell.id, "oom", error, perf={"status": "oom", "error": error})
 
 
 def _measure(cell: Cell, model: LongContextModel, rates: Rates) -> Result:
