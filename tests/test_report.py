@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import tomllib
+from pathlib import Path
 
 import matplotlib.style
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 from fixtures.synthetic_run import LENGTHS, MODELS, write_run
 
-from evals import report
+from evals import report, stats
 from evals.errors import UserError
 from evals.report import paper_tables, published
 from evals.report.cli import main
@@ -19,6 +22,7 @@ from evals.report.frames import Data
 from evals.report.load import load, merge, task_of
 from evals.report.plots import ablation, pareto, style
 from evals.report.tables import Table, hints, summary_table
+from evals.report.views import Scored, view_intervals
 from evals.stats import Interval
 
 FULL, SHARED = "synthetic-full", "synthetic-sharedllm"
@@ -248,11 +252,45 @@ def test_longbench_view_is_the_papers(tmp_path):
     tables = {t.name: t for t in paper_tables.views(Data.of(run))}
     row = tables["table4"].frame.iloc[0]
     expected = views({name: i / 20 for i, name in enumerate(PAPER)})["LongBench, 5 categories (SharedLLM)"]
-    assert row["SD-QA"] == pytest.approx(100 * expected["Single-Doc QA"])
-    assert row["Code"] == pytest.approx(100 * expected["Code"])
+    assert row["SD-QA"].estimate == pytest.approx(100 * expected["Single-Doc QA"])
+    assert row["Code"].estimate == pytest.approx(100 * expected["Code"])
     assert tables["table4"].text().set_index("model").loc[
         "SharedLLM (published, table 4)", "MD-QA"
     ] == "30.93"  # fmt: skip
+
+
+def scored(values, groups=None):
+    names = groups or [str(i) for i in range(len(values))]
+    rows = [{"sample": str(i), "group": names[i], "metrics": {"score": v}} for i, v in enumerate(values)]
+    return Scored(float(np.mean(values)), "score", rows)
+
+
+def test_intervals_of_averages_over_data_sets():
+    """A column of one data set has that data set's own interval; a mean of two has the root of their variances."""
+    rng = np.random.default_rng(0)
+    found = {"a": scored(rng.normal(0.2, 0.1, 40)), "b": scored(rng.normal(0.7, 0.4, 10))}
+    views = view_intervals(lambda s: {"v": {"one": s["a"], "both": (s["a"] + s["b"]) / 2}}, found)["v"]
+    assert views["one"] == stats.mean_intervals(found["a"].samples)["score"]
+    variances = [np.var([r["metrics"]["score"] for r in x.samples], ddof=1) / len(x.samples) for x in found.values()]
+    assert views["both"].se == pytest.approx(np.sqrt(sum(variances)) / 2, rel=0.05)
+    assert views["both"].estimate == pytest.approx((found["a"].score + found["b"].score) / 2)
+    half = scipy.stats.t.ppf(0.975, 48) * np.sqrt(sum(variances)) / 2
+    assert views["both"].high - views["both"].low == pytest.approx(2 * half, rel=0.1)
+
+
+def test_an_average_has_no_interval_where_one_data_set_has_one_context():
+    found = {"a": scored([0.1, 0.5, 0.9]), "b": scored([0.0, 1.0], groups=["same", "same"])}
+    views = view_intervals(lambda s: {"v": {"one": s["a"], "both": (s["a"] + s["b"]) / 2}}, found)["v"]
+    assert np.isnan(views["both"].low) and not np.isnan(views["one"].low)
+
+
+def test_a_wheel_brings_the_published_values():
+    """A checkout has them in results/published; pyproject copies that folder to where an installed package looks."""
+    root = Path(published.__file__).resolve().parents[2]
+    copied = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert {root / source: root / target for source, target in copied["force-include"].items()} == {
+        root / "results" / "published": published.PACKAGED
+    }
 
 
 def test_pareto_front():

@@ -18,6 +18,7 @@ from evals.report.load import Record
 from evals.report.plots import figure3
 from evals.report.plots.style import tokens
 from evals.report.tables import Table, budgets
+from evals.report.views import Scored, percent, view_intervals
 from evals.stats import Interval
 
 DATASETS = {"pg19": "PG19", "proof-pile": "ProofPile", "codeparrot": "CodeParrot", "arxiv": "Arxiv"}
@@ -74,15 +75,16 @@ def views(data: Data) -> Iterator[Table]:
     scores = data.scores[data.scores["score"].notna()]
     for family, cells in scores.groupby("family", sort=False):
         task = registry.task(str(family))
-        if not hasattr(task, "views"):
-            continue
         rows: dict[str, list[Record]] = {}
         for (model, length), mine in cells.groupby(["model", cells["length"].fillna(0)], sort=False):
-            measured = dict(zip(mine["task"].str.partition(":")[2], mine["score"], strict=True))
-            for view, columns in task.views(measured).items():
-                percent = {CATEGORIES.get(c, c): 100 * v for c, v in columns.items()}
+            found = {
+                row["task"].partition(":")[2]: Scored(row["score"], row["metric"], data.run.scored(row["cell"]))
+                for row in mine.to_dict("records")
+            }
+            for view, columns in view_intervals(task.views, found).items():
+                shown = {CATEGORIES.get(c, c): percent(v) for c, v in columns.items()}
                 rows.setdefault(view, []).append(
-                    {"model": model, "length": tokens(cast(float, length)) if length else "own", **percent}
+                    {"model": model, "length": tokens(cast(float, length)) if length else "own", **shown}
                 )
         for view, measured_rows in rows.items():
             yield _view(data, view, measured_rows)
@@ -98,7 +100,8 @@ def _view(data: Data, view: str, rows: list[Record]) -> Table:
     name = f"table{number}" if number else "view-" + "".join(c if c.isalnum() else "-" for c in view.lower())
     title = view + (f" (layout of table {number})" if number else "")
     models = list(dict.fromkeys(r["model"] for r in rows))
-    notes = ["Scores in percent."] + [PUBLISHED_BASE] * bool(beside)
+    notes = ["Scores in percent; in brackets the 95 % interval over samples of the same data sets."]
+    notes += [PUBLISHED_BASE] * bool(beside)
     return Table(name, title, frame, notes, budgets(data, models))
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
-FOLDER = Path(__file__).resolve().parents[2] / "results" / "published"
+PACKAGED = Path(__file__).with_name("published_values")
+"""Where a wheel has the folder `results/published` of the checkout."""
+FOLDER = PACKAGED if PACKAGED.is_dir() else Path(__file__).resolve().parents[2] / "results" / "published"
 FIRST = "arXiv 2410.19318v1"
 """The version of the paper that most numbers are of."""
 MODELS = {
@@ -23,7 +25,7 @@ MODELS = {
 
 
 def table(number: int) -> pd.DataFrame:
-    """A table of the paper in long form; without rows where the folder is not there (an installed wheel)."""
+    """A table of the paper in long form."""
     return _read(f"table{number}")
 
 
@@ -43,10 +45,8 @@ def lost_lengths(method: str) -> list[int]:
 
 @cache
 def _read(name: str) -> pd.DataFrame:
-    file = FOLDER / f"{name}.csv"
-    if not file.is_file():
-        return pd.DataFrame(columns=["table", "version", "model", "variant", "column", "length", "value", "status"])
-    return pd.read_csv(file, dtype={"length": str, "variant": str, "column": str}).fillna({"length": "", "variant": ""})
+    found = pd.read_csv(FOLDER / f"{name}.csv", dtype={"length": str, "variant": str, "column": str})
+    return found.fillna({"length": "", "variant": ""})
 
 
 def rows(number: int, methods: list[str]) -> pd.DataFrame:
