@@ -26,6 +26,7 @@ from lm_eval.api.model import LM
 from lm_eval.models.huggingface import HFLM
 
 from evals import presets, registry, weights
+from evals.errors import UserError
 from evals.lm_eval_model import AnyPreset
 from evals.model import Runtime
 from evals.prompt import PromptBuilder
@@ -135,7 +136,11 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.device == "auto":
         arguments.device = "cuda" if torch.cuda.is_available() else "cpu"
-    print(json.dumps(measure(arguments)))
+    try:
+        print(json.dumps(measure(arguments)))
+    except UserError as error:
+        print(f"throughput.py: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":
