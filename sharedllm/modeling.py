@@ -19,7 +19,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from sharedllm.attention import self_attention
-from sharedllm.compressor import Compressor, Entries, lower_layer
+from sharedllm.compressor import BLOCK_BYTES, Compressor, Entries, lower_layer
 from sharedllm.configuration import SETTINGS, SharedLLMConfig, method_settings
 from sharedllm.context import CompressedContext, LayerContext
 from sharedllm.cross_attention import CrossAttention
@@ -69,7 +69,8 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):
         if config.own_lower:
             self.lower = nn.ModuleList(copy.deepcopy(layer) for layer in layers[: config.lower_layers])
         self.gradient_checkpointing = False
-        self._lower_layer, self._self_attention, self._rest = lower_layer, _self_attention, _cross_attention_and_mlp
+        self._lower_layer, self._layer = lower_layer, _layer
+        self._self_attention, self._rest = _self_attention, _cross_attention_and_mlp
         self.post_init()
 
     @classmethod
@@ -105,6 +106,7 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):
     def compile_layers(self, **options: Any) -> None:
         """torch.compile the layers, one graph for all of a kind; inputs should keep their shapes."""
         self._lower_layer = torch.compile(lower_layer, **options)
+        self._layer = torch.compile(_layer, **options)
         self._self_attention = torch.compile(_self_attention, **options)
         self._rest = torch.compile(_cross_attention_and_mlp, **options)
 
@@ -160,6 +162,8 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):
             self._rope,
             self.base.model.norm,
             self._lower_layer,
+            # small bases are trained in larger blocks: there the host, which issues the work, is the bottleneck
+            BLOCK_BYTES * (4 if self.training else 1),
         )
         # keys and values are constants to the upper model while both share their layers (as in the paper's
         # training, where those layers are frozen); a lower model of its own learns through them
@@ -315,16 +319,21 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):
             context = self.compress(context_ids, num_chunks, chunk_index=chunk_index)
         injected = {layer: j for j, layer in enumerate(self.config.injection_layers)}
         for i, layer in enumerate(self.base.model.layers):
-            hidden = self._call(self._self_attention, layer, hidden, masks(i, hidden), rotation, past_key_values)
-            if i == 0 and context is None and context_ids is not None and context_ids.shape[1]:
-                assert query_length is not None
+            attention = layer, hidden, masks(i, hidden), rotation, past_key_values
+            asks = i == 0 and context is None and context_ids is not None and context_ids.shape[1] > 0
+            if asks:  # the search compares with what the first self-attention makes of the question
+                assert query_length is not None and context_ids is not None
+                hidden = self._call(self._self_attention, *attention)
                 with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.own_lower):
                     question = ask(layer, hidden, query_start, query_length, chunk_question, context_ids.shape[1])
                 context = self.compress(context_ids, num_chunks, question, chunk_index)
             cross, read = None, None
             if i in injected and context is not None:
                 cross, read = self.cross_attention[injected[i]], context.layer(injected[i])
-            hidden = self._call(self._rest, layer, cross, hidden, read)
+            if asks:
+                hidden = self._call(self._rest, layer, cross, hidden, read)
+            else:
+                hidden = self._call(self._layer, *attention, cross, read)
         return self.base.model.norm(hidden), past_key_values, context
 
     def _call(self, function: Any, *args: Any) -> torch.Tensor:
@@ -368,6 +377,18 @@ def _self_attention(
 ) -> torch.Tensor:
     attended = self_attention(layer.self_attn, rms_norm(layer.input_layernorm, hidden), mask, rotation, cache)
     return hidden.to(attended.device) + attended
+
+
+def _layer(
+    layer: Any,
+    hidden: torch.Tensor,
+    mask: torch.Tensor | None,
+    rotation: tuple[torch.Tensor, torch.Tensor],
+    cache: Cache | None,
+    cross: CrossAttention | None,
+    context: LayerContext | None,
+) -> torch.Tensor:
+    return _cross_attention_and_mlp(layer, cross, _self_attention(layer, hidden, mask, rotation, cache), context)
 
 
 def _cross_attention_and_mlp(

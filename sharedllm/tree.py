@@ -89,8 +89,9 @@ def kept_offsets(nodes: Nodes, ratio: float, sampling: str) -> tuple[torch.Tenso
     of E lies at floor(i * length / E), so E need not divide the length.
     """
     if nodes.uniform:
-        return _offsets(nodes.size, ratio, sampling).to(nodes.start.device).expand(len(nodes.start), -1), None
-    table = [_offsets(size, ratio, sampling) for size in range(nodes.size + 1)]
+        return _offsets(nodes.size, ratio, sampling, nodes.start.device).expand(len(nodes.start), -1), None
+    cpu = torch.device("cpu")
+    table = [_offsets(size, ratio, sampling, cpu) for size in range(nodes.size + 1)]
     width = max(len(row) for row in table)
     offsets = torch.stack([torch.nn.functional.pad(row, (0, width - len(row))) for row in table])
     counts = torch.tensor([len(row) for row in table])
@@ -99,13 +100,14 @@ def kept_offsets(nodes: Nodes, ratio: float, sampling: str) -> tuple[torch.Tenso
     return offsets[length].to(nodes.start.device), mask.to(nodes.start.device)
 
 
-def _offsets(length: int, ratio: float, sampling: str) -> torch.Tensor:
+def _offsets(length: int, ratio: float, sampling: str, device: torch.device) -> torch.Tensor:
+    """Made on the device itself: a copy from the host would wait for all work before it."""
     if length == 0:
-        return torch.zeros(0, dtype=torch.long)
+        return torch.zeros(0, dtype=torch.long, device=device)
     if sampling == "strided":
-        return torch.arange(0, length, int(ratio))
+        return torch.arange(0, length, int(ratio), device=device)
     count = kept_count(length, ratio, sampling)
-    return torch.arange(count) * length // count
+    return torch.arange(count, device=device) * length // count
 
 
 def halves(parent: Nodes, shift: float, last: bool, sampling: str) -> tuple[Nodes, Nodes]:

@@ -41,11 +41,18 @@ class Batch:
     rows: torch.Tensor | None = None
     kind: str = "lm"
 
+    def prepared(self) -> Batch:
+        """With `rows`, in memory that a device can copy from while it works."""
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        values["rows"] = target_rows(self.labels)
+        if torch.cuda.is_available():
+            for name, value in values.items():
+                values[name] = value.pin_memory() if isinstance(value, torch.Tensor) else value
+        return Batch(**values)
+
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
         values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        if self.rows is None:
-            values["rows"] = target_rows(self.labels)
         for name, value in values.items():
             if isinstance(value, torch.Tensor) and name not in HOST:
                 values[name] = value.to(device, non_blocking=True)
@@ -127,13 +134,17 @@ def chunk_gaps(windows: int, chunks: int, most: int, rng: np.random.Generator) -
 
 def stream(make: Callable[[int], Batch], start: int, stop: int, workers: int = 4, ahead: int = 8) -> Iterator[Batch]:
     """make(start), ..., make(stop - 1) in order, prepared `ahead` by worker threads."""
+
+    def prepare(step: int) -> Batch:
+        return make(step).prepared()
+
     pool = ThreadPoolExecutor(workers)
     try:
-        waiting = [pool.submit(make, step) for step in range(start, min(start + ahead, stop))]
+        waiting = [pool.submit(prepare, step) for step in range(start, min(start + ahead, stop))]
         for step in range(start, stop):
             batch = waiting.pop(0).result()
             if step + ahead < stop:
-                waiting.append(pool.submit(make, step + ahead))
+                waiting.append(pool.submit(prepare, step + ahead))
             yield batch
     finally:
         pool.shutdown(cancel_futures=True)
