@@ -6,8 +6,8 @@ import copy
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from evals.errors import UserError
 from evals.model import Query
@@ -99,6 +99,12 @@ class PromptBuilder:
         bos = tokenizer.bos_token_id
         adds = bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
         self.bos: int | None = bos if adds else None
+
+    @classmethod
+    @lru_cache(maxsize=4)
+    def of(cls, tokenizer: PreTrainedTokenizerBase) -> Self:
+        """The builder of a tokenizer, made once: copying a large vocabulary for every cell takes a share of the run."""
+        return cls(tokenizer)
 
     @cached_property
     def fingerprint(self) -> str:

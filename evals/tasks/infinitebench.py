@@ -81,7 +81,7 @@ class InfiniteBench(Task):
         """Rows in file order (generated: in row order); a limit takes rows of all depths (`rows.spread`)."""
         settings = self.settings
         official = template(self.task, settings.family, settings.templates)
-        maker = _Maker(self.task, official, PromptBuilder(tokenizer), self._chat(tokenizer), settings.max_new_tokens)
+        maker = _Maker(self.task, official, PromptBuilder.of(tokenizer), self._chat(tokenizer), settings.max_new_tokens)
         eos = {tokenizer.eos_token_id} - {None}
         if self._generates(length):
             assert length is not None

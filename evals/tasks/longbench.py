@@ -60,7 +60,7 @@ class LongBench(Task):
     ) -> Iterator[Instance]:
         """The rows in file order. seed is not used: nothing is random."""
         known = datasets.get(self.dataset)
-        builder = PromptBuilder(tokenizer)
+        builder = PromptBuilder.of(tokenizer)
         budget = prompt_budget(length, self.settings.max_prompt_tokens, known.max_new_tokens)
         file = rows.locate(self.dataset + self.suffix, self.data)
         chat = self._chat(known, tokenizer)

@@ -95,7 +95,7 @@ class LongBenchV2(Task):
         self, tokenizer: PreTrainedTokenizerBase, length: int | None, limit: int | None, seed: int
     ) -> Iterator[Instance]:
         """The rows in file order. seed is not used: nothing is random."""
-        builder = PromptBuilder(tokenizer)
+        builder = PromptBuilder.of(tokenizer)
         chat = self.settings.chat == "always" or (self.settings.chat == "official" and bool(tokenizer.chat_template))
         file = self._locate()
         for number, row in islice(read(file), limit):

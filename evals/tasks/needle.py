@@ -133,7 +133,7 @@ class Needle(Task):
         next sample of each. Raises UserError where needles and question alone are longer than `length`."""
         if length is None:
             raise UserError("The task needle needs a length: add --length 4k.")
-        builder = PromptBuilder(tokenizer)
+        builder = PromptBuilder.of(tokenizer)
         made = 0
         for sample in range(self.grid.samples):
             key = builder.fingerprint, sample

@@ -17,6 +17,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -101,7 +102,7 @@ class Perplexity(Task):
     def check(self) -> None:
         if self.protocol.dataset is not None and self.protocol.dataset not in data.HUB:
             raise unknown("dataset", self.protocol.dataset, data.HUB)
-        documents = sum(1 for _, _ in zip(self._documents(), range(2), strict=False))
+        documents = sum(1 for _, _ in zip(data.documents(self.data, self.protocol.dataset), range(2), strict=False))
         if "other" in self.protocol.context and documents < 2:
             raise UserError("The control `other` needs two documents: add one, or --set context=own,none.")
 
@@ -112,10 +113,10 @@ class Perplexity(Task):
         if length is None:
             raise UserError("The task perplexity needs a length: add --length 4k.")
         running = self._running(length)
-        builder = PromptBuilder(tokenizer)
+        builder = PromptBuilder.of(tokenizer)
         store = self._stores.setdefault(builder.fingerprint, TokenStore(builder))
         reader = Reader(store, self.protocol, length)
-        ordered = in_turn(list(self._documents()))
+        ordered = in_turn(self._documents)
         made = 0
         for document in ordered:
             for window in reader.windows(document):
@@ -129,8 +130,9 @@ class Perplexity(Task):
                 "choose a shorter --length (or anchor, min_tokens) or give longer texts with --data-dir."
             )
 
-    def _documents(self) -> Iterator[Document]:
-        return data.documents(self.data, self.protocol.dataset)
+    @cached_property
+    def _documents(self) -> list[Document]:
+        return list(data.documents(self.data, self.protocol.dataset))
 
     def _running(self, length: int) -> int:
         """Tokens beside the context. Raises UserError where the targets do not fit."""

@@ -89,7 +89,7 @@ class Ruler(Task):
         assert length is not None, "a cell of RULER always has a length"
         family = self._family(length)
         count = min(SAMPLES if limit is None else limit, family.count or SAMPLES)
-        builder = PromptBuilder(tokenizer)
+        builder = PromptBuilder.of(tokenizer)
 
         def build(sample: Sample) -> Prompt:
             return builder.build(
