@@ -302,7 +302,7 @@ def test_deterministic(name: str, model: LongContextModel) -> None:
 
 
 def test_budget_is_a_fairness_record(model: LongContextModel) -> None:
-    assert {"kernel", "dtype", "trained"} <= model.budget.keys()
+    assert {"kernel", "decode", "dtype", "trained"} <= model.budget.keys()
     assert json.loads(json.dumps(model.budget)) == model.budget
 
 
