@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib.style
 import pandas as pd
 import yaml
 from matplotlib.figure import Figure
@@ -26,6 +27,7 @@ from matplotlib.figure import Figure
 from evals import presets
 from evals.cli import main as evaluate
 from evals.report import published
+from evals.report.plots.style import STYLE
 from sharedllm.tree import halving_ratios as ratios
 
 REFERENCE = {9: "M=4", 10: "beta=8", 11: "height=3", 12: "policy=right"}
@@ -85,9 +87,10 @@ def compare(rows: Sequence[Variant], made: Sequence[presets.Preset], summary: pd
     for row in rows:
         mine, reference = model[row.table, row.name], model[row.table, REFERENCE[row.table]]
         entry: dict[str, Any] = {"table": row.table, "variant": row.name, "status": measured.loc[mine, "status"]}
-        for ours, theirs in QUANTITIES.items():
+        for ours in ("ttft_s", *QUANTITIES):
             entry[ours] = measured.loc[mine, ours]
             entry[f"{ours}_ratio"] = entry[ours] / measured.loc[reference, ours]
+        for theirs in QUANTITIES.values():
             entry[f"paper_{theirs}"] = paper_value(row.table, row.name, theirs)
             entry[f"paper_{theirs}_ratio"] = paper_ratio(row.table, row.name, theirs)
         compared.append(entry)
@@ -109,20 +112,25 @@ def paper_ratio(table: int, variant: str, column: str) -> float:
 
 def plot(compared: pd.DataFrame) -> Figure:
     """A column of panels a table: time and memory relative to its reference row, measured and published."""
-    tables = list(compared.groupby("table"))
+    tables = [
+        (number, compared[compared["table"] == number]) for number in REFERENCE if number in set(compared["table"])
+    ]
     figure = Figure(figsize=(2.3 * len(tables), 3.6), layout="constrained")
     panels = figure.subplots(2, len(tables), squeeze=False)
     for column, (table, mine) in enumerate(tables):
         names = mine["variant"].str.partition("=")[2].tolist()
         for line, (ours, theirs) in enumerate(QUANTITIES.items()):
             ax = panels[line][column]
-            ax.plot(names, mine[f"{ours}_ratio"], marker="o", color="black", label="measured")
-            ax.plot(names, mine[f"paper_{theirs}_ratio"], marker="s", color="0.6", linestyle="--", label="paper")
-            ax.set_ylim(bottom=0)
+            lines = {"measured": (ours, "o", "black"), "paper": (f"paper_{theirs}", "s", "0.6")}
+            if ours == "total_s":
+                lines["measured, first token"] = ("ttft_s", "^", "#0072B2")
+            for label, (name, marker, colour) in lines.items():
+                ax.plot(names, mine[f"{name}_ratio"], marker=marker, color=colour, label=label)
+            ax.set_ylim(0, 1.1 * max(mine[f"{name}_ratio"].max() for name, *_ in lines.values()))
             ax.set_title(f"{('time', 'memory')[line]}, {REFERENCE[table]} is 1", fontsize=8)
             ax.set_xlabel(f"{REFERENCE[table].partition('=')[0]} (table {table})", fontsize=8)
             ax.tick_params(labelsize=7)
-    panels[0][0].legend(fontsize=7, frameon=False)
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside upper left", ncols=3)
     return figure
 
 
@@ -146,7 +154,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return int(end.code or 0)
     compared = compare(rows, made, pd.read_csv(run / "summary.csv"))
     compared.to_csv(chosen.output / "overhead.csv", index=False)
-    plot(compared).savefig(chosen.output / "overhead.svg")
+    with matplotlib.style.context(STYLE), matplotlib.rc_context({"backend": "agg"}):
+        figure = plot(compared)
+        figure.savefig(chosen.output / "overhead.svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(chosen.output / "overhead.png")
     return 0
 
 

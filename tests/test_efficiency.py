@@ -224,14 +224,14 @@ def test_overheads_stand_beside_the_papers(overhead: Any) -> None:
     made = overhead.models(base, rows)
     assert len(made) == 19 and len({preset.name for preset in made}) == 16  # four rows are the default
     names = list(dict.fromkeys(preset.name for preset in made))
-    summary = pd.DataFrame({"model": names, "status": "ok", "total_s": range(1, 17), "peak_gib": 2.0})
+    summary = pd.DataFrame({"model": names, "status": "ok", "total_s": range(1, 17), "ttft_s": 0.5, "peak_gib": 2.0})
     compared = overhead.compare(rows, made, summary).set_index("variant")
     default = summary.set_index("model").loc[base.name, "total_s"]
     assert compared.loc["M=4", "total_s"] == compared.loc["beta=8", "total_s"] == default
     assert compared.loc["M=1", "total_s_ratio"] == pytest.approx(1 / default)
     assert compared.loc["M=16", "paper_time_s_ratio"] == pytest.approx(25.85 / 11.81)
     assert compared.loc["policy=last_token", "paper_memory_gb_ratio"] == pytest.approx(1.15)
-    assert (compared["peak_gib_ratio"] == 1).all()
+    assert (compared["peak_gib_ratio"] == 1).all() and (compared["ttft_s_ratio"] == 1).all()
     overhead.plot(compared.reset_index()).savefig(io.BytesIO(), format="svg")
 
 

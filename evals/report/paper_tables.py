@@ -125,7 +125,7 @@ def requests(data: Data) -> Iterator[Table]:
     """Figure 3: memory and time of whole requests by length, and the ratios to SharedLLM that the paper names."""
     rows = figure3.requests(data)
     rows = rows[rows["total_s"].notna() | (rows["status"] == "oom")] if len(rows) else rows
-    if rows.empty:
+    if len({data.run.models[m]["preset"]["method"] for m in rows["model"]}) < 2:
         return
     lengths = {n: tokens(n) for n in sorted(set(rows["length"]))}
     claims, entries = published.speed_ratios(), []
@@ -170,6 +170,7 @@ def overheads(data: Data) -> Iterator[Table]:
                 "variant": f"{part}={p[part]}",
                 "time (s)": chosen.loc[m, "total_s" if whole else "ttft_s"],
                 "memory (GiB)": chosen.loc[m, "peak_gib"],
+                **({"first token (s)": chosen.loc[m, "ttft_s"]} if whole else {}),
             }
             for m, p in same.items()
         ]
