@@ -55,9 +55,9 @@ class Reach:
     """Which keys the tokens of a run see; layers with the same window share it.
 
     held: tokens before the run. tokens: at most in the run; their places are rounded up, so that runs have few shapes.
-    window: tokens that one sees, itself included; None for all. pinned: keys in front
-    that every token sees although they are older. The places of a layer are [pinned | leaving | new]: `leaving` keys
-    are seen by the first token of the run but not by the last. What lies between leaving and new is the core.
+    window: tokens that one sees, itself included; None for all. pinned: keys in front that every token sees although
+    they are older. The places of a layer are [pinned | leaving | new]: `leaving` keys are seen by the first token of the
+    run but not by the last. What lies between leaving and new is the core.
     """
 
     def __init__(self, held: int, tokens: int, window: int | None, device: torch.device, pinned: int = 0) -> None:
@@ -106,9 +106,8 @@ class Tail:
         grouped = query.unflatten(1, (self.keys.shape[1], -1))  # heads that share keys are rows of one product
         out, log_sum = attend_all(grouped.flatten(2, 3), *self.core, scale)
         keys, values = self.keys[0].transpose(0, 1), self.values[0].transpose(0, 1)
-        return attend_more(
-            keys, values, grouped[0], bias, out.view(grouped.shape)[0], log_sum.view(grouped.shape[1:-1]), scale
-        ).view(query.shape)
+        out, log_sum = out.reshape(grouped.shape)[0], log_sum.view(grouped.shape[1:-1])
+        return attend_more(keys, values, grouped[0], bias, out, log_sum, scale).reshape(query.shape)
 
     def new(self, count: int) -> KeysValues:
         """Keys and values of the first `count` new tokens."""

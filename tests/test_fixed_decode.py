@@ -210,7 +210,9 @@ def test_gpu_graph_equals_forwards(name: str, dtype: str) -> None:
     assert torch.equal(session.score(QUERY, [1, 2, 3]), before)
     assert generate(session, fixed_on="cuda", fewest=8)[0] == got
     same = next((i for i, (a, b) in enumerate(zip(got, wanted, strict=True)) if a != b), NEW)
-    atol, rtol = (1e-3, 1e-4) if dtype == "float32" else (0.5, 0.05)
-    for one, other in list(zip(fixed.logits, plain.logits, strict=True))[:same]:
-        torch.testing.assert_close(one, other, atol=atol, rtol=rtol)
-    assert dtype == "bfloat16" or got == wanted
+    one, other = (torch.stack(record.logits[:same]) for record in (fixed, plain))
+    if dtype == "float32":
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-4)
+        assert got == wanted
+    else:
+        assert (one - other).abs().mean() < 0.2 * other.std()  # sums in another order, rounded to 8 bits
