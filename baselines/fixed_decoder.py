@@ -56,8 +56,8 @@ class Reach:
 
     held: tokens before the run. tokens: at most in the run; their places are rounded up, so that runs have few shapes.
     window: tokens that one sees, itself included; None for all. pinned: keys in front that every token sees although
-    they are older. The places of a layer are [pinned | leaving | new]: `leaving` keys are seen by the first token of the
-    run but not by the last. What lies between leaving and new is the core.
+    they are older. The places of a layer are [pinned | leaving | new]: `leaving` keys are seen by the first token of
+    the run but not by the last. What lies between leaving and new is the core.
     """
 
     def __init__(self, held: int, tokens: int, window: int | None, device: torch.device, pinned: int = 0) -> None:
