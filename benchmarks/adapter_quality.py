@@ -24,7 +24,7 @@ from evals.tasks.needle import TEMPLATES, Wording
 from sharedllm.adapter import load_adapter
 from sharedllm.training.corpus import open_corpus
 from sharedllm.training.evaluate import language_modelling, needles
-from sharedllm.training.needles import Needles
+from sharedllm.training.needles import Fact, Needles, numbered
 from sharedllm.training.vocabulary import Template
 
 
@@ -35,11 +35,11 @@ class HeldOut(Needles):
         super().__init__(*args)
         self.wording = wording
 
-    def _draw(self, rng: np.random.Generator, template: Template, count: int) -> Any:
+    def _draw(self, rng: np.random.Generator, template: Template, count: int) -> list[Fact]:
         w = self.wording
         mine = Template(w.needle, w.question, w.stem.strip())
         names = rng.choice(len(w.keys), size=count, replace=False)
-        return self.encode(mine, [w.keys[i] for i in names], rng)
+        return numbered(mine, [w.keys[i] for i in names], rng)
 
 
 def main() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from sharedllm.training.corpus import Corpus
 from sharedllm.training.loss import target_rows
@@ -42,13 +43,15 @@ class Batch:
     kind: str = "lm"
 
     def prepared(self) -> Batch:
-        """With `rows`, in memory that a device can copy from while it works."""
+        """With `rows`."""
         values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        values["rows"] = target_rows(self.labels)
-        if torch.cuda.is_available():
-            for name, value in values.items():
-                values[name] = value.pin_memory() if isinstance(value, torch.Tensor) else value
-        return Batch(**values)
+        return Batch(**{**values, "rows": target_rows(self.labels)})
+
+    def pin_memory(self) -> Batch:
+        """In memory that a device copies from while it works."""
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        pinned: dict[str, Any] = {k: v.pin_memory() if isinstance(v, torch.Tensor) else v for k, v in values.items()}
+        return Batch(**pinned)
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
@@ -132,19 +135,35 @@ def chunk_gaps(windows: int, chunks: int, most: int, rng: np.random.Generator) -
     return torch.from_numpy(np.stack(rows).astype(np.int64))
 
 
-def stream(make: Callable[[int], Batch], start: int, stop: int, workers: int = 4, ahead: int = 8) -> Iterator[Batch]:
-    """make(start), ..., make(stop - 1) in order, prepared `ahead` by worker threads."""
+class _Steps(Dataset):
+    """make(step) as a data set. An error travels as a value: a worker would bury its message in a traceback."""
 
-    def prepare(step: int) -> Batch:
-        return make(step).prepared()
+    def __init__(self, make: Callable[[int], Batch]) -> None:
+        self.make = make
 
-    pool = ThreadPoolExecutor(workers)
-    try:
-        waiting = [pool.submit(prepare, step) for step in range(start, min(start + ahead, stop))]
-        for step in range(start, stop):
-            batch = waiting.pop(0).result()
-            if step + ahead < stop:
-                waiting.append(pool.submit(prepare, step + ahead))
-            yield batch
-    finally:
-        pool.shutdown(cancel_futures=True)
+    def __getitem__(self, step: int) -> Batch | ValueError:
+        try:
+            return self.make(step).prepared()
+        except ValueError as error:
+            return error
+
+
+def _one_thread(worker: int) -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the tokenizer's threads do not survive a fork
+
+
+def stream(make: Callable[[int], Batch], start: int, stop: int, workers: int = 8) -> Iterator[Batch]:
+    """make(start), ..., make(stop - 1) in order, prepared ahead by worker processes; raises what `make` raises."""
+    loader = DataLoader(
+        _Steps(make),
+        batch_size=None,
+        sampler=range(start, stop),
+        num_workers=min(workers, max(1, (os.cpu_count() or 1) - 1)),
+        multiprocessing_context="fork",  # workers share the tokens and need nothing that can be pickled
+        worker_init_fn=_one_thread,
+        pin_memory=torch.cuda.is_available(),
+    )
+    for batch in loader:
+        if isinstance(batch, ValueError):
+            raise batch
+        yield batch

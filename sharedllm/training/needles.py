@@ -15,9 +15,11 @@ import torch
 
 from sharedllm.training.batches import Batch, chunk_gaps
 from sharedllm.training.corpus import Corpus
-from sharedllm.training.vocabulary import ADJECTIVES, CITIES, NOUNS, TEMPLATES, Template
+from sharedllm.training.vocabulary import ADJECTIVES, CITIES, NOUNS, TEMPLATES, Template, invented
 
 DIGITS = 7
+INVENTED_SHARE = 0.5
+"""Cities that give way to an invented name."""
 FIRST_DIGIT_WEIGHT = 3.0
 """The first digit is the hard one: it takes finding the needle; the others only continue it."""
 
@@ -34,10 +36,18 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class _Needle:
-    """Ids of the hidden sentence, the query, its answer; `question` is the span of the query that a search may see."""
+class Fact:
+    """What a needle says: a number for a name, in the words of a template."""
 
-    sentence: list[int]
+    template: Template
+    key: str
+    value: str
+
+
+@dataclass(frozen=True)
+class _Query:
+    """Ids of the query and of its answer; `question` is the span of the query that a search may see."""
+
     query: list[int]
     answer: list[int]
     question: tuple[int, int]
@@ -73,43 +83,47 @@ class Needles:
         template = TEMPLATES[rng.integers(len(TEMPLATES))]
         fewest = shape.needles if shape.exactly else max(1, shape.needles // 4)
         count = int(rng.integers(fewest, shape.needles + 1))
-        needles = self._draw(rng, template, max(count, 1))
+        facts = self._draw(rng, template, max(count, 1))
+        sentences = self._sentences(facts)
         holder = np.full(shape.chunks, -1)
         # one question in a quarter of the windows: there every chunk is searched with it, as in use
-        questions = 1 if rng.random() < 0.25 else min(shape.questions, len(needles), shape.chunks)
-        asked = rng.permutation(len(needles))[:questions]
-        chunk = rng.integers(shape.chunks, size=len(needles))
+        questions = 1 if rng.random() < 0.25 else min(shape.questions, len(facts), shape.chunks)
+        asked = rng.permutation(len(facts))[:questions]
+        chunk = rng.integers(shape.chunks, size=len(facts))
         # a chunk is searched for one question: two asked needles in it would leave a loss that nothing can reduce
         chunk[asked] = rng.permutation(shape.chunks)[:questions]
         holder[chunk[asked]] = np.arange(questions)
         for c in range(shape.chunks):
             held = np.flatnonzero(chunk == c)
-            places = disjoint_places([len(needles[i].sentence) for i in held], self.chunk_size, rng)
+            places = disjoint_places([len(sentences[i]) for i in held], self.chunk_size, rng)
             for i, place in zip(held, places, strict=True):
-                context[c, place : place + len(needles[i].sentence)] = needles[i].sentence
-        return {"context_ids": context, **self._ask(rng, [needles[i] for i in asked], holder, shape.questions)}
+                context[c, place : place + len(sentences[i])] = sentences[i]
+        return {
+            "context_ids": context,
+            **self._ask(rng, self._queries([facts[i] for i in asked]), holder, shape.questions),
+        }
 
     def _ask(
-        self, rng: np.random.Generator, needles: list[_Needle], holder: np.ndarray, width: int
+        self, rng: np.random.Generator, queries: list[_Query], holder: np.ndarray, width: int
     ) -> dict[str, np.ndarray]:
         """The running text: a little text that belongs to no question, then the questions with their answers."""
-        room = self.running - sum(len(n.query) + len(n.answer) for n in needles) - len(self.start)
+        room = self.running - sum(len(n.query) + len(n.answer) for n in queries) - len(self.start)
         lead = [*self.start, *self._filler(rng, int(rng.integers(max(room, 0) + 1))).tolist()]
         ids, labels, weights = list(lead), [-100] * len(lead), [0.0] * len(lead)
         start, length = np.zeros(width, np.int64), np.ones(width, np.int64)
-        for k, needle in enumerate(needles):
-            begin, end = needle.question
+        for k, asked in enumerate(queries):
+            begin, end = asked.question
             start[k], length[k] = len(ids) + begin, end - begin
-            ids += needle.query + needle.answer
-            labels += [-100] * len(needle.query) + needle.answer
-            weights += [0.0] * len(needle.query) + self._answer_weights(needle.answer)
+            ids += asked.query + asked.answer
+            labels += [-100] * len(asked.query) + asked.answer
+            weights += [0.0] * len(asked.query) + self._answer_weights(asked.answer)
         pad = self.running - len(ids)
         if pad < 0:
             raise ValueError(
-                f"{len(needles)} questions take {len(ids)} tokens: raise needle_running above {self.running}."
+                f"{len(queries)} questions take {len(ids)} tokens: raise needle_running above {self.running}."
             )
         free = holder < 0
-        holder[free] = rng.integers(len(needles), size=int(free.sum()))
+        holder[free] = rng.integers(len(queries), size=int(free.sum()))
         return {
             "input_ids": np.asarray(ids + [ids[-1]] * pad),
             "labels": np.asarray(labels + [-100] * pad),
@@ -123,27 +137,36 @@ class Needles:
         digit = [any(c.isdigit() for c in token) for token in self.tokenizer.convert_ids_to_tokens(answer)]
         return [FIRST_DIGIT_WEIGHT if i == digit.index(True) else 1.0 for i in range(len(answer))]
 
-    def _draw(self, rng: np.random.Generator, template: Template, count: int) -> list[_Needle]:
+    def _draw(self, rng: np.random.Generator, template: Template, count: int) -> list[Fact]:
         if template.keys == "city":
-            keys = [CITIES[i] for i in rng.choice(len(CITIES), size=min(count, len(CITIES)), replace=False)]
+            cities = [CITIES[i] for i in rng.choice(len(CITIES), size=min(count, len(CITIES)), replace=False)]
+            keys = list(dict.fromkeys(invented(rng) if rng.random() < INVENTED_SHARE else city for city in cities))
         else:
             pairs = rng.choice(len(ADJECTIVES) * len(NOUNS), size=count, replace=False)
             keys = [f"{ADJECTIVES[p // len(NOUNS)]} {NOUNS[p % len(NOUNS)]}" for p in pairs]
-        return self.encode(template, keys, rng)
+        return numbered(template, keys, rng)
 
-    def encode(self, template: Template, keys: Sequence[str], rng: np.random.Generator) -> list[_Needle]:
-        """A needle with a random number for each key."""
-        values = [str(v) for v in rng.integers(10 ** (DIGITS - 1), 10**DIGITS, size=len(keys))]
-        texts = [t for k, v in zip(keys, values, strict=True) for t in template.texts(k, v)]
-        ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    def _sentences(self, facts: Sequence[Fact]) -> list[list[int]]:
+        return self._ids([f.template.sentence(f.key, f.value) for f in facts])
+
+    def _queries(self, facts: Sequence[Fact]) -> list[_Query]:
+        ids = self._ids([text for f in facts for text in f.template.query(f.key, f.value)])
         return [
-            _Needle(ids[i], query, answer[len(query) :], (len(lead), len(question)))
-            for i in range(0, len(ids), 5)
-            for lead, question, query, answer in [ids[i + 1 : i + 5]]
+            _Query(query, answer[len(query) :], (len(lead), len(question)))
+            for lead, question, query, answer in zip(*[iter(ids)] * 4, strict=True)
         ]
+
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
 
     def _filler(self, rng: np.random.Generator, length: int) -> np.ndarray:
         return self.corpora[rng.integers(len(self.corpora))].window(length, rng).astype(np.int64)
+
+
+def numbered(template: Template, keys: Sequence[str], rng: np.random.Generator) -> list[Fact]:
+    """A fact with a random number for each key."""
+    values = rng.integers(10 ** (DIGITS - 1), 10**DIGITS, size=len(keys))
+    return [Fact(template, key, str(value)) for key, value in zip(keys, values, strict=True)]
 
 
 def disjoint_places(lengths: Sequence[int], room: int, rng: np.random.Generator) -> list[int]:

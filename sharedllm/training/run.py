@@ -138,14 +138,18 @@ def batch_maker(settings: TrainSettings, files: Files, tokenizer: Any, chunk_siz
     long = [c for c in corpora if np.diff(c.starts).max() > reach]
     if not long:
         raise ValueError(f"No document of the data has {reach} tokens, which the longest needle windows take.")
-    needles = Needles(tokenizer, long, chunk_size, settings.needle_running, settings.gap_share, settings.max_chunks)
+    running = {stage.running or settings.needle_running for stage in settings.needles}
+    needles = {
+        room: Needles(tokenizer, long, chunk_size, room, settings.gap_share, settings.max_chunks) for room in running
+    }
 
     def make(step: int, rank: int) -> Batch:
         rng = np.random.default_rng([settings.seed, step, rank])
         place = np.random.default_rng([settings.seed, step, 1 << 20]).random()  # every rank the same kind
         for stage in settings.needles:
             if place < stage.share:
-                return needles(rng, Shape(stage.windows, stage.chunks, stage.needles, stage.questions))
+                source = needles[stage.running or settings.needle_running]
+                return source(rng, Shape(stage.windows, stage.chunks, stage.needles, stage.questions))
             place -= stage.share
         return lm(rng)
 

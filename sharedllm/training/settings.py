@@ -19,6 +19,7 @@ class NeedleStage(BaseModel):
     needles: int
     questions: int
     share: float
+    running: int | None = Field(None, description="tokens of running text, where not needle_running")
 
 
 class TrainSettings(BaseModel):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib import resources
 
+import numpy as np
 import yaml
 
 
@@ -20,11 +21,15 @@ class Template:
     answer: str
     keys: str = "city"
 
-    def texts(self, key: str, value: str) -> tuple[str, str, str, str, str]:
-        """The hidden sentence; then the query as it grows: lead, question, answer stem, answer."""
+    def sentence(self, key: str, value: str) -> str:
+        """What is hidden."""
+        return " " + self.needle.format(key=key, value=value)
+
+    def query(self, key: str, value: str) -> tuple[str, str, str, str]:
+        """The query as it grows: lead, question, answer stem, answer."""
         question = f"{LEAD} {self.question.format(key=key)}"
         query = f"{question}\nAnswer: {self.answer.format(key=key)}"
-        return " " + self.needle.format(key=key, value=value), LEAD, question, query, f"{query} {value}."
+        return LEAD, question, query, f"{query} {value}."
 
 
 LEAD = "\n\nQuestion:"
@@ -57,9 +62,26 @@ TEMPLATES = (
         "How many documents does the archive in {key} hold?",
         "The number of documents in {key} is",
     ),
+    Template(
+        "Dial {value} to be put through to {key}.",
+        "What does one dial to reach {key}?",
+        "To reach {key} one dials",
+    ),
+    Template(
+        "A plate with the inventory number {value} is fixed to the {key}.",
+        "What is the inventory number of the {key}?",
+        "The inventory number of the {key} is",
+        keys="item",
+    ),
 )
 
 _NAMES = yaml.safe_load((resources.files("sharedllm.training") / "names.yaml").read_text(encoding="utf-8"))
 CITIES: tuple[str, ...] = tuple(_NAMES["cities"].split())
 ADJECTIVES: tuple[str, ...] = tuple(_NAMES["adjectives"].split())
 NOUNS: tuple[str, ...] = tuple(_NAMES["nouns"].split())
+SYLLABLES: tuple[str, ...] = tuple(_NAMES["syllables"].split())
+
+
+def invented(rng: np.random.Generator) -> str:
+    """A name of two or three syllables: names must be compared, as there are too many to know them."""
+    return "".join(SYLLABLES[i] for i in rng.integers(len(SYLLABLES), size=rng.integers(2, 4))).capitalize()
