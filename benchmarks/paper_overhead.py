@@ -49,7 +49,7 @@ class Variant:
 
 def variants(tables: Iterable[int]) -> list[Variant]:
     """The rows of the tables, in the paper's order."""
-    rows = {
+    rows: dict[int, list[tuple[str, dict[str, Any]]]] = {
         9: [(f"M={m}", {"lower_layers": m}) for m in (1, 2, 4, 8, 16)],
         10: [(f"beta={b}", {"ratios": ratios(b, 3)}) for b in (64, 32, 16, 8, 4, 2, 1)],
         11: [(f"height={h}", {"ratios": ratios(8, h)}) for h in (1, 2, 3, 4)],
@@ -130,7 +130,7 @@ def plot(compared: pd.DataFrame) -> Figure:
             ax.set_title(f"{('time', 'memory')[line]}, {REFERENCE[table]} is 1", fontsize=8)
             ax.set_xlabel(f"{REFERENCE[table].partition('=')[0]} (table {table})", fontsize=8)
             ax.tick_params(labelsize=7)
-    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside upper left", ncols=3)
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside upper left", ncols=min(3, len(tables)))
     return figure
 
 

@@ -33,6 +33,7 @@ GIB = 1 << 30
 SHARED = "SharedLLM"
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     SHARED: ("sharedllm-7b", {}),
+    "SharedLLM, M = 16": ("sharedllm-7b", {"lower_layers": 16}),
     "Activation Beacon": ("beacon-7b", {}),
     "StreamingLLM": ("streamingllm-7b", {}),
     "CEPE": ("cepe-7b", {}),
@@ -40,7 +41,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "LongLLaMA": ("longllama-code-7b", {}),
     "dense, YaRN": ("full-7b", {}),
 }
-"""Name -> preset and settings. YaRN's arithmetic is that of dense attention."""
+"""Name -> preset and settings. M is 4 in the paper's language modelling, 16 in its supervised fine-tuning. YaRN's
+arithmetic is that of dense attention."""
 TABLE_LENGTHS = [1 << power for power in range(13, 21)]
 LENGTHS = sorted({round(2 ** (12 + step / 4) / 1024) * 1024 for step in range(33)})
 """Context lengths of plot and thresholds: 4K to 1M, four to the doubling."""

@@ -56,7 +56,7 @@ def test_thresholds(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_files(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def made(rates: Rates) -> dict[str, Any]:
         lengths = sorted({*script.LENGTHS, *script.TABLE_LENGTHS})
-        speeds = {name: 1.0 + i for i, name in enumerate(script.MODELS)}
+        speeds = {name: 2.0 if name == "Activation Beacon" else 1.0 for name in script.MODELS}
         return {name: {n: floor(script, s * n / 1e5, 0.005) for n in lengths} for name, s in speeds.items()}
 
     monkeypatch.setattr(script, "floors", made)

@@ -223,11 +223,10 @@ class SharedLLM(LongContextModel):
         chunks = self._split(context_tokens, prefix=False)
         running = context_tokens - chunks * self.model.config.chunk_size + query_tokens
         flop: Arithmetic = arithmetic(self.model.config, chunks, running, query_tokens, self.dtype.itemsize)
-        weights = flops.weight_bytes(self.model)
         return Cost(
             prefill_flops=flop.prefill,
             decode_flops=flop.decode,
-            weight_bytes=weights,
+            weight_bytes=flops.weight_bytes(self.model),
             state_bytes=flop.state_bytes,
-            decode_bytes=weights + flop.state_bytes,
+            decode_bytes=flops.decode_weight_bytes(self.model) + flop.state_bytes,
         )
