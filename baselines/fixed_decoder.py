@@ -72,9 +72,9 @@ class Reach:
         self._position = torch.tensor([held] * pinned + at, device=device)
         self._pinned = torch.arange(len(self._position), device=device) < pinned
 
-    def bias(self, place: torch.Tensor) -> torch.Tensor:
-        """What is added to the scores of new tokens at `place` (q,), numbers of new tokens: (q, places) float32."""
-        position = self.held + place[:, None]
+    def bias(self, number: torch.Tensor) -> torch.Tensor:
+        """What is added to the scores of new tokens, whose numbers in the run are (q,): (q, places) float32."""
+        position = self.held + number[:, None]
         seen = self._position <= position
         if self.window is not None:
             seen &= (self._position > position - self.window) | self._pinned
@@ -89,7 +89,7 @@ class Tail:
 
     def __init__(self, reach: Reach, held: KeysValues, pinned: KeysValues | None = None) -> None:
         """held: keys and values (1, kv heads, reach.held, head_dim); pinned: those of reach.pinned more."""
-        self.offset = reach.offset
+        self._offset = reach.offset
         self.core = held[0][:, :, reach.core], held[1][:, :, reach.core]
         self.keys, self.values = (
             torch.cat([*([] if pinned is None else [pinned[i]]), x[:, :, reach.leaving], _zeros(x, reach.places)], 2)
@@ -97,9 +97,9 @@ class Tail:
         )
 
     def write(self, place: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Keys and values (1, kv heads, q, head_dim) of new tokens number `place` (q,)."""
-        self.keys.index_copy_(2, place + self.offset, keys)
-        self.values.index_copy_(2, place + self.offset, values)
+        """Keys and values (1, kv heads, q, head_dim) of new tokens at places (q,)."""
+        self.keys.index_copy_(2, place, keys)
+        self.values.index_copy_(2, place, values)
 
     def attend(self, query: torch.Tensor, bias: torch.Tensor, scale: float) -> torch.Tensor:
         """(1, heads, q, head_dim) -> the same; bias: `Reach.bias`."""
@@ -111,7 +111,7 @@ class Tail:
 
     def new(self, count: int) -> KeysValues:
         """Keys and values of the first `count` new tokens."""
-        part = slice(self.offset, self.offset + count)
+        part = slice(self._offset, self._offset + count)
         return self.keys[:, :, part], self.values[:, :, part]
 
 
@@ -130,7 +130,7 @@ def attend_all(
 
 
 class Rows(NamedTuple):
-    """What one layer needs to know of the tokens of a run: their numbers (q,), `rotation` and `Reach.bias`."""
+    """What one layer needs to know of the new tokens: their places (q,), `rotation` and `Reach.bias`."""
 
     place: torch.Tensor
     rotation: Rotation
@@ -152,9 +152,9 @@ class DecoderStep(FixedStep):
         self.reaches, self.tails = reaches, tails
 
     def run(self) -> torch.Tensor:
-        hidden, place = self.embed()
-        rotation = self.rotation(hidden, self.position + place)
-        rows = {reach: Rows(place, rotation, reach.bias(place)) for reach in dict.fromkeys(self.reaches)}
+        hidden, number = self.embed()
+        rotation = self.rotation(hidden, self.position + number)
+        rows = {r: Rows(number + r.offset, rotation, r.bias(number)) for r in dict.fromkeys(self.reaches)}
         for index, (layer, reach) in enumerate(zip(self.decoder.layers, self.reaches, strict=True)):
             normed = rms_norm(layer.input_layernorm, hidden)
             hidden = hidden + self.attend(index, layer.self_attn, normed, rows[reach])
@@ -163,8 +163,8 @@ class DecoderStep(FixedStep):
         return self.head(rms_norm(self.decoder.norm, hidden[:, 0]))
 
     def embed(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Embeddings (1, q, hidden), of the token first, and their places (q,)."""
-        return self.decoder.embed_tokens(self.token), self.place
+        """Embeddings (1, q, hidden), of the token first, and their numbers in the run (q,)."""
+        return self.decoder.embed_tokens(self.token), self.number
 
     def rotation(self, hidden: torch.Tensor, position: torch.Tensor) -> Rotation:
         """Cosines and sines (1, 1, q, head_dim) of positions (q,)."""

@@ -116,7 +116,7 @@ class StreamingStep(DecoderStep):
 
     def run(self) -> torch.Tensor:
         if self._cache.rolling:
-            for tail, keys in zip(self.tails, self._cache.sinks_at(self._start + self.place), strict=True):
+            for tail, keys in zip(self.tails, self._cache.sinks_at(self._start + self.number), strict=True):
                 tail.keys[:, :, : keys.shape[2]] = keys
         return super().run()
 

@@ -27,7 +27,7 @@ FREE = 256 << 20
 class FixedStep(ABC):
     """Reads up to `tokens` tokens, one a run, behind a state that it leaves as it is until `finish`.
 
-    token: (1, 1) the id to read. place: (1,) number of tokens read before it, or what a method counts instead. Both
+    token: (1, 1) the id to read. number: (1,) how many were read before it, or what a method counts instead. Both
     are on the device and set before each run, so a run that is repeated writes the same to the same place.
     count: tokens read so far.
     """
@@ -35,7 +35,7 @@ class FixedStep(ABC):
     def __init__(self, tokens: int, device: torch.device) -> None:
         self.tokens, self.count = tokens, 0
         self.token = torch.zeros(1, 1, dtype=torch.long, device=device)
-        self.place = torch.zeros(1, dtype=torch.long, device=device)
+        self.number = torch.zeros(1, dtype=torch.long, device=device)
 
     @property
     def kind(self) -> Hashable:
@@ -45,7 +45,7 @@ class FixedStep(ABC):
     def prepare(self, token: int) -> None:
         """Set on the device what the next run reads."""
         self.token.fill_(token)
-        self.place.fill_(self.count)
+        self.number.fill_(self.count)
 
     @abstractmethod
     def run(self) -> torch.Tensor:

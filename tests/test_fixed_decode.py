@@ -175,10 +175,10 @@ def test_a_tail_is_attention_in_a_window(held: int, tokens: int, window: int | N
     generator = torch.Generator().manual_seed(held + tokens)
     keys, values = 2 * torch.randn(2, 1, 2, pinned + held + tokens, 8, generator=generator)
     query = 2 * torch.randn(1, 2 * groups, tokens, 8, generator=generator)
-    at = torch.arange(held + tokens)
-    seen = at <= at[held:, None]
+    position = torch.arange(held + tokens)
+    seen = position <= position[held:, None]
     if window is not None:
-        seen &= at > at[held:, None] - window
+        seen &= position > position[held:, None] - window
     seen = torch.cat([torch.ones(tokens, pinned, dtype=torch.bool), seen], 1)
     wanted = F.scaled_dot_product_attention(query, keys, values, attn_mask=seen, enable_gqa=True, scale=0.3)
 
@@ -186,9 +186,9 @@ def test_a_tail_is_attention_in_a_window(held: int, tokens: int, window: int | N
     before, old = slice(pinned, pinned + held), slice(0, pinned)
     tail = Tail(reach, (keys[:, :, before], values[:, :, before]), (keys[:, :, old], values[:, :, old]))
     for number in range(tokens):
-        place, new = torch.tensor([number]), slice(pinned + held + number, pinned + held + number + 1)
-        tail.write(place, keys[:, :, new], values[:, :, new])
-        got = tail.attend(query[:, :, number : number + 1], reach.bias(place), 0.3)
+        at, new = torch.tensor([number]), slice(pinned + held + number, pinned + held + number + 1)
+        tail.write(at + reach.offset, keys[:, :, new], values[:, :, new])
+        got = tail.attend(query[:, :, number : number + 1], reach.bias(at), 0.3)
         torch.testing.assert_close(got, wanted[:, :, number : number + 1], atol=1e-5, rtol=1e-5)
     assert torch.equal(tail.new(tokens)[1], values[:, :, pinned + held :])
 

@@ -13,8 +13,8 @@ from sharedllm.fused import rotate
 
 
 class BeaconStep(DecoderStep):
-    """tokens: at most what the window has room for. There are two kinds of steps, with and without a beacon; a
-    place of the tail is a slot of the window."""
+    """tokens: at most what the window has room for. There are two kinds of steps, with and without a beacon; tokens and
+    beacons count alike, as slots of the window."""
 
     def __init__(self, model: Any, cache: BeaconCache, tokens: int) -> None:
         self._fill, self._layout = cache.fill, cache.layout
@@ -24,30 +24,30 @@ class BeaconStep(DecoderStep):
         tails = [Tail(reach, (layer.keys[:, :, :used], layer.values[:, :, :used])) for layer in cache.layers]
         super().__init__(model.model, model.lm_head, used, [reach for _ in tails], tails)
         self.tokens, self._cache = tokens, cache
-        self._beacon = torch.zeros_like(self.place)
+        self._beacon = torch.zeros_like(self.number)
         self._staged = [layer.staged.clone() for layer in cache.layers]
 
     @property
     def kind(self) -> bool:
         """Whether a beacon follows the next token."""
-        return (self._number + 1) % self._layout.ratio == 0
+        return (self._next + 1) % self._layout.ratio == 0
 
     @property
-    def _number(self) -> int:
-        """Of the next token in its window."""
+    def _next(self) -> int:
+        """Number of the next token in its window."""
         return self._fill.tokens + self.count
 
     def prepare(self, token: int) -> None:
         self.token.fill_(token)
-        self.place.fill_(self._layout.slots(self._number) - self._layout.slots(self._fill.tokens))
-        self._beacon.fill_(self._number // self._layout.ratio)
+        self.number.fill_(self._layout.slots(self._next) - self._layout.slots(self._fill.tokens))
+        self._beacon.fill_(self._next // self._layout.ratio)
 
     def embed(self) -> tuple[torch.Tensor, torch.Tensor]:
-        hidden, place = super().embed()
+        hidden, number = super().embed()
         if not self.kind:
-            return hidden, place
+            return hidden, number
         beacon = self.decoder.beacon_embed_tokens.weight[None]
-        return torch.cat([hidden, beacon], 1), torch.cat([place, place + 1])
+        return torch.cat([hidden, beacon], 1), torch.cat([number, number + 1])
 
     def rotation(self, hidden: torch.Tensor, position: torch.Tensor) -> Rotation:
         """Of the rows and, behind them, of the place that a beacon moves to."""
@@ -75,7 +75,7 @@ class BeaconStep(DecoderStep):
 
     def finish(self) -> None:
         first = self._fill.used
-        slots = self._layout.slots(self._number) - self._layout.slots(self._fill.tokens)
+        slots = self._layout.slots(self._next) - self._layout.slots(self._fill.tokens)
         for index, tail in enumerate(self.tails):
             keys, values = tail.new(slots)
             layer = self._cache.reserve(index, keys, first + slots)
