@@ -146,7 +146,7 @@ def test_a_sample_opens_by_keyboard_with_prompt_trace_and_score(opened):
         "Question 0: where is <it>?",
         "4821907",
         "What the tree kept in full: 8 pieces",
-        "nothing",
+        "the model was given all of it",
     ):
         assert part in text
     assert len(find(opened, "#sample svg.strip rect.kept")) == 8

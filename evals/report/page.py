@@ -12,6 +12,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
+from datetime import datetime
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def write_page(data: Data, plots: Sequence[tuple[str, str, Path]], tables: Seque
     samples, left_out = embedded(data.run)
     text = env.get_template("page.html.j2").render(
         title=title(data.run),
-        facts=facts(data.run),
+        facts=facts(data),
         notes=data.run.notes,
         hints=hints(data),
         style=Markup((folder / "page.css").read_text(encoding="utf-8")),
@@ -61,11 +62,13 @@ def title(run: Run) -> str:
     return f"Report of {run.path.resolve().name}"
 
 
-def facts(run: Run) -> list[str]:
+def facts(data: Data) -> list[str]:
     """A line of what the run was, for the head of the page."""
+    run, status = data.run, data.summary["status"].value_counts(sort=False)
     samples = sum(len(s) for s in run.samples.values())
-    counted = [f"{len(run.models)} models", f"{len(run.cells)} cells", f"{samples} samples"]
-    return [*([str(run.record["created"])] if "created" in run.record else []), *counted]
+    cells = f"{len(run.cells)} cells ({', '.join(f'{count} {name}' for name, count in status.items())})"
+    when = datetime.fromisoformat(run.record["created"]).strftime("%Y-%m-%d %H:%M %Z")
+    return [when, f"{data.summary['model'].nunique()} models", cells, f"{samples} samples"]
 
 
 def background(run: Run) -> Record:

@@ -183,7 +183,7 @@ function detail(sample) {
   parts.push(make("h4", {}, `Prompt (${number(audit.tokens)} tokens)`), make("pre", {}, sample.prompt.head));
   parts.push(audit.cut_tokens
     ? make("p", { class: "cut" }, `${audit.cut_tokens} tokens of the context were cut out at token ${audit.cut_at}`)
-    : make("p", { class: "gap" }, "… nothing was cut …"));
+    : make("p", { class: "gap" }, "… the middle is left out here; the model was given all of it …"));
   parts.push(make("pre", {}, sample.prompt.tail));
   parts.push(...traceParts(sample, audit), ...sameQuestion(sample));
   parts.push(make("h4", {}, "Record"), make("details", {}, make("summary", {}, "Audit, group, seconds"),
