@@ -48,7 +48,8 @@ def perplexity(data: Data) -> Iterator[Table]:
     """Tables 1 and 2: rows are models, columns data sets and lengths."""
     cells = data.summary[data.summary["task"] == "perplexity"]
     found: dict[str, dict[tuple[str, int], Any]] = {}
-    for row in cells[cells["length"].notna()].to_dict("records"):
+    measured = cells["length"].notna() & ((cells["n"] > 0) | (cells["status"] == "oom"))
+    for row in cells[measured].to_dict("records"):
         columns = found.setdefault(row["model"], {})
         for dataset, metric in _datasets(row, data.run.cells[row["cell"]]):
             value = Interval(row[metric], row[f"{metric}_low"], row[f"{metric}_high"])
