@@ -4,10 +4,10 @@
     python benchmarks/paper_overhead.py --tables 9 --output results/measured/injection-layers --device cuda
 
 Every variant is the preset with one setting changed, measured by `sharedllm-eval --task efficiency` in a process of
-its own; options that are not listed below are handed to it, and the same command goes on where it stopped. The run
-in OUTPUT has the tables in the paper's layout. overhead.csv and overhead.svg beside it hold measured and published
-values relative to one row of each table (M = 4, beta = 8, height 3, no search): the paper does not say what its
-seconds comprise, so only ratios can be compared.
+its own; options that are not listed below, such as `--set`, are handed to it, and the same command goes on where it
+stopped. The run in OUTPUT has the tables in the paper's layout. overhead.csv and overhead.svg beside it hold measured
+and published values relative to one row of each table (M = 4, beta = 8, height 3, no search): the paper does not say
+what its seconds comprise, so only ratios can be compared.
 """
 
 from __future__ import annotations

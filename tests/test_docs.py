@@ -7,8 +7,8 @@ are linked, and as they stand but for this:
   most 2k (RULER 8k: with a token a byte its tasks do not fit into less); `--limit` is 2;
 - a name in capitals (DATA, TEXTS, BASE, ...) is a folder with a few made-up rows and texts;
 - `sharedllm-report` on a run that no command before it wrote gets one of tests/fixtures/synthetic_run.py;
-- pip installs into that folder; make only says what it would do; training, lm-eval and the scripts in benchmarks/
-  have their arguments checked (other tests run them).
+- pip installs into that folder; make only says what it would do, and of that `sharedllm-eval` is run; training, lm-eval
+  and the scripts in benchmarks/ have their arguments checked (other tests run them).
 
 `<!-- test: plan only (reason) -->` before a block: `sharedllm-eval` plans it (`--dry-run`) with the real presets, as it
 does every `--task efficiency`, whose models are measured in processes of their own.
@@ -201,7 +201,12 @@ class Shell:
         registry._targets.cache_clear()
 
     def make(self, words: list[str], plan_only: bool) -> None:
-        subprocess.run(["make", "--dry-run", *words], cwd=ROOT, check=True, capture_output=True)
+        """What make would do, without its set-up; what it would measure is run."""
+        planned = subprocess.run(["make", "--dry-run", *words], cwd=ROOT, check=True, capture_output=True, text=True)
+        for line in planned.stdout.replace("\\\n", "").splitlines():
+            program, *rest = shlex.split(line)
+            if program.endswith("/sharedllm-eval"):
+                self.sharedllm_eval(rest, plan_only)
 
 
 @pytest.fixture
