@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from evals.report.frames import Data
 from evals.report.load import Run
-from evals.report.plots.style import COLUMN, file_name, metric_label, short
+from evals.report.plots.style import COLUMN, file_name, metric_label, short, tokens
 
 CAPTION = (
     "Variants of {method}: {task}{length}, with 95 % intervals over samples. The line marks the first of "
@@ -34,7 +34,7 @@ def figures(data: Data) -> Iterator[tuple[str, str, Figure]]:
             caption = CAPTION.format(
                 method=method,
                 task=task,
-                length=f" at {lengths.max()} tokens" if lengths.max() else "",
+                length=f" at {tokens(lengths.max())} tokens" if lengths.max() else "",
                 reference=longest["model"].iloc[0],
             )
             yield file_name("ablation", method, str(task)), caption, bars(longest, names)

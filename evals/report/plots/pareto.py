@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from evals.report.frames import Data
 from evals.report.plots.efficiency import QUANTITIES
-from evals.report.plots.style import PAGE, Look, file_name, legend, looks, metric_label, spread_axis
+from evals.report.plots.style import PAGE, Look, file_name, legend, looks, metric_label, spread_axis, tokens
 
 CAPTION = (
     "{task}{length}: {metric} against memory, time to first token and time per output token. The grey line "
@@ -39,7 +39,7 @@ def figures(data: Data) -> Iterator[tuple[str, str, Figure]]:
         metric, better = chosen["metric"].iloc[0], bool(chosen["higher_is_better"].iloc[0])
         figure.axes[0].set_ylabel(metric_label(metric, better))
         legend(figure, present)
-        length = f" at {longest} tokens" if longest else ""
+        length = f" at {tokens(longest)} tokens" if longest else ""
         caption = CAPTION.format(task=family, length=length, metric=metric_label(metric, True))
         yield file_name("pareto", str(family)), caption, figure
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from evals.report.frames import Data
-from evals.report.plots.style import COLUMN, Look, file_name, legend, looks, metric_label
+from evals.report.plots.style import COLUMN, Look, file_name, legend, looks, metric_label, tokens
 
 CAPTION = "Scores by task{length}, with 95 % intervals over samples."
 
@@ -31,7 +31,7 @@ def figures(data: Data) -> Iterator[tuple[str, str, Figure]]:
         dots(figure.subplots(), rows, tasks, present)
         legend(figure, present)
         lengths = rows["length"].dropna().unique()
-        length = f" at {lengths[0]} tokens" if len(lengths) == 1 else ""
+        length = f" at {tokens(lengths[0])} tokens" if len(lengths) == 1 else ""
         yield file_name("scores", str(family)), CAPTION.format(length=length), figure
 
 
