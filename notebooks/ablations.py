@@ -62,7 +62,7 @@ for variant in VARIANTS[1:3]:
 if FULL:
     tools.run(
         f"python ../benchmarks/ablations.py --base {BASE} --data {TEXTS}/train.jsonl --heldout {TEXTS}/heldout.jsonl "
-        f"--steps 120 --output {TRAINED}"
+        f"--steps 100 --jobs 4 --output {TRAINED}"
     )
 recorded = sorted(Path(TRAINED).rglob("ablation.md"))
 for table in recorded:
