@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -12,13 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from transformers import PretrainedConfig, PreTrainedModel
 
 from baselines.batching import KeysValues, generate_together
+from baselines.deferred import DeferredSession
 from baselines.fixed_decoder import CacheStep, decoding, has_fixed_step
 from baselines.kv_cache import ROOM, BufferCache
 from evals import flops
 from evals.decoding import CachedSession
 from evals.errors import UserError
 from evals.fixed_step import LONGEST
-from evals.model import Cost, LongContextModel, Query, Request, Runtime, Session, Stop
+from evals.model import Cost, LongContextModel, Query, Request, Runtime, Session
 from evals.presets import Preset
 from evals.prompt import Side, kept_ends
 from evals.settings import validate
@@ -138,9 +139,9 @@ class FullAttention(LongContextModel):
         return dense_cost(self.model, context_tokens, query_tokens)
 
 
-class TruncatedSession(Session):
-    """A context of which as much is read as a query and its answer leave room for, so it is read when both are
-    known. What is kept depends on their length alone, in coarse steps: alike queries share one read."""
+class TruncatedSession(DeferredSession[int]):
+    """A context of which as much is read as a query and its answer leave room for: `plan` is the number of tokens.
+    It depends on their length alone, in coarse steps: alike queries share one read."""
 
     def __init__(
         self,
@@ -154,41 +155,19 @@ class TruncatedSession(Session):
         self._prefix, self._context = list(prefix), list(context)
         self._window = window
         self._settings = settings
-        self._dense: DenseSession | None = None
-        self._room = -1
-        self._cut = 0
-
-    def generate(
-        self,
-        query: Query,
-        max_new_tokens: int,
-        stop: Stop | None = None,
-        on_token: Callable[[int], None] | None = None,
-    ) -> list[int]:
-        return self._read(len(query.ids) + max_new_tokens).generate(query, max_new_tokens, stop, on_token)
-
-    def score(self, query: Query, target_ids: Sequence[int]) -> torch.Tensor:
-        return self._read(len(query.ids) + len(target_ids)).score(query, target_ids)
-
-    @property
-    def state_bytes(self) -> int:
-        return self._dense.state_bytes if self._dense else 0
+        self._kept = len(self._context)
 
     def trace(self) -> dict[str, Any]:
-        return {"kept_tokens": len(self._context) - self._cut, "cut_tokens": self._cut}
+        return {"kept_tokens": self._kept, "cut_tokens": len(self._context) - self._kept}
 
-    @torch.inference_mode()
-    def _read(self, tail: int) -> DenseSession:
-        """The context cut to the window, given the tokens of query and answer."""
-        room = context_room(self._window, len(self._prefix), tail)
-        if self._dense is None or room != self._room:
-            head, end = kept_ends(len(self._context), room, self._settings.side)
-            self._cut = len(self._context) - head - end
-            kept = self._context[:head] + self._context[len(self._context) - end :]
-            self._dense = None  # frees the earlier read first
-            self._dense = DenseSession(self._model, [*self._prefix, *kept], self._settings.block)
-            self._room = room
-        return self._dense
+    def _plan(self, query: int, generated: int, scored: int) -> int:
+        return context_room(self._window, len(self._prefix), query + generated + scored)
+
+    def _read(self, plan: int) -> Session:
+        head, end = kept_ends(len(self._context), plan, self._settings.side)
+        self._kept = head + end
+        kept = self._context[:head] + self._context[len(self._context) - end :]
+        return DenseSession(self._model, [*self._prefix, *kept], self._settings.block)
 
 
 @dataclass(kw_only=True)

@@ -14,7 +14,7 @@ stock dynamic NTK does, makes an answer depend on how its prompt was cut.)
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
@@ -22,11 +22,12 @@ import torch
 from pydantic import Field, model_validator
 from transformers import PretrainedConfig, PreTrainedModel
 
+from baselines.deferred import DeferredSession
 from baselines.dense import DenseSession, DenseSettings, FullAttention, check_base
 from baselines.fixed_decoder import decoding
 from evals import flops
 from evals.errors import UserError
-from evals.model import Query, Runtime, Session, Stop
+from evals.model import Runtime, Session
 from evals.presets import Preset
 from evals.settings import validate
 from evals.weights import load_base
@@ -76,8 +77,8 @@ def factor_for(length: int, window: int) -> int:
     return max(1, -(-length // window))
 
 
-class DynamicSession(Session):
-    """A context that is read when the length of a request is known, and again when that asks for another s.
+class DynamicSession(DeferredSession[int]):
+    """A context that is read when the length of a request is known, and again when that asks for another s, the plan.
 
     Length: context, query and scored targets. Generated tokens do not count: how many will come is not known,
     and a nominal length (16K) then has one s (2 of an 8K base) in every task.
@@ -86,41 +87,19 @@ class DynamicSession(Session):
     def __init__(self, method: ScaledRope, ids: Sequence[int]) -> None:
         self._method = method
         self._ids = list(ids)
-        self._factor = 0
-        self._dense: Session | None = None
-
-    def generate(
-        self,
-        query: Query,
-        max_new_tokens: int,
-        stop: Stop | None = None,
-        on_token: Callable[[int], None] | None = None,
-    ) -> list[int]:
-        return self._read(len(query.ids)).generate(query, max_new_tokens, stop, on_token)
-
-    def score(self, query: Query, target_ids: Sequence[int]) -> torch.Tensor:
-        return self.score_greedy(query, target_ids)[0]
-
-    def score_greedy(self, query: Query, target_ids: Sequence[int]) -> tuple[torch.Tensor, bool]:
-        return self._read(len(query.ids) + len(target_ids)).score_greedy(query, target_ids)
-
-    @property
-    def state_bytes(self) -> int:
-        return self._dense.state_bytes if self._dense else 0
 
     def trace(self) -> dict[str, Any]:
-        return {"factor": self._factor}
+        return {"factor": self.plan or 0}
 
-    @torch.inference_mode()
-    def _read(self, tail: int) -> Session:
-        model = self._method.model
-        factor = factor_for(len(self._ids) + tail, model.config.max_position_embeddings)
-        model.base_model.rotary_emb = self._method.rotary(factor)  # sessions of other lengths share the model
-        if factor != self._factor or self._dense is None:
-            self._dense = None  # frees the earlier read first
-            self._dense = DenseSession(model, self._ids, self._method.settings.block)
-            self._factor = factor
-        return self._dense
+    def _plan(self, query: int, generated: int, scored: int) -> int:
+        return factor_for(len(self._ids) + query + scored, self._method.model.config.max_position_embeddings)
+
+    def _read(self, plan: int) -> Session:
+        return DenseSession(self._method.model, self._ids, self._method.settings.block)
+
+    def _ready(self, plan: int) -> Session:
+        self._method.model.base_model.rotary_emb = self._method.rotary(plan)  # sessions of other lengths share it
+        return super()._ready(plan)
 
 
 @dataclass(kw_only=True)

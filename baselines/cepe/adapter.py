@@ -10,7 +10,7 @@ the encoder, window in the decoder.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -18,13 +18,14 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from baselines.cepe.modeling import CEPEForCausalLM, CrossAttention, CrossAttentionLayer, EncodedContext
+from baselines.deferred import DeferredSession
 from baselines.fixed_decoder import CacheStep, decoding, has_fixed_step
 from baselines.kv_cache import ROOM, BufferCache
 from evals import flops
 from evals.decoding import CachedSession
 from evals.errors import UserError
 from evals.fixed_step import LONGEST
-from evals.model import Cost, LongContextModel, Query, Runtime, Session, Stop
+from evals.model import Cost, LongContextModel, Runtime, Session
 from evals.presets import Preset
 from evals.settings import validate
 from evals.weights import load_class
@@ -108,47 +109,23 @@ class CEPEStep(CacheStep):
         return hidden + layer.cross_attn(hidden, self._encoded, index)
 
 
-class CEPESession(Session):
-    """A context that is read when the length of a query and its answer, and with it the split, is known."""
+class CEPESession(DeferredSession[int]):
+    """A context that is read when the split is known: `plan` is the number of tokens that go to the encoder."""
 
     def __init__(self, method: CEPE, prefix_ids: Sequence[int], context_ids: Sequence[int]) -> None:
         self._model, self._settings = method.model, method.settings
         self._prefix, self._context = list(prefix_ids), list(context_ids)
-        self._overflow = 0
-        self._split: SplitSession | None = None
-
-    def generate(
-        self,
-        query: Query,
-        max_new_tokens: int,
-        stop: Stop | None = None,
-        on_token: Callable[[int], None] | None = None,
-    ) -> list[int]:
-        return self._read(len(query.ids) + max_new_tokens).generate(query, max_new_tokens, stop, on_token)
-
-    def score(self, query: Query, target_ids: Sequence[int]) -> torch.Tensor:
-        return self.score_greedy(query, target_ids)[0]
-
-    def score_greedy(self, query: Query, target_ids: Sequence[int]) -> tuple[torch.Tensor, bool]:
-        return self._read(len(query.ids) + len(target_ids)).score_greedy(query, target_ids)
-
-    @property
-    def state_bytes(self) -> int:
-        return self._split.state_bytes if self._split else 0
 
     def trace(self) -> dict[str, Any]:
-        return {"encoder_tokens": self._overflow, "decoder_tokens": len(self._context) - self._overflow}
+        overflow = self.plan or 0
+        return {"encoder_tokens": overflow, "decoder_tokens": len(self._context) - overflow}
 
-    @torch.inference_mode()
-    def _read(self, tail: int) -> SplitSession:
-        """The context read so that the decoder has room for `tail` tokens. Raises UserError where it cannot."""
-        overflow = overflow_tokens(self._settings, len(self._prefix), len(self._context), tail)
-        if self._split is None or overflow != self._overflow:
-            self._split = None  # frees the earlier read first
-            self._overflow = overflow
-            running = [*self._prefix, *self._context[overflow:]]
-            self._split = SplitSession(self._model, self._settings, self._context[:overflow], running)
-        return self._split
+    def _plan(self, query: int, generated: int, scored: int) -> int:
+        return overflow_tokens(self._settings, len(self._prefix), len(self._context), query + generated + scored)
+
+    def _read(self, plan: int) -> Session:
+        running = [*self._prefix, *self._context[plan:]]
+        return SplitSession(self._model, self._settings, self._context[:plan], running)
 
 
 @dataclass(kw_only=True)
