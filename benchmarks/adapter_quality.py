@@ -73,8 +73,8 @@ def main() -> None:
                 source = HeldOut(TEMPLATES[name], tokenizer, corpora, size, 256, 0.0, 0)
                 score = needles(model, source, chunks, 4, windows, max(1, 96 // chunks))
                 rows["needles"].setdefault(name, {})[chunks] = score
+                chosen.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
                 print(f"  needles {name}: {json.dumps(score)}  {time.monotonic() - begin:.0f} s", flush=True)
-        chosen.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
