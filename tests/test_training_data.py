@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from evals.tasks import needle as held_out
 from sharedllm import SharedLLMForCausalLM
 from sharedllm.training import evaluate, settings, vocabulary
-from sharedllm.training.batches import Batch, LanguageModelling
+from sharedllm.training.batches import Batch, LanguageModelling, repeat_passages
 from sharedllm.training.corpus import Corpus, open_corpus, save_corpus
 from sharedllm.training.needles import Needles, Shape, disjoint_places
 from sharedllm.training.run import Files, batch_maker
@@ -256,3 +256,19 @@ def test_malformed_examples(row: str, message: str, tokenizer: Any, tmp_path: Pa
     path.write_text(row, encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         read_examples(path, tokenizer)
+
+
+def test_names_stand_before_their_numbers() -> None:
+    """What a causal lower model keeps of a number cannot know a name behind it."""
+    for template in vocabulary.TEMPLATES:
+        assert 0 <= template.needle.index("{key}") < template.needle.index("{value}")
+
+
+def test_repeated_passages_come_from_the_ends_of_chunks() -> None:
+    chunks, size, running = 3, 64, 40
+    row = np.arange(chunks * size + running)
+    before = row.copy()
+    repeat_passages(row, chunks, size, np.random.default_rng(0))
+    assert (row[: chunks * size] == before[: chunks * size]).all()
+    copied = row[chunks * size :][row[chunks * size :] < chunks * size]
+    assert len(copied) and (copied % size >= size - size // 8).all()

@@ -14,7 +14,10 @@ import yaml
 
 @dataclass(frozen=True)
 class Template:
-    """A sentence to hide, a question about it and the stem of the answer; `keys` says which names it takes."""
+    """A sentence to hide, a question about it and the stem of the answer; `keys` says which names it takes.
+
+    The name stands before its number: the lower model is causal, so what it keeps of a number knows the words before.
+    """
 
     needle: str
     question: str
@@ -63,12 +66,12 @@ TEMPLATES = (
         "The number of documents in {key} is",
     ),
     Template(
-        "Dial {value} to be put through to {key}.",
+        "Whoever wants to be put through to {key} has to dial {value}.",
         "What does one dial to reach {key}?",
         "To reach {key} one dials",
     ),
     Template(
-        "A plate with the inventory number {value} is fixed to the {key}.",
+        "On the plate of the {key} stands the inventory number {value}.",
         "What is the inventory number of the {key}?",
         "The inventory number of the {key} is",
         keys="item",
