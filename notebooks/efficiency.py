@@ -2,12 +2,12 @@
 # # Efficiency (figure 3, tables 9 to 12)
 #
 # What a method costs does not depend on trained weights: random ones of the right shape take the same time and
-# memory. `FULL = False` reads the cold measurements of a run in `results/measured/` (a base of 135M on one GPU) and
+# memory. `FULL = False` reads the cold measurements of a run in `results/measured/` (shapes of 7B on one H100) and
 # does the rest by arithmetic; `FULL = True` measures the 7B shapes on one GPU, no download needed.
 
 # %%
 FULL = False
-COST = "../runs/figure3" if FULL else "../results/measured/h100-135m"
+COST = "../runs/figure3" if FULL else "../results/measured/h100-7b/methods"
 OVERHEAD = "../runs/tables9-12"
 MODELS = "sharedllm-7b,beacon-7b,streamingllm-7b,cepe-7b,longllama-code-7b,yarn-7b-128k,full-7b"
 

@@ -14,7 +14,7 @@ from typing import Any
 from IPython.display import Image, Markdown, display
 
 from evals.report.frames import Data
-from evals.report.load import load
+from evals.report.load import load, merge
 from evals.report.paper_tables import paper_tables
 from evals.report.plots import draw
 
@@ -38,20 +38,22 @@ def run(command: str) -> dict[str, Any]:
     return json.loads(last)
 
 
-def origin(folder: Path | str) -> None:
-    """Say by which command, when and on what a run was made."""
-    record = load(Path(folder)).record
-    machine = record["environment"]
-    gpu = machine.get("gpu")
-    device = gpu["name"] if gpu else f"{machine['cores']} CPU cores"
-    print(
-        f"$ {shlex.join(record['command'])}\nmade {record['created'][:10]} on {device}, seed {record['spec']['seed']}"
-    )
+def origin(*folders: Path | str) -> None:
+    """Say by which commands, when and on what runs were made."""
+    for folder in folders:
+        record = load(Path(folder)).record
+        machine = record["environment"]
+        gpu = machine.get("gpu")
+        device = gpu["name"] if gpu else f"{machine['cores']} CPU cores"
+        print(
+            f"$ {shlex.join(record['command'])}\nmade {record['created'][:10]} on {device}, seed {record['spec']['seed']}"
+        )
 
 
-def data(folder: Path | str) -> Data:
-    """A run and its summary."""
-    return Data.of(load(Path(folder)))
+def data(*folders: Path | str) -> Data:
+    """Runs as one, and its summary."""
+    runs = [load(Path(folder)) for folder in folders]
+    return Data.of(runs[0] if len(runs) == 1 else merge(runs, runs[0].path.parent))
 
 
 def tables(found: Data, *names: str) -> None:

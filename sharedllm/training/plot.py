@@ -16,14 +16,15 @@ def plot_log(log: list[dict[str, Any]], output: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
-    for kind, marker in zip(sorted({k for e in log for k in e["loss"]}), "osv^DPX*", strict=False):
+    kinds = sorted({k for e in log for k in e["loss"]}, key=lambda k: (len(k), k))  # needle 6 before needle 24
+    for kind, marker in zip(kinds, "osv^DPX*", strict=False):
         points = [(e["step"], e["loss"][kind]) for e in log if kind in e["loss"]]
         axes.plot(
             *zip(*points, strict=True), marker=marker, markevery=max(1, len(points) // 12), ms=4, lw=1, label=kind
         )
     axes.set(xlabel="optimizer step", ylabel="loss (nats a target token)")
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+    figure.legend(loc="outside right upper", frameon=False)
     for suffix in ("png", "svg"):
         figure.savefig(output / f"loss.{suffix}", dpi=150)
     plt.close(figure)
