@@ -45,9 +45,8 @@ def origin(*folders: Path | str) -> None:
         machine = record["environment"]
         gpu = machine.get("gpu")
         device = gpu["name"] if gpu else f"{machine['cores']} CPU cores"
-        print(
-            f"$ {shlex.join(record['command'])}\nmade {record['created'][:10]} on {device}, seed {record['spec']['seed']}"
-        )
+        print(f"$ {shlex.join(record['command'])}")
+        print(f"made {record['created'][:10]} on {device}, seed {record['spec']['seed']}")
 
 
 def data(*folders: Path | str) -> Data:
