@@ -15,6 +15,7 @@ from baselines.batching import KeysValues, generate_together
 from baselines.deferred import DeferredSession
 from baselines.fixed_decoder import CacheStep, decoding, has_fixed_step
 from baselines.kv_cache import ROOM, BufferCache
+from baselines.prefill import read
 from evals import flops
 from evals.decoding import CachedSession
 from evals.errors import UserError
@@ -64,8 +65,7 @@ class DenseSession(CachedSession):
         return self._cache.nbytes
 
     def _forward(self, ids: torch.Tensor) -> torch.Tensor:
-        output = self._model.base_model(input_ids=ids, past_key_values=self._cache, use_cache=True)
-        return output.last_hidden_state[0]
+        return read(self._model, ids, self._cache.get_seq_length(), self._cache)
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         return self._model.get_output_embeddings()(hidden)

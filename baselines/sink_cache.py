@@ -71,7 +71,7 @@ class SinkCache(Cache):
     """Keys and values of the sinks and the recent tokens of every layer; batch 1.
 
     inv_freq: frequencies of the model's rotary embedding, shape (head_dim / 2,), without any attention factor.
-    Use: `position_ids = cache.expect(q)`, a forward of q tokens with them, `cache.commit(q)`.
+    Use: `first = cache.expect(q)`, a forward of q tokens at positions first, first + 1, ..., `cache.commit(q)`.
     """
 
     def __init__(self, eviction: Eviction, config: PretrainedConfig, dtype: torch.dtype, inv_freq: torch.Tensor):
@@ -85,11 +85,11 @@ class SinkCache(Cache):
         self._sinks: torch.Tensor | None = None  # keys of the sinks at positions 0, 1, ..., once they were turned
         self._shared = False  # whether a snapshot refers to the buffer
 
-    def expect(self, tokens: int) -> torch.Tensor:
-        """Make room for a forward of `tokens` and return its position ids (1, tokens)."""
+    def expect(self, tokens: int) -> int:
+        """Make room for a forward of `tokens` and return the position of its first."""
         if self._end + tokens > self._states.shape[-2]:
             self._move(tokens)
-        return torch.arange(self._end, self._end + tokens, device=self._states.device)[None]
+        return self._end
 
     @property
     def rolling(self) -> bool:

@@ -26,6 +26,7 @@ from baselines.fixed_decoder import (
     decoding,
     has_fixed_step,
 )
+from baselines.prefill import read
 from baselines.sink_cache import Eviction, SinkCache
 from evals import flops
 from evals.decoding import CachedSession
@@ -78,13 +79,10 @@ class StreamingSession(CachedSession):
         at = 0
         while at < ids.shape[1]:
             piece = ids[:, at : at + self._cache.eviction.room(self._cache.seen)]
-            positions = self._cache.expect(piece.shape[1])
-            out = self._model.base_model(
-                input_ids=piece, position_ids=positions, past_key_values=self._cache, use_cache=True
-            )
+            hidden = read(self._model, piece, self._cache.expect(piece.shape[1]), self._cache)
             self._cache.commit(piece.shape[1])
             at += piece.shape[1]
-            yield out.last_hidden_state[0]
+            yield hidden
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         return self._model.get_output_embeddings()(hidden)
@@ -104,7 +102,7 @@ class StreamingStep(DecoderStep):
     tokens are a sliding window, and the sinks are turned for every token to stand right before it."""
 
     def __init__(self, model: Any, cache: SinkCache, tokens: int) -> None:
-        position = int(cache.expect(tokens)[0, 0])
+        position = cache.expect(tokens)
         sinks = cache.eviction.sinks if cache.rolling else 0
         held, pinned = cache.held[..., sinks:, :], cache.held[..., :sinks, :]
         length = held.shape[-2]
