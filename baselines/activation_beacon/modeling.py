@@ -19,9 +19,10 @@ from torch.nn.attention.bias import causal_lower_right
 from transformers import LlamaForCausalLM, MistralForCausalLM, PretrainedConfig, Qwen2ForCausalLM
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, eager_attention_forward
+from transformers.models.llama.modeling_llama import eager_attention_forward
 
 from baselines.activation_beacon.cache import BeaconCache, Layout
+from sharedllm.fused import add_norm, mlp, rms_norm, rotate
 
 SUPPORTED = {
     "beacon_pos": "interleave",
@@ -66,8 +67,8 @@ class Rows:
     """The rows of one forward pass, tokens first, then beacons: both kinds use their projections on a slice.
 
     slots: cache entry (= position) of each row; order: rows by slot; back: slots by row; tokens: how many rows
-    are tokens; staged: where in the staged keys the beacons go; cos, sin: for `slots`; moved: for the beacons at
-    the places that they move to.
+    are tokens; staged: where in the staged keys the beacons go; rotary: cosines and sines (1, 1, rows, head_dim) for
+    `slots`; moved: for the beacons at the places that they move to.
     """
 
     slots: torch.Tensor
@@ -132,12 +133,13 @@ class BeaconMixin:
         x = torch.cat([x, self.model.beacon_embed_tokens.weight.expand(x.shape[0], beacons, -1)], dim=1)
         for index, layer in enumerate(self.model.layers):
             only_state = not wanted and index + 1 == len(self.model.layers)
-            normed = layer.input_layernorm(x)
+            normed = rms_norm(layer.input_layernorm, x)
             keys, values = self._write(layer.self_attn, normed, rows, cache, index, room)
             if only_state:
                 break
-            x = x + self._attend(layer.self_attn, normed, rows, keys, values)
-            x = x + layer.mlp(layer.post_attention_layernorm(x))
+            attended = self._attend(layer.self_attn, normed, rows, keys, values)
+            x, normed = add_norm(layer.post_attention_layernorm, x, attended)
+            x = x + mlp(layer.mlp, normed)
         return self.model.norm(x[:, rows.tokens - wanted : rows.tokens])
 
     def _rows(self, x: torch.Tensor, cache: BeaconCache) -> Rows:
@@ -158,8 +160,8 @@ class BeaconMixin:
             back=back,
             tokens=x.shape[1],
             staged=staged,
-            rotary=(cos[:, :n], sin[:, :n]),
-            moved=(cos[:, n:], sin[:, n:]),
+            rotary=(cos[:, None, :n], sin[:, None, :n]),
+            moved=(cos[:, None, n:], sin[:, None, n:]),
         )
 
     def _write(
@@ -170,15 +172,15 @@ class BeaconMixin:
         value = project(attn.v_proj, attn.beacon_v_proj, x, rows.tokens, attn.head_dim)
         state = cache.reserve(index, key, room)
         if rows.staged.start < rows.staged.stop:
-            state.staged[:, :, rows.staged] = _rotate(key[:, :, rows.tokens :], rows.moved)
-        state.keys.index_copy_(2, rows.slots, _rotate(key, rows.rotary))
+            state.staged[:, :, rows.staged] = rotate(key[:, :, rows.tokens :], *rows.moved)
+        state.keys.index_copy_(2, rows.slots, rotate(key, *rows.rotary))
         state.values.index_copy_(2, rows.slots, value)
         end = cache.fill.used + len(rows.slots)
         return state.keys[:, :, :end], state.values[:, :, :end]
 
     def _attend(self, attn: Any, x: torch.Tensor, rows: Rows, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         query = project(attn.q_proj, attn.beacon_q_proj, x, rows.tokens, attn.head_dim)
-        query = _rotate(query, rows.rotary)
+        query = rotate(query, *rows.rotary)
         if len(rows.slots) > 1:
             query = query[:, :, rows.order]
         out = causal_attention(attn, query, keys, values)
@@ -231,10 +233,6 @@ def project(own: nn.Linear, beacon: nn.Linear, x: torch.Tensor, tokens: int, hea
     if x.shape[1] > tokens:
         out = torch.cat([out, beacon(x[:, tokens:])], dim=1)
     return out.unflatten(-1, (-1, head_dim)).transpose(1, 2)
-
-
-def _rotate(x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    return apply_rotary_pos_emb(x, x[:, :0], *rotary)[0]
 
 
 def causal_attention(attn: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:

@@ -25,7 +25,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm
 
 from evals.errors import UserError
-from sharedllm.fused import rms_norm
+from sharedllm.fused import mlp, rms_norm
 
 ENCODE_BLOCK = 64
 """Chunks encoded at once: bounds activations to 64 x 256 tokens whatever the length of the context."""
@@ -127,11 +127,11 @@ class CrossAttentionLayer(LlamaDecoderLayer):
     def forward(  # type: ignore[override]
         self, hidden_states: torch.Tensor, context: EncodedContext | None = None, **kwargs: Any
     ) -> torch.Tensor:
-        attended, _ = self.self_attn(hidden_states=self.input_layernorm(hidden_states), **kwargs)
+        attended, _ = self.self_attn(hidden_states=rms_norm(self.input_layernorm, hidden_states), **kwargs)
         hidden_states = hidden_states + attended
         if context is not None:
             hidden_states = hidden_states + self.cross_attn(hidden_states, context, self.self_attn.layer_idx)
-        return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
+        return hidden_states + mlp(self.mlp, rms_norm(self.post_attention_layernorm, hidden_states))
 
 
 class CEPEForCausalLM(LlamaForCausalLM):

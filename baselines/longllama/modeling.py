@@ -136,7 +136,8 @@ class LongLlamaForCausalLM(LlamaPreTrainedModel):
         for layer, cache in zip(self.model.layers[:last], state.layers, strict=False):
             hidden = self._layer(layer, hidden, rotation, cache)
         layer = self.model.layers[last]
-        state.layers[last].append(*self.keys_values(layer.self_attn, layer.input_layernorm(hidden), rotation))
+        normed = fused.rms_norm(layer.input_layernorm, hidden)
+        state.layers[last].append(*self.keys_values(layer.self_attn, normed, rotation))
 
     def _heads(self, projection: nn.Linear, x: torch.Tensor) -> torch.Tensor:
         return projection(x).unflatten(-1, (self.config.num_attention_heads, -1)).transpose(1, 2)
@@ -161,12 +162,12 @@ class LongLlamaForCausalLM(LlamaPreTrainedModel):
     def _layer(
         self, layer: LlamaDecoderLayer, hidden: torch.Tensor, rotation: Rotation, cache: LocalLayer
     ) -> torch.Tensor:
-        attention, x = layer.self_attn, layer.input_layernorm(hidden)
+        attention, x = layer.self_attn, fused.rms_norm(layer.input_layernorm, hidden)
         q = self.queries(attention, x, rotation)
         keys, values = cache.append(*self.keys_values(attention, x, rotation))
         out = attend(q, keys, values, attention.scaling, self.config.mem_attention_grouping)
-        hidden = hidden + self.merged(attention, out)
-        return hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+        hidden, normed = fused.add_norm(layer.post_attention_layernorm, hidden, self.merged(attention, out))
+        return hidden + fused.mlp(layer.mlp, normed)
 
 
 def rotate(x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
