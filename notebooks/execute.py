@@ -55,7 +55,7 @@ def execute(name: str) -> NotebookNode:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", nargs="*", choices=names(), default=names())
-    for chosen in parser.parse_args().name:
+    parser.add_argument("name", nargs="*", choices=[*names(), []], metavar="NAME", help=f"of {', '.join(names())}; all")
+    for chosen in parser.parse_args().name or names():  # Python 3.11 checks an empty list against the choices
         nbformat.write(execute(chosen), FOLDER / f"{chosen}.ipynb")
         print(chosen)
