@@ -31,8 +31,7 @@ RESCALED_LOGITS = ("final_logit_softcapping", "logits_scaling", "logit_scale")
 
 
 class DenseSettings(BaseModel):
-    """block: tokens of the context in one forward; None reads it at once, which lets SDPA use its causal kernel
-    (behind a filled cache it needs a mask of block x context), while smaller blocks need less memory."""
+    """block: tokens of the context in one forward; None reads it at once, while smaller blocks need less memory."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from transformers import Cache, PretrainedConfig
 
+from sharedllm.fused import rotate
+
 SPARE = 1024
 """Slots beyond what a forward needs when a short buffer grows."""
 
@@ -172,24 +174,16 @@ class SinkCache(Cache):
         most = self.eviction.capacity + max(self.eviction.step, self.eviction.capacity)
         slots = min(length + tokens + SPARE, most)
         buffer = self._states.new_empty((*self._states.shape[:-2], slots, self._states.shape[-1]))
-        buffer[..., :length, :] = self.held
-        if self._sinks is not None:
+        if self._sinks is None:
+            buffer[..., :length, :] = self.held
+        else:
+            buffer[1, ..., :length, :] = self.held[1]
             buffer[0, ..., :sinks, :] = self._sinks
-            for keys in buffer[0]:  # one layer at a time: turning takes float32 copies
-                keys[..., sinks:length, :] = self._turned(keys[..., sinks:length, :], -self._start)
+            for new, keys in zip(buffer[0], self.held[0], strict=True):  # one layer at a time: turning takes copies
+                new[..., sinks:length, :] = self._turned(keys[..., sinks:, :], -self._start)
         self._states, self._start, self._end, self._shared = buffer, 0, length, False
 
     def _turned(self, keys: torch.Tensor, by: int | torch.Tensor) -> torch.Tensor:
-        """Keys moved by that many positions; by: an int or (1,)."""
-        angle = by * torch.cat([self._inv_freq, self._inv_freq])
-        return rotate(keys, angle.cos(), angle.sin())
-
-
-def rotate(keys: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Keys (..., length, head_dim) turned by the angles of cos, sin (..., head_dim); in float32, rounded once.
-
-    Dimension i turns with i + head_dim / 2, as in Llama, Mistral and Qwen.
-    """
-    half = keys.shape[-1] // 2
-    crossed = torch.cat([-keys[..., half:], keys[..., :half]], dim=-1)
-    return (keys * cos + crossed * sin).to(keys.dtype)
+        """Keys (..., kv_heads, tokens, head_dim) moved by that many positions; by: an int or (1,)."""
+        angle = by * torch.cat([self._inv_freq, self._inv_freq])[None, None, None]
+        return rotate(keys.flatten(0, -4), angle.cos(), angle.sin()).unflatten(0, keys.shape[:-3])

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.backends.cuda import SDPAParams, can_use_flash_attention
+from torch.nn.attention.bias import causal_lower_right
 from transformers import Cache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import eager_attention_forward
@@ -47,16 +49,18 @@ def self_attention(
 ) -> torch.Tensor:
     """The base's self-attention over normed states (B, S, H), with its kernel, cache and grouped heads.
 
-    mask: as the kernel wants it. rotation: cos and sin (B or 1, S, d).
+    mask: as the kernel wants it; None is causal. rotation: cos and sin (B or 1, S, d).
     """
     cos, sin = rotation[0][:, None], rotation[1][:, None]
     query = rotate(project_queries(attention, normed), cos, sin)
     key, value = rotate(project_keys(attention, normed), cos, sin), project_values(attention, normed)
     if cache is not None:
         key, value = cache.update(key, value, attention.layer_idx)
+    dropout = attention.attention_dropout if attention.training else 0.0
+    if attention.config._attn_implementation == "sdpa" and mask is None:
+        return attention.o_proj(merged(attend_last(query, key, value, attention.scaling, dropout)))
     kernel = ALL_ATTENTION_FUNCTIONS.get_interface(attention.config._attn_implementation, eager_attention_forward)
     window = getattr(attention, "sliding_window", getattr(attention.config, "sliding_window", None))
-    dropout = attention.attention_dropout if attention.training else 0.0
     scaling: float = attention.scaling
     out, _ = kernel(attention, query, key, value, mask, dropout=dropout, scaling=scaling, sliding_window=window)
     return attention.o_proj(out.flatten(2))
@@ -79,7 +83,34 @@ def attend(
         key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
         grouped = False
     out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
-    return out.transpose(1, 2).flatten(2)
+    return merged(out)
+
+
+def attend_last(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None = None, dropout: float = 0.0
+) -> torch.Tensor:
+    """Causal attention of queries that stand at the end of the keys: (B, q, S, d) on (B, kv, keys, d) -> (B, q, S, d).
+
+    The corner of the causal kernel is at the end, so on a GPU there is no mask in memory, which would keep SDPA from
+    its fastest kernels. scale: of the scores, d ** -0.5 by default.
+    """
+    queries, keys, grouped = query.shape[2], key.shape[2], query.shape[1] != key.shape[1]
+    bias: torch.Tensor | None = None
+    causal = queries == keys > 1
+    if 1 < queries < keys:
+        if query.is_cuda:
+            bias = causal_lower_right(queries, keys)
+        else:  # no kernel has that corner there
+            bias = torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)
+        if grouped and not can_use_flash_attention(SDPAParams(query, key, value, None, dropout, False, True)):
+            repeats = query.shape[1] // key.shape[1]  # only flash kernels know both this corner and grouped heads
+            key, value, grouped = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1), False
+    return F.scaled_dot_product_attention(query, key, value, bias, dropout, causal, scale=scale, enable_gqa=grouped)
+
+
+def merged(heads: torch.Tensor) -> torch.Tensor:
+    """(B, heads, S, d) -> (B, S, heads * d)."""
+    return heads.transpose(1, 2).flatten(2)
 
 
 def attend_nodes(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, sizes: list[int]) -> torch.Tensor:

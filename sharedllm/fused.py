@@ -43,12 +43,13 @@ def mlp(block: Any, x: torch.Tensor) -> torch.Tensor:
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Rotary embedding of x (B, heads, S, d) by cos and sin that broadcast to it.
 
-    Dimension i turns with i + d / 2, as in Llama, Mistral and Qwen.
+    Dimension i turns with i + d / 2, as in Llama, Mistral and Qwen. Where cos and sin are wider than x (float32), it is
+    rounded once, at the end.
     """
     cos, sin = cos.to(x.device), sin.to(x.device)
     if not _compiles(x):
         return _rotate(x, cos, sin)
-    tokens = x.transpose(1, 2)  # as projections leave it in memory
+    tokens = x.transpose(1, 2).contiguous()  # as projections leave it in memory
     rotation = (t.expand(len(x), 1, x.shape[2], -1).reshape(-1, 1, x.shape[-1]) for t in (cos, sin))
     return _compiled(_rotate)(tokens.flatten(0, 1), *rotation).view(tokens.shape).transpose(1, 2)
 
@@ -116,7 +117,7 @@ def _gate(gate: torch.Tensor, up: torch.Tensor, activation: Callable[[torch.Tens
 
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     left, right = x.chunk(2, -1)
-    return x * cos + torch.cat([-right, left], -1) * sin
+    return (x * cos + torch.cat([-right, left], -1) * sin).to(x.dtype)
 
 
 def _attend_more(

@@ -56,14 +56,14 @@ def causal_mask(
     device: torch.device,
     always: bool = False,
 ) -> torch.Tensor | None:
-    """Boolean mask (B or 1, 1, queries, keys) for queries at the end of the keys, or None where none is needed.
+    """Boolean mask (B or 1, 1, queries, keys) for queries at the end of the keys.
 
-    None means: one query, or as many queries as keys (the kernel's own causal flag does it); not if `always`.
-    padding: (B, keys), nonzero for real tokens. window: sliding window of the base, if any.
+    None where plain causal attention does it (`sharedllm.attention.attend_last`); not if `always`. padding: (B, keys),
+    nonzero for real tokens. window: sliding window of the base, if any.
     """
     padded = padding is not None and not bool(padding.all())
     windowed = window is not None and keys > window
-    if not always and not windowed and not padded and (queries == 1 or queries == keys):
+    if not always and not windowed and not padded:
         return None
     query_at = torch.arange(keys - queries, keys, device=device)[:, None]
     key_at = torch.arange(keys, device=device)[None]

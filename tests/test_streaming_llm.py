@@ -14,11 +14,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from baselines.sink_cache import Eviction, rotate
+from baselines.sink_cache import Eviction
 from baselines.streaming_llm import StreamingLLM, StreamingSession, StreamingSettings, check_base
 from evals.errors import UserError
 from evals.model import Query, Runtime
 from evals.presets import Preset, Weights
+from sharedllm.fused import rotate
 
 GOLDEN = Path(__file__).parent / "golden" / "streaming_llm"
 TOLERANCE = 1e-4

@@ -13,15 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
-from torch.nn.attention.bias import causal_lower_right
 from transformers import LlamaForCausalLM, MistralForCausalLM, PretrainedConfig, Qwen2ForCausalLM
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import eager_attention_forward
 
 from baselines.activation_beacon.cache import BeaconCache, Layout
+from sharedllm.attention import attend_last
 from sharedllm.fused import add_norm, mlp, rms_norm, rotate
 
 SUPPORTED = {
@@ -239,9 +238,7 @@ def causal_attention(attn: Any, query: torch.Tensor, key: torch.Tensor, value: t
     """Attention of the last entries: (batch, heads, q, d) on (batch, kv heads, k, d) -> (batch, q, heads, d)."""
     kind, q, k = attn.config._attn_implementation, query.shape[2], key.shape[2]
     if kind == "sdpa":
-        bias = causal_lower_right(q, k) if q > 1 else None  # no mask in memory where flash kernels run
-        gqa = key.shape[1] != query.shape[1]
-        return F.scaled_dot_product_attention(query, key, value, bias, enable_gqa=gqa).transpose(1, 2)
+        return attend_last(query, key, value, attn.scaling).transpose(1, 2)
     if kind == "eager":
         mask = query.new_full((q, k), -torch.inf).triu(k - q + 1)[None, None]
         return eager_attention_forward(attn, query, key, value, mask, attn.scaling)[0]

@@ -21,6 +21,7 @@ from baselines.cepe.modeling import CEPEForCausalLM, CrossAttention, CrossAttent
 from baselines.deferred import DeferredSession
 from baselines.fixed_decoder import CacheStep, decoding, has_fixed_step
 from baselines.kv_cache import ROOM, BufferCache
+from baselines.prefill import read
 from evals import flops
 from evals.decoding import CachedSession
 from evals.errors import UserError
@@ -79,8 +80,10 @@ class SplitSession(CachedSession):
         return self._model.project(encoded) if self._settings.cache_cross == "kv" else encoded
 
     def _forward(self, ids: torch.Tensor) -> torch.Tensor:
-        output = self._model.model(input_ids=ids, past_key_values=self._cache, use_cache=True, context=self._encoded)
-        return output.last_hidden_state[0]
+        def cross(index: int, hidden: torch.Tensor) -> torch.Tensor:
+            return self._model.cross(index, hidden, self._encoded)
+
+        return read(self._model, ids, self._cache.get_seq_length(), self._cache, cross, context=self._encoded)
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         return self._model.lm_head(hidden)
@@ -100,13 +103,10 @@ class CEPEStep(CacheStep):
 
     def __init__(self, model: CEPEForCausalLM, encoded: EncodedContext | None, cache: BufferCache, tokens: int) -> None:
         super().__init__(model.model, model.lm_head, model.config, cache, tokens)
-        self._encoded = encoded
+        self._model, self._encoded = model, encoded
 
     def between(self, index: int, hidden: torch.Tensor) -> torch.Tensor:
-        layer = self.decoder.layers[index]
-        if self._encoded is None or not isinstance(layer, CrossAttentionLayer):
-            return hidden
-        return hidden + layer.cross_attn(hidden, self._encoded, index)
+        return self._model.cross(index, hidden, self._encoded)
 
 
 class CEPESession(DeferredSession[int]):

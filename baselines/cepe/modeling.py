@@ -24,6 +24,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm
 
+from baselines.fixed_decoder import has_fixed_step
+from baselines.prefill import read_both_ways
 from evals.errors import UserError
 from sharedllm.fused import mlp, rms_norm
 
@@ -92,12 +94,12 @@ class CrossAttention(nn.Module):
         """
         batch, heads, tokens, dim = q.shape
         by_group = (self.kv_heads, dim, self.encoder_hidden)
-        grouped = q.reshape(batch, self.kv_heads, -1, dim)
+        grouped = (q * dim**-0.5).reshape(batch, self.kv_heads, -1, dim)
         wide = (grouped @ self.k_proj.weight.view(by_group)).flatten(1, 2)
-        scores = (wide @ states.transpose(1, 2)).float() * dim**-0.5
+        scores = wide @ states.transpose(1, 2)
         if mask is not None:
             scores = scores.masked_fill(~mask[:, None], -torch.inf)
-        mixed = (scores.softmax(-1).to(q.dtype) @ states).unflatten(1, (self.kv_heads, -1))
+        mixed = (scores.softmax(-1) @ states).unflatten(1, (self.kv_heads, -1))  # sums are float32 in any dtype
         return (mixed @ self.v_proj.weight.view(by_group).transpose(1, 2)).view(batch, heads, tokens, dim)
 
     def forward(self, hidden: torch.Tensor, context: EncodedContext, layer: int) -> torch.Tensor:
@@ -163,15 +165,17 @@ class CEPEForCausalLM(LlamaForCausalLM):
         ids = encoder_input_ids.flatten(0, 1)
         mask = None if encoder_attention_mask is None else encoder_attention_mask.flatten(0, 1)
         parts = [
-            self.encoder(
-                input_ids=ids[i : i + block],
-                attention_mask=None if mask is None else mask[i : i + block],
-                use_cache=False,
-            ).last_hidden_state
+            self._encode(ids[i : i + block], None if mask is None else mask[i : i + block])
             for i in range(0, len(ids), block)
         ]
         states = torch.cat(parts).view(batch, -1, self.config.encoder_hidden_size)
         return EncodedContext(states, None if mask is None else mask.view(batch, -1).bool())
+
+    def _encode(self, ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """Final states (chunks, length, hidden) of a block; the stock forward takes what `read_both_ways` cannot."""
+        if mask is None and has_fixed_step(self, self.encoder.config):
+            return read_both_ways(self.encoder, ids)
+        return self.encoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
 
     def project(self, context: EncodedContext) -> EncodedContext:
         """The context as keys and values of every layer, in place of its states."""
@@ -181,6 +185,13 @@ class CEPEForCausalLM(LlamaForCausalLM):
             for layer in self.model.layers
         ]
         return replace(context, states=None, keys_values=pairs)
+
+    def cross(self, index: int, hidden: torch.Tensor, context: EncodedContext | None) -> torch.Tensor:
+        """States (batch, tokens, hidden) of layer `index` behind its cross-attention, where it has one."""
+        layer = self.model.layers[index]
+        if context is None or not isinstance(layer, CrossAttentionLayer):
+            return hidden
+        return hidden + layer.cross_attn(hidden, context, index)
 
     def forward(
         self,

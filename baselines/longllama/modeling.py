@@ -16,7 +16,6 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.attention.bias import causal_lower_right
 from transformers import LlamaConfig, LlamaModel
 from transformers.models.llama.modeling_llama import (
     LlamaAttention,
@@ -28,6 +27,7 @@ from baselines.longllama.memory import LocalLayer, LongLlamaState
 from evals.errors import UserError
 from evals.flops import head_dim
 from sharedllm import fused
+from sharedllm.attention import attend_last, merged
 
 ALIGNMENT = 8
 """Fused kernels want head sizes that are multiples of 8; the 3B model has 100. Padding new keys once is cheaper than
@@ -157,7 +157,7 @@ class LongLlamaForCausalLM(LlamaPreTrainedModel):
 
     def merged(self, attention: LlamaAttention, out: torch.Tensor) -> torch.Tensor:
         """What is added to the states (batch, tokens, hidden), of attended values (batch, heads, tokens, padded d)."""
-        return attention.o_proj(out[..., : attention.head_dim].transpose(1, 2).flatten(2))
+        return attention.o_proj(merged(out[..., : attention.head_dim]))
 
     def _layer(
         self, layer: LlamaDecoderLayer, hidden: torch.Tensor, rotation: Rotation, cache: LocalLayer
@@ -189,7 +189,7 @@ def attend(
     that hold scores or masks; the result is the same.
     """
     if grouping is None:
-        return _attend(q, keys, values, scale)
+        return attend_last(q, keys, values, scale)
     heads, tokens = grouping
     before = keys.shape[2] - q.shape[2]
     out = torch.empty_like(q)
@@ -197,21 +197,10 @@ def attend(
         for t in range(0, q.shape[2], tokens):
             part = q[:, h : h + heads, t : t + tokens]
             seen = slice(before + t + part.shape[2])
-            out[:, h : h + heads, t : t + tokens] = _attend(
+            out[:, h : h + heads, t : t + tokens] = attend_last(
                 part, keys[:, h : h + heads, seen], values[:, h : h + heads, seen], scale
             )
     return out
-
-
-def _attend(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scale: float) -> torch.Tensor:
-    """A mask is materialised only where no kernel has a causal flag that counts from the end (on the CPU)."""
-    n, m = q.shape[2], keys.shape[2]
-    if n == 1 or n == m:
-        return F.scaled_dot_product_attention(q, keys, values, scale=scale, is_causal=n > 1)
-    if q.is_cuda:
-        return F.scaled_dot_product_attention(q, keys, values, attn_mask=causal_lower_right(n, m), scale=scale)
-    mask = torch.ones(n, m, dtype=torch.bool, device=q.device).tril(m - n)
-    return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, scale=scale)
 
 
 def check_config(config: LongLlamaConfig) -> None:
