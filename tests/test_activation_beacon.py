@@ -114,7 +114,8 @@ def test_flash_kernels_are_causal_from_the_lower_right(kv_heads: int) -> None:
     key, value = (torch.randn(1, kv_heads, 224, 64, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     got = causal_attention(attn, query, key, value).float()
     mask = torch.ones(96, 224, dtype=torch.bool, device="cuda").tril(128)
-    wanted = F.scaled_dot_product_attention(query.float(), key.float(), value.float(), mask, enable_gqa=True)
+    wide = (t.float() for t in (query, key, value))
+    wanted = F.scaled_dot_product_attention(*wide, mask, scale=attn.scaling, enable_gqa=True)
     torch.testing.assert_close(got, wanted.transpose(1, 2), atol=3e-2, rtol=0)
 
 
