@@ -42,7 +42,7 @@ def has_fixed_step(model: PreTrainedModel, config: PreTrainedConfig | None = Non
         config.model_type in (*FAMILIES, "longllama")  # which has Llama's layers, and attention of its own
         and config.rope_parameters["rope_type"] not in LENGTH_DEPENDENT
         and config._attn_implementation == "sdpa"
-        and len({parameter.device for parameter in model.parameters()}) == 1
+        and len(set(getattr(model, "hf_device_map", {"": model.device}).values())) == 1
     )
 
 
