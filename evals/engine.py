@@ -22,6 +22,7 @@ from evals import attention
 from evals.cells import Cell, ModelChoice, digest
 from evals.efficiency.apart import Loaded, Result, measured_apart
 from evals.errors import UserError
+from evals.instances import Instances
 from evals.measure import PeakMemory, cold, first_line, is_out_of_memory, synchronize
 from evals.model import LongContextModel
 from evals.progress import Progress
@@ -49,6 +50,7 @@ class Engine:
         self.spec = spec
         self.progress = progress
         self.spent = spent
+        self.instances = Instances(spec.limit)
         self.states: dict[str, dict[str, Any]] = run.meta["cells"]
 
     def execute(self, cells: Sequence[Cell]) -> None:
@@ -192,8 +194,7 @@ class Engine:
 
     def _run_cell(self, model: LongContextModel, cell: Cell) -> None:
         PeakMemory(model.device).start()
-        task = cell.task.task
-        instances = list(task.instances(model.tokenizer, cell.length, self.spec.limit, cell.seed))
+        instances = self.instances.of(cell, model.tokenizer)
         if not instances:
             raise UserError(f"{cell.task.name} has no sample of length {cell.length}: choose another length.")
         done = self.run.done.get(cell.id, set())

@@ -111,6 +111,11 @@ class PromptBuilder:
         """Hash of the tokenizer: models that share it share ids."""
         return hashlib.sha256(self._encoder.to_str().encode()).hexdigest()
 
+    @property
+    def identity(self) -> tuple[str, str, str]:
+        """All of the tokenizer that decides a prompt: ids, special tokens, chat template."""
+        return self.fingerprint, f"{self.bos} {self.tokenizer.special_tokens_map}", str(self.tokenizer.chat_template)
+
     def encode(self, text: str, after: str = "") -> list[int]:
         """Ids of a text without special tokens, as they are where it stands behind the text `after`."""
         return self.encode_with_spans(text, after)[0]

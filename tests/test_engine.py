@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from standins import Toy, ToySession, write_preset
+from standins import Sum, Toy, ToySession, write_preset
 
 from evals.samples import AuditError
 from evals.store import read_records, read_run
@@ -97,6 +97,32 @@ def test_questions_on_one_context_share_a_read(
     toy("--no-perf", "--set", "questions=4", "--no-reuse", output="fresh")
     assert len(reads) == 3 + 12
     assert samples(tmp_path / "run") == samples(tmp_path / "fresh")
+
+
+def test_prompts_are_built_once_for_models_that_share_a_tokenizer(
+    toy: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    instances = Sum.instances
+    monkeypatch.setattr(Sum, "instances", lambda self, *a: (made.append(1), instances(self, *a))[1])
+    models: dict[str, dict[str, Any]] = {"a": {}, "b": {"settings": {"factor": 3}}}
+    toy("--length", "64,128", "--no-perf", models=models)
+    assert len(made) == 2
+    monkeypatch.setattr("evals.instances.ROOM", 0)  # nothing may be kept
+    toy("--length", "64,128", "--no-perf", models=models, output="room")
+    assert len(made) == 2 + 4
+    load = Toy.load.__func__  # type: ignore[attr-defined]
+
+    def loaded(cls: type[Toy], preset: Any, runtime: Any) -> Toy:
+        model = load(cls, preset, runtime)
+        model.tokenizer.chat_template = preset.name
+        return model
+
+    monkeypatch.setattr("evals.instances.ROOM", 1 << 20)
+    monkeypatch.setattr(Toy, "load", classmethod(loaded))
+    toy("--length", "64,128", "--no-perf", models=models, output="other")
+    assert len(made) == 6 + 4
+    assert samples(tmp_path / "run") == samples(tmp_path / "room") == samples(tmp_path / "other")
 
 
 def test_a_read_is_given_up_before_the_next_one(toy: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
