@@ -5,7 +5,8 @@
 Language modelling: nats a token of the last 2048 tokens before fixed places, with the chunks before them (own), another
 document's (other) or nothing. Needles: 4 in the context, one asked, all 7 digits right at once (teacher-forced argmax,
 which equals greedy decoding); the text around them is held out, names are those of evals.tasks.needle, none of which
-occurs in training. Wording "city" was trained, wording "item" was not.
+occurs in training. Wording "city" was trained, wording "item" was not. The base itself, with attention over everything,
+is measured in the same windows at the lengths that it was made for: what a compressed context could be worth at most.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ from sharedllm.training.corpus import open_corpus
 from sharedllm.training.evaluate import language_modelling, needles
 from sharedllm.training.needles import Fact, Needles, numbered
 from sharedllm.training.vocabulary import Template
+
+RUNNING = 2048
+"""Tokens that are scored, behind the context."""
 
 
 class HeldOut(Needles):
@@ -60,21 +64,27 @@ def main() -> None:
     base: Any = AutoModelForCausalLM.from_pretrained(chosen.base, dtype=dtype)
     base.to(device)
     result: dict[str, Any] = {}
+
+    def evaluate(name: str, model: Any, size: int, room: int) -> None:
+        rows = result.setdefault(name, {"language modelling": {}, "needles": {}})
+        for chunks, windows in zip(chosen.chunks, chosen.needle_windows, strict=True):
+            if chunks * size + RUNNING > room:
+                continue
+            begin = time.monotonic()
+            found = language_modelling(model, corpora, chunks, size, RUNNING, chosen.lm_windows)
+            rows["language modelling"][chunks] = found
+            print(f"{name} {chunks} chunks: {json.dumps(found['mean'])}", flush=True)
+            for wording in ("city", "item"):
+                source = HeldOut(TEMPLATES[wording], tokenizer, corpora, size, 256, 0.0, 0)
+                score = needles(model, source, chunks, 4, windows, max(1, 96 // chunks))
+                rows["needles"].setdefault(wording, {})[chunks] = score
+                chosen.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+                print(f"  needles {wording}: {json.dumps(score)}  {time.monotonic() - begin:.0f} s", flush=True)
+
     for folder in chosen.adapter:
         model = load_adapter(folder, base)
-        size = model.config.chunk_size
-        rows = result.setdefault(Path(folder).name, {"language modelling": {}, "needles": {}})
-        for chunks, windows in zip(chosen.chunks, chosen.needle_windows, strict=True):
-            begin = time.monotonic()
-            found = language_modelling(model, corpora, chunks, 2048, chosen.lm_windows)
-            rows["language modelling"][chunks] = found
-            print(f"{folder} {chunks} chunks: {json.dumps(found['mean'])}", flush=True)
-            for name in ("city", "item"):
-                source = HeldOut(TEMPLATES[name], tokenizer, corpora, size, 256, 0.0, 0)
-                score = needles(model, source, chunks, 4, windows, max(1, 96 // chunks))
-                rows["needles"].setdefault(name, {})[chunks] = score
-                chosen.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-                print(f"  needles {name}: {json.dumps(score)}  {time.monotonic() - begin:.0f} s", flush=True)
+        evaluate(Path(folder).name, model, model.config.chunk_size, 1 << 30)
+    evaluate("dense base", base.eval(), model.config.chunk_size, base.config.max_position_embeddings)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from sharedllm.modeling import SharedLLMForCausalLM
 from sharedllm.training.batches import Batch
@@ -20,14 +21,21 @@ from sharedllm.training.needles import Needles, Shape
 
 @torch.no_grad()
 def language_modelling(
-    model: SharedLLMForCausalLM, corpora: Sequence[Corpus], chunks: int, running: int, windows: int, seed: int = 0
+    model: PreTrainedModel,
+    corpora: Sequence[Corpus],
+    chunks: int,
+    size: int,
+    running: int,
+    windows: int,
+    seed: int = 0,
 ) -> dict[str, dict[str, float]]:
     """Nats per token of the running text, per corpus, with its own context, another document's and none.
 
-    The running text ends at the same places for every number of chunks. `use` is other - own: what the context
-    itself is worth, free of what the cross-attention learnt about the domain.
+    The running text ends at the same places for every number of chunks, of `size` tokens each. `use` is other - own:
+    what the context itself is worth, free of what the cross-attention learnt about the domain. A model that is not
+    SharedLLM reads context and running text as one sequence: what its attention over everything gets is the most
+    that a compressed context can be worth to it.
     """
-    size = model.config.chunk_size
     result: dict[str, dict[str, float]] = {}
     for corpus in corpora:
         # every window leaves room for 128K tokens before it, so that all lengths score the same text
@@ -41,7 +49,7 @@ def language_modelling(
                 context = None
                 if source is not None:
                     context = _tensor(source[-running - chunks * size : -running], model).view(1, chunks, size)
-                hidden, _, _ = model.decode(input_ids=text, context_ids=context, use_cache=False)
+                hidden = _hidden(model, text, context)
                 head: Any = model.get_output_embeddings()
                 sums[name] += float(next_token_loss(hidden, head.weight, text)) / windows
         result[corpus.name] = {**sums, "use": sums["other"] - sums["own"]}
@@ -52,7 +60,7 @@ def language_modelling(
 
 @torch.no_grad()
 def needles(
-    model: SharedLLMForCausalLM, source: Needles, chunks: int, count: int, windows: int, batch: int, seed: int = 7
+    model: PreTrainedModel, source: Needles, chunks: int, count: int, windows: int, batch: int, seed: int = 7
 ) -> dict[str, float]:
     """Exact match, digit accuracy and first-digit accuracy of one question among `count` needles.
 
@@ -72,15 +80,20 @@ def needles(
     }
 
 
-def _digits_right(model: SharedLLMForCausalLM, batch: Batch) -> np.ndarray:
+def _hidden(model: Any, text: torch.Tensor, context: torch.Tensor | None, **query: Any) -> torch.Tensor:
+    """Final states (B, S, H) of text (B, S) behind context (B, chunks, size)."""
+    if isinstance(model, SharedLLMForCausalLM):
+        hidden, _, _ = model.decode(input_ids=text, context_ids=context, use_cache=False, **query)
+        return hidden
+    ids = text if context is None else torch.cat([context.flatten(1), text], dim=1)
+    return model.model(input_ids=ids, use_cache=False).last_hidden_state[:, -text.shape[1] :]
+
+
+def _digits_right(model: PreTrainedModel, batch: Batch) -> np.ndarray:
     """(windows, 7) whether the most likely token is the right digit."""
-    hidden, _, _ = model.decode(
-        input_ids=batch.input_ids,
-        context_ids=batch.context_ids,
-        query_start=0 if batch.query_start is None else batch.query_start,
-        query_length=batch.query_length,
-        use_cache=False,
-    )
+    start = 0 if batch.query_start is None else batch.query_start
+    query = {"query_start": start, "query_length": batch.query_length}
+    hidden = _hidden(model, batch.input_ids, batch.context_ids, **query)
     labels, weights = batch.labels[:, 1:], batch.weights
     assert weights is not None
     rows = []
@@ -106,5 +119,5 @@ def _windows(corpus: Corpus, length: int, count: int, seed: int) -> tuple[list[n
     return rows, [rows[j] for j in neighbours]
 
 
-def _tensor(ids: np.ndarray, model: SharedLLMForCausalLM) -> torch.Tensor:
+def _tensor(ids: np.ndarray, model: PreTrainedModel) -> torch.Tensor:
     return torch.from_numpy(ids.copy()).to(model.device)

@@ -160,12 +160,12 @@ def evaluation(model: Any, tokenizer: Any, files: Files, settings: TrainSettings
     """Language modelling with controls at the training length, and needles where they were trained."""
     if not files.heldout:
         return {}
-    corpora = _corpora(files.heldout, tokenizer, files.output)
+    corpora, size = _corpora(files.heldout, tokenizer, files.output), model.config.chunk_size
     result: dict[str, Any] = {
-        "language modelling": evaluate.language_modelling(model, corpora, settings.chunks[0], settings.running, 8)
+        "language modelling": evaluate.language_modelling(model, corpora, settings.chunks[0], size, settings.running, 8)
     }
     if settings.needles:
         chunks = sorted({n.chunks for n in settings.needles})
-        source = Needles(tokenizer, corpora[:1], model.config.chunk_size, settings.needle_running, 0.0, 0)
+        source = Needles(tokenizer, corpora[:1], size, settings.needle_running, 0.0, 0)
         result["needles"] = {n: evaluate.needles(model, source, n, 4, 64, max(1, 64 // n)) for n in chunks}
     return result
