@@ -18,7 +18,7 @@ from sharedllm.training.corpus import Corpus
 from sharedllm.training.vocabulary import ADJECTIVES, CITIES, NOUNS, TEMPLATES, Template, invented
 
 DIGITS = 7
-INVENTED_SHARE = 0.5
+INVENTED_SHARE = 0.3
 """Cities that give way to an invented name."""
 FIRST_DIGIT_WEIGHT = 3.0
 """The first digit is the hard one: it takes finding the needle; the others only continue it."""
