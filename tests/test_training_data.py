@@ -184,6 +184,7 @@ def test_needles_never_overwrite_each_other() -> None:
 def test_training_and_evaluation_share_no_names_and_not_all_wordings() -> None:
     assert len(vocabulary.CITIES) > 50 and len(vocabulary.NOUNS) > 10 and len(vocabulary.ADJECTIVES) > 10
     assert not set(vocabulary.CITIES) & set(held_out.CITIES)
+    assert set(held_out.CITIES) == vocabulary.HELD_OUT
     items = {f"{a} {n}" for a in vocabulary.ADJECTIVES for n in vocabulary.NOUNS}
     assert not items & set(held_out.ITEMS)
     mine = {t.needle for t in vocabulary.TEMPLATES} | {t.question for t in vocabulary.TEMPLATES}

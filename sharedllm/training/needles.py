@@ -15,11 +15,14 @@ import torch
 
 from sharedllm.training.batches import Batch, chunk_gaps
 from sharedllm.training.corpus import Corpus
-from sharedllm.training.vocabulary import ADJECTIVES, CITIES, NOUNS, TEMPLATES, Template, invented
+from sharedllm.training.vocabulary import ADJECTIVES, CITIES, NOUNS, TEMPLATES, Template, capitalised, invented
 
 DIGITS = 7
-INVENTED_SHARE = 0.3
-"""Cities that give way to an invented name."""
+INVENTED_SHARE, WORD_SHARE = 0.3, 0.4
+"""Names that are made up, and names that are words of the vocabulary; the others are cities. A few hundred cities alone
+are learnt by heart, and names that training has not seen are then not told apart."""
+ONE_QUESTION_SHARE = 0.25
+"""Windows with one question, with which all chunks are searched, as in use."""
 FIRST_DIGIT_WEIGHT = 3.0
 """The first digit is the hard one: it takes finding the needle; the others only continue it."""
 
@@ -69,6 +72,7 @@ class Needles:
         self.chunk_size, self.running = chunk_size, running
         self.gap_share, self.max_chunks = gap_share, max_chunks
         self.start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+        self.words = capitalised(tokenizer)
 
     def __call__(self, rng: np.random.Generator, shape: Shape) -> Batch:
         rows = [self._window(rng, shape) for _ in range(shape.windows)]
@@ -80,14 +84,14 @@ class Needles:
 
     def _window(self, rng: np.random.Generator, shape: Shape) -> dict[str, np.ndarray]:
         context = self._filler(rng, shape.chunks * self.chunk_size).reshape(shape.chunks, self.chunk_size)
-        template = TEMPLATES[rng.integers(len(TEMPLATES))]
+        shares = np.array([t.share for t in TEMPLATES])
+        template = TEMPLATES[rng.choice(len(TEMPLATES), p=shares / shares.sum())]
         fewest = shape.needles if shape.exactly else max(1, shape.needles // 4)
         count = int(rng.integers(fewest, shape.needles + 1))
         facts = self._draw(rng, template, max(count, 1))
         sentences = self._sentences(facts)
         holder = np.full(shape.chunks, -1)
-        # one question in a quarter of the windows: there every chunk is searched with it, as in use
-        questions = 1 if rng.random() < 0.25 else min(shape.questions, len(facts), shape.chunks)
+        questions = 1 if rng.random() < ONE_QUESTION_SHARE else min(shape.questions, len(facts), shape.chunks)
         asked = rng.permutation(len(facts))[:questions]
         chunk = rng.integers(shape.chunks, size=len(facts))
         # a chunk is searched for one question: two asked needles in it would leave a loss that nothing can reduce
@@ -139,12 +143,21 @@ class Needles:
 
     def _draw(self, rng: np.random.Generator, template: Template, count: int) -> list[Fact]:
         if template.keys == "city":
-            cities = [CITIES[i] for i in rng.choice(len(CITIES), size=min(count, len(CITIES)), replace=False)]
-            keys = list(dict.fromkeys(invented(rng) if rng.random() < INVENTED_SHARE else city for city in cities))
+            found: dict[str, None] = {}
+            while len(found) < count:
+                found[self._name(rng)] = None
+            keys = list(found)
         else:
             pairs = rng.choice(len(ADJECTIVES) * len(NOUNS), size=count, replace=False)
             keys = [f"{ADJECTIVES[p // len(NOUNS)]} {NOUNS[p % len(NOUNS)]}" for p in pairs]
         return numbered(template, keys, rng)
+
+    def _name(self, rng: np.random.Generator) -> str:
+        kind = rng.random()
+        if kind < INVENTED_SHARE:
+            return invented(rng)
+        names = self.words if self.words and kind < INVENTED_SHARE + WORD_SHARE else CITIES
+        return names[rng.integers(len(names))]
 
     def _sentences(self, facts: Sequence[Fact]) -> list[list[int]]:
         return self._ids([f.template.sentence(f.key, f.value) for f in facts])

@@ -1,12 +1,14 @@
 """Wordings and names of the synthetic needles that training uses.
 
-Evaluation keeps names of its own, disjoint from these, and one wording that does not occur here.
+Evaluation keeps names of its own, which training never draws, and one wording that does not occur here.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from importlib import resources
+from typing import Any
 
 import numpy as np
 import yaml
@@ -14,7 +16,8 @@ import yaml
 
 @dataclass(frozen=True)
 class Template:
-    """A sentence to hide, a question about it and the stem of the answer; `keys` says which names it takes.
+    """A sentence to hide, a question about it and the stem of the answer; `keys` says which names it takes, `share`
+    how often it is drawn beside the others.
 
     The name stands before its number: the lower model is causal, so what it keeps of a number knows the words before.
     """
@@ -23,6 +26,7 @@ class Template:
     question: str
     answer: str
     keys: str = "city"
+    share: float = 1.0
 
     def sentence(self, key: str, value: str) -> str:
         """What is hidden."""
@@ -42,6 +46,7 @@ TEMPLATES = (
         "The magic number for {key} is {value}.",
         "What is the magic number for {key}?",
         "The magic number for {key} is",
+        share=12.0,
     ),
     Template(
         "One of the special magic numbers for {key} is: {value}.",
@@ -83,8 +88,19 @@ CITIES: tuple[str, ...] = tuple(_NAMES["cities"].split())
 ADJECTIVES: tuple[str, ...] = tuple(_NAMES["adjectives"].split())
 NOUNS: tuple[str, ...] = tuple(_NAMES["nouns"].split())
 SYLLABLES: tuple[str, ...] = tuple(_NAMES["syllables"].split())
+HELD_OUT: frozenset[str] = frozenset(_NAMES["held_out"].split())
+"""Names of the evaluation: in the vocabulary of any tokenizer there are some of them."""
 
 
 def invented(rng: np.random.Generator) -> str:
     """A name of two or three syllables: names must be compared, as there are too many to know them."""
     return "".join(SYLLABLES[i] for i in rng.integers(len(SYLLABLES), size=rng.integers(2, 4))).capitalize()
+
+
+def capitalised(tokenizer: Any) -> tuple[str, ...]:
+    """The words of a vocabulary that are written like names, in alphabetical order, without the evaluation's.
+
+    SmolLM2 has seven thousand. Some tokenizers have none.
+    """
+    found = (re.fullmatch("[\u0120\u2581]([A-Z][a-z]{2,})", token) for token in tokenizer.get_vocab())  # a space before
+    return tuple(sorted({match[1] for match in found if match} - HELD_OUT))
