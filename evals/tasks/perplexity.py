@@ -117,6 +117,7 @@ class Perplexity(Task):
         store = self._stores.setdefault(builder.fingerprint, TokenStore(builder))
         reader = Reader(store, self.protocol, length)
         ordered = in_turn(self._documents)
+        reader.read_ahead(ordered if limit is None else ordered[: -(-limit // self.protocol.windows)])
         made = 0
         for document in ordered:
             for window in reader.windows(document):
@@ -241,13 +242,32 @@ class Reader:
         anchor = self._protocol.anchor if isinstance(self._protocol.anchor, int) else 0
         return max(self._length, self._protocol.min_tokens, anchor)
 
+    def read_ahead(self, documents: Sequence[Document]) -> None:
+        """Turn documents into ids on all cores: that is most of what a run does beside its models."""
+        work = [(d, self._need, self._from_end) for d in documents]
+        if "other" in self._protocol.context and not self._from_end:
+            work += [(d, self._length, True) for d in documents]
+        self._store.fill(work)
+
+    @property
+    def _from_end(self) -> bool:
+        return self._protocol.anchor == "end"
+
+    @property
+    def _first(self) -> int:
+        """Where the first window of a document ends."""
+        return self._protocol.anchor if isinstance(self._protocol.anchor, int) else self._length
+
+    @property
+    def _need(self) -> int:
+        """Tokens of a document that its windows take."""
+        return max(self._first + (self._protocol.windows - 1) * self._protocol.stride, self.shortest)
+
     def windows(self, document: Document) -> Iterator[Window]:
         """The windows of a document, none where it is too short."""
-        protocol, length, from_end = self._protocol, self._length, self._protocol.anchor == "end"
+        protocol, length, from_end, first = self._protocol, self._length, self._from_end, self._first
         steps = [i * protocol.stride for i in range(protocol.windows)]
-        first = protocol.anchor if isinstance(protocol.anchor, int) else length
-        need = max(first + steps[-1], self.shortest)
-        held = self._store.tokens(document, need, from_end=from_end)
+        held = self._store.tokens(document, self._need, from_end=from_end)
         total = len(held.ids)
         self.longest = max(self.longest, total)
         if total < protocol.min_tokens:
@@ -282,27 +302,45 @@ class TokenStore:
         self._builder = builder
         self._held: dict[tuple[str, bool], Tokens] = {}
 
+    def fill(self, wanted: Sequence[tuple[Document, int, bool]]) -> None:
+        """Hold what `tokens` will be asked for (document, need, from_end), all of it turned into ids at once."""
+        new = [(d, _cut(d, need, end), end) for d, need, end in wanted if (d.id, end) not in self._held]
+        texts = [document.text[start:stop] for document, (start, stop), _ in new]
+        for (document, (start, _), end), encoded in zip(new, self._builder.encode_all(texts), strict=True):
+            self._hold(document, end, start, *encoded)
+
     def tokens(self, document: Document, need: int, *, from_end: bool) -> Tokens:
         """At least `need` tokens at one end of the document, all of them where it has fewer.
 
         A few more are made where text is cut (at a line break), so that what is asked for does not feel the cut.
         """
         held = self._held.get((document.id, from_end))
-        chars = need * CHARS_PER_TOKEN + MARGIN
+        take = need
         while held is None or not (held.whole or len(held.ids) >= need + MARGIN):
-            held = self._encode(document, chars, from_end)
-            chars *= 2
-        self._held[document.id, from_end] = held
+            start, stop = _cut(document, take, from_end)
+            held = self._hold(document, from_end, start, *self._builder.encode_with_spans(document.text[start:stop]))
+            take *= 2
         return held
 
-    def _encode(self, document: Document, chars: int, from_end: bool) -> Tokens:
-        text = document.text
-        start, stop = 0, len(text)
-        if chars < len(text):
-            cut = text.find("\n", len(text) - chars if from_end else chars)
-            start, stop = (max(cut, 0), stop) if from_end else (0, cut if cut >= 0 else stop)
-        ids, spans = self._builder.encode_with_spans(text[start:stop])
-        return Tokens(np.array(ids), np.array(spans).reshape(-1, 2) + start, stop - start == len(text))
+    def _hold(
+        self, document: Document, from_end: bool, start: int, ids: list[int], spans: list[tuple[int, int]]
+    ) -> Tokens:
+        whole = start == 0 and (not spans or spans[-1][1] == len(document.text))
+        held = Tokens(np.array(ids), np.array(spans).reshape(-1, 2) + start, whole)
+        for end in (True, False) if whole else (from_end,):
+            self._held[document.id, end] = held
+        return held
+
+
+def _cut(document: Document, need: int, from_end: bool) -> tuple[int, int]:
+    """Span of characters at one end of a document that should have `need` tokens, up to a line break."""
+    text, chars = document.text, need * CHARS_PER_TOKEN + MARGIN
+    if chars >= len(text):
+        return 0, len(text)
+    cut = text.find("\n", len(text) - chars if from_end else chars)
+    if from_end:
+        return max(cut, 0), len(text)
+    return 0, cut if cut >= 0 else len(text)
 
 
 def in_turn(documents: Sequence[Document]) -> list[Document]:
