@@ -41,6 +41,8 @@ SECONDS = 0.15
 """Spent on a kernel and shape, roughly."""
 CALLS = 16
 """Calls with keys that grow from one to the next."""
+KERNELS = 6
+"""At most; a plan that one has made for a length would serve another."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,8 @@ CASES = [
     Case("SharedLLM nodes of 128", 256, 128, 128, "causal"),
     Case("SharedLLM cross, 2048", 1, 2 * K, 16 * K),
     Case("SharedLLM cross, 1", 1, 1, 16 * K),
-    Case("decode at 2K", 1, 1, 2 * K, grows=1),
-    Case("decode at 32K", 1, 1, 32 * K, grows=1),
+    Case("decode at 2K", 1, 1, 2 * K, "lower right", grows=1),
+    Case("decode at 32K", 1, 1, 32 * K, "lower right", grows=1),
     Case("decode at 2K, static", 1, 1, 2 * K, "boolean"),
     Case("decode at 32K, static", 1, 1, 32 * K, "boolean"),
     Case("StreamingLLM chunk", 1, 2 * K, 4 * K, "boolean"),
@@ -107,7 +109,8 @@ class Inputs:
 
     def __init__(self, case: Case, device: torch.device, dtype: torch.dtype) -> None:
         self.case = case
-        room = case.keys + case.grows * CALLS
+        self.step = max(case.grows, KERNELS)
+        room = case.keys + self.step * (CALLS + 1)
         generator = torch.Generator(device).manual_seed(0)
 
         def draw(*shape: int) -> torch.Tensor:
@@ -118,14 +121,15 @@ class Inputs:
         self.visible = self._visible(device)
         self.reference = self._reference()
 
-    def keys_values(self, call: int = 0) -> list[torch.Tensor]:
-        """Keys and values of the `call`-th call."""
-        return [x[:, :, : self.case.keys + self.case.grows * call] for x in (self._keys, self._values)]
+    def keys_values(self, call: int = 0, kernel: int = 0) -> list[torch.Tensor]:
+        """Keys and values of the `call`-th call, at lengths that no other kernel of that number has had."""
+        more = self.step * call + kernel
+        return [x[:, :, : self.case.keys + more] for x in (self._keys, self._values)]
 
     def _visible(self, device: torch.device) -> torch.Tensor | None:
         """Mask (1, 1, queries, keys) as a tensor, None where every query sees all."""
         case = self.case
-        if case.mask == "none":
+        if case.mask == "none" or (case.queries == 1 and case.mask == "lower right"):
             return None
         if case.queries == 1:
             return (torch.arange(case.keys, device=device) < case.keys - case.keys // 8)[None, None, None]
@@ -145,9 +149,9 @@ class Inputs:
         return float((out[:1, :, -128:].float() - self.reference).abs().max() / self.reference.abs().max())
 
 
-def sdpa(inputs: Inputs, call: int = 0) -> torch.Tensor:
+def sdpa(inputs: Inputs, *lengths: int) -> torch.Tensor:
     """The attention call of a case as the methods make it."""
-    key, value = inputs.keys_values(call)
+    key, value = inputs.keys_values(*lengths)
     mask: Any = inputs.visible if inputs.case.mask == "boolean" else None
     if inputs.case.mask == "lower right":
         mask = causal_lower_right(inputs.query.shape[2], key.shape[2])
@@ -156,13 +160,13 @@ def sdpa(inputs: Inputs, call: int = 0) -> torch.Tensor:
     )
 
 
-def flash_attn(inputs: Inputs, call: int = 0) -> torch.Tensor:
+def flash_attn(inputs: Inputs, *lengths: int) -> torch.Tensor:
     """The same with the package flash-attn, whose causal mask counts from the lower right."""
     from flash_attn import flash_attn_func  # type: ignore[import-not-found]
 
     if inputs.case.mask == "boolean":
         raise RuntimeError("takes no mask")
-    parts = [x.transpose(1, 2) for x in (inputs.query, *inputs.keys_values(call))]
+    parts = [x.transpose(1, 2) for x in (inputs.query, *inputs.keys_values(*lengths))]
     return flash_attn_func(*parts, causal=inputs.case.mask != "none").transpose(1, 2)
 
 
@@ -176,8 +180,8 @@ def kernels() -> dict[str, tuple[Callable[..., torch.Tensor], list[SDPBackend]]]
     return found
 
 
-def measure(inputs: Inputs, attend: Callable[..., torch.Tensor], dtype: torch.dtype) -> dict[str, Any]:
-    """Milliseconds, error, and where keys grow milliseconds of such calls; or why the kernel does not run."""
+def measure(inputs: Inputs, attend: Callable[..., torch.Tensor], kernel: int, dtype: torch.dtype) -> dict[str, Any]:
+    """Milliseconds, error, and where keys grow milliseconds of such calls; or why the kernel-th kernel does not run."""
     device, case = inputs.query.device, inputs.case
     try:
         error = inputs.error(attend(inputs))
@@ -199,7 +203,7 @@ def measure(inputs: Inputs, attend: Callable[..., torch.Tensor], dtype: torch.dt
         synchronize(device)
         begin = time.perf_counter()
         for call in range(1, CALLS + 1):
-            attend(inputs, call)
+            attend(inputs, call, kernel)
         synchronize(device)
         found["growing_ms"] = 1e3 * (time.perf_counter() - begin) / CALLS
     return found
@@ -211,13 +215,13 @@ def run(cases: Sequence[Case], device: torch.device, dtype: torch.dtype) -> list
     for case in cases:
         inputs, found = Inputs(case, device, dtype), dict[str, dict[str, Any]]()
         print(f"{case.name}: {case.batch} x {case.heads} heads, {case.queries} x {case.keys}, mask {case.mask}")
-        for name, (attend, backends) in kernels().items():
+        for number, (name, (attend, backends)) in enumerate(kernels().items()):
             if name == "math" and 4 * case.batch * case.heads * case.queries * case.keys > SCORES:
                 found[name] = {"refused": "its scores would take too much memory"}
             else:
                 with torch.inference_mode(), sdpa_kernel(backends), warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # reasons why other kernels cannot run
-                    found[name] = measure(inputs, attend, dtype)
+                    found[name] = measure(inputs, attend, number, dtype)
             print(f"  {name:15s} {line(found[name])}", flush=True)
         rows.append({**asdict(case), "flops": case.flops, "kernels": found})
     return rows

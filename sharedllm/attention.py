@@ -92,12 +92,14 @@ def attend_last(
     """Causal attention of queries that stand at the end of the keys: (B, q, S, d) on (B, kv, keys, d) -> (B, q, S, d).
 
     The corner of the causal kernel is at the end, so on a GPU there is no mask in memory, which would keep SDPA from
-    its fastest kernels. scale: of the scores, d ** -0.5 by default.
+    its fastest kernels. That goes for a single query as well, whose keys grow with every token: cuDNN, torch's choice
+    for it, would plan anew for every length (50 ms on an H100; benchmarks/attention_kernels.py). scale: of the scores,
+    d ** -0.5 by default.
     """
     queries, keys, grouped = query.shape[2], key.shape[2], query.shape[1] != key.shape[1]
     bias: torch.Tensor | None = None
     causal = queries == keys > 1
-    if 1 < queries < keys:
+    if queries < keys and (query.is_cuda or queries > 1):
         if query.is_cuda:
             bias = causal_lower_right(queries, keys)
         else:  # no kernel has that corner there
