@@ -36,7 +36,8 @@ BLOCK_BYTES = 2**30
 class Entries:
     """Kept keys (before rotation) and values, one tensor (chunks, kv, entries, d) a layer.
 
-    position: (chunks, entries) offset inside the node. mask: (chunks, entries) or None. path: see Searcher.
+    Leaves come first. position: (chunks, entries) offset inside the node. mask: (chunks, entries) or None. path, match:
+    see `sharedllm.search.Found`.
     """
 
     keys: list[torch.Tensor]
@@ -44,6 +45,7 @@ class Entries:
     position: torch.Tensor
     mask: torch.Tensor | None
     path: torch.Tensor | None
+    match: torch.Tensor | None
 
 
 class Compressor:
@@ -87,14 +89,18 @@ class Compressor:
             for i in range(0, len(chunks), step)
         ]
         layers = range(len(self.layers))
-        masks = [p.mask for p in parts if p.mask is not None]
-        paths = [p.path for p in parts if p.path is not None]
+
+        def joined(name: str) -> torch.Tensor | None:
+            found = [x for p in parts if (x := getattr(p, name)) is not None]
+            return torch.cat(found) if found else None
+
         return Entries(
             [torch.cat([p.keys[j] for p in parts]) for j in layers],
             [torch.cat([p.values[j] for p in parts]) for j in layers],
             torch.cat([p.position for p in parts]),
-            torch.cat(masks) if masks else None,
-            torch.cat(paths) if paths else None,
+            joined("mask"),
+            joined("path"),
+            joined("match"),
         )
 
     def _block(self, chunks: torch.Tensor, question: Question | None, shifts: list[float]) -> Entries:
@@ -123,7 +129,8 @@ class Compressor:
                 hidden, key, value = self.run_layer(layer, hidden, (cos[:, None], sin[:, None]), sizes, kept, last)
             keys.append(key)
             values.append(value)
-        return Entries(keys, values, position, mask, None if found is None else found.path)
+        path, match = (None, None) if found is None else (found.path, found.match)
+        return Entries(keys, values, position, mask, path, match)
 
     def _kept(self, nodes: list[Nodes]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Packed offsets, node positions and mask of the kept tokens, each (chunks, entries); leaves come first."""

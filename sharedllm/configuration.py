@@ -41,6 +41,10 @@ class SharedLLMConfig(PreTrainedConfig):
         leaf_overlap: None keeps the two leaves as nodes of their own (paper). A number keeps them as ONE node,
             widened by that many tokens on either side: facts that lie across a border between leaves, or between
             the leaves and a coarse node, survive.
+        fine_chunks: chunks of a context whose leaves are kept at their own ratio after a search with `maxsim`: those
+            whose leaves match the question best. Leaves of the others get the ratio of the level above. None keeps
+            all (paper), as do training, language modelling, which has no question, and the other policies, which
+            do not compare leaves.
         split_noise: standard deviation of the split point as a share of the node's length, training only
             (paper: 1/5 LM, 1/10 SFT; 0 switches it off).
         own_lower: the lower model is a trainable copy instead of the upper model's bottom layers.
@@ -61,6 +65,7 @@ class SharedLLMConfig(PreTrainedConfig):
         query_position: str = "n",
         sampling: str = "equidistant",
         leaf_overlap: int | None = None,
+        fine_chunks: int | None = None,
         split_noise: float = 0.0,
         own_lower: bool = False,
         **kwargs: Any,
@@ -79,6 +84,7 @@ class SharedLLMConfig(PreTrainedConfig):
         self.query_position = query_position
         self.sampling = sampling
         self.leaf_overlap = leaf_overlap
+        self.fine_chunks = fine_chunks
         self.split_noise = split_noise
         self.own_lower = own_lower
         for token in ("bos_token_id", "eos_token_id", "pad_token_id"):
@@ -110,6 +116,8 @@ class SharedLLMConfig(PreTrainedConfig):
             raise ValueError(
                 f"chunk_size {self.chunk_size} cannot be halved {self.height} times: use at least {2**self.height}."
             )
+        if self.fine_chunks is not None and self.fine_chunks < 1:
+            raise ValueError(f"fine_chunks is {self.fine_chunks}: give 1 or more, or null for all chunks.")
         windows = [sliding_window(self.base_config, i) for i in range(self.lower_layers)]
         if any(window is not None and window < self.chunk_size for window in windows):
             raise ValueError(
@@ -120,6 +128,11 @@ class SharedLLMConfig(PreTrainedConfig):
     def height(self) -> int:
         """Levels of the context tree."""
         return len(self.ratios)
+
+    @property
+    def leaf_budget(self) -> int | None:
+        """`fine_chunks` where it acts: with `maxsim` and a level above the leaves."""
+        return self.fine_chunks if self.policy == "maxsim" and self.height > 1 else None
 
     @property
     def injection_layers(self) -> list[int]:

@@ -27,6 +27,7 @@ class CompressedContext:
     mask: (B, entries) of valid entries, None where all are valid.
     num_chunks: (B,) chunks of each row.
     path: (B, chunks, searched levels), True where the right half was expanded; None without a search.
+    fine: (B, chunks), True where the leaves kept their own ratio; None where all did.
     """
 
     keys: list[torch.Tensor]
@@ -35,6 +36,7 @@ class CompressedContext:
     num_chunks: torch.Tensor
     mask: torch.Tensor | None = None
     path: torch.Tensor | None = field(default=None, repr=False)
+    fine: torch.Tensor | None = field(default=None, repr=False)
 
     def layer(self, index: int) -> LayerContext:
         """The part that the cross-attention of lower layer `index` reads."""
@@ -62,4 +64,5 @@ class CompressedContext:
             num_chunks=rows[2],
             mask=None if self.mask is None else self.mask.repeat_interleave(times, 0),
             path=None if self.path is None else self.path.repeat_interleave(times, 0),
+            fine=None if self.fine is None else self.fine.repeat_interleave(times, 0),
         )

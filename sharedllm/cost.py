@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
+from sharedllm.budget import entries, kept_entries, spine
 from sharedllm.configuration import SharedLLMConfig
-from sharedllm.tree import Nodes, entries_per_chunk, halves, right_spine, whole, widen
+from sharedllm.tree import halves, whole, widen
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def arithmetic(config: SharedLLMConfig, chunks: int, running: int, question: int
     layer = projections + rest
     searches = bool(question) and chunks > 0 and config.policy != "right"
 
-    nodes = _spine(config)
+    nodes = spine(config)
     tokens = sum(n.size for n in nodes)
     pairs = sum(_causal(n.size) for n in nodes)
     one_chunk = (lower - 1) * (tokens * layer + 4.0 * q * pairs) + tokens * 2.0 * hidden * 2 * kv
@@ -54,13 +55,13 @@ def arithmetic(config: SharedLLMConfig, chunks: int, running: int, question: int
         plain = tokens * layer + 4.0 * q * pairs if lower > 1 else tokens * 2.0 * hidden * 2 * kv
         search -= chunks * plain  # the search's first layer takes the place of the lower model's
 
-    entries = chunks * entries_per_chunk(config.chunk_size, config.ratios, config.sampling, config.leaf_overlap)
-    cross = lower * (2.0 * hidden * 2 * q + 4.0 * q * entries) if chunks else 0.0
+    kept = kept_entries(config, chunks) if searches else chunks * entries(config)
+    cross = lower * (2.0 * hidden * 2 * q + 4.0 * q * kept) if chunks else 0.0
     head = 2.0 * hidden * base.vocab_size
     upper = running * (base.num_hidden_layers * layer + cross)
     upper += base.num_hidden_layers * 4.0 * q * _causal(running) + head
     decode = base.num_hidden_layers * (layer + 4.0 * q * (running + 1)) + cross + head
-    state = 2 * kv * itemsize * (lower * entries + base.num_hidden_layers * running)
+    state = 2 * kv * itemsize * (lower * kept + base.num_hidden_layers * running)
     return Arithmetic(chunks * one_chunk, search, upper, decode, state)
 
 
@@ -69,31 +70,34 @@ def _search(config: SharedLLMConfig, projections: float, rest: float, q: int, qu
     flops = config.chunk_size * projections
     expanded, known = whole(1, config.chunk_size, torch.device("cpu")), False
     # what maxsim computes for the nodes serves the lower model, last_token's comes on top, if a second layer reads it
-    nodes = 0.0 if config.lower_layers == 1 else _states([n.size for n in _spine(config)], rest, q)
+    nodes = 0.0 if config.lower_layers == 1 else _states([n.size for n in spine(config)], rest, q)
     for level in range(1, config.height + 1):
         if level == config.height and config.leaf_overlap is not None:
             leaf = widen(expanded, config.leaf_overlap, config.chunk_size)
-            return flops + (_states([leaf.size], rest, q) if config.policy == "maxsim" else nodes)
+            if config.policy != "maxsim":
+                return flops + nodes
+            return flops + _states([leaf.size], rest, q) + _match(config, question, leaf.size)
         left, right = halves(expanded, 0.0, level == config.height, config.sampling)
         if config.policy == "maxsim":
             fresh = [right.size] if known else [left.size, right.size]
             flops += _states(fresh, rest, q)
             if level < config.height:
-                hidden = config.base_config.hidden_size
-                flops += 2.0 * question * hidden * (left.size + right.size)
+                flops += 2.0 * question * config.base_config.hidden_size * (left.size + right.size)
+            else:
+                flops += _match(config, question, left.size + right.size)
         elif level < config.height:
             flops += 2 * rest + 4.0 * q * (left.size + right.size)
         expanded, known = right, True
     return flops if config.policy == "maxsim" else flops + nodes
 
 
+def _match(config: SharedLLMConfig, question: int, tokens: int) -> float:
+    """Comparing the question with the leaves, for which chunks stay fine."""
+    return 0.0 if config.leaf_budget is None else 2.0 * question * config.base_config.hidden_size * tokens
+
+
 def _states(sizes: list[int], rest: float, q: int) -> float:
     return sum(size * rest + 4.0 * q * _causal(size) for size in sizes)
-
-
-def _spine(config: SharedLLMConfig) -> list[Nodes]:
-    root = whole(1, config.chunk_size, torch.device("cpu"))
-    return right_spine(root, config.height, [0.0] * config.height, config.sampling, config.leaf_overlap)
 
 
 def _causal(tokens: int) -> float:

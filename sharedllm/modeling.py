@@ -19,11 +19,12 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from sharedllm.attention import self_attention
-from sharedllm.compressor import BLOCK_BYTES, Compressor, Entries, lower_layer
+from sharedllm.compressor import BLOCK_BYTES, Compressor, lower_layer
 from sharedllm.configuration import SETTINGS, SharedLLMConfig, method_settings
 from sharedllm.context import CompressedContext, LayerContext
 from sharedllm.cross_attention import CrossAttention
-from sharedllm.fused import mlp, rms_norm, rotate
+from sharedllm.fused import mlp, rms_norm
+from sharedllm.layout import lay_out
 from sharedllm.masks import Masks
 from sharedllm.search import Question, ask
 
@@ -172,55 +173,7 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):
             if question is not None:
                 question = question.of(real)
             entries = compressor(picked, question, self._shifts())
-            return self._lay_out(entries, real, num_chunks, chunk_index, ragged)
-
-    def _lay_out(
-        self,
-        entries: Entries,
-        real: torch.Tensor,
-        num_chunks: torch.Tensor,
-        chunk_index: torch.Tensor | None,
-        ragged: bool,
-    ) -> CompressedContext:
-        """Entries of all chunks -> per row, in text order, keys rotated once."""
-        batch, chunks = real.shape
-        if chunk_index is None:
-            chunk_index = torch.arange(chunks, device=real.device).expand(batch, -1)
-        index = chunk_index[real] if ragged else chunk_index.flatten()
-        cos, sin = self._rope(entries.keys[0], self._key_position(entries.position, index))
-        rotation = cos[:, None], sin[:, None]
-
-        def per_row(x: torch.Tensor) -> torch.Tensor:
-            if ragged:
-                x = x.new_zeros(batch, chunks, *x.shape[1:]).index_put((real.to(x.device),), x)
-            else:
-                x = x.unflatten(0, (batch, chunks))
-            return x
-
-        def sequence(x: torch.Tensor) -> torch.Tensor:
-            return per_row(x.transpose(1, 2)).flatten(1, 2).transpose(1, 2)
-
-        mask = entries.mask
-        if ragged and mask is None:
-            mask = torch.ones_like(entries.position, dtype=torch.bool)
-        behind = torch.where(real, chunk_index + 1, 0).amax(1)  # n, one behind the last chunk
-        last = behind + (self.config.query_position == "n+1")
-        query_cos, query_sin = self._rope(entries.keys[0], last[:, None])
-        return CompressedContext(
-            keys=[sequence(rotate(k, *rotation)) for k in entries.keys],
-            values=[sequence(v) for v in entries.values],
-            query_rotation=(query_cos[:, None], query_sin[:, None]),
-            num_chunks=num_chunks,
-            mask=None if mask is None else per_row(mask).flatten(1),
-            path=None if entries.path is None else per_row(entries.path),
-        )
-
-    def _key_position(self, node_position: torch.Tensor, chunk: torch.Tensor) -> torch.Tensor:
-        """(chunks, entries); two rotations in a row are one by the sum of their positions."""
-        if self.config.key_positions == "node":
-            return node_position
-        chunk = chunk[:, None].expand_as(node_position)
-        return chunk if self.config.key_positions == "chunk" else chunk + node_position
+            return lay_out(self.config, self._rope, entries, real, chunk_index, self.training)
 
     def _shifts(self) -> list[float]:
         """Split noise: one draw a level for all chunks of the batch; none outside training."""

@@ -86,13 +86,14 @@ class Found:
 
     nodes: preserved ones, coarse to fine. path: (chunks, levels searched), True where the right half was expanded.
     first: the first layer's projections. states: its output for the packed nodes (chunks, tokens, H), where the
-    search had to compute it.
+    search had to compute it. match: (chunks,) how well the leaves match the question, of `maxsim`.
     """
 
     nodes: list[Nodes]
     path: torch.Tensor
     first: FirstLayer
     states: torch.Tensor | None
+    match: torch.Tensor | None = None
 
 
 class Searcher:
@@ -141,11 +142,13 @@ class Searcher:
         target = target[question.row]
         nodes, states, path = [], [], []
         expanded, known = root, None
+        leaves: list[torch.Tensor] = []
         for level in range(1, self.config.height + 1):
             last = level == self.config.height
             if last and self.config.leaf_overlap is not None:
                 nodes.append(widen(expanded, self.config.leaf_overlap, root.size))
                 states.append(first.states(nodes[-1]))
+                leaves = [states[-1]]
                 break
             left, right = halves(expanded, shifts[level - 1], last, self.config.sampling)
             left_states = first.states(left) if known is None else known[:, : left.size]
@@ -153,14 +156,19 @@ class Searcher:
             if last:
                 nodes += [left, right]
                 states += [left_states, right_states]
+                leaves = [left_states, right_states]
                 break
-            go_right = _maxsim(target, right_states, right) > _maxsim(target, left_states, left)
+            go_right = _best(target, right_states, right).sum(1) > _best(target, left_states, left).sum(1)
             expanded, preserved = choose(go_right, left, right)
             known = _pick(go_right, right_states, left_states)
             states.append(_pick(go_right, left_states, right_states))
             nodes.append(preserved)
             path.append(go_right)
-        return Found(nodes, _stack(path, root), first, torch.cat(states, 1))
+        match = None
+        if self.config.leaf_budget is not None:
+            pairs = zip(leaves, nodes[-len(leaves) :], strict=True)
+            match = torch.stack([_best(target, *pair) for pair in pairs]).amax(0).sum(1)
+        return Found(nodes, _stack(path, root), first, torch.cat(states, 1), match)
 
 
 class FirstLayer:
@@ -205,11 +213,14 @@ def _pick(mask: torch.Tensor, yes: torch.Tensor, no: torch.Tensor) -> torch.Tens
     return torch.where(mask[:, None, None], yes, no)
 
 
-def _maxsim(target: torch.Tensor, states: torch.Tensor, nodes: Nodes) -> torch.Tensor:
-    """Scores (chunks,): target (chunks, question tokens, H) is normalised and zero where masked."""
+def _best(target: torch.Tensor, states: torch.Tensor, nodes: Nodes) -> torch.Tensor:
+    """Best cosine of each question token in a node, (chunks, question tokens); `maxsim` is their sum.
+
+    target (chunks, question tokens, H) is normalised and zero where masked.
+    """
     similarity = target @ states.transpose(1, 2) / states.norm(dim=-1).clamp(min=1e-12)[:, None]
     if not nodes.uniform:
         outside = torch.arange(nodes.size, device=states.device) >= nodes.length[:, None]
         similarity = similarity.masked_fill(outside[:, None, : similarity.shape[2]], -torch.inf)
     # a masked question token has an all-zero row: its best similarity is 0 in every half
-    return similarity.amax(2).sum(1)
+    return similarity.amax(2)

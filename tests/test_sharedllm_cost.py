@@ -43,6 +43,8 @@ def counted(call: Any) -> int:
         {},
         {"lower_layers": 1},
         {"ratios": [16, 8, 4, 1], "leaf_overlap": 3},
+        {"ratios": [16, 8, 4, 1], "leaf_overlap": 3, "fine_chunks": 2},
+        {"ratios": [8, 4, 1], "fine_chunks": 1},
         {"ratios": [4]},
         {"injection": "top", "lower_layers": 2, "chunk_size": 32},
     ],

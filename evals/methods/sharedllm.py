@@ -26,8 +26,8 @@ from evals.settings import validate
 from evals.weights import load_base
 from sharedllm import CompressedContext, SharedLLMForCausalLM
 from sharedllm.adapter import load_adapter
+from sharedllm.budget import columns, entries
 from sharedllm.cost import Arithmetic, arithmetic
-from sharedllm.tree import entries_per_chunk
 
 
 class SharedLLMSettings(BaseModel):
@@ -44,6 +44,7 @@ class SharedLLMSettings(BaseModel):
     query_position: str | None = None
     sampling: str | None = None
     leaf_overlap: int | None = None
+    fine_chunks: int | None = None
 
 
 class SharedLLMSession(CachedSession):
@@ -72,13 +73,17 @@ class SharedLLMSession(CachedSession):
         return self._cache.nbytes + (self._compressed.nbytes if self._compressed else 0)
 
     def trace(self) -> dict[str, Any]:
-        """For each chunk the tokens kept most finely, and the halves that the search expanded."""
+        """For each chunk with whole leaves the tokens kept most finely, as the search found them."""
         path = None if self._compressed is None else self._compressed.path
         if path is None or not path.numel():
             return {}
+        fine = None if self._compressed is None else self._compressed.fine
+        whole = [True] * path.shape[1] if fine is None else fine[0].tolist()
         size, height = self._model.config.chunk_size, self._model.config.height
         kept = []
         for index, steps in enumerate(path[0].tolist()):
+            if not whole[index]:
+                continue
             start, width = 0, size
             for right in steps:
                 width, start = (width - width // 2, start + width // 2) if right else (width // 2, start)
@@ -187,7 +192,10 @@ class SharedLLM(LongContextModel):
         except ValueError as error:
             raise UserError(f"The preset {preset.name} does not fit: {error}") from error
         config = model.config
-        entries = entries_per_chunk(config.chunk_size, config.ratios, config.sampling, config.leaf_overlap)
+        kept = entries(config)
+        fine: dict[str, Any] = {}
+        if config.leaf_budget is not None:
+            fine = {"fine chunks": config.leaf_budget, "entries of others": len(columns(config, kept)[0])}
         return cls(
             name=preset.name,
             tokenizer=tokenizer,
@@ -197,8 +205,9 @@ class SharedLLM(LongContextModel):
             budget={
                 "chunk": config.chunk_size,
                 "ratios": config.ratios,
-                "entries a chunk": entries,
-                "ratio": round(config.chunk_size / entries, 2),
+                "entries a chunk": kept,
+                **fine,
+                "ratio": round(config.chunk_size / kept, 2),
                 "lower layers": config.lower_layers,
                 "policy": config.policy,
                 "kernel": runtime.attn,

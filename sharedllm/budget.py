@@ -1,0 +1,62 @@
+"""Which chunks keep their leaves in full: a budget of entries that follows the question (`fine_chunks`).
+
+A search looks into every chunk, whether anything in it belongs to the question or not. Full leaves of all chunks
+compete for the attention of the running text, the more of them the longer the context is. With a budget, the leaves
+of the chunks that match the question best stay as they are; those of the others are down-sampled like the level above.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from sharedllm.configuration import SharedLLMConfig
+from sharedllm.tree import Nodes, entries_per_chunk, kept_count, right_spine, whole
+
+
+def spine(config: SharedLLMConfig) -> list[Nodes]:
+    """Nodes of one chunk's tree without a search; those of any other path have the same sizes."""
+    root = whole(1, config.chunk_size, torch.device("cpu"))
+    return right_spine(root, config.height, [0.0] * config.height, config.sampling, config.leaf_overlap)
+
+
+def entries(config: SharedLLMConfig) -> int:
+    """Entries of a chunk that keeps its leaves at their own ratio."""
+    return entries_per_chunk(config.chunk_size, config.ratios, config.sampling, config.leaf_overlap)
+
+
+def columns(config: SharedLLMConfig, width: int) -> tuple[list[int], list[int]]:
+    """Of the `width` entries of a chunk, those that every chunk keeps, and those that fine chunks keep on top.
+
+    Entries are numbered as in `sharedllm.compressor.Entries`, leaves first.
+    """
+    coarse: list[int] = []
+    start = 0
+    for leaf in (n for n in spine(config) if n.level == config.height):
+        fine, few = (kept_count(leaf.size, ratio, config.sampling) for ratio in (config.ratios[-1], config.ratios[-2]))
+        coarse += [start + i * fine // few for i in range(min(few, fine))]
+        start += fine
+    extra = sorted(set(range(start)) - set(coarse))
+    return [*coarse, *range(start, width)], extra
+
+
+def kept_entries(config: SharedLLMConfig, chunks: int) -> int:
+    """Entries of a context of `chunks` chunks that was searched with a question."""
+    if config.leaf_budget is None:
+        return chunks * entries(config)
+    every, extra = columns(config, entries(config))
+    return chunks * len(every) + min(chunks, config.leaf_budget) * len(extra)
+
+
+def within(config: SharedLLMConfig, match: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Entries that stay, (B, kept) numbered through all chunks of a row, and which chunks are fine, (B, chunks).
+
+    match: (B, chunks) how well the leaves match the question, -inf for chunks that do not count. width: entries
+    of a chunk.
+    """
+    assert config.leaf_budget is not None
+    chosen = match.topk(min(config.leaf_budget, match.shape[1]), dim=1).indices.sort(1).values
+    every, extra = (torch.tensor(c, dtype=torch.long, device=match.device) for c in columns(config, width))
+    first = torch.arange(match.shape[1], device=match.device).expand_as(match) * width
+    rows = [(first[..., None] + every).flatten(1), (chosen[..., None] * width + extra).flatten(1)]
+    fine = torch.zeros_like(match, dtype=torch.bool).scatter(1, chosen, True)
+    return torch.cat(rows, 1), fine

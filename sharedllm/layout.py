@@ -1,0 +1,75 @@
+"""Entries of all chunks -> the compressed context: per row, in text order, keys rotated once."""
+
+from __future__ import annotations
+
+import torch
+
+from sharedllm.attention import take
+from sharedllm.budget import within
+from sharedllm.compressor import Entries, Rope
+from sharedllm.configuration import SharedLLMConfig
+from sharedllm.context import CompressedContext
+from sharedllm.fused import rotate
+
+
+def lay_out(
+    config: SharedLLMConfig,
+    rope: Rope,
+    entries: Entries,
+    real: torch.Tensor,
+    chunk_index: torch.Tensor | None,
+    all_fine: bool,
+) -> CompressedContext:
+    """What the upper model reads.
+
+    entries: of the chunks that count, those of all rows in a row. real: (B, chunks) which ones count, the first ones
+    of a row. chunk_index: (B, chunks) positions of the chunks, 0, 1, ... by default. all_fine: no budget for leaves.
+    """
+    batch, chunks = real.shape
+    ragged = len(entries.position) < batch * chunks
+    if chunk_index is None:
+        chunk_index = torch.arange(chunks, device=real.device).expand(batch, -1)
+    index = chunk_index[real] if ragged else chunk_index.flatten()
+    cos, sin = rope(entries.keys[0], _key_position(config, entries.position, index))
+    rotation = cos[:, None], sin[:, None]
+
+    def per_row(x: torch.Tensor) -> torch.Tensor:
+        if ragged:
+            return x.new_zeros(batch, chunks, *x.shape[1:]).index_put((real.to(x.device),), x)
+        return x.unflatten(0, (batch, chunks))
+
+    stay, fine = None, None
+    if entries.match is not None and not all_fine and (config.leaf_budget or chunks) < chunks:
+        match = per_row(entries.match).masked_fill(~real, -torch.inf)
+        stay, fine = within(config, match, entries.position.shape[1])
+
+    def sequence(x: torch.Tensor) -> torch.Tensor:
+        x = per_row(x.transpose(1, 2)).flatten(1, 2)
+        return (x if stay is None else take(x, stay)).transpose(1, 2)
+
+    mask = entries.mask
+    if ragged and mask is None:
+        mask = torch.ones_like(entries.position, dtype=torch.bool)
+    if mask is not None:
+        mask = per_row(mask).flatten(1)
+        mask = mask if stay is None else mask.gather(1, stay)
+    behind = torch.where(real, chunk_index + 1, 0).amax(1)  # n, one behind the last chunk
+    last = behind + (config.query_position == "n+1")
+    query_cos, query_sin = rope(entries.keys[0], last[:, None])
+    return CompressedContext(
+        keys=[sequence(rotate(k, *rotation)) for k in entries.keys],
+        values=[sequence(v) for v in entries.values],
+        query_rotation=(query_cos[:, None], query_sin[:, None]),
+        num_chunks=real.sum(1),
+        mask=mask,
+        path=None if entries.path is None else per_row(entries.path),
+        fine=fine,
+    )
+
+
+def _key_position(config: SharedLLMConfig, node_position: torch.Tensor, chunk: torch.Tensor) -> torch.Tensor:
+    """(chunks, entries); two rotations in a row are one by the sum of their positions."""
+    if config.key_positions == "node":
+        return node_position
+    chunk = chunk[:, None].expand_as(node_position)
+    return chunk if config.key_positions == "chunk" else chunk + node_position
