@@ -7,6 +7,7 @@ document's (other) or nothing. Needles: 4 in the context, one asked, all 7 digit
 which equals greedy decoding); the text around them is held out, names are those of evals.tasks.needle, none of which
 occurs in training. Wording "city" was trained, wording "item" was not. The base itself, with attention over everything,
 is measured in the same windows at the lengths that it was made for: what a compressed context could be worth at most.
+Needles are asked once with every budget of chunks that keep whole leaves (`fine_chunks`; 0: all of them).
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ def main() -> None:
     parser.add_argument("--chunks", type=int, nargs="+", default=[6, 30, 126])
     parser.add_argument("--lm-windows", type=int, default=8, help="a domain")
     parser.add_argument("--needle-windows", type=int, nargs="+", default=[256, 128, 64], help="one number a length")
+    parser.add_argument("--fine-chunks", type=int, nargs="+", default=[0, 1, 2, 4])
     parser.add_argument("--output", type=Path, required=True)
     chosen = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -65,7 +67,7 @@ def main() -> None:
     base.to(device)
     result: dict[str, Any] = {}
 
-    def evaluate(name: str, model: Any, size: int, room: int) -> None:
+    def evaluate(name: str, model: Any, size: int, room: int, budgets: list[int]) -> None:
         rows = result.setdefault(name, {"language modelling": {}, "needles": {}})
         for chunks, windows in zip(chosen.chunks, chosen.needle_windows, strict=True):
             if chunks * size + RUNNING > room:
@@ -76,15 +78,18 @@ def main() -> None:
             print(f"{name} {chunks} chunks: {json.dumps(found['mean'])}", flush=True)
             for wording in ("city", "item"):
                 source = HeldOut(TEMPLATES[wording], tokenizer, corpora, size, 256, 0.0, 0)
-                score = needles(model, source, chunks, 4, windows, max(1, 96 // chunks))
-                rows["needles"].setdefault(wording, {})[chunks] = score
+                for budget in budgets:
+                    model.config.fine_chunks = budget or None
+                    score = needles(model, source, chunks, 4, windows, max(1, 96 // chunks))
+                    kept = f"fine_chunks {budget or 'all'}"
+                    rows["needles"].setdefault(wording, {}).setdefault(chunks, {})[kept] = score
+                    print(f"  {wording}, {kept}: {json.dumps(score)}  {time.monotonic() - begin:.0f} s", flush=True)
                 chosen.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-                print(f"  needles {wording}: {json.dumps(score)}  {time.monotonic() - begin:.0f} s", flush=True)
 
     for folder in chosen.adapter:
         model = load_adapter(folder, base)
-        evaluate(Path(folder).name, model, model.config.chunk_size, 1 << 30)
-    evaluate("dense base", base.eval(), model.config.chunk_size, base.config.max_position_embeddings)
+        evaluate(Path(folder).name, model, model.config.chunk_size, 1 << 30, chosen.fine_chunks)
+    evaluate("dense base", base.eval(), model.config.chunk_size, base.config.max_position_embeddings, [0])
 
 
 if __name__ == "__main__":
