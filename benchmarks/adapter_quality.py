@@ -88,7 +88,9 @@ def main() -> None:
 
     for folder in chosen.adapter:
         model = load_adapter(folder, base)
-        evaluate(Path(folder).name, model, model.config.chunk_size, 1 << 30, chosen.fine_chunks)
+        path = Path(folder).resolve()
+        name = path.parent.name if path.name == "adapter" else path.name  # RUN/adapter is where training leaves it
+        evaluate(name, model, model.config.chunk_size, 1 << 30, chosen.fine_chunks)
     evaluate("dense base", base.eval(), model.config.chunk_size, base.config.max_position_embeddings, [0])
 
 

@@ -2,13 +2,12 @@
 # # Needle in a haystack
 #
 # A fact with a random 7-digit number is put at a known depth of a long text and asked for; the answer is compared
-# exactly. `FULL = False` reads a small run recorded on a CPU: short texts with one needle each, which is easy.
-# `FULL = True` runs up to 128K tokens, ten texts for each depth. What longer texts with several needles do to the
-# shipped adapter is in `results/measured/README.md`.
+# exactly. `FULL = False` reads a run of `results/measured/`: four needles a text, four texts for each depth. `FULL =
+# True` runs more depths and ten texts for each, one needle in each.
 
 # %%
 FULL = False
-RUN = "../runs/needle-full" if FULL else "recorded/needle"
+RUN = "../runs/needle-full" if FULL else "../results/measured/h100-135m/sweep"
 MODELS = "full-135m,truncated-135m,streamingllm-135m,sharedllm-135m"
 
 # %%
@@ -32,13 +31,13 @@ found = tools.data(RUN)
 tools.plots(found, "depth")
 
 # %% [markdown]
-# `truncated` cuts the middle of a context out until it fits its window (here 1024 tokens): at 1024 it reads all but
-# a little, beyond that it can only find what lies near the ends. That is what a needle test must show, whatever
-# else it shows.
+# `truncated` cuts the middle of a context out until it fits its window (here 8192 tokens): beyond that it can only
+# find what lies near the ends, and `streamingllm` what lies near the last one. That is what a needle test must show,
+# whatever else it shows. `full` is dense attention, which this base does not stand beyond its window.
 #
 # ## By length, with intervals
 #
-# Five needles a point: the intervals say how little that is. Where full attention is near 1 or 0 the task cannot
+# Twenty needles a point: the intervals say how little that is. Where full attention is near 1 or 0 the task cannot
 # tell methods apart, and the report says so.
 
 # %%
@@ -48,30 +47,29 @@ for hint in hints(found):
 
 # %%
 columns = ["model", "length", "n", "exact_match", "exact_match_low", "exact_match_high", "digit_accuracy"]
-found.summary[columns].round(2)
+found.summary.loc[found.summary["task"] == "needle", columns].round(2)
 
 # %% [markdown]
 # ## What the search kept
 #
 # SharedLLM splits every chunk of 1024 tokens in halves, follows the half that matches the question, and keeps the
-# last piece in full. The trace of a sample says which piece that was, and `token` where the needle begins.
+# last piece in full, in the `fine_chunks` chunks that match best. The trace of a sample says which pieces these were,
+# and `token` where the needle begins. At 128K tokens:
 
 # %%
 run = found.run
 rows = [
-    "| length | depth | needle at | chunk | kept in full | answer | expected |",
-    "| --- | --- | --- | --- | --- | --- | --- |",
+    "| depth | needle at | chunk | kept in full of it | answer | expected |",
+    "| --- | --- | --- | --- | --- | --- |",
 ]
 for cell, record in run.cells.items():
-    if record["model"] != "sharedllm-135m":
+    if (record["model"], record["task"], record["length"]) != ("sharedllm-135m", "needle", 131072):
         continue
     for sample in run.scored(cell):
         at = sample["meta"]["token"]
-        for piece in sample["trace"].get("kept_full", []):
-            if piece["start"] // 1024 == at // 1024:
-                kept, answer = f"{piece['start']} to {piece['end']}", sample["output"]["text"].split(".")[0].strip()
-                rows.append(
-                    f"| {record['length']} | {sample['meta']['depth']:.0f} | {at} | {piece['chunk']} | {kept} "
-                    f"| {answer} | {sample['reference']} |"
-                )
+        pieces = [p for p in sample["trace"].get("kept_full", []) if p["chunk"] == at // 1024]
+        kept = ", ".join(f"{p['start']} to {p['end']}" for p in pieces) or "nothing"
+        answer = sample["output"]["text"].split(".")[0].strip()
+        depth = f"{sample['meta']['depth']:.0f}"
+        rows.append(f"| {depth} | {at} | {at // 1024} | {kept} | {answer} | {sample['reference']} |")
 Markdown("\n".join(rows))

@@ -2,14 +2,13 @@
 # # Perplexity and length (tables 1 and 2)
 #
 # How well does a method predict the next tokens after more and more context, and was it the context that helped?
-# `FULL = False` reads two runs of `results/measured/`: six windows, so the intervals are wide. `FULL = True` runs more
-# of them on one GPU, on texts in the folder `TEXTS`.
+# `FULL = False` reads a run of `results/measured/`: eleven documents, so the intervals are wide. `FULL = True` runs
+# more of them on one GPU, on texts in the folder `TEXTS`.
 
 # %%
 FULL = False
 TEXTS = "texts"
-MEASURED = ["../results/measured/h200-135m/baselines", "../results/measured/h200-135m/sharedllm"]
-RUNS = ["../runs/perplexity-full"] if FULL else MEASURED
+RUN = "../runs/perplexity-full" if FULL else "../results/measured/h100-135m/sweep"
 MODELS = "full-135m,truncated-135m,streamingllm-135m,sharedllm-135m"
 
 # %%
@@ -18,9 +17,9 @@ import tools
 if FULL:
     tools.run(
         f"sharedllm-eval --task perplexity --model {MODELS} --length 8k,16k,32k,64k,128k "
-        f"--set min_tokens=131072 windows=20 --data-dir {TEXTS} --output {RUNS[0]}"
+        f"--set min_tokens=131072 windows=20 --data-dir {TEXTS} --output {RUN}"
     )
-tools.origin(*RUNS)
+tools.origin(RUN)
 
 # %% [markdown]
 # ## The table
@@ -30,7 +29,7 @@ tools.origin(*RUNS)
 # fairness record: what each method was allowed to use.
 
 # %%
-found = tools.data(*RUNS)
+found = tools.data(RUN)
 tools.tables(found, "table1-2")
 
 # %% [markdown]
@@ -72,4 +71,4 @@ found.summary.loc[found.summary["ppl"].notna(), columns].round(3)
 # them: a lower perplexity may be adaptation, which the control above tells apart.
 
 # %%
-verdict = tools.run(f"sharedllm-report compare {' '.join(RUNS)} --model streamingllm-135m,sharedllm-135m")
+verdict = tools.run(f"sharedllm-report compare {RUN} --model streamingllm-135m,sharedllm-135m")

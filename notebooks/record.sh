@@ -3,8 +3,6 @@
 # command goes on where it stopped, so remove a folder to measure it anew.
 set -eu
 
-sharedllm-eval --task needle --model full-135m,truncated-135m,sharedllm-135m --length 1k,2k,4k --set window=1024 \
-  --device cpu --no-perf --output recorded/needle
 sharedllm-eval --task needle --length 2k --device cpu --no-perf --output recorded/ablations \
   --model variants/maxsim.yaml,variants/last-token.yaml,variants/right.yaml,variants/halving-ratios.yaml,variants/node-positions.yaml
 python sample_rows.py ../runs/standins

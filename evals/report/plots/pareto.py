@@ -81,5 +81,7 @@ def panel(ax: Axes, rows: pd.DataFrame, quantity: str, label: str, styles: dict[
         ax.plot([cost[i]] * 2, [low[i], high[i]], color=look.colour, lw=0.8, zorder=2)
         ax.plot(cost[i], score[i], look.marker, color=look.colour, ms=5.5, zorder=3)
     spread_axis(ax, "x", cost)
+    if not rows["higher_is_better"].iloc[0]:  # a perplexity that explodes would hide the others
+        spread_axis(ax, "y", score)
     if ax.get_xscale() == "linear":
         ax.set_xlim(0, cost.max() * 1.1)
