@@ -37,8 +37,8 @@ tools.plots(found, "depth")
 #
 # ## By length, with intervals
 #
-# Twenty needles a point: the intervals say how little that is. Where full attention is near 1 or 0 the task cannot
-# tell methods apart, and the report says so.
+# Twenty needles a point: the intervals say how little that is. Where no method finds anything, or full attention finds
+# all, the task cannot tell methods apart; then the report says so.
 
 # %%
 tools.plots(found, "length-needle")

@@ -32,8 +32,9 @@ def columns(config: SharedLLMConfig, width: int) -> tuple[list[int], list[int]]:
     coarse: list[int] = []
     start = 0
     for leaf in (n for n in spine(config) if n.level == config.height):
-        fine, few = (kept_count(leaf.size, ratio, config.sampling) for ratio in (config.ratios[-1], config.ratios[-2]))
-        coarse += [start + i * fine // few for i in range(min(few, fine))]
+        fine = kept_count(leaf.size, config.ratios[-1], config.sampling)
+        few = min(fine, kept_count(leaf.size, config.ratios[-2], config.sampling))
+        coarse += [start + i * fine // few for i in range(few)]
         start += fine
     extra = sorted(set(range(start)) - set(coarse))
     return [*coarse, *range(start, width)], extra

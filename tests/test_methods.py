@@ -113,6 +113,11 @@ CASES = {
         {"chunk_size": 15, "ratios": [4, 2, 1], "lower_layers": 2, "policy": "maxsim", "leaf_overlap": 1},
         dense_up_to=15,
     ),
+    "sharedllm-fine-chunks": Case(
+        "sharedllm",
+        {"chunk_size": 12, "ratios": [4, 3, 1], "lower_layers": 2, "policy": "maxsim", "fine_chunks": 1},
+        dense_up_to=12,
+    ),
 }
 
 BOS = [256]

@@ -137,16 +137,17 @@ def fairness(data: Data) -> Table:
 
 
 def hints(data: Data) -> list[str]:
-    """Where full attention itself is at the floor or the ceiling, the task cannot tell methods apart."""
+    """Where a task cannot tell methods apart: no model is above the floor, or full attention is at the ceiling."""
     dense = {name for name, model in data.run.models.items() if model["preset"]["method"] == "full"}
-    rows = data.scores[data.scores["model"].isin(dense) & data.scores["higher_is_better"].astype(bool)]
+    rows = data.scores[data.scores["higher_is_better"].astype(bool) & data.scores["score"].notna()]
     found = []
-    for row in rows[rows["score"].notna()].to_dict("records"):
-        where = f"{row['task']}" + ("" if pd.isna(row["length"]) else f" at {row['length']} tokens")
-        if row["score"] <= FLOOR:
-            found.append(f"{where}: full attention scores {row['score']:.2g}, so it cannot tell methods apart.")
-        elif CEILING <= row["score"] <= 1:
-            found.append(f"{where}: full attention scores {row['score']:.2g}, so no method can do better.")
+    for (task, length), group in rows.groupby(["task", "length"], sort=False, dropna=False):
+        where = f"{task}" + ("" if pd.isna(length) else f" at {length} tokens")
+        best, full = group["score"].max(), group.loc[group["model"].isin(dense), "score"].max()
+        if best <= FLOOR:
+            found.append(f"{where}: no model scores above {best:.2g}, so it cannot tell methods apart.")
+        elif CEILING <= full <= 1:
+            found.append(f"{where}: full attention scores {full:.2g}, so no method can do better.")
     return found
 
 
