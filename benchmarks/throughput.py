@@ -1,7 +1,7 @@
 """Samples per second against lm-eval's own `hf` model: the same rows, weights, dtype, machine, greedy decoding.
 
     python benchmarks/throughput.py --preset full-135m --workload multi_news --data-dir DATA --batch-sizes 1,8
-    python benchmarks/throughput.py --preset full-135m --workload shared --length 16384 --batch-sizes 1,8
+    python benchmarks/throughput.py --preset full-135m --workload shared --length 8k --batch-sizes 1,8
 
 multi_news: official LongBench prompts, nothing shared. shared: ten questions about each of a few long texts. Both
 sides answer the same requests through lm-eval's interface, after one request as a warm-up, in turns; each side is
