@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sharedllm.budget import entries, kept_entries, spine
+from sharedllm.budget import kept_entries, spine
 from sharedllm.configuration import SharedLLMConfig
 from sharedllm.tree import halves, whole, widen
 
@@ -33,7 +33,10 @@ class Arithmetic:
 
 
 def arithmetic(config: SharedLLMConfig, chunks: int, running: int, question: int = 0, itemsize: int = 2) -> Arithmetic:
-    """Cost of a request. question: tokens that the search looks at; 0 means no search. itemsize: bytes a number."""
+    """Cost of a request. question: tokens that the search looks at; 0 means no search. itemsize: bytes a number.
+
+    With a budget of fine chunks, what is kept is counted as a search leaves it.
+    """
     base = config.base_config
     head_dim = getattr(base, "head_dim", None) or base.hidden_size // base.num_attention_heads
     q, kv = base.num_attention_heads * head_dim, base.num_key_value_heads * head_dim
@@ -55,7 +58,7 @@ def arithmetic(config: SharedLLMConfig, chunks: int, running: int, question: int
         plain = tokens * layer + 4.0 * q * pairs if lower > 1 else tokens * 2.0 * hidden * 2 * kv
         search -= chunks * plain  # the search's first layer takes the place of the lower model's
 
-    kept = kept_entries(config, chunks) if searches else chunks * entries(config)
+    kept = kept_entries(config, chunks)
     cross = lower * (2.0 * hidden * 2 * q + 4.0 * q * kept) if chunks else 0.0
     head = 2.0 * hidden * base.vocab_size
     upper = running * (base.num_hidden_layers * layer + cross)

@@ -231,13 +231,11 @@ class SharedLLM(LongContextModel):
     def cost(self, context_tokens: int, query_tokens: int) -> Cost:
         chunks = self._split(context_tokens, prefix=False)
         running = context_tokens - chunks * self.model.config.chunk_size + query_tokens
-        config, itemsize = self.model.config, self.dtype.itemsize
-        flop: Arithmetic = arithmetic(config, chunks, running, query_tokens, itemsize)
-        state = arithmetic(config, chunks, running, max(1, query_tokens), itemsize).state_bytes  # a question decides it
+        flop: Arithmetic = arithmetic(self.model.config, chunks, running, query_tokens, self.dtype.itemsize)
         return Cost(
             prefill_flops=flop.prefill,
             decode_flops=flop.decode,
             weight_bytes=flops.weight_bytes(self.model),
-            state_bytes=state,
-            decode_bytes=flops.decode_weight_bytes(self.model) + state,
+            state_bytes=flop.state_bytes,
+            decode_bytes=flops.decode_weight_bytes(self.model) + flop.state_bytes,
         )
