@@ -15,11 +15,9 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import os
 import re
 import shlex
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, ThreadPoolExecutor, wait
@@ -32,6 +30,7 @@ import yaml
 from ablation_bench import Budget, longest_first, select, shared_settings, tokenize, train
 
 from evals.errors import UserError
+from sharedllm.training.orphan import end_with_parent
 from sharedllm.training.trainer import CHECKPOINT
 
 REPORT_EVERY = 15.0
@@ -82,14 +81,7 @@ def begin_worker(threads: int) -> None:
     A worker whose parent was killed would otherwise train on, beside the one that a second call starts.
     """
     torch.set_num_threads(threads)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    end_with_parent()
 
 
 def results(budget: Budget, names: Sequence[str], jobs: int, stream: TextIO) -> Iterator[tuple[str, dict[str, Any]]]:

