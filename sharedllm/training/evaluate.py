@@ -41,7 +41,7 @@ def language_modelling(
         # every window leaves room for 128K tokens before it, so that all lengths score the same text
         longest = int(np.sort(np.diff(corpus.starts))[-2:].min())
         reach = max(chunks * size, min(128 * 1024, longest - running)) + running
-        rows, others = _windows(corpus, reach, windows, seed)
+        rows, others = held_out_windows(corpus, reach, windows, seed)
         sums = dict.fromkeys(("own", "other", "none"), 0.0)
         for i, row in enumerate(rows):
             text = _tensor(row[-running:], model)[None]
@@ -104,7 +104,7 @@ def _digits_right(model: PreTrainedModel, batch: Batch) -> np.ndarray:
     return np.stack(rows)
 
 
-def _windows(corpus: Corpus, length: int, count: int, seed: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def held_out_windows(corpus: Corpus, length: int, count: int, seed: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """`count` windows from all documents in turn, and for each of them one from another document."""
     documents = [i for i in range(corpus.documents) if len(corpus.document(i)) >= length]
     if len(documents) < 2 or count < 2:

@@ -1,0 +1,113 @@
+"""How much of the use of context lies in which layers: dense attention whose upper layers do not see the context.
+
+    python benchmarks/context_by_layer.py --base BASE --heldout FILE ... --output OUT.json
+
+SharedLLM shows the context to the bottom layers of the upper model alone. Here the untrained base reads context and
+running text as one sequence, and the running text sees the keys and values of the context in the bottom layers alone
+(0: nowhere, as with no context). Nothing is compressed and nothing is trained: what the use of context (nats a token,
+other document's context minus own) keeps then is what these layers offer to the base's own attention. With --strides
+only the last of every so many context tokens is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer, DynamicCache
+
+from sharedllm.training.corpus import open_corpus
+from sharedllm.training.evaluate import held_out_windows
+from sharedllm.training.loss import next_token_loss
+
+NAME = "context_in_the_bottom_layers"
+
+
+class BottomLayers:
+    """Attention of transformers' interface: keys of the context are seen below layer `layers`, one in `stride`."""
+
+    def __init__(self) -> None:
+        self.layers, self.stride = 1 << 30, 1
+
+    def __call__(self, module: Any, query: Any, key: Any, value: Any, mask: Any, **_: Any) -> tuple[Any, None]:
+        """query (1, heads, S, D), key and value (1, KV heads, context + S, D) -> (1, S, heads, D)."""
+        new, far = query.shape[2], key.shape[2] - query.shape[2]
+        if not far:
+            out = scaled_dot_product_attention(query, key, value, is_causal=True, scale=module.scaling, enable_gqa=True)
+            return out.transpose(1, 2), None
+        kept = range(self.stride - 1, far, self.stride) if module.layer_idx < self.layers else range(0)
+        rows = torch.tensor([*kept, *range(far, far + new)], device=key.device)
+        seen = torch.ones(new, len(rows), dtype=torch.bool, device=key.device).tril(len(kept))
+        key, value = key[:, :, rows], value[:, :, rows]
+        out = scaled_dot_product_attention(query, key, value, seen, scale=module.scaling, enable_gqa=True)
+        return out.transpose(1, 2), None
+
+
+def losses(
+    model: Any, attention: BottomLayers, context: torch.Tensor, text: torch.Tensor, rungs: Sequence[tuple[int, int]]
+) -> list[float]:
+    """Nats a token of text (1, S) behind context (1, T), for each (bottom layers, stride)."""
+    cache = DynamicCache()
+    attention.layers, attention.stride = 1 << 30, 1
+    model.model(input_ids=context, past_key_values=cache)
+    found = []
+    for attention.layers, attention.stride in rungs:
+        hidden = model.model(input_ids=text, past_key_values=cache).last_hidden_state
+        found.append(float(next_token_loss(hidden, model.lm_head.weight, text)))
+        cache.crop(context.shape[1] - cache.get_seq_length())
+    return found
+
+
+@torch.no_grad()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Score every window with both contexts; print a line a window and write JSON after each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", required=True)
+    parser.add_argument("--heldout", type=Path, nargs="+", required=True, help="two long documents a file or more")
+    parser.add_argument("--context", type=int, default=6144, help="tokens")
+    parser.add_argument("--running", type=int, default=2048, help="tokens that are scored, behind the context")
+    parser.add_argument("--windows", type=int, default=12, help="a file")
+    parser.add_argument("--layers", type=int, nargs="+", default=[0, 8, 15, 22, 30])
+    parser.add_argument("--strides", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--output", type=Path, required=True)
+    chosen = parser.parse_args(arguments)
+    attention = BottomLayers()
+    AttentionInterface.register(NAME, attention)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    tokenizer = AutoTokenizer.from_pretrained(chosen.base)
+    corpora = [open_corpus(p, tokenizer, chosen.output.parent / "tokens") for p in chosen.heldout]
+    model: Any = AutoModelForCausalLM.from_pretrained(chosen.base, dtype=torch.float32, attn_implementation=NAME)
+    model.to(device).eval()
+    rungs = [(n, s) for n in chosen.layers for s in (chosen.strides if n else [1])]
+    use: dict[str, list[list[float]]] = {}
+    begin = time.monotonic()
+    windows = [(c, held_out_windows(c, chosen.context + chosen.running, chosen.windows, 0)) for c in corpora]
+    for i in range(chosen.windows):
+        for corpus, (rows, others) in windows:
+            text, own, other = (
+                torch.from_numpy(ids.copy()).to(device)[None]
+                for ids in (rows[i][chosen.context :], rows[i][: chosen.context], others[i][: chosen.context])
+            )
+            scored = [losses(model, attention, context, text, rungs) for context in (own, other)]
+            use.setdefault(corpus.name, []).append(np.subtract(scored[1], scored[0]).tolist())
+            print(f"{corpus.name} {i}: {use[corpus.name][-1]}  {time.monotonic() - begin:.0f} s", flush=True)
+        every = np.concatenate([np.array(found) for found in use.values()])
+        error = every.std(0, ddof=1) / len(every) ** 0.5 if len(every) > 1 else np.full(len(rungs), np.nan)
+        summary = [
+            {"layers": n, "stride": s, "use": float(u), "standard_error": float(e)}
+            for (n, s), u, e in zip(rungs, every.mean(0), error, strict=True)
+        ]
+        settings = {"context": chosen.context, "running": chosen.running, "windows": i + 1, "files": list(use)}
+        record = {"settings": settings, "summary": summary, "windows": use}
+        chosen.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
