@@ -5,8 +5,7 @@
 SharedLLM shows the context to the bottom layers of the upper model alone. Here the untrained base reads context and
 running text as one sequence, and the running text sees the keys and values of the context in the bottom layers alone
 (0: nowhere, as with no context). Nothing is compressed and nothing is trained: what the use of context (nats a token,
-other document's context minus own) keeps then is what these layers offer to the base's own attention. With --strides
-only the last of every so many context tokens is kept.
+other document's context minus own) keeps then is what these layers offer to the base's own attention.
 """
 
 from __future__ import annotations
@@ -31,43 +30,43 @@ NAME = "context_in_the_bottom_layers"
 
 
 class BottomLayers:
-    """Attention of transformers' interface: keys of the context are seen below layer `layers`, one in `stride`."""
+    """Attention in transformers' interface: the running text sees the context below layer `layers` alone."""
 
-    def __init__(self) -> None:
-        self.layers, self.stride = 1 << 30, 1
+    layers = 0
 
     def __call__(self, module: Any, query: Any, key: Any, value: Any, mask: Any, **_: Any) -> tuple[Any, None]:
         """query (1, heads, S, D), key and value (1, KV heads, context + S, D) -> (1, S, heads, D)."""
-        new, far = query.shape[2], key.shape[2] - query.shape[2]
-        if not far:
-            out = scaled_dot_product_attention(query, key, value, is_causal=True, scale=module.scaling, enable_gqa=True)
-            return out.transpose(1, 2), None
-        kept = range(self.stride - 1, far, self.stride) if module.layer_idx < self.layers else range(0)
-        rows = torch.tensor([*kept, *range(far, far + new)], device=key.device)
-        seen = torch.ones(new, len(rows), dtype=torch.bool, device=key.device).tril(len(kept))
-        key, value = key[:, :, rows], value[:, :, rows]
-        out = scaled_dot_product_attention(query, key, value, seen, scale=module.scaling, enable_gqa=True)
+        new = query.shape[2]
+        if module.layer_idx >= self.layers:
+            key, value = key[:, :, -new:], value[:, :, -new:]
+        total = key.shape[2]
+        seen = None  # of a square, torch makes the causal mask itself
+        if total > new:
+            seen = torch.ones(new, total, dtype=torch.bool, device=key.device).tril(total - new)
+        causal = seen is None
+        out = scaled_dot_product_attention(
+            query, key, value, seen, is_causal=causal, scale=module.scaling, enable_gqa=True
+        )
         return out.transpose(1, 2), None
 
 
 def losses(
-    model: Any, attention: BottomLayers, context: torch.Tensor, text: torch.Tensor, rungs: Sequence[tuple[int, int]]
+    model: Any, attention: BottomLayers, context: torch.Tensor, text: torch.Tensor, layers: Sequence[int]
 ) -> list[float]:
-    """Nats a token of text (1, S) behind context (1, T), for each (bottom layers, stride)."""
+    """Nats a token of text (1, S) behind context (1, T), for each number of bottom layers that see the context."""
     cache = DynamicCache()
-    attention.layers, attention.stride = 1 << 30, 1
     model.model(input_ids=context, past_key_values=cache)
     found = []
-    for attention.layers, attention.stride in rungs:
+    for attention.layers in layers:
         hidden = model.model(input_ids=text, past_key_values=cache).last_hidden_state
         found.append(float(next_token_loss(hidden, model.lm_head.weight, text)))
-        cache.crop(context.shape[1] - cache.get_seq_length())
+        cache.crop(-text.shape[1])
     return found
 
 
 @torch.no_grad()
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Score every window with both contexts; print a line a window and write JSON after each."""
+    """Score every window with both contexts; print a line a window and a table, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", required=True)
     parser.add_argument("--heldout", type=Path, nargs="+", required=True, help="two long documents a file or more")
@@ -75,7 +74,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--running", type=int, default=2048, help="tokens that are scored, behind the context")
     parser.add_argument("--windows", type=int, default=12, help="a file")
     parser.add_argument("--layers", type=int, nargs="+", default=[0, 8, 15, 22, 30])
-    parser.add_argument("--strides", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--output", type=Path, required=True)
     chosen = parser.parse_args(arguments)
     attention = BottomLayers()
@@ -85,7 +83,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     corpora = [open_corpus(p, tokenizer, chosen.output.parent / "tokens") for p in chosen.heldout]
     model: Any = AutoModelForCausalLM.from_pretrained(chosen.base, dtype=torch.float32, attn_implementation=NAME)
     model.to(device).eval()
-    rungs = [(n, s) for n in chosen.layers for s in (chosen.strides if n else [1])]
     use: dict[str, list[list[float]]] = {}
     begin = time.monotonic()
     windows = [(c, held_out_windows(c, chosen.context + chosen.running, chosen.windows, 0)) for c in corpora]
@@ -95,18 +92,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 torch.from_numpy(ids.copy()).to(device)[None]
                 for ids in (rows[i][chosen.context :], rows[i][: chosen.context], others[i][: chosen.context])
             )
-            scored = [losses(model, attention, context, text, rungs) for context in (own, other)]
+            scored = [losses(model, attention, context, text, chosen.layers) for context in (own, other)]
             use.setdefault(corpus.name, []).append(np.subtract(scored[1], scored[0]).tolist())
             print(f"{corpus.name} {i}: {use[corpus.name][-1]}  {time.monotonic() - begin:.0f} s", flush=True)
-        every = np.concatenate([np.array(found) for found in use.values()])
-        error = every.std(0, ddof=1) / len(every) ** 0.5 if len(every) > 1 else np.full(len(rungs), np.nan)
-        summary = [
-            {"layers": n, "stride": s, "use": float(u), "standard_error": float(e)}
-            for (n, s), u, e in zip(rungs, every.mean(0), error, strict=True)
-        ]
-        settings = {"context": chosen.context, "running": chosen.running, "windows": i + 1, "files": list(use)}
-        record = {"settings": settings, "summary": summary, "windows": use}
-        chosen.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    every = np.concatenate([np.array(found) for found in use.values()])
+    error = every.std(0, ddof=1) / len(every) ** 0.5
+    summary = [
+        {"layers": n, "use": float(u), "standard_error": float(e)}
+        for n, u, e in zip(chosen.layers, every.mean(0), error, strict=True)
+    ]
+    for row in summary:
+        print("bottom {layers:2d} layers: {use:+.3f} nats, standard error {standard_error:.3f}".format(**row))
+    settings = {"context": chosen.context, "running": chosen.running, "windows": chosen.windows}
+    record = {"settings": settings, "summary": summary, "windows": use}
+    chosen.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -5,12 +5,16 @@ from __future__ import annotations
 import io
 import json
 import math
+import multiprocessing
 import os
+import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 import pytest
 import torch
 import yaml
@@ -122,7 +126,7 @@ def test_a_real_method_is_measured() -> None:
 
 
 class Telltale(Efficiency):
-    """Says in which process it ran; 66 tokens kill that process, 67 are a bug, 68 bad luck with memory."""
+    """Says in which process it ran; 66 tokens kill it, 67 are a bug, 68 bad luck with memory, 69 take for ever."""
 
     def measure(self, model: Any, instance: Any, rates: Rates) -> Measured:
         tokens = len(instance.prompt.context)
@@ -132,6 +136,8 @@ class Telltale(Efficiency):
             raise KeyError("a bug")
         if tokens == 68:
             raise torch.OutOfMemoryError("CUDA out of memory")
+        if tokens == 69:
+            time.sleep(600)
         return Measured({"status": "ok", "error": None}, {"pid": float(os.getpid())})
 
 
@@ -162,6 +168,28 @@ def test_beyond_out_of_memory_nothing_is_tried(standins: None) -> None:
         ("oom", False), ("ok", True), ("oom", False), ("failed", False)
     ]  # fmt: skip
     assert results[2].error == "not tried: 68 tokens ran out of memory"
+
+
+def relay(grid: list[Cell], tell: Connection) -> None:
+    for message in measured_apart(grid):
+        tell.send(message)
+
+
+def test_the_child_ends_with_a_killed_run(standins: None) -> None:
+    receive, send = multiprocessing.Pipe(duplex=False)
+    run = multiprocessing.get_context("spawn").Process(target=relay, args=(cells([69]), send))
+    run.start()
+    send.close()
+    assert isinstance(receive.recv(), Loaded)
+    started = psutil.Process(run.pid).children()
+    (child,) = (process for process in started if "resource_tracker" not in " ".join(process.cmdline()))
+    run.kill()
+    run.join()
+    try:
+        child.wait(timeout=30)
+    finally:
+        if child.is_running():
+            child.kill()
 
 
 def test_command(standins: None, command: Callable[..., Any], tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from sharedllm.training.orphan import end_with_parent
+from sharedllm.orphan import end_with_parent
 
 
 def late(go: Path, alive: Connection) -> None:

@@ -23,6 +23,7 @@ from evals.efficiency.device import Rates, measure_rates
 from evals.errors import UserError
 from evals.measure import PeakMemory, first_line, is_out_of_memory
 from evals.model import LongContextModel
+from sharedllm.orphan import end_with_parent
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ def _one_process(cells: Sequence[Cell]) -> Iterator[Loaded | Result]:
 
 def _child(connection: Connection, cells: list[Cell]) -> None:
     """Load the model of the cells, measure each, send `Loaded` and `Result`s; None where the rest needs a new child."""
+    end_with_parent()  # a child that went on measuring would slow down and crowd the run that resumes
     os.dup2(2, 1)  # stdout belongs to the parent's table
     with attention.order(cells[0].model.runtime.kernels):
         _measure_all(connection, cells)

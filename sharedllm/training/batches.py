@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from sharedllm.orphan import end_with_parent
 from sharedllm.training.corpus import Corpus
 from sharedllm.training.loss import target_rows
-from sharedllm.training.orphan import end_with_parent
 
 REPEATS = 4
 """Passages repeated in a window."""
