@@ -20,6 +20,7 @@ import pandas as pd
 import psutil
 import pytest
 import torch
+from processes import workers_of
 
 from evals.report import published
 from sharedllm.modeling import SharedLLMForCausalLM
@@ -95,8 +96,7 @@ def test_two_jobs_killed_and_gone_on_with_are_the_same_as_one(options: list[str]
         while not one_done_another_half():
             assert process.poll() is None and time.monotonic() < deadline, errors.read_text()
             time.sleep(0.02)
-        started = psutil.Process(process.pid).children()
-        children = [child for child in started if "resource_tracker" not in " ".join(child.cmdline())]
+        children = workers_of(process.pid)
         os.kill(process.pid, signal.SIGKILL)
     assert children and not psutil.wait_procs(children, timeout=60)[1], "workers end with their parent"
     assert "[1/3]" in errors.read_text() and "step 80/80" not in errors.read_text()

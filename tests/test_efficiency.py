@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import psutil
 import pytest
 import torch
 import yaml
 from benchmark_scripts import load
 from hypothesis import given
 from hypothesis import strategies as st
+from processes import workers_of
 
 from evals import registry
 from evals.cells import Cell, ModelChoice, TaskChoice
@@ -181,8 +181,7 @@ def test_the_child_ends_with_a_killed_run(standins: None) -> None:
     run.start()
     send.close()
     assert isinstance(receive.recv(), Loaded)
-    started = psutil.Process(run.pid).children()
-    (child,) = (process for process in started if "resource_tracker" not in " ".join(process.cmdline()))
+    (child,) = workers_of(run.pid)
     run.kill()
     run.join()
     try:
