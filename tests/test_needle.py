@@ -111,6 +111,8 @@ def test_several_questions_share_one_context(tokenizer):
     for group in (instances[:3], instances[3:]):
         assert len({i.prompt.context_key for i in group}) == 1 and len({i.group for i in group}) == 1
         assert len({i.meta["key"] for i in group}) == 3
+        first = group[0].meta["depth"]
+        assert [i.meta["depth"] for i in group] == [first + k * (100 - first) / 4 for k in range(3)]
         percents = [i.meta["depth_percent"] for i in group]
         assert percents == sorted(percents) and percents[2] > percents[0]
 

@@ -20,7 +20,7 @@ from evals.report import paper_tables, published
 from evals.report.cli import main
 from evals.report.frames import Data
 from evals.report.load import load, merge, task_of
-from evals.report.plots import ablation, pareto, style
+from evals.report.plots import ablation, needle, pareto, style
 from evals.report.tables import Table, hints, summary_table
 from evals.report.views import Scored, view_intervals
 from evals.stats import Interval
@@ -338,3 +338,9 @@ def test_summary_table_has_no_empty_columns(folder):
     frame = summary_table(Data.of(load(folder))).frame
     assert not frame.isna().all().any()
     assert math.isfinite(frame["ttft_s"].dropna().astype(float).sum())
+
+
+def test_many_depths_are_gathered_in_tenths() -> None:
+    few, many = pd.Series([0.0, 12.5, 100.0]), pd.Series([0.0, 9.9, 10.0, *range(11, 20), 99.0, 100.0])
+    assert needle.gathered(few).tolist() == few.tolist()
+    assert needle.gathered(many).tolist() == [5, 5, *[15] * 10, 95, 95]

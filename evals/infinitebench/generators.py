@@ -91,7 +91,7 @@ def _needle(task: str) -> Callable[[random.Random, int, int, int], dict[str, Any
             "context": needle_context(task, key, depth, size),
             "input": (PASSKEY if task == "passkey" else DIGITS)[1],
             "answer": key,
-            "depth": depth / size,
+            "depth": 100 * depth / size,
             "evidence": key,
         }
 
@@ -107,7 +107,7 @@ def _kv_retrieval(rng: random.Random, index: int, size: int, length: int) -> dic
         "context": f"JSON data:\n{{{body}}}",
         "input": f'\nKey: "{pairs[wanted][0]}"\nThe value associated with the specified key is: ',
         "answer": pairs[wanted][1],
-        "depth": wanted / size,
+        "depth": 100 * wanted / size,
         "evidence": pairs[wanted][1],
     }
 

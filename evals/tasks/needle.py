@@ -173,7 +173,7 @@ class Needle(Task):
                 reference=fact.value,
                 group=f"depth{depth:g}-sample{sample}",
                 meta={
-                    "depth": depth,
+                    "depth": depth_of(index, len(needles), depth),
                     "depth_percent": round(100 * start / len(context), 2),
                     "needle": index,
                     "key": fact.key,
@@ -249,17 +249,22 @@ def draw(template: str, needles: int, seed: int, length: int, depth: float, samp
     return facts
 
 
+def depth_of(needle: int, needles: int, depth: float) -> float:
+    """Percent of the haystack before each needle: the first at `depth`, the others evenly behind it."""
+    return depth + needle * (100 - depth) / needles
+
+
 def insert(
     hay: Sequence[int], needles: Sequence[Sequence[int]], depth: float, ends: set[int]
 ) -> tuple[list[int], list[int]]:
-    """The haystack with needle k at depth + k * (100 - depth) / K percent, and where each needle begins.
+    """The haystack with every needle at its `depth_of`, and where each begins.
 
     A needle stands behind the last sentence end (an id of `ends`) at or before its place; without one it stands
     first. At 100 percent it is appended. (gkamradt, insert_needle and insert_needles.)
     """
     places = []
     for k in range(len(needles)):
-        percent = depth + k * (100 - depth) / len(needles)
+        percent = depth_of(k, len(needles), depth)
         place = len(hay) if percent >= 100 else int(len(hay) * percent / 100)
         while percent < 100 and place and hay[place - 1] not in ends:
             place -= 1

@@ -17,6 +17,8 @@ from evals.report.plots.style import COLUMN, PAGE, file_name, metric_label, shor
 
 CAPTION = "{metric} by depth and length of the needle. Hatched: out of memory; blank: not run."
 COLOURS = "cividis"
+MOST_DEPTHS = 11
+"""More than these are gathered into tenths: a task whose rows lie anywhere would leave a map of blanks."""
 
 
 def figures(data: Data) -> Iterator[tuple[str, str, Figure]]:
@@ -32,7 +34,7 @@ def figures(data: Data) -> Iterator[tuple[str, str, Figure]]:
 
 
 def grid(data: Data, rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Mean score for each model, length and depth (in percent of the context)."""
+    """Mean score for each model, length and depth (in percent of the context; tenths where there are many)."""
     points = [
         (row.model, row.length, float(s["meta"]["depth"]), s["metrics"][metric])
         for row in rows.itertuples()
@@ -40,7 +42,13 @@ def grid(data: Data, rows: pd.DataFrame, metric: str) -> pd.DataFrame:
         if s["meta"].get("depth") is not None and metric in s["metrics"]
     ]
     frame = pd.DataFrame(points, columns=["model", "length", "depth", "score"])
+    frame["depth"] = gathered(frame["depth"])
     return frame.groupby(["model", "length", "depth"])["score"].mean().reset_index()
+
+
+def gathered(depths: pd.Series) -> pd.Series:
+    """Depths in percent as they are or, where there are too many, the middle of the tenth of each."""
+    return depths if depths.nunique() <= MOST_DEPTHS else depths.clip(0, 99.9) // 10 * 10 + 5
 
 
 def heat_maps(rows: pd.DataFrame, found: pd.DataFrame) -> Figure:
@@ -62,7 +70,7 @@ def heat_maps(rows: pd.DataFrame, found: pd.DataFrame) -> Figure:
         ax.set_title(short(model, 26))
         rotation = 90 if len(lengths) > 6 else 0
         ax.set_xticks(range(len(lengths)), [tokens(length) for length in lengths], rotation=rotation)
-        ax.set_yticks(range(len(depths))[::every], [f"{d:g}%" for d in depths][::every])
+        ax.set_yticks(range(len(depths))[::every], [f"{d:.3g}%" for d in depths][::every])
     for ax in axes.flat[len(models) :]:
         ax.remove()
     figure.supylabel("depth of the needle", fontsize=7.5)
