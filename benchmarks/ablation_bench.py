@@ -22,7 +22,6 @@ from sharedllm.modeling import SharedLLMForCausalLM
 from sharedllm.training import evaluate
 from sharedllm.training.corpus import Corpus, open_corpus
 from sharedllm.training.loss import next_token_loss
-from sharedllm.training.needles import Needles
 from sharedllm.training.run import Files, batch_maker
 from sharedllm.training.settings import NeedleStage, TrainSettings, preset
 from sharedllm.training.trainer import Trainer
@@ -214,7 +213,7 @@ class Bench:
         scores = {name: [file[name] for file in found] for name in found[0]}
         if s.needles:
             stage = s.needles[0]
-            source = Needles(self.tokenizer, self.heldout[:1], model.config.chunk_size, s.needle_running, 0.0, 0)
+            source = evaluate.needle_source(self.tokenizer, self.heldout[:1], model.config.chunk_size, s.needle_running)
             shape = (stage.chunks, stage.needles // 2, NEEDLE_WINDOWS, NEEDLE_WINDOWS)
             draws = [evaluate.needles(model, source, *shape, 1000 + draw)["digits"] for draw in range(NEEDLE_DRAWS)]
             scores["digits"] = [draws]

@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from evals.tasks.needle import TEMPLATES, Wording
 from sharedllm.adapter import load_adapter
 from sharedllm.training.corpus import open_corpus
-from sharedllm.training.evaluate import language_modelling, needles
+from sharedllm.training.evaluate import DIGITS, language_modelling, needles
 from sharedllm.training.needles import Fact, Needles, numbered
 from sharedllm.training.vocabulary import Template
 
@@ -44,7 +44,7 @@ class HeldOut(Needles):
         w = self.wording
         mine = Template(w.needle, w.question, w.stem.strip())
         names = rng.choice(len(w.keys), size=count, replace=False)
-        return numbered(mine, [w.keys[i] for i in names], rng)
+        return numbered(mine, [w.keys[i] for i in names], rng, (DIGITS, DIGITS))
 
 
 def main() -> None:

@@ -48,14 +48,13 @@ def kept_entries(config: SharedLLMConfig, chunks: int) -> int:
     return chunks * len(every) + min(chunks, config.leaf_budget) * len(extra)
 
 
-def within(config: SharedLLMConfig, match: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+def within(config: SharedLLMConfig, match: torch.Tensor, width: int, budget: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Entries that stay, (B, kept) numbered through all chunks of a row, and which chunks are fine, (B, chunks).
 
     match: (B, chunks) how well the leaves match the question, -inf for chunks that do not count. width: entries
-    of a chunk.
+    of a chunk. budget: how many chunks are fine.
     """
-    assert config.leaf_budget is not None
-    chosen = match.topk(min(config.leaf_budget, match.shape[1]), dim=1).indices.sort(1).values
+    chosen = match.topk(min(budget, match.shape[1]), dim=1).indices.sort(1).values
     every, extra = (torch.tensor(c, dtype=torch.long, device=match.device) for c in columns(config, width))
     first = torch.arange(match.shape[1], device=match.device).expand_as(match) * width
     rows = [(first[..., None] + every).flatten(1), (chosen[..., None] * width + extra).flatten(1)]

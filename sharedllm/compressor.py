@@ -34,7 +34,7 @@ BLOCK_BYTES = 2**30
 
 @dataclass
 class Entries:
-    """Kept keys (before rotation) and values, one tensor (chunks, kv, entries, d) a layer.
+    """Kept keys (before rotation) and values, one tensor (chunks, kv, entries, d) a layer that is read.
 
     Leaves come first. position: (chunks, entries) offset inside the node. mask: (chunks, entries) or None. path, match:
     see `sharedllm.search.Found`.
@@ -88,15 +88,14 @@ class Compressor:
             self._block(chunks[i : i + step], question and question.of(slice(i, i + step)), shifts)
             for i in range(0, len(chunks), step)
         ]
-        layers = range(len(self.layers))
 
         def joined(name: str) -> torch.Tensor | None:
             found = [x for p in parts if (x := getattr(p, name)) is not None]
             return torch.cat(found) if found else None
 
         return Entries(
-            [torch.cat([p.keys[j] for p in parts]) for j in layers],
-            [torch.cat([p.values[j] for p in parts]) for j in layers],
+            [torch.cat(layer) for layer in zip(*(p.keys for p in parts), strict=True)],
+            [torch.cat(layer) for layer in zip(*(p.values for p in parts), strict=True)],
             torch.cat([p.position for p in parts]),
             joined("mask"),
             joined("path"),
@@ -127,8 +126,9 @@ class Compressor:
                 hidden, key, value = _first_layer(layer, hidden, found, kept, sizes, last)
             else:
                 hidden, key, value = self.run_layer(layer, hidden, (cos[:, None], sin[:, None]), sizes, kept, last)
-            keys.append(key)
-            values.append(value)
+            if j >= self.config.injection_start:
+                keys.append(key)
+                values.append(value)
         path, match = (None, None) if found is None else (found.path, found.match)
         return Entries(keys, values, position, mask, path, match)
 

@@ -30,6 +30,8 @@ class SharedLLMConfig(PreTrainedConfig):
             (paper: 16, 8, 4). They need not halve: 64, 32, 16, 1 keeps the leaves whole.
         lower_layers: M, layers of the lower model and number of injection layers (paper: 4 LM, 16 SFT).
         injection: where the upper model gets its M cross-attentions: the bottom (paper), the top, or spread.
+        injection_start: with injection at the bottom, how many of the bottom layers get none (paper: 0), though the
+            lower model runs through them: M - injection_start cross-attentions, each reads the lower layer below it.
         policy: how a query selects the half to expand. `last_token` is the paper's cosine between last tokens;
             `maxsim` sums over question tokens the best cosine in the half; `right` never searches. Without a
             query every policy expands the right half.
@@ -41,10 +43,10 @@ class SharedLLMConfig(PreTrainedConfig):
         leaf_overlap: None keeps the two leaves as nodes of their own (paper). A number keeps them as ONE node,
             widened by that many tokens on either side: facts that lie across a border between leaves, or between
             the leaves and a coarse node, survive.
-        fine_chunks: chunks of a context whose leaves are kept at their own ratio after a search with `maxsim`: those
-            whose leaves match the question best. Leaves of the others get the ratio of the level above. None keeps
-            all (paper), as do training, language modelling, which has no question, and the other policies, which
-            do not compare leaves.
+        fine_chunks: chunks of a context, for each question that is asked in its running text, whose leaves are kept
+            at their own ratio after a search with `maxsim`: those whose leaves match their question best. Leaves of
+            the others get the ratio of the level above. None keeps all (paper), as do language modelling, which has no
+            question, and the other policies, which do not compare leaves.
         split_noise: standard deviation of the split point as a share of the node's length, training only
             (paper: 1/5 LM, 1/10 SFT; 0 switches it off).
         own_lower: the lower model is a trainable copy instead of the upper model's bottom layers.
@@ -60,6 +62,7 @@ class SharedLLMConfig(PreTrainedConfig):
         ratios: Sequence[float] = (16, 8, 4),
         lower_layers: int = 4,
         injection: str = "bottom",
+        injection_start: int = 0,
         policy: str = "last_token",
         key_positions: str = "chunk",
         query_position: str = "n",
@@ -79,6 +82,7 @@ class SharedLLMConfig(PreTrainedConfig):
         self.ratios = list(ratios)
         self.lower_layers = lower_layers
         self.injection = injection
+        self.injection_start = injection_start
         self.policy = policy
         self.key_positions = key_positions
         self.query_position = query_position
@@ -110,6 +114,11 @@ class SharedLLMConfig(PreTrainedConfig):
         layers = self.base_config.num_hidden_layers
         if not 1 <= self.lower_layers <= layers:
             raise ValueError(f"lower_layers is {self.lower_layers}: the base model has 1 to {layers} layers to share.")
+        room = self.lower_layers if self.injection == "bottom" else 1
+        if not 0 <= self.injection_start < room:
+            raise ValueError(
+                f"injection_start is {self.injection_start}: use 0 to {room - 1} with injection '{self.injection}'."
+            )
         if not self.ratios or min(self.ratios) < 1:
             raise ValueError(f"ratios are {self.ratios}: give one ratio of at least 1 for every tree level.")
         if self.chunk_size < 2**self.height:
@@ -136,10 +145,10 @@ class SharedLLMConfig(PreTrainedConfig):
 
     @property
     def injection_layers(self) -> list[int]:
-        """Upper layers that carry a cross-attention; the i-th reads the i-th lower layer."""
+        """Upper layers that carry a cross-attention; the i-th reads the i-th lower layer from injection_start on."""
         layers, lower = self.base_config.num_hidden_layers, self.lower_layers
         if self.injection == "bottom":
-            return list(range(lower))
+            return list(range(self.injection_start, lower))
         if self.injection == "top":
             return list(range(layers - lower, layers))
         return [i * layers // lower for i in range(lower)]

@@ -22,7 +22,7 @@ class LayerContext(NamedTuple):
 class CompressedContext:
     """Keys and values of every injection layer, computed once per (context, query) and read by every token.
 
-    keys, values: one tensor (B, kv, entries, d) a lower layer; keys are rotated already.
+    keys, values: one tensor (B, kv, entries, d) an injection layer; keys are rotated already.
     query_rotation: cos and sin (B, 1, 1, d) of the position that all queries take.
     mask: (B, entries) of valid entries, None where all are valid.
     num_chunks: (B,) chunks of each row.
@@ -39,7 +39,7 @@ class CompressedContext:
     fine: torch.Tensor | None = field(default=None, repr=False)
 
     def layer(self, index: int) -> LayerContext:
-        """The part that the cross-attention of lower layer `index` reads."""
+        """The part that the cross-attention number `index` reads."""
         return LayerContext(self.keys[index], self.values[index], *self.query_rotation, self.mask)
 
     @property

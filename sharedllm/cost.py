@@ -59,12 +59,13 @@ def arithmetic(config: SharedLLMConfig, chunks: int, running: int, question: int
         search -= chunks * plain  # the search's first layer takes the place of the lower model's
 
     kept = kept_entries(config, chunks)
-    cross = lower * (2.0 * hidden * 2 * q + 4.0 * q * kept) if chunks else 0.0
+    injected = len(config.injection_layers)
+    cross = injected * (2.0 * hidden * 2 * q + 4.0 * q * kept) if chunks else 0.0
     head = 2.0 * hidden * base.vocab_size
     upper = running * (base.num_hidden_layers * layer + cross)
     upper += base.num_hidden_layers * 4.0 * q * _causal(running) + head
     decode = base.num_hidden_layers * (layer + 4.0 * q * (running + 1)) + cross + head
-    state = 2 * kv * itemsize * (lower * kept + base.num_hidden_layers * running)
+    state = 2 * kv * itemsize * (injected * kept + base.num_hidden_layers * running)
     return Arithmetic(chunks * one_chunk, search, upper, decode, state)
 
 

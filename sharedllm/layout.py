@@ -18,12 +18,13 @@ def lay_out(
     entries: Entries,
     real: torch.Tensor,
     chunk_index: torch.Tensor | None,
-    all_fine: bool,
+    questions: int,
 ) -> CompressedContext:
     """What the upper model reads.
 
     entries: of the chunks that count, those of all rows in a row. real: (B, chunks) which ones count, the first ones
-    of a row. chunk_index: (B, chunks) positions of the chunks, 0, 1, ... by default. all_fine: no budget for leaves.
+    of a row. chunk_index: (B, chunks) positions of the chunks, 0, 1, ... by default. questions: asked in a row, each
+    with a budget of chunks that keep their leaves.
     """
     batch, chunks = real.shape
     ragged = len(entries.position) < batch * chunks
@@ -39,9 +40,9 @@ def lay_out(
         return x.unflatten(0, (batch, chunks))
 
     stay, fine = None, None
-    if entries.match is not None and not all_fine and (config.leaf_budget or chunks) < chunks:
+    if entries.match is not None and (budget := questions * (config.leaf_budget or chunks)) < chunks:
         match = per_row(entries.match).masked_fill(~real, -torch.inf)
-        stay, fine = within(config, match, entries.position.shape[1])
+        stay, fine = within(config, match, entries.position.shape[1], budget)
 
     def sequence(x: torch.Tensor) -> torch.Tensor:
         x = per_row(x.transpose(1, 2)).flatten(1, 2)

@@ -170,10 +170,12 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):
         # training, where those layers are frozen); a lower model of its own learns through them
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.own_lower):
             picked = context_ids[real] if ragged else context_ids.flatten(0, 1)
+            questions = 0
             if question is not None:
+                questions = len(question.states) // batch
                 question = question.of(real)
             entries = compressor(picked, question, self._shifts())
-            return lay_out(self.config, self._rope, entries, real, chunk_index, self.training)
+            return lay_out(self.config, self._rope, entries, real, chunk_index, questions)
 
     def _shifts(self) -> list[float]:
         """Split noise: one draw a level for all chunks of the batch; none outside training."""

@@ -214,11 +214,14 @@ def _pick(mask: torch.Tensor, yes: torch.Tensor, no: torch.Tensor) -> torch.Tens
 
 
 def _best(target: torch.Tensor, states: torch.Tensor, nodes: Nodes) -> torch.Tensor:
-    """Best cosine of each question token in a node, (chunks, question tokens); `maxsim` is their sum.
+    """Best cosine of each question token in a node, (chunks, question tokens), float32 at least; `maxsim` is their sum.
 
-    target (chunks, question tokens, H) is normalised and zero where masked.
+    target (chunks, question tokens, H) is normalised and zero where masked. In bfloat16 a sum of ten cosines would be
+    rounded to 1/16, and the chunks of a long context would tie.
     """
-    similarity = target @ states.transpose(1, 2) / states.norm(dim=-1).clamp(min=1e-12)[:, None]
+    precise = torch.promote_types(states.dtype, torch.float32)
+    norm = states.norm(dim=-1, dtype=precise).clamp(min=1e-12)
+    similarity = (target @ states.transpose(1, 2)).to(precise) / norm[:, None]
     if not nodes.uniform:
         outside = torch.arange(nodes.size, device=states.device) >= nodes.length[:, None]
         similarity = similarity.masked_fill(outside[:, None, : similarity.shape[2]], -torch.inf)

@@ -34,15 +34,26 @@ def test_the_chunk_that_holds_the_question_keeps_its_leaves(holder: int) -> None
     assert made.entries == kept_entries(model.config, 3) < 3 * entries(model.config)
 
 
-@pytest.mark.parametrize("case", ["training", "no question", "another policy", "no budget", "few chunks"])
+@pytest.mark.parametrize("case", ["no question", "another policy", "no budget", "few chunks"])
 def test_everything_else_keeps_all_leaves(case: str) -> None:
     changes = {"another policy": {"policy": "last_token"}, "no budget": {"fine_chunks": None}}.get(case, {})
     changes = {"fine_chunks": 3} if case == "few chunks" else changes
-    model = shared_model(**FINE | changes).train(case == "training")
+    model = shared_model(**FINE | changes)
     asked = {} if case == "no question" else ASKED
     with torch.no_grad():
         made = model(RUNNING, context(1), **asked).context
     assert made.fine is None and made.entries == 3 * entries(model.config)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_every_question_has_a_budget(training: bool) -> None:
+    """As training asks them: two questions in one running text, each chunk searched with one of them."""
+    model = shared_model(**FINE).train(training)
+    start, length = ASKED["query_start"], ASKED["query_length"]
+    several = {"query_start": torch.tensor([[start, start]]), "query_length": torch.tensor([[length, length]])}
+    with torch.no_grad():
+        made = model(RUNNING, context(1), **several, chunk_question=torch.tensor([[0, 1, 1]]), use_cache=False).context
+    assert made.fine.sum() == 2 and made.fine[0, 1]
 
 
 def test_rows_of_a_batch_have_budgets_of_their_own() -> None:
@@ -73,7 +84,7 @@ def test_entries_are_kept_once_and_leaves_only_thinned(
     width = entries(config)
     every, extra = columns(config, width)
     assert sorted([*every, *extra]) == list(range(width))
-    kept, chosen = within(config, torch.arange(chunks).float()[None], width)
+    kept, chosen = within(config, torch.arange(chunks).float()[None], width, fine)
     assert len(set(kept[0].tolist())) == kept.shape[1] == kept_entries(config, chunks) <= chunks * width
     assert chosen[0].tolist() == [i >= chunks - fine for i in range(chunks)]
 

@@ -115,7 +115,14 @@ CASES = {
     ),
     "sharedllm-fine-chunks": Case(
         "sharedllm",
-        {"chunk_size": 12, "ratios": [4, 3, 1], "lower_layers": 2, "policy": "maxsim", "fine_chunks": 1},
+        {
+            "chunk_size": 12,
+            "ratios": [4, 3, 1],
+            "lower_layers": 2,
+            "injection_start": 1,
+            "policy": "maxsim",
+            "fine_chunks": 1,
+        },
         dense_up_to=12,
     ),
 }

@@ -46,6 +46,7 @@ def counted(call: Any) -> int:
         {"ratios": [16, 8, 4, 1], "leaf_overlap": 3, "fine_chunks": 2},
         {"ratios": [8, 4, 1], "fine_chunks": 1},
         {"ratios": [4]},
+        {"injection_start": 1, "lower_layers": 3},
         {"injection": "top", "lower_layers": 2, "chunk_size": 32},
     ],
 )

@@ -105,8 +105,9 @@ def test_pipeline(tiny_llama: Path, tmp_path: Path) -> None:
 # --- adapters ---------------------------------------------------------------------------------------------------
 
 
-def test_an_adapter_comes_back_over_its_base(tmp_path: Path) -> None:
-    model = shared_model()
+@pytest.mark.parametrize("start", [0, 1])
+def test_an_adapter_comes_back_over_its_base(start: int, tmp_path: Path) -> None:
+    model = shared_model(injection_start=start)
     for parameter in model.base.parameters():
         parameter.requires_grad_(False)
     save_adapter(model, tmp_path, "tiny", torch.float32, shard_bytes=3000)
@@ -185,7 +186,7 @@ def test_the_shipped_adapter_describes_itself() -> None:
     record = json.loads((folder / "sharedllm_adapter.json").read_text(encoding="utf-8"))
     files = sorted(folder.glob("*.safetensors"))
     names = {n: t for file in files for n, t in load_file(file).items()}
-    layers = record["settings"]["lower_layers"]
+    layers = record["settings"]["lower_layers"] - record["settings"]["injection_start"]
     assert record["trained_base_parameters"] == []
     parts = ("norm.weight", "q_proj.weight", "o_proj.weight")
     assert set(names) == {f"cross_attention.{i}.{part}" for i in range(layers) for part in parts}

@@ -376,6 +376,8 @@ def test_layers_on_two_devices(policy: str, running: torch.Tensor, context: torc
     [
         ({"policy": "best"}, "policy is 'best': choose one of right, last_token, maxsim"),
         ({"lower_layers": 4}, "lower_layers is 4: the base model has 1 to 3 layers"),
+        ({"injection_start": 2}, "injection_start is 2: use 0 to 1 with injection 'bottom'"),
+        ({"injection": "top", "injection_start": 1}, "injection_start is 1: use 0 to 0 with injection 'top'"),
         ({"ratios": [4, 0.5]}, "at least 1 for every tree level"),
         ({"ratios": []}, "at least 1 for every tree level"),
         ({"chunk_size": 3}, "chunk_size 3 cannot be halved 2 times: use at least 4"),

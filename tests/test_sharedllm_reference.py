@@ -78,7 +78,7 @@ class Reference:
         context: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in range(self.config.lower_layers)]
         search = [first[questions[q][0] :][: questions[q][1]] if questions else None for q in asked[: len(chunks)]]
         trees = [self.tree(chunk, question) for chunk, question in zip(chunks, search, strict=True)]
-        fine = self.fine(trees, search)
+        fine = self.fine(trees, search, len(questions))
         for i, tree in enumerate(trees):
             for node, (tokens, level) in enumerate(tree):
                 for j, entries in enumerate(self.compress(tokens, self.config.ratios[level - 1], i)):
@@ -96,7 +96,7 @@ class Reference:
             hidden = hidden + layer.self_attn(normed, attention_mask=mask, position_embeddings=rotation)[0][0]
             if i in injection and chunks:
                 j = injection.index(i)
-                hidden = hidden + self.attend(self.cross[j], hidden, context[j], position)
+                hidden = hidden + self.attend(self.cross[j], hidden, context[j + self.config.injection_start], position)
             hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
         return self.base.lm_head(self.base.model.norm(hidden))
 
@@ -123,8 +123,10 @@ class Reference:
         self.path.append(path)
         return nodes
 
-    def fine(self, trees: list[list[tuple[torch.Tensor, int]]], search: list[torch.Tensor | None]) -> set[int]:
-        """The chunks whose leaves keep their own ratio: those whose leaves match the question best, if one is asked."""
+    def fine(
+        self, trees: list[list[tuple[torch.Tensor, int]]], search: list[torch.Tensor | None], questions: int
+    ) -> set[int]:
+        """The chunks whose leaves keep their own ratio: those whose leaves match their question best."""
         budget = self.config.fine_chunks
         acts = self.config.policy == "maxsim" and self.config.height > 1  # the others do not compare leaves
         if budget is None or not acts or not search or search[0] is None:
@@ -134,7 +136,7 @@ class Reference:
             leaves = [self.base.model.embed_tokens(t) for t, level in tree if level == self.config.height]
             states = torch.cat([self.stock_layer(self.layers[0], leaf) for leaf in leaves])
             match.append(sum(max(torch.cosine_similarity(q, s, dim=0) for s in states) for q in question))
-        return set(sorted(range(len(trees)), key=lambda i: -match[i])[:budget])
+        return set(sorted(range(len(trees)), key=lambda i: -match[i])[: budget * questions])
 
     def thinned(self, entries: list[Any], last: bool) -> list[Any]:
         """As many entries as the ratio of the level above keeps, equidistant among those of the widest leaf."""
@@ -200,6 +202,8 @@ def cases(draw: st.DrawFn) -> dict[str, Any]:
     for _ in range(batch * questions):
         start = draw(st.integers(0, running - 1))
         spans.append((start, draw(st.integers(1, running - start))))
+    lower = draw(st.integers(1, 3))
+    injection = draw(st.sampled_from(["bottom", "top", "interleaved"]))
     return {
         "seed": draw(st.integers(0, 999)),
         "heads": heads[0],
@@ -214,8 +218,9 @@ def cases(draw: st.DrawFn) -> dict[str, Any]:
         "method": {
             "chunk_size": chunk_size,
             "ratios": draw(st.lists(st.sampled_from([1, 1.5, 2, 3.7, 8, 64]), min_size=height, max_size=height)),
-            "lower_layers": draw(st.integers(1, 3)),
-            "injection": draw(st.sampled_from(["bottom", "top", "interleaved"])),
+            "lower_layers": lower,
+            "injection": injection,
+            "injection_start": draw(st.integers(0, lower - 1)) if injection == "bottom" else 0,
             "policy": draw(st.sampled_from(["maxsim", "last_token", "right"])),
             "fine_chunks": draw(st.sampled_from([None, 1, 2])),
             "key_positions": draw(st.sampled_from(["chunk", "node", "node+chunk"])),
@@ -269,6 +274,7 @@ def test_the_reference_tells_rules_apart() -> None:
         {"ratios": [4, 2]},
         {"lower_layers": 1},
         {"injection": "top"},
+        {"injection_start": 1},
         {"policy": "last_token"},
         {"policy": "right"},
         {"key_positions": "node"},

@@ -145,7 +145,7 @@ def test_needle_windows_hold_their_needles_and_ask_for_the_answers(texts: Path, 
             for question, begin in enumerate(edges):
                 end = begin + int((~learnt[begin:]).int().argmax() or len(learnt) - begin)
                 answer = tokenizer.decode(ids[begin:end]).strip(" .")
-                assert answer.isdigit() and len(answer) == 7
+                assert answer.isdigit() and 5 <= len(answer) <= 8
                 holder = [c for c, text in enumerate(chunks) if answer in text]
                 assert len(holder) == 1, "the needle is in one chunk, in full"
                 assert int(batch.chunk_question[i, holder[0]]) == question, "searched with its own question"
@@ -197,7 +197,7 @@ def test_quick_evaluation_counts_right_digits(tiny_llama: Path, texts: Path, tok
     """A model that always says `7` has as many digits right as the answers have sevens."""
     model = SharedLLMForCausalLM.from_base(str(tiny_llama), **{**METHOD, "chunk_size": NEEDLE_CHUNK}).eval()
     corpus = open_corpus(texts / "words.txt", tokenizer, tmp_path)
-    source = Needles(tokenizer, [corpus], NEEDLE_CHUNK, 400, 0.0, 0)
+    source = evaluate.needle_source(tokenizer, [corpus], NEEDLE_CHUNK, 400)
     (seven,) = tokenizer("7", add_special_tokens=False)["input_ids"]
     torch.nn.init.zeros_(model.base.lm_head.weight)
     model.base.lm_head.register_forward_hook(lambda _, args, out: out + F.one_hot(torch.tensor(seven), out.shape[-1]))

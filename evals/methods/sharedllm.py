@@ -39,6 +39,7 @@ class SharedLLMSettings(BaseModel):
     ratios: list[float] | None = None
     lower_layers: int | None = None
     injection: str | None = None
+    injection_start: int | None = None
     policy: str | None = None
     key_positions: str | None = None
     query_position: str | None = None
@@ -209,6 +210,7 @@ class SharedLLM(LongContextModel):
                 **fine,
                 "ratio": round(config.chunk_size / kept, 2),
                 "lower layers": config.lower_layers,
+                "injection": f"{len(config.injection_layers)} layers from {config.injection_layers[0]}",
                 "policy": config.policy,
                 "kernel": runtime.attn,
                 "decode": decoding(model, config.base_config),

@@ -18,6 +18,9 @@ from sharedllm.training.corpus import Corpus
 from sharedllm.training.loss import next_token_loss
 from sharedllm.training.needles import Needles, Shape
 
+DIGITS = 7
+"""Of the numbers that `needles` asks for: as in the harness's task needle."""
+
 
 @torch.no_grad()
 def language_modelling(
@@ -58,13 +61,19 @@ def language_modelling(
     return result
 
 
+def needle_source(tokenizer: Any, corpora: Sequence[Corpus], size: int, running: int) -> Needles:
+    """What `needles` asks: training's wordings around numbers of one length, chunks without gaps."""
+    return Needles(tokenizer, corpora, size, running, 0.0, 0, (DIGITS, DIGITS))
+
+
 @torch.no_grad()
 def needles(
     model: PreTrainedModel, source: Needles, chunks: int, count: int, windows: int, batch: int, seed: int = 7
 ) -> dict[str, float]:
     """Exact match, digit accuracy and first-digit accuracy of one question among `count` needles.
 
-    Teacher-forced: all digits right at once is the same as a right greedy answer.
+    Numbers of `source` have DIGITS digits. Teacher-forced: all digits right at once is the same as a right greedy
+    answer.
     """
     hits: list[np.ndarray] = []
     for start in range(0, windows, batch):
@@ -90,7 +99,7 @@ def _hidden(model: Any, text: torch.Tensor, context: torch.Tensor | None, **quer
 
 
 def _digits_right(model: PreTrainedModel, batch: Batch) -> np.ndarray:
-    """(windows, 7) whether the most likely token is the right digit."""
+    """(windows, DIGITS) whether the most likely token is the right digit."""
     start = 0 if batch.query_start is None else batch.query_start
     query = {"query_start": start, "query_length": batch.query_length}
     hidden = _hidden(model, batch.input_ids, batch.context_ids, **query)
@@ -99,8 +108,9 @@ def _digits_right(model: PreTrainedModel, batch: Batch) -> np.ndarray:
     rows = []
     for i in range(len(labels)):
         first = int(weights[i, 1:].argmax())  # the first digit has the largest weight
-        logits = model.get_output_embeddings()(hidden[i, first : first + 7])
-        rows.append((logits.argmax(-1) == labels[i, first : first + 7]).cpu().numpy())
+        span = slice(first, first + DIGITS)
+        logits = model.get_output_embeddings()(hidden[i, span])
+        rows.append((logits.argmax(-1) == labels[i, span]).cpu().numpy())
     return np.stack(rows)
 
 

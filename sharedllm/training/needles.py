@@ -17,7 +17,8 @@ from sharedllm.training.batches import Batch, chunk_gaps
 from sharedllm.training.corpus import Corpus
 from sharedllm.training.vocabulary import ADJECTIVES, CITIES, NOUNS, TEMPLATES, Template, capitalised, invented
 
-DIGITS = 7
+DIGITS = (5, 8)
+"""Fewest and most digits of a number in training: from one length alone a model learns to always write that many."""
 INVENTED_SHARE, WORD_SHARE = 0.3, 0.4
 """Names that are made up, and names that are words of the vocabulary; the others are cities. A few hundred cities alone
 are learnt by heart, and names that training has not seen are then not told apart."""
@@ -67,7 +68,9 @@ class Needles:
         running: int,
         gap_share: float,
         max_chunks: int,
+        digits: tuple[int, int] = DIGITS,
     ) -> None:
+        self.digits = digits
         self.tokenizer, self.corpora = tokenizer, list(corpora)
         self.chunk_size, self.running = chunk_size, running
         self.gap_share, self.max_chunks = gap_share, max_chunks
@@ -150,7 +153,7 @@ class Needles:
         else:
             pairs = rng.choice(len(ADJECTIVES) * len(NOUNS), size=count, replace=False)
             keys = [f"{ADJECTIVES[p // len(NOUNS)]} {NOUNS[p % len(NOUNS)]}" for p in pairs]
-        return numbered(template, keys, rng)
+        return numbered(template, keys, rng, self.digits)
 
     def _name(self, rng: np.random.Generator) -> str:
         kind = rng.random()
@@ -176,9 +179,10 @@ class Needles:
         return self.corpora[rng.integers(len(self.corpora))].window(length, rng).astype(np.int64)
 
 
-def numbered(template: Template, keys: Sequence[str], rng: np.random.Generator) -> list[Fact]:
-    """A fact with a random number for each key."""
-    values = rng.integers(10 ** (DIGITS - 1), 10**DIGITS, size=len(keys))
+def numbered(template: Template, keys: Sequence[str], rng: np.random.Generator, digits: tuple[int, int]) -> list[Fact]:
+    """A fact for each key with a random number of `digits` (fewest, most) digits."""
+    length = rng.integers(digits[0], digits[1] + 1, size=len(keys))
+    values = rng.integers(10 ** (length - 1), 10**length)
     return [Fact(template, key, str(value)) for key, value in zip(keys, values, strict=True)]
 
 

@@ -166,6 +166,6 @@ def evaluation(model: Any, tokenizer: Any, files: Files, settings: TrainSettings
     }
     if settings.needles:
         chunks = sorted({n.chunks for n in settings.needles})
-        source = Needles(tokenizer, corpora[:1], size, settings.needle_running, 0.0, 0)
+        source = evaluate.needle_source(tokenizer, corpora[:1], size, settings.needle_running)
         result["needles"] = {n: evaluate.needles(model, source, n, 4, 64, max(1, 64 // n)) for n in chunks}
     return result
