@@ -1,11 +1,11 @@
-"""How much of the use of context lies in which layers: dense attention whose upper layers do not see the context.
+"""How much of the use of context lies in which layers: dense attention in which some layers alone see the context.
 
     python benchmarks/context_by_layer.py --base BASE --heldout FILE ... --output OUT.json
 
-SharedLLM shows the context to the bottom layers of the upper model alone. Here the untrained base reads context and
-running text as one sequence, and the running text sees the keys and values of the context in the bottom layers alone
-(0: nowhere, as with no context). Nothing is compressed and nothing is trained: what the use of context (nats a token,
-other document's context minus own) keeps then is what these layers offer to the base's own attention.
+SharedLLM shows the context to some layers of the upper model alone. Here the untrained base reads context and running
+text as one sequence, and the running text sees the keys and values of the context in the named layers alone (0-15: the
+bottom 15; 0-0: nowhere, as with no context). Nothing is compressed and nothing is trained: what the use of context
+(nats a token, other document's context minus own) keeps then is what these layers offer to the base's own attention.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from sharedllm.training.corpus import open_corpus
 from sharedllm.training.evaluate import held_out_windows
 from sharedllm.training.loss import next_token_loss
 
-NAME = "context_in_the_bottom_layers"
+NAME = "context_in_some_layers"
 
 
-class BottomLayers:
-    """Attention in transformers' interface: the running text sees the context below layer `layers` alone."""
+class SomeLayers:
+    """Attention in transformers' interface: the running text sees the context in `layers` alone."""
 
-    layers = 0
+    layers = range(0)
 
     def __call__(self, module: Any, query: Any, key: Any, value: Any, mask: Any, **_: Any) -> tuple[Any, None]:
         """query (1, heads, S, D), key and value (1, KV heads, context + S, D) -> (1, S, heads, D)."""
         new = query.shape[2]
-        if module.layer_idx >= self.layers:
+        if module.layer_idx not in self.layers:
             key, value = key[:, :, -new:], value[:, :, -new:]
         total = key.shape[2]
         seen = None  # of a square, torch makes the causal mask itself
@@ -51,9 +51,9 @@ class BottomLayers:
 
 
 def losses(
-    model: Any, attention: BottomLayers, context: torch.Tensor, text: torch.Tensor, layers: Sequence[int]
+    model: Any, attention: SomeLayers, context: torch.Tensor, text: torch.Tensor, layers: Sequence[range]
 ) -> list[float]:
-    """Nats a token of text (1, S) behind context (1, T), for each number of bottom layers that see the context."""
+    """Nats a token of text (1, S) behind context (1, T), for each choice of layers that see the context."""
     cache = DynamicCache()
     model.model(input_ids=context, past_key_values=cache)
     found = []
@@ -62,6 +62,12 @@ def losses(
         found.append(float(next_token_loss(hidden, model.lm_head.weight, text)))
         cache.crop(-text.shape[1])
     return found
+
+
+def span(text: str) -> range:
+    """'8-22' -> the layers 8 to 21."""
+    first, end = text.split("-")
+    return range(int(first), int(end))
 
 
 @torch.no_grad()
@@ -73,10 +79,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--context", type=int, default=6144, help="tokens")
     parser.add_argument("--running", type=int, default=2048, help="tokens that are scored, behind the context")
     parser.add_argument("--windows", type=int, default=12, help="a file")
-    parser.add_argument("--layers", type=int, nargs="+", default=[0, 8, 15, 22, 30])
+    parser.add_argument(
+        "--layers",
+        type=span,
+        nargs="+",
+        default=[range(15), range(22), range(8, 23), range(10, 25), range(15, 30), range(30)],
+        metavar="FIRST-END",
+        help="which see the context, the last of each not included",
+    )
     parser.add_argument("--output", type=Path, required=True)
     chosen = parser.parse_args(arguments)
-    attention = BottomLayers()
+    attention = SomeLayers()
     AttentionInterface.register(NAME, attention)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = AutoTokenizer.from_pretrained(chosen.base)
@@ -98,11 +111,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     every = np.concatenate([np.array(found) for found in use.values()])
     error = every.std(0, ddof=1) / len(every) ** 0.5
     summary = [
-        {"layers": n, "use": float(u), "standard_error": float(e)}
+        {"layers": f"{n.start}-{n.stop}", "use": float(u), "standard_error": float(e)}
         for n, u, e in zip(chosen.layers, every.mean(0), error, strict=True)
     ]
     for row in summary:
-        print("bottom {layers:2d} layers: {use:+.3f} nats, standard error {standard_error:.3f}".format(**row))
+        print("layers {layers}: {use:+.3f} nats, standard error {standard_error:.3f}".format(**row))
     settings = {"context": chosen.context, "running": chosen.running, "windows": chosen.windows}
     record = {"settings": settings, "summary": summary, "windows": use}
     chosen.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -16,12 +16,13 @@ from sharedllm.training.loss import next_token_loss
 @torch.no_grad()
 def test_rungs_between_dense_attention_and_no_context(tiny_llama: Path) -> None:
     script = load("context_by_layer")
-    attention = script.BottomLayers()
+    attention = script.SomeLayers()
     AttentionInterface.register(script.NAME, attention)
     model = AutoModelForCausalLM.from_pretrained(tiny_llama, attn_implementation=script.NAME, dtype=torch.float32)
     dense = AutoModelForCausalLM.from_pretrained(tiny_llama, attn_implementation="sdpa", dtype=torch.float32)
     context, text = torch.randint(200, (1, 40), generator=torch.manual_seed(0)).split([24, 16], dim=1)
-    found = script.losses(model, attention, context, text, [3, 0, 2, 1, 3])
+    spans = [script.span(layers) for layers in ("0-3", "0-0", "0-2", "1-3", "0-3")]
+    found = script.losses(model, attention, context, text, spans)
 
     def loss(ids: torch.Tensor, positions: torch.Tensor) -> float:
         hidden = dense.model(input_ids=ids, position_ids=positions).last_hidden_state[:, -16:]
@@ -37,10 +38,10 @@ def test_the_command_writes_every_window(tiny_llama: Path, tmp_path: Path) -> No
     texts = tmp_path / "held.jsonl"
     rows = [" ".join(f"{start}word{n}" for n in range(90)) for start in "ab"]
     texts.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows), encoding="utf-8")
-    sizes = ["--context", "96", "--running", "32", "--windows", "2", "--layers", "0", "3"]
+    sizes = ["--context", "96", "--running", "32", "--windows", "2", "--layers", "0-0", "0-3"]
     output = tmp_path / "found.json"
     load("context_by_layer").main(["--base", str(tiny_llama), "--heldout", str(texts), *sizes, "--output", str(output)])
     record = json.loads(output.read_text(encoding="utf-8"))
-    assert [r["layers"] for r in record["summary"]] == [0, 3]
+    assert [r["layers"] for r in record["summary"]] == ["0-0", "0-3"]
     assert len(record["windows"]["held"]) == 2
     assert record["summary"][0]["use"] == pytest.approx(0, abs=1e-6), "no layer sees the context"
