@@ -2,17 +2,17 @@
 
     python benchmarks/attention_kernels.py --output results/measured/kernels.json
 
-For each shape the back ends of torch's scaled_dot_product_attention, and flash-attn where it is installed: time,
-arithmetic and traffic a second, and the largest error against float32, as a share of the largest output. A kernel that
-has to be planned anew for every length is slow where lengths grow, so for such shapes the time of calls with ever
-longer keys is measured too, and counts. At the end: how far each order of back ends (the first that takes a shape runs
-it) is from the best kernel of every shape. `--attn auto` follows that (evals/attention.py).
+For each shape the back ends of torch's scaled_dot_product_attention, and flash-attn and flash-attn-4 where they are
+installed: time, arithmetic and traffic a second, and the largest error against float32, as a share of the largest
+output. A kernel that has to be planned anew for every length is slow where lengths grow, so for such shapes the time of
+calls with ever longer keys is measured too, and counts. At the end: how far each order of back ends (the first that
+takes a shape runs it) is from the best kernel of every shape. `--attn auto` follows that (evals/attention.py).
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import importlib
 import itertools
 import json
 import math
@@ -21,6 +21,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from torch.nn.attention.bias import causal_lower_right
 
 from evals.attention import BACKENDS
 from evals.efficiency.device import measure_rates
+from evals.environment import version
 from evals.measure import Clock, synchronize
 
 TOLERANCE = {torch.bfloat16: 2e-2, torch.float32: 1e-4}
@@ -160,14 +162,18 @@ def sdpa(inputs: Inputs, *lengths: int) -> torch.Tensor:
     )
 
 
-def flash_attn(inputs: Inputs, *lengths: int) -> torch.Tensor:
-    """The same with the package flash-attn, whose causal mask counts from the lower right."""
-    from flash_attn import flash_attn_func  # type: ignore[import-not-found]
+PACKAGES = {"flash-attn": "flash_attn", "flash-attn-4": "flash_attn.cute"}
+"""Packages with kernels of their own, and the module in which each has `flash_attn_func`."""
 
+
+def packaged(package: str, inputs: Inputs, *lengths: int) -> torch.Tensor:
+    """The same with one of PACKAGES, whose causal mask counts from the lower right."""
     if inputs.case.mask == "boolean":
         raise RuntimeError("takes no mask")
     parts = [x.transpose(1, 2) for x in (inputs.query, *inputs.keys_values(*lengths))]
-    return flash_attn_func(*parts, causal=inputs.case.mask != "none").transpose(1, 2)
+    attend = importlib.import_module(PACKAGES[package]).flash_attn_func
+    out = attend(*parts, causal=inputs.case.mask != "none")
+    return (out[0] if isinstance(out, tuple) else out).transpose(1, 2)  # version 4 also hands out the sums
 
 
 def kernels() -> dict[str, tuple[Callable[..., torch.Tensor], list[SDPBackend]]]:
@@ -175,8 +181,9 @@ def kernels() -> dict[str, tuple[Callable[..., torch.Tensor], list[SDPBackend]]]
     found: dict[str, tuple[Callable[..., torch.Tensor], list[SDPBackend]]] = {}
     found["torch's choice"] = (sdpa, list(BACKENDS.values()))
     found |= {name: (sdpa, [backend]) for name, backend in BACKENDS.items()}
-    if importlib.util.find_spec("flash_attn"):
-        found["flash-attn"] = (flash_attn, [SDPBackend.MATH])
+    for package in PACKAGES:
+        if version(package):
+            found[package] = (partial(packaged, package), [SDPBackend.MATH])
     return found
 
 

@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evals.environment import version
 from evals.errors import UserError
 from evals.model import Runtime
 from evals.presets import Weights
@@ -113,7 +114,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 def check_attention(attn: str) -> None:
     """Raises UserError where the attention kernel is not installed."""
-    if attn == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
+    if attn == "flash_attention_2" and version("flash-attn") is None:  # flash-attn-4 has a module of that name, too
         raise UserError("--attn flash_attention_2 needs flash-attn: pip install 'sharedllm[flash]', or use sdpa.")
 
 

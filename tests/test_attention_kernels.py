@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ import torch
 from benchmark_scripts import load
 from standins import Toy, write_preset
 from torch.nn.attention import SDPBackend
+from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
 from evals import attention
@@ -83,6 +86,28 @@ def test_every_kernel_is_measured_on_every_shape(script: Any, tmp_path: Path) ->
         assert ("growing_ms" in kernels["flash"]) == (case["grows"] > 0)
         assert kernels["flash"]["error"] < 1e-4 and kernels["flash"]["ms"] > 0
     assert len(result["orders"]) == 6 and min(result["orders"].values()) >= 1
+
+
+def test_packaged_kernels_are_measured_where_they_are_installed(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both packages as stand-ins: masks that count from the lower right, version 4 with a pair of outputs."""
+
+    def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, causal: bool) -> torch.Tensor:
+        mask = causal_lower_right(query.shape[1], key.shape[1]) if causal else None
+        parts = [x.transpose(1, 2) for x in (query, key, value)]
+        return scaled_dot_product_attention(*parts, attn_mask=mask).transpose(1, 2)
+
+    first, fourth = ModuleType("flash_attn"), ModuleType("flash_attn.cute")
+    first.flash_attn_func = attend
+    fourth.flash_attn_func = lambda *parts, causal: (attend(*parts, causal=causal), None)
+    assert not {"flash-attn", "flash-attn-4"} & set(script.kernels())
+    monkeypatch.setattr(script, "version", {"flash-attn": "2", "flash-attn-4": "4"}.get)
+    monkeypatch.setitem(sys.modules, "flash_attn", first)
+    monkeypatch.setitem(sys.modules, "flash_attn.cute", fourth)
+    cases = [script.tiny(case) for case in script.CASES]
+    for row in script.run(cases, torch.device("cpu"), torch.float32):
+        for package in ("flash-attn", "flash-attn-4"):
+            found = row["kernels"][package]
+            assert "refused" in found if row["mask"] == "boolean" else found["correct"], row["name"]
 
 
 def test_pairs_are_those_that_a_mask_lets_through(script: Any) -> None:
