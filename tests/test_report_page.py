@@ -94,8 +94,16 @@ def browser():
 
 @pytest.fixture
 def opened(browser, built):
-    browser.get((built / "report.html").as_uri())
+    open_page(browser, built / "report.html")
     return browser
+
+
+def open_page(browser, path):
+    """Open a page once its script has drawn it: `get` of chromedriver 150 may return while the page still loads."""
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    browser.get(path.as_uri())
+    WebDriverWait(browser, 30).until(lambda b: b.find_element("id", "page-at").text)  # what the script writes last
 
 
 def find(browser, selector):
@@ -194,7 +202,7 @@ def test_a_phone_scrolls_down_only(browser, built):
     size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     try:
-        browser.get((built / "report.html").as_uri())
+        open_page(browser, built / "report.html")
         find(browser, "#sample-list button")[0].click()
         assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
         assert find(browser, ".filters select")[0].size["height"] < 60
@@ -205,7 +213,7 @@ def test_a_phone_scrolls_down_only(browser, built):
 def test_five_thousand_samples_stay_quick(browser, tmp_path):
     run = load(write_run(tmp_path, samples=1250, tasks=("longbench:qasper",)))
     page.write_page(Data.of(run), [], [], tmp_path / "report.html")
-    browser.get((tmp_path / "report.html").as_uri())
+    open_page(browser, tmp_path / "report.html")
     assert browser.find_element("id", "sample-count").text == "5000 of 5000 samples"
     assert len(find(browser, "#sample-list li")) == 50
     script = """
