@@ -83,7 +83,7 @@ def load_adapter(
     """The model of an adapter laid over its base, in evaluation mode; only what the adapter holds asks for gradients.
 
     base: the loaded base, its name or its folder; by default the name that the adapter gives. settings: fields of
-    SharedLLMConfig to change (policy, ratios, ...): the weights do not depend on them, only on lower_layers.
+    SharedLLMConfig to change (policy, ratios, ...): the weights depend on lower_layers and injection alone.
 
     Raises ValueError where the base is another one than the adapter was trained on, or tensors do not fit.
     """
