@@ -31,7 +31,7 @@ class SharedLLMConfig(PreTrainedConfig):
         lower_layers: M, layers of the lower model and number of injection layers (paper: 4 LM, 16 SFT).
         injection: where the upper model gets its M cross-attentions: the bottom (paper), the top, or spread.
         injection_start: with injection at the bottom, how many of the bottom layers get none (paper: 0), though the
-            lower model runs through them: M - injection_start cross-attentions, each reads the lower layer of its number.
+            lower model runs through them: M - injection_start cross-attentions, each reads the lower layer of its own.
         policy: how a query selects the half to expand. `last_token` is the paper's cosine between last tokens;
             `maxsim` sums over question tokens the best cosine in the half; `right` never searches. Without a
             query every policy expands the right half.
