@@ -44,7 +44,7 @@ class HeldOut(Needles):
         w = self.wording
         mine = Template(w.needle, w.question, w.stem.strip())
         names = rng.choice(len(w.keys), size=count, replace=False)
-        return numbered(mine, [w.keys[i] for i in names], rng, (DIGITS, DIGITS))
+        return numbered(mine, [w.keys[i] for i in names], rng, self.digits)
 
 
 def main() -> None:
@@ -77,7 +77,7 @@ def main() -> None:
             rows["language modelling"][chunks] = found
             print(f"{name} {chunks} chunks: {json.dumps(found['mean'])}", flush=True)
             for wording in ("city", "item"):
-                source = HeldOut(TEMPLATES[wording], tokenizer, corpora, size, 256, 0.0, 0)
+                source = HeldOut(TEMPLATES[wording], tokenizer, corpora, size, 256, 0.0, 0, (DIGITS, DIGITS))
                 for budget in budgets:
                     model.config.fine_chunks = budget or None
                     score = needles(model, source, chunks, 4, windows, max(1, 96 // chunks))

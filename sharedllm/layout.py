@@ -23,8 +23,8 @@ def lay_out(
     """What the upper model reads.
 
     entries: of the chunks that count, those of all rows in a row. real: (B, chunks) which ones count, the first ones
-    of a row. chunk_index: (B, chunks) positions of the chunks, 0, 1, ... by default. questions: asked in a row, each
-    with a budget of chunks that keep their leaves.
+    of a row. chunk_index: (B, chunks) positions of the chunks, 0, 1, ... by default. questions: spans of a row,
+    those that only fill it up included; each has a budget of chunks that keep their leaves.
     """
     batch, chunks = real.shape
     ragged = len(entries.position) < batch * chunks

@@ -1,4 +1,4 @@
-"""Which chunks keep whole leaves: those that match the question, after a search in use, and nowhere else."""
+"""Which chunks keep whole leaves: after a search those that match their question, else all."""
 
 from __future__ import annotations
 
