@@ -171,8 +171,11 @@ def packaged(package: str, inputs: Inputs, *lengths: int) -> torch.Tensor:
     if inputs.case.mask == "boolean":
         raise RuntimeError("takes no mask")
     parts = [x.transpose(1, 2) for x in (inputs.query, *inputs.keys_values(*lengths))]
-    attend = importlib.import_module(PACKAGES[package]).flash_attn_func
-    out = attend(*parts, causal=inputs.case.mask != "none")
+    try:
+        attend = importlib.import_module(PACKAGES[package]).flash_attn_func
+        out = attend(*parts, causal=inputs.case.mask != "none")
+    except Exception as refusal:  # each package and its compiler refuse a shape with errors of their own
+        raise RuntimeError(f"{type(refusal).__name__}: {refusal}") from refusal
     return (out[0] if isinstance(out, tuple) else out).transpose(1, 2)  # version 4 also hands out the sums
 
 

@@ -68,8 +68,16 @@ def attend_more(
     keys, values: (n, kv, d). query: (kv, groups, q, d). bias: (q, n) added to the scores. out, log_sum: the result
     (kv, groups, q, d) over the keys before, and the log of the sum of its exponentials (kv, groups, q) in float32.
     """
-    call = _compiled(_attend_more) if _compiles(query) else _attend_more
-    return call(keys, values, query, bias, out, log_sum, scale)
+    return compiled(_attend_more, query)(keys, values, query, bias, out, log_sum, scale)
+
+
+def compiled(function: Callable[..., Any], x: torch.Tensor) -> Callable[..., Any]:
+    """`function`, compiled where that pays for tensors like `x`.
+
+    Of its tensors with two dimensions or more, the first may differ from call to call; all other sizes are the model's.
+    Pieces of this module that it calls are compiled with it.
+    """
+    return _compiled(function) if _compiles(x) else function
 
 
 def _compiles(x: torch.Tensor) -> bool:
@@ -83,13 +91,13 @@ def _has_triton() -> bool:
 
 @functools.cache
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    compiled = torch.compile(function)
+    made = torch.compile(function)
 
     def call(*args: Any) -> Any:
-        for arg in args:  # one graph for any number of rows; all other sizes are the model's
+        for arg in args:  # one graph for any number of rows
             if isinstance(arg, torch.Tensor) and arg.ndim > 1:
                 torch._dynamo.maybe_mark_dynamic(arg, 0)
-        return compiled(*args)
+        return made(*args)
 
     return call
 

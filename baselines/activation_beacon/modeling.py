@@ -21,7 +21,7 @@ from transformers.models.llama.modeling_llama import eager_attention_forward
 
 from baselines.activation_beacon.cache import BeaconCache, Layout
 from sharedllm.attention import attend_last
-from sharedllm.fused import add_norm, mlp, rms_norm, rotate
+from sharedllm.fused import add_norm, compiled, mlp, rms_norm, rotate
 
 SUPPORTED = {
     "beacon_pos": "interleave",
@@ -63,19 +63,23 @@ def adapt_ratio(config: PretrainedConfig, length: int, reserve: int = 1024) -> i
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of one forward pass, tokens first, then beacons: both kinds use their projections on a slice.
+    """The rows of one forward pass, tokens first, then beacons: both kinds use their projections on a slice. They
+    attend in the order of their slots (cache entries, which are positions too), where beacons stand between tokens.
 
-    slots: cache entry (= position) of each row; order: rows by slot; back: slots by row; tokens: how many rows
-    are tokens; staged: where in the staged keys the beacons go; rotary: cosines and sines (1, 1, rows, head_dim) for
-    `slots`; moved: for the beacons at the places that they move to.
+    count, tokens: rows in all, and how many are tokens; first: slot of the first; staged: where in the staged keys the
+    beacons go. For a batch as one list of rows: order (batch * count, 1), the row at each slot, with all tokens of the
+    batch before all beacons; cos, sin (batch * count, 1, head_dim) of the slots; moved: the same for the beacons at the
+    places that they move to. back (count,): slot of each row of a text, from the first.
     """
 
-    slots: torch.Tensor
+    count: int
+    tokens: int
+    first: int
+    staged: slice
     order: torch.Tensor
     back: torch.Tensor
-    tokens: int
-    staged: slice
-    rotary: tuple[torch.Tensor, torch.Tensor]
+    cos: torch.Tensor
+    sin: torch.Tensor
     moved: tuple[torch.Tensor, torch.Tensor]
 
 
@@ -128,64 +132,78 @@ class BeaconMixin:
         """Tokens of one window through all layers: final hidden states (batch, wanted, hidden)."""
         x = self.model.embed_tokens(ids)
         rows = self._rows(x, cache)
-        beacons = len(rows.slots) - rows.tokens
-        x = torch.cat([x, self.model.beacon_embed_tokens.weight.expand(x.shape[0], beacons, -1)], dim=1)
+        beacons = self.model.beacon_embed_tokens.weight.expand(x.shape[0], rows.count - rows.tokens, -1)
+        x = torch.cat([x, beacons], dim=1)
         for index, layer in enumerate(self.model.layers):
             only_state = not wanted and index + 1 == len(self.model.layers)
             normed = rms_norm(layer.input_layernorm, x)
-            keys, values = self._write(layer.self_attn, normed, rows, cache, index, room)
-            if only_state:
+            query, key, value, moved = self._project(layer.self_attn, normed, rows, not only_state)
+            keys, values = self._write(cache, index, room, rows, key, value, moved)
+            if query is None:
                 break
-            attended = self._attend(layer.self_attn, normed, rows, keys, values)
-            x, normed = add_norm(layer.post_attention_layernorm, x, attended)
+            out = causal_attention(layer.self_attn, query, keys, values)[:, rows.back]
+            x, normed = add_norm(layer.post_attention_layernorm, x, layer.self_attn.o_proj(out.flatten(2)))
             x = x + mlp(layer.mlp, normed)
         return self.model.norm(x[:, rows.tokens - wanted : rows.tokens])
 
     def _rows(self, x: torch.Tensor, cache: BeaconCache) -> Rows:
+        """Of a piece with embeddings x (batch, tokens, hidden), all in one window."""
         fill, ratio = cache.fill, cache.layout.ratio
-        first, last = fill.tokens, fill.tokens + x.shape[1]
-        token, beacon = cache.layout.rows(first, last, x.device)
-        slots = fill.memory + torch.cat([token, beacon])
-        back = slots - fill.used
-        order = torch.empty_like(slots)
-        order[back] = torch.arange(len(slots), device=x.device)
-        staged = slice(first // ratio, last // ratio)
+        batch, tokens = x.shape[:2]
+        token, beacon = cache.layout.rows(fill.tokens, fill.tokens + tokens, x.device)
+        back = fill.memory + torch.cat([token, beacon]) - fill.used
+        count = len(back)
+        text = torch.arange(batch, device=x.device)[:, None]
+        row = torch.arange(count, device=x.device)
+        listed = torch.where(row < tokens, text * tokens + row, batch * tokens + text * len(beacon) + row - tokens)
+        staged = slice(fill.tokens // ratio, (fill.tokens + tokens) // ratio)
         moved = fill.target + torch.arange(staged.start, staged.stop, device=x.device)
-        cos, sin = self.model.rotary_emb(x, torch.cat([slots, moved])[None])
-        n = len(slots)
+        slots = torch.arange(fill.used, fill.used + count, device=x.device)
+        cos, sin = (r[0, :, None].repeat(batch, 1, 1) for r in self.model.rotary_emb(x, slots[None]))
+        cos_moved, sin_moved = (r[0, :, None].repeat(batch, 1, 1) for r in self.model.rotary_emb(x, moved[None]))
         return Rows(
-            slots=slots,
-            order=order,
-            back=back,
-            tokens=x.shape[1],
+            count=count,
+            tokens=tokens,
+            first=fill.used,
             staged=staged,
-            rotary=(cos[:, None, :n], sin[:, None, :n]),
-            moved=(cos[:, None, n:], sin[:, None, n:]),
+            order=listed[:, back.argsort()].reshape(-1, 1),
+            back=back,
+            cos=cos,
+            sin=sin,
+            moved=(cos_moved, sin_moved),
         )
 
+    def _project(self, attn: Any, x: torch.Tensor, rows: Rows, queries: bool) -> tuple[Any, ...]:
+        """Rotated queries (None unless `queries`) and keys, and values, (batch, heads, rows, head_dim) by slot; keys of
+        the beacons where they move to, None without beacons."""
+        parts: list[torch.Tensor | None] = []
+        for kind, part in (("", x[:, : rows.tokens]), ("beacon_", x[:, rows.tokens :])):
+            for name in "qkv":
+                if part.shape[1] and (queries or name != "q"):
+                    made = getattr(attn, f"{kind}{name}_proj")(part)
+                    parts.append(made.flatten(0, 1).unflatten(-1, (-1, attn.head_dim)))
+                else:
+                    parts.append(None)
+        made = compiled(by_slot, x)(*parts, rows.order, rows.cos, rows.sin, *rows.moved)
+        return tuple(None if m is None else m.unflatten(0, (x.shape[0], -1)).transpose(1, 2) for m in made)
+
     def _write(
-        self, attn: Any, x: torch.Tensor, rows: Rows, cache: BeaconCache, index: int, room: int
+        self,
+        cache: BeaconCache,
+        index: int,
+        room: int,
+        rows: Rows,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        moved: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Put keys and values of `rows` into the cache; views of all entries (batch, kv heads, used, head_dim)."""
-        key = project(attn.k_proj, attn.beacon_k_proj, x, rows.tokens, attn.head_dim)
-        value = project(attn.v_proj, attn.beacon_v_proj, x, rows.tokens, attn.head_dim)
-        state = cache.reserve(index, key, room)
-        if rows.staged.start < rows.staged.stop:
-            state.staged[:, :, rows.staged] = rotate(key[:, :, rows.tokens :], *rows.moved)
-        state.keys.index_copy_(2, rows.slots, rotate(key, *rows.rotary))
-        state.values.index_copy_(2, rows.slots, value)
-        end = cache.fill.used + len(rows.slots)
+        state, end = cache.reserve(index, key, room), rows.first + rows.count
+        if moved is not None:
+            state.staged[:, :, rows.staged] = moved
+        state.keys[:, :, rows.first : end] = key
+        state.values[:, :, rows.first : end] = value
         return state.keys[:, :, :end], state.values[:, :, :end]
-
-    def _attend(self, attn: Any, x: torch.Tensor, rows: Rows, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        query = project(attn.q_proj, attn.beacon_q_proj, x, rows.tokens, attn.head_dim)
-        query = rotate(query, *rows.rotary)
-        if len(rows.slots) > 1:
-            query = query[:, :, rows.order]
-        out = causal_attention(attn, query, keys, values)
-        if len(rows.slots) > 1:
-            out = out[:, rows.back]
-        return attn.o_proj(out.flatten(2))
 
     def forward(
         self,
@@ -226,12 +244,33 @@ class BeaconQwen2(BeaconMixin, Qwen2ForCausalLM):
 CLASSES = {"llama": BeaconLlama, "mistral": BeaconMistral, "qwen2": BeaconQwen2}
 
 
-def project(own: nn.Linear, beacon: nn.Linear, x: torch.Tensor, tokens: int, head_dim: int) -> torch.Tensor:
-    """(batch, rows, hidden) -> (batch, heads, rows, head_dim), the rows from `tokens` on by the beacons' projection."""
-    out = own(x[:, :tokens])
-    if x.shape[1] > tokens:
-        out = torch.cat([out, beacon(x[:, tokens:])], dim=1)
-    return out.unflatten(-1, (-1, head_dim)).transpose(1, 2)
+def by_slot(
+    query: torch.Tensor | None,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    beacon_query: torch.Tensor | None,
+    beacon_key: torch.Tensor | None,
+    beacon_value: torch.Tensor | None,
+    order: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    moved_cos: torch.Tensor,
+    moved_sin: torch.Tensor,
+) -> tuple[torch.Tensor | None, ...]:
+    """Rotated queries, rotated keys and values in the order of their slots, and the beacons' keys where they move to.
+
+    All (rows, heads, head_dim), first of tokens, then of beacons, which may be missing. order, cos, sin: see `Rows`.
+    """
+
+    def ordered(own: torch.Tensor, beacon: torch.Tensor | None) -> torch.Tensor:
+        return own if beacon is None else torch.cat([own, beacon])[order[:, 0]]
+
+    return (
+        None if query is None else rotate(ordered(query, beacon_query), cos, sin),
+        rotate(ordered(key, beacon_key), cos, sin),
+        ordered(value, beacon_value),
+        None if beacon_key is None else rotate(beacon_key, moved_cos, moved_sin),
+    )
 
 
 def causal_attention(attn: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 
 from baselines.activation_beacon.cache import BeaconCache
-from baselines.activation_beacon.modeling import project
 from baselines.fixed_decoder import DecoderStep, Reach, Rotation, Rows, Tail
 from sharedllm.fused import rotate
 
@@ -83,3 +83,11 @@ class BeaconStep(DecoderStep):
             layer.values[:, :, first : first + slots] = values
             layer.staged = self._staged[index]
         self._cache.advance(self.count)
+
+
+def project(own: nn.Linear, beacon: nn.Linear, x: torch.Tensor, tokens: int, head_dim: int) -> torch.Tensor:
+    """(batch, rows, hidden) -> (batch, heads, rows, head_dim), the rows from `tokens` on by the beacons' projection."""
+    out = own(x[:, :tokens])
+    if x.shape[1] > tokens:
+        out = torch.cat([out, beacon(x[:, tokens:])], dim=1)
+    return out.unflatten(-1, (-1, head_dim)).transpose(1, 2)
