@@ -6,6 +6,9 @@ several devices, everything follows the layer's own tensors.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -17,6 +20,22 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import eager_attention_forward
 
 from sharedllm.fused import add_norm, mlp, rotate
+
+Corner = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float | None], torch.Tensor]
+"""(query, key, value, scale) -> output, shapes and mask as in `attend_last`."""
+_corner: ContextVar[Corner | None] = ContextVar("corner", default=None)
+CORNER_ROWS = 128
+"""Queries from which `corner_kernel` is asked: with fewer, a kernel that does not split the keys leaves a GPU idle."""
+
+
+@contextmanager
+def corner_kernel(kernel: Corner) -> Iterator[None]:
+    """Within it, `kernel` computes attention with the corner at the end, of half-precision inference."""
+    token = _corner.set(kernel)
+    try:
+        yield
+    finally:
+        _corner.reset(token)
 
 
 def project_queries(attention: Any, hidden: torch.Tensor) -> torch.Tensor:
@@ -94,9 +113,12 @@ def attend_last(
     The corner of the causal kernel is at the end, so on a GPU there is no mask in memory, which would keep SDPA from
     its fastest kernels. That goes for a single query as well, whose keys grow with every token: cuDNN, torch's choice
     for it, would plan anew for every length (50 ms on an H100; benchmarks/attention_kernels.py). scale: of the scores,
-    d ** -0.5 by default.
+    d ** -0.5 by default. See also `corner_kernel`.
     """
     queries, keys, grouped = query.shape[2], key.shape[2], query.shape[1] != key.shape[1]
+    kernel = _corner.get()
+    if kernel and CORNER_ROWS <= queries < keys and query.dtype.itemsize == 2 and not torch.is_grad_enabled():
+        return kernel(query, key, value, scale)
     bias: torch.Tensor | None = None
     causal = queries == keys > 1
     if queries < keys and (query.is_cuda or queries > 1):

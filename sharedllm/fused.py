@@ -48,10 +48,10 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     """
     cos, sin = cos.to(x.device), sin.to(x.device)
     if not _compiles(x):
-        return _rotate(x, cos, sin)
+        return rotated(x, cos, sin)
     tokens = x.transpose(1, 2).contiguous()  # as projections leave it in memory
     rotation = (t.expand(len(x), 1, x.shape[2], -1).reshape(-1, 1, x.shape[-1]) for t in (cos, sin))
-    return _compiled(_rotate)(tokens.flatten(0, 1), *rotation).view(tokens.shape).transpose(1, 2)
+    return _compiled(rotated)(tokens.flatten(0, 1), *rotation).view(tokens.shape).transpose(1, 2)
 
 
 def attend_more(
@@ -75,7 +75,6 @@ def compiled(function: Callable[..., Any], x: torch.Tensor) -> Callable[..., Any
     """`function`, compiled where that pays for tensors like `x`.
 
     Of its tensors with two dimensions or more, the first may differ from call to call; all other sizes are the model's.
-    Pieces of this module that it calls are compiled with it.
     """
     return _compiled(function) if _compiles(x) else function
 
@@ -123,7 +122,8 @@ def _gate(gate: torch.Tensor, up: torch.Tensor, activation: Callable[[torch.Tens
     return activation(gate) * up
 
 
-def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+def rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """`rotate` as plain operations on any shapes that broadcast: a piece of functions that are compiled as a whole."""
     left, right = x.chunk(2, -1)
     return (x * cos + torch.cat([-right, left], -1) * sin).to(x.dtype)
 

@@ -19,6 +19,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from evals import attention
 from evals.spec import Attention, Device, DType, resolve_runtime
+from sharedllm.attention import attend_last
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +52,49 @@ def test_auto_takes_the_order_of_the_device(monkeypatch: pytest.MonkeyPatch) -> 
     assert resolve_runtime(Device.cuda, DType.auto, Attention.sdpa)["kernels"] == ()
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (3, 5))
     assert resolve_runtime(Device.cuda, DType.auto, Attention.auto)["kernels"] == ()
+
+
+def test_auto_names_flash_attn_4_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    assert attention.fastest("cuda") == () and attention.fastest("cpu") == ()
+    monkeypatch.setattr(attention, "version", {"flash-attn-4": "4"}.get)
+    assert attention.fastest("cuda") == ("flash-attn-4",) and attention.fastest("cpu") == ()
+
+
+@torch.inference_mode()
+def test_flash_attn_4_takes_long_queries_behind_a_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in of the package's form: same numbers, and every other call stays with SDPA."""
+    calls = []
+
+    def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, softmax_scale: float, causal: bool) -> Any:
+        calls.append(query.shape[1])
+        assert causal
+        query, key, value = (x.transpose(1, 2).float() for x in (query, key, value))
+        mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool).tril(key.shape[2] - query.shape[2])
+        out = scaled_dot_product_attention(query, key, value, mask, scale=softmax_scale, enable_gqa=True)
+        return out.transpose(1, 2).bfloat16(), None
+
+    module = ModuleType("flash_attn.cute")
+    module.flash_attn_func = attend
+    monkeypatch.setitem(sys.modules, "flash_attn.cute", module)
+
+    def parts(queries: int, keys: int, dtype: torch.dtype = torch.bfloat16) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        shapes = (1, 4, queries, 8), (1, 2, keys, 8), (1, 2, keys, 8)
+        return [torch.randn(shape, dtype=dtype) for shape in shapes]
+
+    wanted, before = attend_last(*parts(130, 200), 0.3), priority()
+    with attention.order(("flash-attn-4",)):
+        torch.testing.assert_close(attend_last(*parts(130, 200), 0.3), wanted, atol=1e-2, rtol=1e-2)
+        assert calls == [130] and priority() == before
+        attend_last(*parts(8, 200))
+        attend_last(*parts(130, 130))
+        attend_last(*parts(130, 200, torch.float32))
+        assert calls == [130]
+        with attention.order(("math",)):
+            assert priority()[0] == int(SDPBackend.MATH)
+    attend_last(*parts(130, 200))
+    assert calls == [130]
 
 
 @pytest.mark.usefixtures("standins")
@@ -98,16 +142,23 @@ def test_packaged_kernels_are_measured_where_they_are_installed(script: Any, mon
 
     first, fourth = ModuleType("flash_attn"), ModuleType("flash_attn.cute")
     first.flash_attn_func = attend
-    fourth.flash_attn_func = lambda *parts, causal: (attend(*parts, causal=causal), None)
+
+    def attend_to_more(*parts: torch.Tensor, causal: bool) -> Any:
+        assert parts[0].shape[1] > 1, "one query"
+        return attend(*parts, causal=causal), None
+
+    fourth.flash_attn_func = attend_to_more
     assert not {"flash-attn", "flash-attn-4"} & set(script.kernels())
     monkeypatch.setattr(script, "version", {"flash-attn": "2", "flash-attn-4": "4"}.get)
     monkeypatch.setitem(sys.modules, "flash_attn", first)
     monkeypatch.setitem(sys.modules, "flash_attn.cute", fourth)
-    cases = [script.tiny(case) for case in script.CASES]
-    for row in script.run(cases, torch.device("cpu"), torch.float32):
-        for package in ("flash-attn", "flash-attn-4"):
-            found = row["kernels"][package]
-            assert "refused" in found if row["mask"] == "boolean" else found["correct"], row["name"]
+    rows = script.run([script.tiny(case) for case in script.CASES], torch.device("cpu"), torch.float32)
+    for row in rows:
+        first, fourth = (row["kernels"][package] for package in ("flash-attn", "flash-attn-4"))
+        assert "refused" in first if row["mask"] == "boolean" else first["correct"], row["name"]
+        if row["mask"] != "boolean" and row["queries"] == 1:
+            assert fourth["refused"] == "AssertionError: one query"
+    assert set(script.gains(rows, "flash-attn-4")) == {r["name"] for r in rows if r["queries"] > 1}
 
 
 def test_pairs_are_those_that_a_mask_lets_through(script: Any) -> None:
@@ -150,4 +201,4 @@ def test_an_order_is_judged_by_what_it_runs(script: Any) -> None:
 
 def test_backends_are_those_of_torch() -> None:
     assert set(attention.BACKENDS.values()) <= set(SDPBackend.__members__.values())
-    assert all(set(order) <= set(attention.BACKENDS) for order in attention.MEASURED.values())
+    assert all(set(order) <= {*attention.BACKENDS, attention.CORNER} for order in attention.MEASURED.values())

@@ -21,7 +21,7 @@ from transformers.models.llama.modeling_llama import eager_attention_forward
 
 from baselines.activation_beacon.cache import BeaconCache, Layout
 from sharedllm.attention import attend_last
-from sharedllm.fused import add_norm, compiled, mlp, rms_norm, rotate
+from sharedllm.fused import add_norm, compiled, mlp, rms_norm, rotated
 
 SUPPORTED = {
     "beacon_pos": "interleave",
@@ -266,10 +266,10 @@ def by_slot(
         return own if beacon is None else torch.cat([own, beacon])[order[:, 0]]
 
     return (
-        None if query is None else rotate(ordered(query, beacon_query), cos, sin),
-        rotate(ordered(key, beacon_key), cos, sin),
+        None if query is None else rotated(ordered(query, beacon_query), cos, sin),
+        rotated(ordered(key, beacon_key), cos, sin),
         ordered(value, beacon_value),
-        None if beacon_key is None else rotate(beacon_key, moved_cos, moved_sin),
+        None if beacon_key is None else rotated(beacon_key, moved_cos, moved_sin),
     )
 
 
