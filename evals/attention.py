@@ -7,9 +7,12 @@ longer context, causal with the corner at the end, go to flash-attn-4 where it i
 
 from __future__ import annotations
 
+import functools
 import importlib
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -53,6 +56,11 @@ def order(kernels: Sequence[str]) -> Iterator[None]:
 
 def flash_attn_4(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None) -> torch.Tensor:
     """Causal attention of the last queries: (B, q, S, d) on (B, kv, keys, d) -> (B, q, S, d), by that package."""
-    attend = importlib.import_module("flash_attn.cute").flash_attn_func
-    out = attend(*(x.transpose(1, 2) for x in (query, key, value)), softmax_scale=scale, causal=True)
+    out = _flash_attn_func()(*(x.transpose(1, 2) for x in (query, key, value)), softmax_scale=scale, causal=True)
     return (out[0] if isinstance(out, tuple) else out).transpose(1, 2)  # it also hands out the sums
+
+
+@functools.cache
+def _flash_attn_func() -> Callable[..., Any]:
+    warnings.filterwarnings("ignore", message="Argument aux_data")  # its compiler's, of a part that is not used here
+    return importlib.import_module("flash_attn.cute").flash_attn_func
