@@ -213,7 +213,7 @@ def _tasks(name: str, cls: type[Task], settings: Mapping[str, Any], spec: RunSpe
     """One choice a subset; a bare name stands for all of them."""
     base, _, subset = name.partition(":")
     if subset and subset not in cls.subsets:
-        raise unknown(f"subset of {base}", subset, cls.subsets)
+        raise unknown(f"subset of {base}", subset, cls.subsets, f"--list --task {base}")
     subsets: list[str | None] = [subset] if subset else [*cls.subsets] or [None]
     chosen = validate(cls.settings_model, for_keys(settings, cls.settings_model.model_fields), base)
     return [_task(base, cls, s, chosen, spec) for s in subsets]

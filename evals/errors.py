@@ -13,9 +13,13 @@ class UserError(ValueError):
     """Bad input. The message is one sentence that says what is wrong and what to do about it."""
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """The error for a name that is not in the list of `known` ones, with the nearest names as a hint."""
+def unknown(kind: str, name: str, known: Iterable[str], shown_by: str | None = None) -> UserError:
+    """The error for a name that is not in the list of `known` ones, with the nearest names as a hint.
+
+    shown_by: options of `sharedllm-eval` that show all of them.
+    """
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names) or 'none'}."
-    return UserError(f"Unknown {kind} '{name}': {hint} `sharedllm-eval --list` shows all.")
+    more = f" `sharedllm-eval {shown_by}` shows all." if shown_by else ""
+    return UserError(f"Unknown {kind} '{name}': {hint}{more}")

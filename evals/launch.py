@@ -17,10 +17,11 @@ from rich.table import Table
 from evals.cells import Cell, check, digest, plan
 from evals.engine import Engine, Spent
 from evals.environment import environment
+from evals.errors import UserError
 from evals.plan import Planned, planned
 from evals.progress import Progress, beyond_window
 from evals.spec import RunSpec
-from evals.store import Run
+from evals.store import Run, StoreError
 
 GIB = 1 << 30
 RUNS = Path("runs")
@@ -68,17 +69,22 @@ def execute(spec: RunSpec, output: Path | None, command: Sequence[str], out: Con
             engine = Engine(run, spec, progress, Spent(load_s=planned_s))
             engine.execute(cells)
         report_begin = time.perf_counter()
-        summary = _report(folder) if run.done or run.perf else {}
+        summary, problem = _report(folder) if run.done or run.perf else ({}, None)
         end = time.perf_counter()
         timing = _timing(engine.spent, wall_s=end - begin, report_s=end - report_begin)
         run.meta.setdefault("timing", []).append(timing)
-        run.save()
+        try:
+            run.save()
+        except StoreError as error:
+            problem = error
         states = {cell.id: run.meta["cells"][cell.id] for cell in cells}
     rows = _outcome(cells, states, summary)
     out.print(_table(rows))
     _closing(err, folder, timing, rows)
     failed = [state for state in states.values() if state["status"] == "failed"]
     _last_line(out, {"run": str(folder), "cells": rows, "failed": len(failed)})
+    if problem:
+        raise problem
     return exit_code(list(states.values()))
 
 
@@ -109,12 +115,19 @@ def _timing(spent: Spent, wall_s: float, report_s: float) -> dict[str, float]:
     }
 
 
-def _report(folder: Path) -> dict[str, dict[str, Any]]:
-    """Write the report; return the summary of each cell."""
+def _report(folder: Path) -> tuple[dict[str, dict[str, Any]], UserError | None]:
+    """Write the report; return the summary of each cell, and why the report could not be written if so."""
     from evals import report  # pandas, scipy and matplotlib take seconds: not before they are needed
+    from evals.report.frames import Data
+    from evals.report.load import load
     from evals.report.summary import records
 
-    return {row["cell"]: row for row in records(report.build(folder))}
+    run, problem = load(folder), None
+    try:
+        summary = report.write(run, folder)
+    except UserError as error:
+        summary, problem = Data.of(run).summary, error
+    return {row["cell"]: row for row in records(summary)}, problem
 
 
 def _outcome(cells: Sequence[Cell], states: dict[str, Any], summary: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:

@@ -69,7 +69,7 @@ def task(name: str) -> type[Task]:
 
 def _resolve(kind: str, name: str, known: dict[str, str]) -> type:
     if name not in known:
-        raise unknown(kind, name, known)
+        raise unknown(kind, name, known, "--list" if kind == "task" else None)
     module, _, attribute = known[name].partition(":")
     try:
         return getattr(import_module(module), attribute)

@@ -34,7 +34,8 @@ def route(settings: Mapping[str, Any], task_keys: Iterable[str], model_keys: Ite
         side, key = (prefix, rest) if prefix in known and rest else (None, name)
         sides = [s for s in ([side] if side else known) if key in known[s]]
         if not sides:
-            raise unknown("setting", key, known[side] if side else known["task"] | known["model"])
+            names = known[side] if side else known["task"] | known["model"]
+            raise unknown("setting", key, names, "--list --task TASK --model MODEL")
         if len(sides) > 1:
             raise UserError(f"--set {key} is a setting of the task and of the model: write task.{key} or model.{key}.")
         routed[sides[0]][key] = value

@@ -99,7 +99,8 @@ def wilson(successes: float, n: int, confidence: float = 0.95) -> tuple[float, f
     share = successes / n
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
-    return float(centre - half), float(centre + half)
+    low = float(centre - half) if successes > 0 else 0.0  # exactly, where rounding would miss it
+    return low, float(centre + half) if successes < n else 1.0
 
 
 def mean_intervals(samples: Sequence[Sample], seed: int = 0) -> dict[str, Interval]:

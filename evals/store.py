@@ -35,15 +35,19 @@ def read_run(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder} is not a run: it holds no {RUN_FILE}.") from error
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is not valid JSON (line {error.lineno}): choose another run.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8: choose another run.") from error
     if not isinstance(run, dict) or run.get("format") != FORMAT:
         raise UserError(f"{path} has not the format {FORMAT} of this version: choose another output folder.")
+    if not all(isinstance(run.get(name), dict) for name in ("cells", "models")):
+        raise UserError(f"{path} lacks its cells or models: choose another run.")
     return run
 
 
 def read_records(folder: Path) -> Iterator[dict[str, Any]]:
     """Every complete line of `samples.jsonl`; a torn last line is left out.
 
-    Raises UserError, with file and line number, for a line that is no JSON object.
+    Raises UserError, with file and line number, for a line that is no record.
     """
     path = folder / SAMPLES_FILE
     if not path.exists():
@@ -56,6 +60,8 @@ def read_records(folder: Path) -> Iterator[dict[str, Any]]:
                 record = json.loads(line)
             except ValueError as error:
                 raise UserError(f"{path} line {number} is not valid JSON: delete that line.") from error
+            if not isinstance(record, dict) or not {"kind", "cell"} <= record.keys():
+                raise UserError(f"{path} line {number} is not a record of a run: delete that line.")
             yield record
 
 
@@ -78,6 +84,8 @@ class Run:
             self._file = (folder / SAMPLES_FILE).open("a+b", buffering=0)
             self._lock()
             self._repair()
+        except (FileExistsError, NotADirectoryError) as error:
+            raise StoreError(f"{folder} is not a folder: choose another --output.") from error
         except OSError as error:
             raise self._disk_error(error) from error
         self.meta = self._start(key, header, resumed)

@@ -66,6 +66,16 @@ def test_a_grid_gives_a_table_and_one_json_object(toy: Callable[..., Any], tmp_p
     assert "[4/4] b sum 128: ok" in result.err
 
 
+def test_what_was_measured_is_told_though_the_report_cannot_be_written(toy: Callable[..., Any], tmp_path: Path) -> None:
+    assert toy().code == 0
+    (tmp_path / "run" / "report.html").unlink()
+    (tmp_path / "run" / "report.html").mkdir()
+    result = toy()
+    assert result.code == 2 and result.err.strip().splitlines()[-1].count("report cannot be written to") == 1
+    assert "Traceback" not in result.err
+    assert "exact" in result.out and result.last["cells"][0]["metrics"]["exact"] is not None
+
+
 def test_a_sample_holds_what_was_asked_and_done(toy: Callable[..., Any], tmp_path: Path) -> None:
     toy("--set", "contexts=1")
     generated, scored, perf = samples(tmp_path / "run")

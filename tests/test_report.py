@@ -104,6 +104,8 @@ def test_the_newest_record_of_a_sample_counts(tmp_path):
         (lambda f: None, "is not a run"),
         (lambda f: (f / "run.json").write_text("{"), "not valid JSON"),
         (lambda f: (f / "run.json").write_text('{"format": 9}'), "format"),
+        (lambda f: (f / "run.json").write_bytes(b'{"format": "\xe9"}'), "not UTF-8"),
+        (lambda f: (f / "run.json").write_text('{"format": 1}'), "lacks its cells"),
         (lambda f: (f / "run.json").write_text('{"format": 1, "models": {}, "cells": {}}'), "is empty"),
     ],
 )
@@ -113,6 +115,15 @@ def test_what_is_no_run_is_one_sentence(tmp_path, capsys, prepare, message):
         main([str(tmp_path)])
     error = capsys.readouterr().err
     assert done.value.code == 2 and message in error and len(error.strip().splitlines()) == 1
+
+
+def test_a_report_that_cannot_be_written_is_one_sentence(tmp_path, capsys):
+    run = write_run(tmp_path / "run", samples=4)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit) as done:
+        main([str(run), "--output", str(tmp_path / "file")])
+    error = capsys.readouterr().err.strip()
+    assert done.value.code == 2 and "cannot be written to" in error and len(error.splitlines()) == 1
 
 
 def test_several_runs_make_one_report(tmp_path, capsys):

@@ -111,6 +111,11 @@ def test_wilson_agrees_with_scipy():
     assert stats.wilson(7, 30) == pytest.approx((theirs.low, theirs.high))
 
 
+@pytest.mark.parametrize("n", range(1, 40))
+def test_wilson_stays_between_0_and_1(n):
+    assert stats.wilson(0, n)[0] == 0 and stats.wilson(n, n)[1] == 1
+
+
 def test_one_cluster_has_no_interval():
     found = stats.mean_intervals(records([0.2, 0.4], ["one", "one"]))["score"]
     assert found.estimate == pytest.approx(0.3) and math.isnan(found.low) and math.isnan(found.se)

@@ -69,6 +69,16 @@ def test_a_broken_line_in_the_middle_is_named(tmp_path: Path) -> None:
         Run(tmp_path, "k", HEADER)
 
 
+@pytest.mark.parametrize("line", [b"5", b'{"a": 1}', b"[]"])
+def test_a_line_that_is_no_record_is_named(tmp_path: Path, line: bytes) -> None:
+    with Run(tmp_path, "k", HEADER) as run:
+        run.append(sample(1))
+    with (tmp_path / "samples.jsonl").open("ab") as file:
+        file.write(line + b"\n")
+    with pytest.raises(UserError, match=r"samples\.jsonl line 2 is not a record"):
+        Run(tmp_path, "k", HEADER)
+
+
 def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
     with Run(tmp_path, "k", HEADER) as run:
         run.append(sample(1))
@@ -92,8 +102,9 @@ def test_two_writers_are_refused(tmp_path: Path) -> None:
 
 def test_a_file_in_place_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
-    with pytest.raises(StoreError, match="Cannot write"):
-        Run(tmp_path / "file" / "run", "k", HEADER)
+    for folder in ("file", "file/run"):
+        with pytest.raises(StoreError, match="is not a folder: choose another --output"):
+            Run(tmp_path / folder, "k", HEADER)
 
 
 def test_run_json_of_another_format(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def load(name: str) -> Preset:
     elif name in names():
         text = (resources.files(__name__) / f"{name}.yaml").read_text(encoding="utf-8")
     else:
-        raise unknown("model", name, names())
+        raise unknown("model", name, names(), "--list")
     try:
         return Preset.model_validate(yaml.safe_load(text))
     except yaml.YAMLError as error:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evals.errors import UserError
+
 if TYPE_CHECKING:  # reading a run must not wait for matplotlib
     import pandas as pd
 
+    from evals.report.frames import Data
     from evals.report.load import Run
 
 
@@ -23,14 +26,29 @@ def build(run_dir: Path | str) -> pd.DataFrame:
 
 
 def write(run: Run, folder: Path) -> pd.DataFrame:
-    """Write the report of a run, or of several merged, into `folder`. Returns the summary."""
+    """Write the report of a run, or of several merged, into `folder`. Returns the summary.
+
+    Raises UserError where `folder` cannot be written to.
+    """
     from evals.report.frames import Data
+
+    data = Data.of(run)
+    try:
+        _write(data, folder)
+    except OSError as error:
+        raise UserError(
+            f"The report cannot be written to {folder} ({error.strerror or error}): make room there or name another "
+            "folder with `sharedllm-report RUN --output FOLDER`."
+        ) from error
+    return data.summary
+
+
+def _write(data: Data, folder: Path) -> None:
     from evals.report.page import write_page
     from evals.report.paper_tables import paper_tables
     from evals.report.plots import draw
     from evals.report.tables import summary_table
 
-    data = Data.of(run)
     folder.mkdir(parents=True, exist_ok=True)
     data.summary.to_csv(folder / "summary.csv", index=False)
     data.summary.to_parquet(folder / "summary.parquet", index=False)
@@ -40,4 +58,3 @@ def write(run: Run, folder: Path) -> pd.DataFrame:
         table.write(folder / "tables")
     plots = draw(data, folder / "plots")
     write_page(data, plots, tables, folder / "report.html")
-    return data.summary
