@@ -23,6 +23,8 @@ from evals.spec import (
 
 PIPED_WIDTH = 200
 """Columns of a table that goes into a file or pipe, where there is no terminal to fit."""
+MAX_SEED = (1 << 63) - 1
+"""torch refuses seeds of more than 64 bits only after the models are loaded."""
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 """Typer's own error for a command line that it cannot read; it exports the derived one alone."""
 
@@ -48,7 +50,7 @@ def evaluate(
     dtype: Annotated[DType, typer.Option(help="auto: bfloat16 on a GPU, float32 on the CPU.")] = DType.auto,
     attn: Annotated[Attention, typer.Option(help="Attention kernel; auto: fastest sdpa.")] = Attention.auto,
     batch_size: Annotated[int, typer.Option(min=1, help="Requests at once, for methods that can.")] = 1,
-    seed: Annotated[int, typer.Option(help="Seed of random data and weights.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of random data and weights.")] = 0,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Setting of the task or model that has the key."),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from inspect import cleandoc
 from typing import Any
 
-from pydantic.fields import FieldInfo
+from pydantic import BaseModel
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
+from rich.text import Text
 
 from evals import presets, registry
 
@@ -40,22 +42,24 @@ def _show_task(name: str, out: Console) -> None:
     out.print(f"task {name}, version {cls.version}, metric {cls.metric}", highlight=False)
     if cls.subsets:
         out.print("subsets: " + ", ".join(cls.subsets), highlight=False)
-    out.print(_settings(cls.settings_model.model_fields, {}))
+    out.print(_settings(cls.settings_model, {}))
 
 
 def _show_model(name: str, out: Console) -> None:
     preset = presets.load(name)
     cls = registry.method(preset.method)
     out.print(f"model {name}: {preset.description}", highlight=False)
-    declared: Mapping[str, FieldInfo] = cls.settings_model.model_fields if cls.settings_model else {}
-    out.print(_settings(declared, preset.settings))
+    out.print(_settings(cls.settings_model, cls.settings_in_force(preset)))
 
 
-def _settings(fields: Mapping[str, FieldInfo], values: Mapping[str, Any]) -> Table:
-    """Every setting with its value in the preset, or its default."""
-    table = Table("--set", "value", "meaning", box=box.SIMPLE, pad_edge=False)
+def _settings(model: type[BaseModel] | None, values: Mapping[str, Any]) -> Group:
+    """What the settings are about, and each with its value in the preset, or its default."""
+    fields = model.model_fields if model else {}
+    described = any(field.description for field in fields.values())
+    table = Table("--set", "value", *(["meaning"] if described else []), box=box.SIMPLE, pad_edge=False)
     for key in dict.fromkeys([*fields, *values]):
         field = fields.get(key)
         default = field.get_default(call_default_factory=True) if field and not field.is_required() else ""
-        table.add_row(key, str(values.get(key, default)), (field.description if field else None) or "")
-    return table
+        meaning = [field.description or "" if field else ""] if described else []
+        table.add_row(key, str(values.get(key, default)), *meaning)
+    return Group(Text(cleandoc(model.__doc__ or "") if model else ""), table)

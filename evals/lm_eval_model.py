@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,6 +11,7 @@ from enum import StrEnum
 from itertools import accumulate
 from typing import Any, TypeVar
 
+import torch
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import handle_stop_sequences, has_bos_prefix, normalize_gen_kwargs, postprocess_generated_text
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
@@ -18,6 +21,8 @@ from evals import presets, registry
 from evals.errors import UserError, unknown
 from evals.model import Query, Request, Runtime, Session, Stop
 from evals.spec import Attention, Device, DType, resolve_runtime
+
+log = logging.getLogger(__name__)
 
 Choice = TypeVar("Choice", bound=StrEnum)
 
@@ -42,7 +47,9 @@ class AnyPreset(TemplateLM):
     rest is the context that the method reads (see `split`). max_length: ids of prompt and answer, cut on the
     left as lm-eval does; by default what the preset was made for. rolling_context: ids before each window of
     `loglikelihood_rolling` that the method reads as context; 1 is lm-eval's own protocol. Further arguments are
-    settings of the method. batch_size: generations at once, for methods that can.
+    settings of the method. batch_size: generations at once, for methods that can. device: see `on_device`.
+
+    Raises UserError for an argument that cannot be, before weights are loaded.
     """
 
     method: str | None = None
@@ -68,24 +75,21 @@ class AnyPreset(TemplateLM):
     ) -> None:
         super().__init__()
         chosen = self._preset(preset).override(settings)
+        self.batch_size = _whole("batch_size", batch_size, 1)
+        self.query_tokens = _whole("query_tokens", query_tokens, 0)
+        self.rolling_context = _whole("rolling_context", rolling_context, 1)
+        self.max_gen_toks = _whole("max_gen_toks", max_gen_toks, 1)
+        longest = None if max_length is None else _whole("max_length", max_length, 1)
         runtime = Runtime(
-            **resolve_runtime(
-                _choice(Device, "device", device), _choice(DType, "dtype", dtype), _choice(Attention, "attn", attn)
-            ),
+            **on_device(device, _choice(DType, "dtype", dtype), _choice(Attention, "attn", attn)),
             random_weights=random_weights,
             offline=offline,
             checkpoint=checkpoint,
-            seed=seed,
+            seed=_whole("seed", seed, 0),
         )
         self.model = registry.method(chosen.method).load(chosen, runtime)
         self.tokenizer = self.model.tokenizer
-        if not str(batch_size).isdecimal() or int(batch_size) < 1:
-            raise UserError(f"batch_size={batch_size} is not a number of requests: give 1 or more.")
-        self.batch_size = int(batch_size)
-        self.max_length = max_length or self.model.max_context
-        self.query_tokens = query_tokens
-        self.rolling_context = rolling_context
-        self.max_gen_toks = max_gen_toks
+        self.max_length = longest or self.model.max_context
 
     def _preset(self, name: str | None) -> presets.Preset:
         known = [n for n in presets.names() if self.method in (None, presets.load(n).method)]
@@ -278,6 +282,35 @@ class AnyPreset(TemplateLM):
 
     def _decode(self, ids: Sequence[int], special: bool = False) -> str:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=not special))
+
+
+def on_device(device: str, dtype: DType, attn: Attention) -> dict[str, Any]:
+    """`resolve_runtime` for a device as lm-eval names it: also `cuda:N`, which becomes torch's current device.
+
+    Without a GPU, `cuda` and `cuda:0` are the CPU, since lm-eval asks for `cuda:0` where the user names no device.
+    Raises UserError for another device that this machine does not have.
+    """
+    if device in ("cuda", "cuda:0") and not torch.cuda.is_available():
+        log.warning("There is no CUDA GPU for device=%s (lm-eval's default is cuda:0): running on the CPU.", device)
+        device = Device.cpu
+    if device in list(Device):
+        return resolve_runtime(Device(device), dtype, attn)
+    numbered = re.fullmatch(r"cuda:([0-9]+)", device)
+    if not numbered:
+        raise UserError(f"device={device} is unknown: choose one of {', '.join(Device)}, cuda:N.")
+    index, count = int(numbered[1]), torch.cuda.device_count()
+    if index >= count:
+        raise UserError(f"device={device}: torch finds {count} CUDA GPUs, counted from 0; choose one of them or cpu.")
+    torch.cuda.set_device(index)  # streams, graphs and compiled kernels follow the current device
+    return resolve_runtime(Device.cuda, dtype, attn) | {"device": f"cuda:{index}"}
+
+
+def _whole(argument: str, value: Any, least: int) -> int:
+    """The value, which lm-eval may hand over as a float or text, as an integer. Raises UserError for any other."""
+    number = re.fullmatch(r"([0-9]{1,19})(\.0)?", str(value))
+    if not number or not least <= int(number[1]) < 1 << 63:
+        raise UserError(f"{argument}={value} is not a whole number from {least} to 2**63 - 1: give one that is.")
+    return int(number[1])
 
 
 def _choice(options: type[Choice], argument: str, value: str) -> Choice:

@@ -150,6 +150,11 @@ class LongContextModel(ABC):
     def load(cls, preset: Preset, runtime: Runtime) -> LongContextModel:
         """Build the method from its preset. Missing weights are a `UserError` that says how to get them."""
 
+    @classmethod
+    def settings_in_force(cls, preset: Preset) -> dict[str, Any]:
+        """Values of the settings of a preset that are not the defaults of `settings_model`, without loading it."""
+        return preset.settings
+
     @abstractmethod
     def prefill(self, context_ids: Sequence[int], prefix_ids: Sequence[int] = ()) -> Session:
         """Read a context.

@@ -38,7 +38,7 @@ def planned(cells: Sequence[Cell], limit: int | None) -> list[Planned]:
     rows = []
     for cell in cells:
         expected = memory[cell.model.name]
-        tokens = limit * cell.length if limit and cell.length else None
+        tokens = limit * cell.task.task.sample_tokens(cell.length) if limit and cell.length else None
         weight = expected.weight_bytes if expected else None
         kv = expected.kv_token_bytes * cell.length if expected and cell.length else None
         rows.append(Planned(cell, limit, tokens, weight, kv))

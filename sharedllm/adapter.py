@@ -77,6 +77,11 @@ def is_adapter(folder: str | Path) -> bool:
     return (Path(folder) / CONFIG).is_file()
 
 
+def adapter_settings(folder: str | Path) -> dict[str, Any]:
+    """Fields of SharedLLMConfig that an adapter was trained with."""
+    return json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))["settings"]
+
+
 def load_adapter(
     folder: str | Path, base: PreTrainedModel | str | None = None, **settings: Any
 ) -> SharedLLMForCausalLM:

@@ -39,6 +39,14 @@ def test_list_of_a_task_and_a_model_shows_their_settings(command: Callable[..., 
     assert "questions" in result.out and "room" in result.out and "7" in result.out
 
 
+def test_list_shows_what_an_adapter_was_trained_with(command: Callable[..., Any]) -> None:
+    result = command("--list", "--task", "needle", "--model", "sharedllm-135m,sharedllm-7b")
+    assert result.code == 0
+    assert "depths: percent of the haystack" in result.out
+    shipped, paper = result.out.split("model sharedllm-7b")
+    assert "[64, 32, 16, 1]" in shipped and "[16, 8, 4]" in paper and "tokens of a chunk" in paper
+
+
 @pytest.mark.usefixtures("standins")
 def test_a_dry_run_plans_and_touches_nothing(command: Callable[..., Any], tmp_path: Path) -> None:
     preset = write_preset(tmp_path, "a", weights={"source": "hub:nobody/nothing"})
@@ -56,6 +64,19 @@ def test_a_dry_run_plans_and_touches_nothing(command: Callable[..., Any], tmp_pa
     assert second["dense_kv_bytes"] == 2 * first["dense_kv_bytes"]
 
 
+@pytest.mark.usefixtures("standins")
+@pytest.mark.parametrize(
+    ("options", "tokens"),
+    [((), 4 * (2 * 1024 + 512)), (("--context", "own"), 4 * 1024), (("--set", "running=300"), 4 * (2 * 1024 + 300))],
+)
+def test_a_plan_of_perplexity_counts_every_reading(
+    command: Callable[..., Any], tmp_path: Path, options: tuple[str, ...], tokens: int
+) -> None:
+    arguments = ("--task", "perplexity", "--model", write_preset(tmp_path, "a"), "--length", "1k", "--limit", 4)
+    (cell,) = command(*arguments, *options, "--dry-run").last["cells"]
+    assert (cell["n"], cell["tokens"]) == (4, tokens)
+
+
 MISTAKES = {
     "nothing named": ((), "Name at least one --task and one --model"),
     "unknown task": (("--task", "neddle", "--model", "full-135m"), "did you mean needle"),
@@ -63,6 +84,11 @@ MISTAKES = {
     "unknown subset": (("--task", "sum:x", "--model", "full-135m"), "Unknown subset of sum 'x'"),
     "bad length": (("--task", "sum", "--model", "full-135m", "--length", "4q"), "--length 4q is not a length"),
     "bad number": (("--task", "sum", "--model", "full-135m", "--limit", "0"), "--limit"),
+    "long seed": (
+        ("--task", "sum", "--model", "full-135m", "--seed", 10**23),
+        "less than or equal to 9223372036854775807",
+    ),
+    "negative seed": (("--task", "sum", "--model", "full-135m", "--seed", "-1"), "'--seed'"),
     "unknown option": (("--task", "sum", "--modle", "full-135m"), "--modle"),
     "bad choice": (("--task", "sum", "--model", "full-135m", "--dtype", "int4"), "--dtype"),
     "not a setting": (("--task", "sum", "--model", "full-135m", "stray"), "stray is not key=value"),

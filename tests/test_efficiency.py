@@ -227,6 +227,21 @@ def test_maxlen_says_when_nothing_fits_and_when_the_end_is_reached(standins: Non
     assert measured.metrics["limited_by_memory"] == 0
 
 
+def test_maxlen_is_limited_by_memory_only_where_a_step_did_not_fit(standins: None) -> None:
+    task = MaxLength(None, MaxLengthSettings(start=64, step=32, query_tokens=4), DataSource())
+    for room, found, limited in ((10_000, 96.0, 0.0), (100, 64.0, 1.0)):
+        model = registry.method("toy").load(toy_preset(room=room), Runtime())
+        measured = task.measure(model, next(task.instances(model.tokenizer, 120, None, 0)), Rates(1.0, 1.0))
+        assert measured.metrics == {"max_tokens": found, "limited_by_memory": limited}
+
+
+def test_maxlen_needs_a_length_of_one_step(standins: None, command: Callable[..., Any], tmp_path: Path) -> None:
+    run = ("--task", "efficiency", "--maxlen", "--random-weights", "--model", toy_file(tmp_path), "--length", 512)
+    result = command(*run, "--output", tmp_path / "run")
+    assert result.code == 2 and result.last["cells"][0]["status"] == "failed"
+    assert "A length of 512 tokens is shorter than the search's step of 1024" in result.err
+
+
 # --- benchmarks/paper_overhead.py
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import tomllib
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Any, ClassVar
 
 import lm_eval.tasks
 import pytest
+import torch
 import yaml
 from lm_eval.api.registry import model_registry
 from lm_eval.models.huggingface import HFLM
@@ -22,6 +24,7 @@ from evals.errors import UserError
 from evals.lm_eval_model import AnyPreset, FullAttention
 from evals.lm_eval_plugin import MODELS, register
 from evals.model import Query, Stop
+from evals.spec import Attention, DType
 
 DOCUMENT = " ".join(f"The {colour} door leads to room {i}." for i, colour in enumerate(["red", "blue", "green"] * 3))
 
@@ -159,6 +162,23 @@ class TestArguments:
         with pytest.raises(UserError, match="dtype=int3"):
             AnyPreset(preset=str(tiny_presets("full")), device="cpu", dtype="int3")
 
+    @pytest.mark.parametrize("argument", ["query_tokens", "rolling_context", "max_gen_toks", "max_length", "seed"])
+    @pytest.mark.parametrize("value", ["abc", -1.0, 1.5, 10**23, True])
+    def test_a_count_that_is_none_is_refused_before_loading(
+        self, tiny_presets: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, argument: str, value: Any
+    ) -> None:
+        monkeypatch.delattr(lm_eval_model.registry, "method")
+        with pytest.raises(UserError, match=f"^{argument}={re.escape(str(value))} is not a whole number"):
+            FullAttention(preset=str(tiny_presets("full")), device="cpu", **{argument: value})
+
+    def test_a_batch_size_that_is_none_is_refused(self, tiny_presets: Callable[..., Path]) -> None:
+        with pytest.raises(UserError, match="batch_size=auto is not a whole number from 1"):
+            FullAttention(preset=str(tiny_presets("full")), device="cpu", batch_size="auto")
+
+    def test_a_count_may_come_as_a_float(self, tiny_presets: Callable[..., Path]) -> None:
+        lm = FullAttention(preset=str(tiny_presets("full")), device="cpu", query_tokens=60.0, max_length=512.0)
+        assert repr((lm.query_tokens, lm.max_length)) == "(60, 512)"
+
     def test_sampling_is_refused(self, full: FullAttention) -> None:
         with pytest.raises(UserError, match="do_sample"):
             full.generate_until(requests(("a", {"do_sample": True, "temperature": 0.7})), disable_tqdm=True)
@@ -173,6 +193,59 @@ class TestArguments:
         assert text == "<s>user: hello\nassistant:"
         assert lm.tok_encode(text).count(lm.tokenizer.bos_token_id) == 1
         assert lm.chat_template(True) == lm.tokenizer.chat_template
+
+
+class TestDevice:
+    """Devices as lm-eval names them, with a GPU or two that are not there."""
+
+    @pytest.fixture
+    def current(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+        """A machine with two GPUs; the devices that became the current one."""
+        chosen: list[int] = []
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+        monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+        return chosen
+
+    @pytest.mark.parametrize("device", ["cuda:0", "cuda:1"])
+    def test_a_number_is_the_current_device(self, current: list[int], device: str) -> None:
+        found = lm_eval_model.on_device(device, DType.auto, Attention.sdpa)
+        assert (found["device"], found["dtype"], current) == (device, "bfloat16", [int(device[-1])])
+
+    def test_without_a_number_nothing_is_chosen(self, current: list[int]) -> None:
+        found = [
+            lm_eval_model.on_device(name, DType.auto, Attention.sdpa)["device"] for name in ("auto", "cuda", "cpu")
+        ]
+        assert (found, current) == (["cuda", "cuda", "cpu"], [])
+
+    @pytest.mark.parametrize(
+        ("device", "message"),
+        [
+            ("cuda:2", "finds 2 CUDA GPUs"),
+            ("cuda:x", "one of auto, cpu, cuda, cuda:N"),
+            ("tpu", "device=tpu is unknown"),
+        ],
+    )
+    def test_others_are_refused(self, current: list[int], device: str, message: str) -> None:
+        with pytest.raises(UserError, match=message):
+            lm_eval_model.on_device(device, DType.auto, Attention.sdpa)
+        assert current == []
+
+    @pytest.mark.parametrize("device", ["cuda", "cuda:0"])
+    def test_the_default_is_the_cpu_where_there_is_no_gpu(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, device: str
+    ) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        found = lm_eval_model.on_device(device, DType.auto, Attention.sdpa)
+        assert (found["device"], found["dtype"]) == ("cpu", "float32")
+        (notice,) = caplog.messages
+        assert f"device={device} " in notice and "running on the CPU" in notice
+
+    def test_another_number_is_an_error_where_there_is_no_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+        with pytest.raises(UserError, match="device=cuda:1: torch finds 0 CUDA GPUs"):
+            lm_eval_model.on_device("cuda:1", DType.auto, Attention.sdpa)
 
 
 class TestEveryMethod:
@@ -259,9 +332,11 @@ class TestEndToEnd:
             (tmp_path / f"{task['task']}.yaml").write_text(yaml.safe_dump({**common, **task}), encoding="utf-8")
         return tmp_path
 
-    def run(self, monkeypatch: pytest.MonkeyPatch, tasks: Path, model: str, model_args: str) -> dict[str, Any]:
+    def run(
+        self, monkeypatch: pytest.MonkeyPatch, tasks: Path, model: str, model_args: str, *more: str
+    ) -> dict[str, Any]:
         output = tasks / f"out-{model}"
-        arguments = ["run", "--model", model, "--model_args", model_args, "--device", "cpu"]
+        arguments = ["run", "--model", model, "--model_args", model_args, *more]
         arguments += ["--tasks", "local_choice,local_words", "--include_path", str(tasks)]
         arguments += ["--output_path", str(output), "--log_samples"]
         monkeypatch.setattr(sys, "argv", ["sharedllm-lm-eval", *arguments])
@@ -279,8 +354,9 @@ class TestEndToEnd:
     def test_scores_equal_those_of_hf(
         self, monkeypatch: pytest.MonkeyPatch, tasks: Path, tiny_llama: Path, tiny_presets: Callable[..., Path]
     ) -> None:
-        ours = self.run(monkeypatch, tasks, "full-attention", f"preset={tiny_presets('full')},query_tokens=80")
-        theirs = self.run(monkeypatch, tasks, "hf", f"pretrained={tiny_llama},dtype=float32")
+        cpu = ("--device", "cpu")
+        ours = self.run(monkeypatch, tasks, "full-attention", f"preset={tiny_presets('full')},query_tokens=80", *cpu)
+        theirs = self.run(monkeypatch, tasks, "hf", f"pretrained={tiny_llama},dtype=float32", *cpu)
         assert ours["results"] == theirs["results"]
         assert len(ours["answers"]) == len(theirs["answers"]) == 12
         for (i, mine), (j, other) in zip(ours["answers"], theirs["answers"], strict=True):
@@ -290,10 +366,35 @@ class TestEndToEnd:
             else:
                 assert [float(x) for x, _ in mine] == pytest.approx([float(x) for x, _ in other], abs=1e-3)
 
+    def test_no_device_need_be_named_where_there_is_no_gpu(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        tasks: Path,
+        tiny_presets: Callable[..., Path],
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        found = self.run(monkeypatch, tasks, "full-attention", f"preset={tiny_presets('full')}")
+        assert len(found["answers"]) == 12
+        assert sum("running on the CPU" in message for message in caplog.messages) == 1
+
+    @pytest.mark.parametrize(
+        ("model_args", "sentence"),
+        [
+            ("preset=streamingllm-136m", "did you mean streamingllm-135m"),
+            ("preset=full-135m,query_tokens=abc", "query_tokens=abc is not a whole number"),
+            ("preset=full-135m,query_tokens=-1", "query_tokens=-1.0 is not a whole number"),
+        ],
+    )
     def test_a_mistake_is_one_sentence(
-        self, monkeypatch: pytest.MonkeyPatch, tasks: Path, capsys: pytest.CaptureFixture[str]
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        tasks: Path,
+        capsys: pytest.CaptureFixture[str],
+        model_args: str,
+        sentence: str,
     ) -> None:
         with pytest.raises(SystemExit) as exit_info:
-            self.run(monkeypatch, tasks, "sharedllm-eval", "preset=streamingllm-136m")
+            self.run(monkeypatch, tasks, "sharedllm-eval", model_args, "--device", "cpu")
         assert exit_info.value.code == 2
-        assert "did you mean streamingllm-135m" in capsys.readouterr().err
+        assert sentence in capsys.readouterr().err

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from inspect import signature
 from typing import Any, ClassVar, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from baselines.fixed_decoder import CacheStep, decoding, has_fixed_step
 from baselines.kv_cache import BufferCache
@@ -24,8 +25,8 @@ from evals.model import Cost, LongContextModel, Query, Runtime, Session
 from evals.presets import Preset
 from evals.settings import validate
 from evals.weights import load_base
-from sharedllm import CompressedContext, SharedLLMForCausalLM
-from sharedllm.adapter import load_adapter
+from sharedllm import CompressedContext, SharedLLMConfig, SharedLLMForCausalLM
+from sharedllm.adapter import adapter_settings, load_adapter
 from sharedllm.budget import columns, entries
 from sharedllm.cost import Arithmetic, arithmetic
 
@@ -35,17 +36,17 @@ class SharedLLMSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    chunk_size: int | None = None
-    ratios: list[float] | None = None
-    lower_layers: int | None = None
-    injection: str | None = None
-    injection_start: int | None = None
-    policy: str | None = None
-    key_positions: str | None = None
-    query_position: str | None = None
-    sampling: str | None = None
-    leaf_overlap: int | None = None
-    fine_chunks: int | None = None
+    chunk_size: int | None = Field(None, description="tokens of a chunk")
+    ratios: list[float] | None = Field(None, description="tokens per kept token, by level, root's halves first")
+    lower_layers: int | None = Field(None, description="layers of the lower model")
+    injection: str | None = Field(None, description="upper layers with cross-attention: bottom, top or interleaved")
+    injection_start: int | None = Field(None, description="bottom layers without cross-attention")
+    policy: str | None = Field(None, description="search: last_token (the paper's), maxsim, or right (none)")
+    key_positions: str | None = Field(None, description="positions of context keys: node, node+chunk or chunk")
+    query_position: str | None = Field(None, description="position of queries to the context: n or n+1 chunks")
+    sampling: str | None = Field(None, description="which tokens of a node are kept")
+    leaf_overlap: int | None = Field(None, description="leaves as one node, wider by that many tokens; null: two")
+    fine_chunks: int | None = Field(None, description="chunks with whole leaves, those that match best; null: all")
 
 
 class SharedLLMSession(CachedSession):
@@ -173,6 +174,19 @@ class SharedLLM(LongContextModel):
     settings_model: ClassVar[type[BaseModel]] = SharedLLMSettings
 
     model: SharedLLMForCausalLM
+
+    @classmethod
+    def settings_in_force(cls, preset: Preset) -> dict[str, Any]:
+        """What the preset leaves out is the adapter's, where it is at hand, else the paper's."""
+        paper = {name: p.default for name, p in signature(SharedLLMConfig.__init__).parameters.items()}
+        found = {name: paper[name] for name in cls.settings_model.model_fields}
+        try:
+            if preset.adapter is not None:
+                trained = adapter_settings(preset.adapter_folder(None))
+                found = {name: trained[name] for name in found}
+        except UserError:
+            pass  # not downloaded yet
+        return {**found, **preset.settings}
 
     @classmethod
     def load(cls, preset: Preset, runtime: Runtime) -> Self:

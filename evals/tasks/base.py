@@ -106,6 +106,10 @@ class Task(ABC):
         length: prompt + answer budget in tokens. limit: at most that many instances.
         """
 
+    def sample_tokens(self, length: int) -> int:
+        """Tokens read for one of what `limit` counts, for the plan of a run."""
+        return length
+
     @abstractmethod
     def evaluate(self, instance: Instance, output: Output) -> dict[str, float]:
         """Metrics of one sample."""

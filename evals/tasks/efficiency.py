@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
+from evals.errors import UserError
 from evals.prompt import Audit, Prompt
 from evals.tasks.base import Instance, Measured, Output, Task, TaskSettings
 
@@ -102,7 +103,7 @@ class Efficiency(_CostTask):
 
 
 class MaxLength(_CostTask):
-    """metric max_tokens: the longest context that fits, in steps; `--length` is where the search ends."""
+    """metric max_tokens: the longest context that fits, in steps; the last step within `--length` ends the search."""
 
     name = "efficiency-maxlen"
     metric = "max_tokens"
@@ -110,6 +111,18 @@ class MaxLength(_CostTask):
     lengths = (1 << 20,)
     settings_model = MaxLengthSettings
     settings: MaxLengthSettings
+
+    def instances(
+        self, tokenizer: PreTrainedTokenizerBase, length: int | None, limit: int | None, seed: int
+    ) -> Iterator[Instance]:
+        """Raises UserError where the search would end before its first step."""
+        step = self.settings.step
+        if length is not None and length < step:
+            raise UserError(
+                f"A length of {length} tokens is shorter than the search's step of {step}: choose a longer --length or "
+                f"--set step={length}."
+            )
+        return super().instances(tokenizer, length, limit, seed)
 
     def measure(self, model: LongContextModel, instance: Instance, rates: Rates) -> Measured:
         from evals.efficiency.longest import attempt, longest
@@ -124,7 +137,8 @@ class MaxLength(_CostTask):
                 peaks[tokens] = peak
             return ok
 
-        found = longest(fits, settings.start, len(context), settings.step)
+        cap = len(context) // settings.step * settings.step
+        found = longest(fits, settings.start, cap, settings.step)
         perf: dict[str, Any] = {
             "status": "ok" if found else "oom",
             "error": None if found else f"not even {settings.step} tokens of context fit",
@@ -136,7 +150,7 @@ class MaxLength(_CostTask):
         if not found:
             return Measured(perf, {})
         perf["peak_bytes"] = peaks[found]
-        return Measured(perf, {"max_tokens": float(found), "limited_by_memory": float(found < len(context))})
+        return Measured(perf, {"max_tokens": float(found), "limited_by_memory": float(found < cap)})
 
 
 def costs(perf: dict[str, Any], rates: Rates) -> dict[str, float]:

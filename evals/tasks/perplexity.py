@@ -112,6 +112,11 @@ class Perplexity(Task):
         """Windows of the longest documents first, domains in turn. Raises UserError where no document is as long."""
         if length is None:
             raise UserError("The task perplexity needs a length: add --length 4k.")
+        if self.protocol.scored + 2 > length:
+            raise UserError(
+                f"A length of {length} tokens is too short to score {self.protocol.scored}: choose a longer --length "
+                f"or --set scored={max(length // 4, 1)}."
+            )
         running = self._running(length)
         builder = PromptBuilder.of(tokenizer)
         store = self._stores.setdefault(builder.fingerprint, TokenStore(builder))
@@ -136,14 +141,12 @@ class Perplexity(Task):
         return list(data.documents(self.data, self.protocol.dataset))
 
     def _running(self, length: int) -> int:
-        """Tokens beside the context. Raises UserError where the targets do not fit."""
-        scored = self.protocol.scored
-        if scored + 2 > length:
-            raise UserError(
-                f"A length of {length} tokens is too short to score {scored}: choose a longer --length or "
-                f"--set scored={max(length // 4, 1)}."
-            )
-        return max(min(self.protocol.running, length // 2), scored + 1)
+        """Tokens beside the context."""
+        return max(min(self.protocol.running, length // 2), self.protocol.scored + 1)
+
+    def sample_tokens(self, length: int) -> int:
+        """Of all readings of a window, one a control; without context only the running text is read."""
+        return sum(self._running(length) if control == "none" else length for control in self.protocol.context)
 
     def _controls(
         self,
