@@ -134,17 +134,24 @@ def digest(value: Any) -> str:
 
 
 def fingerprint(path: Path) -> str:
-    """Hash of a file or of all files in a folder: names, sizes and sixteen blocks spread over each."""
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    """Hash of a file or of all files in a folder: names, sizes and sixteen blocks spread over each.
+
+    Raises UserError for a file that cannot be read.
+    """
     parts = []
-    for file in files:
-        size = file.stat().st_size
-        content = hashlib.sha256()
-        with file.open("rb") as stream:
-            for i in range(16):
-                stream.seek(max(size - BLOCK, 0) * i // 15)
-                content.update(stream.read(BLOCK))
-        parts.append([file.relative_to(path).as_posix(), size, content.hexdigest()])
+    try:
+        files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+        for file in files:
+            size = file.stat().st_size
+            content = hashlib.sha256()
+            with file.open("rb") as stream:
+                for i in range(16):
+                    stream.seek(max(size - BLOCK, 0) * i // 15)
+                    content.update(stream.read(BLOCK))
+            parts.append([file.relative_to(path).as_posix(), size, content.hexdigest()])
+    except OSError as error:
+        unread = error.filename or path
+        raise UserError(f"{unread} cannot be read ({error.strerror}): make it readable, or remove it.") from error
     return digest(parts)
 
 

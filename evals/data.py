@@ -46,11 +46,11 @@ class Document:
 
 
 class TextRow(BaseModel):
-    """A line of a .jsonl file: `text` (or `content`, as in CodeParrot), an `id` if there is one, and anything else."""
+    """A row of a .jsonl or .parquet file: `text` (or `content`, as in CodeParrot), maybe an `id`, and anything else."""
 
     model_config = ConfigDict(extra="ignore")
 
-    text: str = Field(min_length=1, validation_alias=AliasChoices("text", "content"))
+    text: rows.Visible = Field(validation_alias=AliasChoices("text", "content"))
     id: str | int | None = None
 
 
@@ -97,24 +97,21 @@ def folder_documents(folder: Path, pattern: str = "*") -> Iterator[Document]:
     """Documents of the .txt, .jsonl(.gz, .xz) and .parquet files right in a folder (or of one file), sorted by name.
 
     A .txt file is one document of the domain that its folder names; a row of another file belongs to the domain
-    that its file names. Raises UserError for a folder without such files, and for an empty or malformed document
-    with its file and line.
+    that its file names. Raises UserError for a folder without such files, for one that cannot be read or has no
+    rows, and for an empty or malformed document with its file and line or row.
     """
-    candidates = [folder] if folder.is_file() else sorted(p for p in folder.glob(pattern) if p.is_file())
+    candidates = [folder] if folder.is_file() else sorted(p for p in folder.glob(pattern) if not p.is_dir())
     files = [path for path in candidates if path.name.endswith((TEXT, *LINES, ".parquet"))]
     if not files:
         raise UserError(f"There is no .txt, .jsonl (.gz, .xz) or .parquet file in {folder}: name a folder with some.")
     for path in files:
         domain = path.name.partition(".")[0]
         if path.suffix == TEXT:
-            yield Document(path.stem, path.parent.name, _read(path))
+            yield Document(path.stem, path.parent.name, read_text(path))
         elif path.suffix == ".parquet":
             yield from _parquet(path, domain)
         else:
-            file = rows.RowFile(path)
-            for number, line in file.lines():
-                row = rows.parse(file, number, line, TextRow)
-                yield Document(f"{domain}:{number if row.id is None else row.id}", domain, row.text)
+            yield from _lines(path, domain)
 
 
 def hub_documents(name: str, offline: bool) -> Iterator[Document]:
@@ -176,25 +173,48 @@ def _joined(pieces: list[str]) -> list[str]:
     return ["\n\n".join(text) for text in texts]
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text of a .txt file. Raises UserError for one that cannot be read, is not UTF-8 or is blank."""
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 (byte {error.start}): save the file as UTF-8.") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): make it readable, or remove it.") from error
     if not text.strip():
         raise UserError(f"{path} is empty: remove it from the folder.")
     return text
 
 
+def _lines(path: Path, domain: str) -> Iterator[Document]:
+    file = rows.RowFile(path)
+    number = 0
+    for number, line in file.lines():
+        row = rows.parse(file, number, line, TextRow)
+        yield Document(f"{domain}:{number if row.id is None else row.id}", domain, row.text)
+    if not number:
+        raise UserError(f"{path} has no rows: remove it from the folder.")
+
+
 def _parquet(path: Path, domain: str) -> Iterator[Document]:
+    import pyarrow
     import pyarrow.parquet
 
-    table = pyarrow.parquet.ParquetFile(path)
-    column = next((name for name in ("text", "content") if name in table.schema_arrow.names), None)
-    if column is None:
-        raise UserError(f"{path} has no column `text` or `content`: its columns are {table.schema_arrow.names}.")
     number = 0
-    for batch in table.iter_batches(batch_size=64, columns=[column]):
-        for text in batch.column(0).to_pylist():
-            number += 1
-            yield Document(f"{domain}:{number}", domain, text)
+    try:
+        table = pyarrow.parquet.ParquetFile(path)
+        column = next((name for name in ("text", "content") if name in table.schema_arrow.names), None)
+        if column is None:
+            raise UserError(f"{path} has no column `text` or `content`: its columns are {table.schema_arrow.names}.")
+        for batch in table.iter_batches(batch_size=64, columns=[column]):
+            for value in batch.column(0):
+                number += 1
+                row = rows.validate({column: value.as_py()}, TextRow, f"{path}, row {number}")
+                yield Document(f"{domain}:{number}", domain, row.text)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}, row {number} is not UTF-8 (byte {error.start}): mend or delete the row.") from error
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise UserError(f"{path} cannot be read as Parquet ({reason}): download it again.") from error
+    if not number:
+        raise UserError(f"{path} has no rows: remove it from the folder.")

@@ -10,20 +10,31 @@ import hashlib
 import json
 import lzma
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import IO, TypeVar, cast
+from typing import IO, Annotated, TypeVar, cast
 
-from pydantic import BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, ValidationError
 
 from evals.errors import UserError
 
 Row = TypeVar("Row", bound=BaseModel)
 
 SUFFIXES = ("", ".xz", ".gz")
-BROKEN = (lzma.LZMAError, gzip.BadGzipFile, zipfile.BadZipFile, EOFError)
+BROKEN = (lzma.LZMAError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, EOFError)
+
+
+def _visible(text: str) -> str:
+    if not text.strip():
+        raise ValueError("it is empty or blank")
+    return text
+
+
+Visible = Annotated[str, AfterValidator(_visible)]
+"""Text with something in it beside white space; it is kept as it is."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +56,7 @@ class RowFile:
             return archive.open(self.member)
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
-        """Numbers (from 1) and bytes of the lines that are not blank. Raises UserError for a broken archive."""
+        """Numbers (from 1) and bytes of the lines that are not blank. Raises UserError for an unreadable file."""
         try:
             with self.open() as stream:
                 for number, line in enumerate(stream, start=1):
@@ -53,6 +64,8 @@ class RowFile:
                         yield number, line
         except BROKEN as error:
             raise UserError(f"{self} is broken ({error}): download it again.") from error
+        except OSError as error:
+            raise UserError(f"{self} cannot be read ({error.strerror}): make it readable, or remove it.") from error
 
 
 def find(data_dir: Path, names: Sequence[str], folder: str, archive: str | None = None) -> RowFile | None:
@@ -100,6 +113,8 @@ def parse(file: RowFile, number: int, line: bytes, model: type[Row]) -> Row:
         raise UserError(f"{where} is not UTF-8 (byte {error.start}): save the file as UTF-8.") from error
     except json.JSONDecodeError as error:
         raise UserError(f"{where} is not JSON ({error.msg}, column {error.colno}): mend or delete the line.") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where} has too long a number or too deep a nesting: mend or delete the line.") from error
     return validate(value, model, where)
 
 

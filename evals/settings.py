@@ -54,6 +54,8 @@ def validate(model: type[T], settings: Mapping[str, Any], owner: str) -> T:
         return model.model_validate(dict(settings))
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the settings"
+        where = ".".join(map(str, first["loc"]))
         reason = first["msg"].removeprefix("Value error, ").rstrip(".")
+        if not where:  # a rule about several of them
+            raise UserError(f"The settings of {owner} do not fit together: {reason}.") from error
         raise UserError(f"The setting {where} of {owner} does not fit: {reason}.") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ BASES = ("llama", "mistral", "qwen2", "qwen3")
 
 class SharedLLMConfig(PreTrainedConfig):
     """Settings of the method (paper sections 3.1 to 3.3) around `base_config`.
+
+    Raises ValueError that names the field for a value of the wrong type or one that does not fit the others.
 
     Args:
         base_config: config of the base LLM (Llama, Mistral, Qwen2, Qwen3, ...), as an object or a dict with
@@ -75,11 +78,13 @@ class SharedLLMConfig(PreTrainedConfig):
     ) -> None:
         if base_config is None:
             base_config = AutoConfig.for_model("llama")
-        elif isinstance(base_config, dict):
+        elif isinstance(base_config, dict) and "model_type" in base_config:
             base_config = AutoConfig.for_model(**base_config)
+        elif not isinstance(base_config, PreTrainedConfig):
+            raise ValueError(f"base_config is {base_config!r}: give a config, or a dict with model_type.")
         self.base_config = base_config
         self.chunk_size = chunk_size
-        self.ratios = list(ratios)
+        self.ratios = _ratios(ratios)
         self.lower_layers = lower_layers
         self.injection = injection
         self.injection_start = injection_start
@@ -100,6 +105,17 @@ class SharedLLMConfig(PreTrainedConfig):
         self._check()
 
     def _check(self) -> None:
+        for field, kind, wanted in (
+            ("chunk_size", int, "a whole number"),
+            ("lower_layers", int, "a whole number"),
+            ("injection_start", int, "a whole number"),
+            ("leaf_overlap", int | None, "a whole number, or null for two leaves"),
+            ("fine_chunks", int | None, "a whole number, or null for all chunks"),
+            ("split_noise", int | float, "a number"),
+            ("own_lower", bool, "true or false"),
+        ):
+            if not _is(getattr(self, field), kind):
+                raise ValueError(f"{field} is {getattr(self, field)!r}: give {wanted}.")
         for field, allowed in (
             ("policy", POLICIES),
             ("injection", INJECTIONS),
@@ -119,14 +135,16 @@ class SharedLLMConfig(PreTrainedConfig):
             raise ValueError(
                 f"injection_start is {self.injection_start}: use 0 to {room - 1} with injection '{self.injection}'."
             )
-        if not self.ratios or min(self.ratios) < 1:
-            raise ValueError(f"ratios are {self.ratios}: give one ratio of at least 1 for every tree level.")
         if self.chunk_size < 2**self.height:
             raise ValueError(
                 f"chunk_size {self.chunk_size} cannot be halved {self.height} times: use at least {2**self.height}."
             )
         if self.fine_chunks is not None and self.fine_chunks < 1:
             raise ValueError(f"fine_chunks is {self.fine_chunks}: give 1 or more, or null for all chunks.")
+        if self.leaf_overlap is not None and self.leaf_overlap < 0:
+            raise ValueError(f"leaf_overlap is {self.leaf_overlap}: give 0 or more, or null for two leaves.")
+        if not 0 <= self.split_noise < math.inf:
+            raise ValueError(f"split_noise is {self.split_noise}: give 0 or more.")
         windows = [sliding_window(self.base_config, i) for i in range(self.lower_layers)]
         if any(window is not None and window < self.chunk_size for window in windows):
             raise ValueError(
@@ -156,6 +174,18 @@ class SharedLLMConfig(PreTrainedConfig):
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
         """The base config: caches and generation read layer counts and head sizes from it."""
         return self.base_config
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """Whether a value is of a type; True and False are whole numbers to Python, but not here."""
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+def _ratios(given: Any) -> list[float]:
+    fits = isinstance(given, Sequence) and not isinstance(given, str) and len(given) > 0
+    if not fits or not all(_is(ratio, int | float) and 1 <= ratio < math.inf for ratio in given):
+        raise ValueError(f"ratios are {given!r}: give a list with one ratio of at least 1 for every tree level.")
+    return list(given)
 
 
 SETTINGS = tuple(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standins import SHAPE, write_preset
 
+from evals import presets
 from evals.cells import digest, fingerprint, plan
 from evals.errors import UserError
 from evals.settings import route
@@ -110,6 +112,30 @@ def test_fingerprint_sees_a_change_in_the_middle(tmp_path: Path) -> None:
     changed[1 << 18] = 1
     (tmp_path / "weights").write_bytes(changed)
     assert fingerprint(tmp_path) != before
+
+
+def test_an_unreadable_file_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, mode: str) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    (tmp_path / "rows.jsonl").write_text("one", encoding="utf-8")
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(UserError, match=r"rows\.jsonl cannot be read \(Permission denied\): make it readable"):
+        fingerprint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"name: \xe9\n", r"a\.yaml is not UTF-8 \(byte 6\): save the file as UTF-8"),
+        (b"max_context: 1" + b"0" * 5000, r"a\.yaml is not valid YAML"),
+        (b"[" * 10_000, r"a\.yaml is not valid YAML"),
+    ],
+)
+def test_a_preset_file_that_cannot_be_read_is_one_sentence(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "a.yaml").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        presets.load(str(tmp_path / "a.yaml"))
 
 
 @pytest.mark.usefixtures("standins")

@@ -275,6 +275,7 @@ def test_official_rows_of_a_length_come_before_generated_ones(tmp_path: Path) ->
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no context": ({"input": "", "answer": "1"}, "line 1: context"),
     "no answer": (choice_row(answer=[]), "line 1: answer"),
+    "a blank context": (choice_row(context=" \n"), r"line 1: context does not fit \(it is empty or blank\)"),
     "a foreign answer": (choice_row(answer=["Eve"]), "line 1: the answer 'Eve' is not one of four options"),
     "no options": (choice_row(options=[]), "line 1: the answer 'Ann' is not one of four options"),
 }
@@ -285,6 +286,13 @@ def test_bad_rows_name_file_line_and_remedy(tmp_path: Path, case: str) -> None:
     row, message = BAD[case]
     with pytest.raises(UserError, match=f"longbook_choice_eng.jsonl, {message}"):
         instances(task("longbook_choice_eng", write(tmp_path, "longbook_choice_eng", row)), 2048)
+
+
+@pytest.mark.parametrize("answer", ["", " ", ["", "\n"]])
+def test_a_row_without_a_visible_answer_is_refused(tmp_path: Path, answer: str | list[str]) -> None:
+    write(tmp_path, "longbook_qa_eng", {"context": "Ann sings.", "input": "Who?", "answer": answer})
+    with pytest.raises(UserError, match=r"longbook_qa_eng.jsonl, line 1: the answer is empty or blank"):
+        instances(task("longbook_qa_eng", tmp_path), None)
 
 
 def test_missing_data_say_how_to_get_them(tmp_path: Path) -> None:

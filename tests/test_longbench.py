@@ -136,7 +136,10 @@ BAD = {
     "a number for text": (lines(row(input=3)), r"line 1: input does not fit"),
     "a text for answers": (lines(row(answers="Ann")), r"line 1: answers does not fit"),
     "no answer": (lines(row(answers=[])), r"line 1: answers does not fit"),
-    "an empty context": (lines(row(), row(context="")), r"line 2: The context of a sample is empty"),
+    "blank answers": (lines(row(answers=["", " \n"])), r"line 1: answers does not fit \(there is no answer"),
+    "an empty context": (lines(row(), row(context="")), r"line 2: context does not fit \(it is empty or blank\)"),
+    "a blank context": (lines(row(), row(context="  \n")), r"line 2: context does not fit \(it is empty or blank\)"),
+    "a long number": (lines(row()).replace(b"240", b"1" + b"0" * 5000), r"line 1 has too long a number"),
     "nothing": (b"\n", r"hotpotqa.jsonl has no rows"),
     "a list": (b"[1]\n", r"line 1: the row does not fit"),
     "half a character": (lines(row()).replace(b"Who", b"\\ud800"), r"line 1 holds half a character"),
@@ -149,6 +152,13 @@ def test_bad_rows_name_file_line_and_remedy(tmp_path: Path, case: str) -> None:
     (tmp_path / "hotpotqa.jsonl").write_bytes(content)
     with pytest.raises(UserError, match=message):
         instances(task(tmp_path))
+
+
+def test_blanks_beside_an_answer_and_around_a_context_stay(tmp_path: Path) -> None:
+    (tmp_path / "hotpotqa.jsonl").write_bytes(lines(row(answers=["", "Ann"], context="\n Ann sings.  ")))
+    (instance,) = instances(task(tmp_path))
+    assert instance.reference == ["", "Ann"]
+    assert byte_tokenizer(258).decode(instance.prompt.context) == "\n Ann sings.  "
 
 
 def test_classes_are_required_where_they_are_scored(tmp_path: Path) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from transformers import PreTrainedTokenizerBase
 
+from evals.data import folder_documents
 from evals.errors import UserError
+from evals.settings import validate
 from evals.tasks.base import DataSource, Instance, Output
 from evals.tasks.needle import TEMPLATES, Needle, NeedleSettings, draw, insert, score_number, spread, word_recall
 from evals.weights import byte_tokenizer
@@ -185,6 +190,20 @@ def test_settings_that_do_not_fit_are_refused(fields):
         NeedleSettings(**fields)
 
 
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ({"depths": -5}, "settings of needle do not fit together: depths are percentages from 0 to 100, at least one."),
+        ({"questions": 2}, "settings of needle do not fit together: 2 questions need as many needles: set needles=2."),
+        ({"needles": 0}, "setting needles of needle does not fit: Input should be greater than or equal to 1."),
+    ],
+)
+def test_the_sentence_about_settings_says_which_do_not_fit(setting, sentence):
+    with pytest.raises(UserError) as error:
+        validate(NeedleSettings, setting, "needle")
+    assert str(error.value) == f"The {sentence}"
+
+
 def test_depths_may_be_written_with_commas():
     assert NeedleSettings(depths="0, 33.3,100").depths == (0, 33.3, 100)
     assert NeedleSettings(depths=50).depths == (50,)
@@ -193,3 +212,75 @@ def test_depths_may_be_written_with_commas():
 def test_a_folder_without_text_is_refused_before_any_model(tmp_path: Path):
     with pytest.raises(UserError, match=r"no \.txt"):
         Needle(None, NeedleSettings(), DataSource(data_dir=tmp_path)).check()
+
+
+def refused(path: Path) -> str:
+    """What is said about a file that gives no haystack."""
+    with pytest.raises(UserError) as error:
+        list(folder_documents(path.parent))
+    assert str(error.value).startswith(str(path))
+    return str(error.value).removeprefix(str(path))
+
+
+NOT_UTF8 = pyarrow.Array.from_buffers(pyarrow.string(), 1, pyarrow.array([b"\xff"], pyarrow.binary()).buffers())
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("text", ["one", None], ", row 2: text does not fit (Input should be a valid string)"),
+        ("content", ["one", " \n"], ", row 2: content does not fit (it is empty or blank)"),
+        ("text", [1, 2], ", row 1: text does not fit (Input should be a valid string)"),
+        ("text", NOT_UTF8, ", row 1 is not UTF-8 (byte 0): mend or delete the row."),
+        ("text", pyarrow.array([], pyarrow.string()), " has no rows: remove it from the folder."),
+    ],
+)
+def test_a_bad_row_of_a_parquet_file_is_named(tmp_path: Path, column, values, message):
+    path = tmp_path / "set.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({column: values}), path)
+    assert refused(path).startswith(message)
+
+
+@pytest.mark.parametrize("kept", [slice(0), slice(100, None), slice(None)])
+def test_a_broken_parquet_file_is_one_sentence(tmp_path: Path, kept: slice):
+    path = tmp_path / "set.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": [f"sentence {i}" for i in range(1000)]}), path)
+    content = bytearray(path.read_bytes())
+    content[100:2000] = b"\xff" * 1900
+    path.write_bytes(content[kept])
+    assert refused(path).startswith(" cannot be read as Parquet (")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"text": "x"}\n{"text": " \\n"}\n', ", line 2: text does not fit (it is empty or blank)"),
+        (b'{"text": "x", "n": 1' + b"0" * 5000 + b"}\n", ", line 1 has too long a number"),
+        (b'{"text": "x", "n": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n", ", line 1 has too long a number or"),
+        (b"\n", " has no rows: remove it from the folder."),
+    ],
+)
+def test_a_bad_line_of_a_jsonl_file_is_named(tmp_path: Path, content: bytes, message: str):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(content)
+    assert refused(path).startswith(message)
+
+
+def test_a_damaged_gzip_file_is_one_sentence(tmp_path: Path):
+    path = tmp_path / "a.jsonl.gz"
+    content = bytearray(gzip.compress(b'{"text": "x"}\n' * 1000))
+    content[12:30] = b"\xff" * 18
+    path.write_bytes(content)
+    assert refused(path).startswith(" is broken (")
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.parquet"])
+def test_a_broken_link_is_not_left_out_in_silence(tmp_path: Path, name: str):
+    (tmp_path / "b.txt").write_text("Some text.", encoding="utf-8")
+    (tmp_path / name).symlink_to(tmp_path / "missing")
+    assert refused(tmp_path / name).startswith(" cannot be read")
+
+
+def test_white_space_around_a_text_is_kept(tmp_path: Path):
+    (tmp_path / "a.jsonl").write_text('{"text": " x\\n"}\n', encoding="utf-8")
+    assert [document.text for document in folder_documents(tmp_path)] == [" x\n"]

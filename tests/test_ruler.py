@@ -300,6 +300,42 @@ class TestMistakes:
         with pytest.raises(UserError, match=r"squad\.json is not a readable JSON file"):
             Ruler("qa_1", RulerSettings(), DataSource(data_dir=tmp_path)).check()
 
+    @pytest.mark.parametrize(
+        ("task", "name", "content", "message"),
+        [
+            ("niah_single_2", "PaulGrahamEssays/a.txt", b"\xff", r"a\.txt is not UTF-8 \(byte 0\)"),
+            ("niah_single_2", "PaulGrahamEssays/a.txt", b" \n", r"a\.txt is empty"),
+            ("niah_single_2", "PaulGrahamEssays.json", b'["text"]', r"PaulGrahamEssays\.json: the row does not fit"),
+            ("qa_1", "squad.json", b'{"data": 5}', r"squad\.json: data does not fit"),
+            ("qa_1", "squad.json", b'{"data": []}', r"squad\.json has no question with an answer"),
+            ("qa_1", "squad.json", b'{"data": [{"paragraphs": [{"context": "x"}]}]}', r"data\.0\.paragraphs\.0\.qas"),
+            ("qa_1", "squad.json", b"[" * 100_000, r"squad\.json is not a readable JSON file"),
+            ("qa_1", "squad.json.xz", lzma.compress(b'{"data": []}')[:-8], r"xz is not a readable JSON file"),
+            ("qa_2", "hotpotqa.json", b'[{"a": 1}]', r"hotpotqa\.json: 0\.question does not fit"),
+            ("qa_2", "hotpotqa.json", b'{"a": 1}', r"hotpotqa\.json: the row does not fit"),
+            ("qa_2", "hotpotqa.json", b"[]", r"hotpotqa\.json has no question with an answer"),
+        ],
+    )
+    def test_malformed_data(self, task: str, name: str, content: bytes, message: str, tmp_path: Path) -> None:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=message):
+            Ruler(task, RulerSettings(), DataSource(data_dir=tmp_path)).check()
+
+    @pytest.mark.parametrize(
+        ("fields", "message"),
+        [
+            ({"answers": [{"text": " "}]}, r"answers\.0\.text does not fit \(it is empty or blank\)"),
+            ({"answers": []}, r"qas\.0 does not fit \(answers is empty\)"),
+        ],
+    )
+    def test_a_question_without_an_answer(self, fields: dict[str, Any], message: str, tmp_path: Path) -> None:
+        asked = {"question": "Who?", "is_impossible": False, **fields}
+        squad = {"data": [{"paragraphs": [{"context": "Ann sings.", "qas": [asked]}]}]}
+        (tmp_path / "squad.json").write_text(json.dumps(squad), encoding="utf-8")
+        with pytest.raises(UserError, match=message):
+            Ruler("qa_1", RulerSettings(), DataSource(data_dir=tmp_path)).check()
+
     def test_a_length_without_room(self, tokenizer: PreTrainedTokenizerFast) -> None:
         with pytest.raises(UserError, match="512 tokens cannot hold vt"):
             instances("vt", tokenizer, None, length=512)

@@ -227,18 +227,35 @@ def test_what_does_not_fit_ends_with_one_sentence(
 ) -> None:
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"text": "fine"}\n{"txt": 1}\n', encoding="utf-8")
+    cut = tmp_path / "cut.jsonl.xz"
+    cut.write_bytes((texts / "rows.jsonl.xz").read_bytes()[:-20])
+    latin1 = tmp_path / "latin1.txt"
+    latin1.write_bytes("Grüße".encode("latin-1"))
     good = ["--base", str(base), "--data", str(texts / "words.txt"), "--output", str(tmp_path / "run")]
     method = ["--set", f"method={json.dumps(METHOD)}"]
+    far = [
+        *("--set", f"method={json.dumps({**METHOD, 'chunk_size': NEEDLE_CHUNK})}", "--set", "chunks=[1]"),
+        *("--set", "running=64", "--set", "needle_running=500"),
+        *("--set", "needles=[{windows: 1, chunks: 30, needles: 1, questions: 1, share: 1}]"),
+    ]
     cases: list[tuple[list[str], str]] = [
         ([*good, "--preset", "big"], "Unknown training preset 'big': known are needle, paper, small"),
         ([*good, "--set", "stepps=3"], "The setting stepps does not fit: Extra inputs are not permitted"),
         ([*good, "--set", "steps=many"], "The setting steps does not fit"),
         ([*good, "--set", "steps"], "--set wants key=value, not 'steps'"),
+        ([*good, "--set", "steps=[1"], "--set steps: the value [1 is not valid YAML"),
+        ([*good, "--set", "method={lower_layers: two}"], "lower_layers is 'two': give a whole number"),
+        ([*good, "--set", "method={injection_start: null}"], "injection_start is None: give a whole number"),
         ([*good, "--set", "method={rations: [1]}"], "SharedLLM has no setting 'rations': choose from chunk_size"),
         ([*good, "--set", "method={lower_layers: 9}"], "lower_layers is 9: the base model has 1 to 3 layers"),
         ([*good, *method, "--data", "nowhere.txt"], "There is no data file nowhere.txt"),
         ([*good, *method, "--heldout", "nowhere.txt"], "There is no data file nowhere.txt"),
         ([*good, *method, "--data", str(bad)], f"{bad}, line 2: not a JSON object with a field 'text'"),
+        ([*good, *method, "--data", str(cut)], f"{cut} is not a whole .xz archive"),
+        ([*good, *method, "--data", str(latin1)], f"{latin1}, line 1: not UTF-8"),
+        ([*good, *method, "--heldout", str(bad)], f"{bad}, line 2: not a JSON object with a field 'text'"),
+        ([*good, *method, "--heldout", str(texts / "words.txt")], "words has 1 documents of"),
+        ([*good, *far, "--heldout", str(texts / "others.jsonl.gz")], "No document in others has 9600 tokens"),
         ([*good, *method, "--set", "chunks=[900]"], "No document in words has"),
         ([*good, *method, "--set", "trainable=[head]"], "'head' cannot be trained"),
         (good[:2] + good[4:] + method, "There is nothing to learn from: give --data"),

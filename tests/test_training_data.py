@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import lzma
 from collections.abc import Callable
@@ -17,7 +19,7 @@ from evals.tasks import needle as held_out
 from sharedllm import SharedLLMForCausalLM
 from sharedllm.training import evaluate, settings, vocabulary
 from sharedllm.training.batches import Batch, LanguageModelling, repeat_passages
-from sharedllm.training.corpus import Corpus, open_corpus, save_corpus
+from sharedllm.training.corpus import Corpus, open_corpus, read_texts, save_corpus
 from sharedllm.training.needles import Needles, Shape, disjoint_places
 from sharedllm.training.run import Files, batch_maker
 from sharedllm.training.sft import FineTuning, read_examples
@@ -52,8 +54,11 @@ def test_files_hold_the_same_documents_however_they_are_packed(texts: Path, toke
     [
         ("{broken", "line 2: not a JSON object with a field 'text' (JSONDecodeError)"),
         ('{"body": "x"}', "line 2: not a JSON object with a field 'text' (KeyError)"),
+        ("[" * 100_000, "line 2: not a JSON object with a field 'text' (RecursionError)"),
+        ('{"text": %s}' % ("1" * 5000), "line 2: not a JSON object with a field 'text' (ValueError)"),
         ('{"text": 3}', "line 2: the field 'text' is not a string"),
     ],
+    ids=["broken", "other field", "deep", "long number", "number"],
 )
 def test_a_malformed_row_is_named(row: str, message: str, tokenizer: Any, tmp_path: Path) -> None:
     path = tmp_path / "bad.jsonl"
@@ -61,6 +66,57 @@ def test_a_malformed_row_is_named(row: str, message: str, tokenizer: Any, tmp_pa
     with pytest.raises(ValueError) as error:
         open_corpus(path, tokenizer, tmp_path)
     assert f"{path}, {message}" in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl.xz", "others.jsonl.gz"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda packed: packed[:-20],
+        lambda packed: packed[:200] + b"\xff" * 400 + packed[600:],
+        lambda packed: packed[:-8] + bytes(8),
+        lambda packed: b'{"text": "never packed"}\n',
+    ],
+    ids=["cut", "overwritten", "end", "plain"],
+)
+def test_a_broken_archive_is_named(
+    damage: Callable[[bytes], bytes], name: str, texts: Path, tokenizer: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(damage((texts / name).read_bytes()))
+    with pytest.raises(ValueError) as error:
+        open_corpus(path, tokenizer, tmp_path)
+    assert str(error.value).startswith(f"{path} is not a whole {path.suffix} archive (")
+    assert str(error.value).endswith("): pack or download it again.")
+
+
+def test_a_broken_token_file_is_named(tokenizer: Any, tmp_path: Path) -> None:
+    path = tmp_path / "numbers.tokens.npz"
+    save_corpus(numbered(), path)
+    whole = path.read_bytes()
+    other = io.BytesIO()
+    np.savez(other, ids=np.arange(3))
+    for content in (b"", b"no archive", whole[:-20], whole[:1000] + bytes(9) + whole[1009:], other.getvalue()):
+        path.write_bytes(content)
+        with pytest.raises(ValueError) as error:
+            open_corpus(path, tokenizer, tmp_path)
+        assert str(error.value) == f"{path} is not a whole file of token ids: copy or write it again."
+
+
+@pytest.mark.parametrize("name", ["latin1.txt", "latin1.jsonl", "latin1.jsonl.gz"])
+def test_a_text_that_is_not_utf8_is_named(name: str, tokenizer: Any, tmp_path: Path) -> None:
+    path = tmp_path / name
+    content = '{"text": "fine"}\n{"text": "Grüße"}\n'.encode("latin-1")
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    with pytest.raises(ValueError) as error:
+        open_corpus(path, tokenizer, tmp_path)
+    assert str(error.value) == f"{path}, line 2: not UTF-8, save the file as UTF-8."
+
+
+def test_line_ends_of_a_text_do_not_matter(tmp_path: Path) -> None:
+    path = tmp_path / "ends.txt"
+    path.write_bytes("ä\r\nb\n\nc\rd".encode())
+    assert list(read_texts(path)) == ["ä\nb\n\nc\nd"]
 
 
 def test_windows_are_consecutive_text_of_one_document() -> None:
@@ -249,12 +305,13 @@ def test_fine_tuning_learns_answers_only(tokenizer: Any, tmp_path: Path) -> None
     [
         ('{"context": "a", "question": "b"}', "line 1: not a JSON object with context, question, answer"),
         ('{"context": "a", "question": "b", "answer": ""}', "line 1: context, question, answer must be strings"),
+        ('{"context": "é"}', "line 1: not UTF-8, save the file as UTF-8"),
         ("", "holds no examples"),
     ],
 )
 def test_malformed_examples(row: str, message: str, tokenizer: Any, tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    path.write_text(row, encoding="utf-8")
+    path.write_text(row, encoding="latin-1")
     with pytest.raises(ValueError, match=message):
         read_examples(path, tokenizer)
 

@@ -9,7 +9,7 @@ from pydantic import AliasChoices, BaseModel, Field
 
 from evals.errors import UserError
 from evals.infinitebench.tasks import DEPTH_SWEEPS, label
-from evals.rows import RowFile, fetch, find, parse
+from evals.rows import RowFile, Visible, fetch, find, parse
 from evals.tasks.base import DataSource
 
 REPO = "xinrongzhang2022/InfiniteBench"
@@ -24,7 +24,7 @@ NonEmpty = Annotated[list[Value | list[int]], Field(min_length=1)]
 class InfiniteBenchRow(BaseModel):
     """One row as on the hub; older files say `content`. options: the four of a multiple-choice row."""
 
-    context: str = Field(validation_alias=AliasChoices("context", "content"))
+    context: Visible = Field(validation_alias=AliasChoices("context", "content"))
     input: str
     answer: Value | NonEmpty
     options: list[str] = []
@@ -70,8 +70,11 @@ def read(task: str, file: RowFile, limit: int | None) -> Iterator[tuple[int, Inf
             wanted = label(task, row.answer, row.options)
         except ValueError as error:
             raise UserError(f"{file}, line {number}: {error}: mend the row or download the file again.") from error
-        if wanted == "":
-            raise UserError(f"{file}, line {number}: the answer is empty: mend the row or download the file again.")
+        answers = wanted if isinstance(wanted, list) else [wanted]
+        if not any(str(answer).strip() for answer in answers):
+            raise UserError(
+                f"{file}, line {number}: the answer is empty or blank: mend the row or download the file again."
+            )
         yield number, row, wanted
     if not number:
         raise UserError(f"{file} has no rows: download it again.")

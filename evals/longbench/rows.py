@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from evals.errors import UserError
 from evals.longbench import datasets
-from evals.rows import RowFile, fetch, find, parse
+from evals.rows import RowFile, Visible, fetch, find, parse
 from evals.tasks.base import DataSource
 
 REPO = "zai-org/LongBench"
@@ -19,12 +19,18 @@ ARCHIVE_SHA256 = "cb45b11a4133c6bc1d6a44b0f8e701335ff1e543195db1103472e575857f7f
 """Hash of the archive at that revision, as several public reproductions give it; 21 + 13 files, 8,418 rows."""
 
 
+def _answered(answers: list[str]) -> list[str]:
+    if not any(answer.strip() for answer in answers):
+        raise ValueError("there is no answer that is not empty or blank")
+    return answers
+
+
 class LongBenchRow(BaseModel):
     """One official row. length: words (characters for Chinese) as stored; it decides the LongBench-E bucket."""
 
     input: str
-    context: str
-    answers: Annotated[list[str], Field(min_length=1)]
+    context: Visible
+    answers: Annotated[list[str], AfterValidator(_answered)]
     length: int
     all_classes: list[str] | None = None
     id: str = Field("", alias="_id")

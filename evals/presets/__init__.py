@@ -83,16 +83,21 @@ def load(name: str) -> Preset:
         path = Path(name)
         if not path.is_file():
             raise UserError(f"There is no preset file {path}: name an existing YAML file or a preset of `--list`.")
-        text = path.read_text(encoding="utf-8")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path} is not UTF-8 (byte {error.start}): save the file as UTF-8.") from error
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror}): make it readable.") from error
     elif name in names():
         text = (resources.files(__name__) / f"{name}.yaml").read_text(encoding="utf-8")
     else:
         raise unknown("model", name, names(), "--list")
     try:
         return Preset.model_validate(yaml.safe_load(text))
-    except yaml.YAMLError as error:
-        raise UserError(f"The preset {name} is not valid YAML: {' '.join(str(error).split())}.") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise UserError(f"The preset {name} does not fit at {where}: {first['msg']}.") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"The preset {name} is not valid YAML: {' '.join(str(error).split())}.") from error

@@ -8,6 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
+from evals import rows
+from evals.data import read_text
 from evals.errors import UserError
 
 ESSAYS = "a folder PaulGrahamEssays of .txt files (github gkamradt/LLMTest_NeedleInAHaystack) or PaulGrahamEssays.json"
@@ -17,15 +21,21 @@ HOTPOTQA = (
 )
 
 
+class Essays(BaseModel):
+    """PaulGrahamEssays.json: all essays, joined."""
+
+    text: rows.Visible
+
+
 def essays(data_dir: Path | None) -> list[str]:
-    """The words of all essays in the order of their file names. Raises UserError where they are missing."""
+    """The words of all essays in the order of their file names. Raises UserError where they are missing or broken."""
     path = _find(data_dir, ["PaulGrahamEssays.json", "PaulGrahamEssays"], ESSAYS)
     if path.is_file():
-        return str(load_json(path)["text"]).split()
+        return rows.validate(load_json(path), Essays, str(path)).text.split()
     files = sorted(path.glob("*.txt"))
     if not files:
         raise UserError(f"{path} holds no .txt files: --data-dir needs {ESSAYS}.")
-    return [word for file in files for word in file.read_text(encoding="utf-8").split()]
+    return [word for file in files for word in read_text(file).split()]
 
 
 def squad(data_dir: Path | None) -> Path:
@@ -57,5 +67,5 @@ def load_json(path: Path) -> Any:
     try:
         with opener(path, "rt", encoding="utf-8") as file:
             return json.load(file)
-    except (json.JSONDecodeError, UnicodeDecodeError, lzma.LZMAError) as error:
+    except (ValueError, RecursionError, lzma.LZMAError, EOFError, OSError) as error:
         raise UserError(f"{path} is not a readable JSON file ({error}): get the original file again.") from error

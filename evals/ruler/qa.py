@@ -5,8 +5,12 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, Any, ClassVar
 
+from pydantic import BaseModel, BeforeValidator, Field, RootModel, model_validator
+
+from evals import rows
+from evals.errors import UserError
 from evals.ruler.data import load_json
 from evals.ruler.sample import Family, Sample
 from evals.ruler.templates import template
@@ -67,33 +71,98 @@ class Documents(Family):
         return question.near + rng.sample(others, count - len(question.near))
 
 
+class SquadAnswer(BaseModel):
+    """An answer to a question of SQuAD."""
+
+    text: rows.Visible
+
+
+class SquadQuestion(BaseModel):
+    """A question of SQuAD; those that are impossible have no answers."""
+
+    question: str
+    answers: list[SquadAnswer]
+    is_impossible: bool
+
+    @model_validator(mode="after")
+    def _has_answers(self) -> SquadQuestion:
+        if not self.answers and not self.is_impossible:
+            raise ValueError("answers is empty")
+        return self
+
+
+class SquadParagraph(BaseModel):
+    """A paragraph of an article of SQuAD, and what is asked about it."""
+
+    context: rows.Visible
+    qas: list[SquadQuestion]
+
+
+class SquadArticle(BaseModel):
+    """An article of SQuAD."""
+
+    paragraphs: list[SquadParagraph]
+
+
+class Squad(BaseModel):
+    """A file of SQuAD v2."""
+
+    data: list[SquadArticle]
+
+
+def _tuple(value: Any) -> Any:
+    """JSON has lists alone, and a strict tuple is none of them."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+class HotpotRow(BaseModel):
+    """A row of HotpotQA. context: title and sentences of each paragraph."""
+
+    question: str
+    answer: rows.Visible
+    context: Annotated[list[Annotated[tuple[str, list[str]], BeforeValidator(_tuple)]], Field(min_length=1)]
+
+
+class Hotpot(RootModel[list[HotpotRow]]):
+    """A file of HotpotQA."""
+
+
 def read_squad(path: Path) -> Documents:
-    """The answerable questions of a SQuAD v2 file and all its paragraphs."""
-    articles = load_json(path)["data"]
-    documents = sorted({p["context"] for article in articles for p in article["paragraphs"]})
+    """The answerable questions of a SQuAD v2 file and all its paragraphs. Raises UserError for another file."""
+    articles = rows.validate(load_json(path), Squad, str(path)).data
+    documents = sorted({p.context for article in articles for p in article.paragraphs})
     place = {text: i for i, text in enumerate(documents)}
     questions = []
     for article in articles:
-        own = [place[p["context"]] for p in article["paragraphs"]]
-        for paragraph in article["paragraphs"]:
-            gold = place[paragraph["context"]]
+        own = [place[p.context] for p in article.paragraphs]
+        for paragraph in article.paragraphs:
+            gold = place[paragraph.context]
             near = [i for i in own if i != gold]
             questions += [
-                Question(q["question"], [a["text"] for a in q["answers"]], [gold], near)
-                for q in paragraph["qas"]
-                if not q["is_impossible"]
+                Question(q.question, [a.text for a in q.answers], [gold], near)
+                for q in paragraph.qas
+                if not q.is_impossible
             ]
-    return Documents(questions, documents)
+    return _documents(path, questions, documents)
 
 
 def read_hotpotqa(path: Path) -> Documents:
-    """The questions of a HotpotQA distractor file and all its paragraphs, each under its title."""
-    rows = load_json(path)
-    titled = [[f"{title}\n{''.join(sentences)}" for title, sentences in row["context"]] for row in rows]
+    """The questions of a HotpotQA distractor file and all its paragraphs, each under its title.
+
+    Raises UserError for another file.
+    """
+    asked = rows.validate(load_json(path), Hotpot, str(path)).root
+    titled = [[f"{title}\n{''.join(sentences)}" for title, sentences in row.context] for row in asked]
     documents = sorted({text for texts in titled for text in texts})
     place = {text: i for i, text in enumerate(documents)}
     questions = [
-        Question(row["question"], [row["answer"]], [place[text] for text in texts], [])
-        for row, texts in zip(rows, titled, strict=True)
+        Question(row.question, [row.answer], [place[text] for text in texts], [])
+        for row, texts in zip(asked, titled, strict=True)
     ]
+    return _documents(path, questions, documents)
+
+
+def _documents(path: Path, questions: list[Question], documents: list[str]) -> Documents:
+    if not questions:
+        raise UserError(f"{path} has no question with an answer: get the original file again.")
     return Documents(questions, documents)

@@ -56,7 +56,10 @@ def _parse(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals:
         raise ValueError(f"--set wants key=value, not '{text}'.")
-    return key, yaml.safe_load(value)
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ValueError(f"--set {key}: the value {value} is not valid YAML.") from error
 
 
 def _fail(message: str) -> None:

@@ -7,12 +7,17 @@ import hashlib
 import json
 import lzma
 import os
+import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
+
+BROKEN = (lzma.LZMAError, gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, EOFError)
+"""What reading raises where an archive is cut short or is none."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +58,14 @@ def open_corpus(path: Path, tokenizer: Any, cache: Path) -> Corpus:
     """Tokenise a file, or read what an earlier call left in `cache`.
 
     path: .txt (one document), .jsonl, .jsonl.gz, .jsonl.xz with a field `text`, or .tokens.npz as written by
-    `save_corpus`. Raises ValueError for a malformed row, with file and line.
+    `save_corpus`. Raises ValueError for a broken file, and with the line for a malformed row.
     """
     if path.name.endswith(".tokens.npz"):
-        with np.load(path) as stored:
-            return Corpus(path.name.removesuffix(".tokens.npz"), stored["ids"], stored["starts"])
+        try:
+            with np.load(path) as stored:
+                return Corpus(path.name.removesuffix(".tokens.npz"), stored["ids"], stored["starts"])
+        except (*BROKEN, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is not a whole file of token ids: copy or write it again.") from error
     key = hashlib.sha256(f"{path.resolve()}{path.stat().st_mtime_ns}{len(tokenizer)}{tokenizer.name_or_path}".encode())
     stem = cache / f"{path.name.split('.')[0]}-{key.hexdigest()[:12]}"
     ids_file, starts_file = stem.with_suffix(".ids.npy"), stem.with_suffix(".starts.npy")
@@ -100,27 +108,44 @@ def _pieces(text: str, size: int = 50_000) -> list[str]:
 
 
 def read_texts(path: Path) -> Iterator[str]:
-    """The documents of a text or jsonl file. Raises ValueError with file and line for a row that does not fit."""
+    """The documents of a text or jsonl file, line ends of a text as \\n.
+
+    Raises ValueError for a broken archive, and with the line for a row that does not fit or is not UTF-8.
+    """
     if path.suffix == ".txt":
-        yield path.read_text(encoding="utf-8")
+        yield "".join(line for _, line in numbered_lines(path)).replace("\r\n", "\n").replace("\r", "\n")
         return
-    with open_text(path) as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                text = json.loads(line)["text"]
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
-                raise ValueError(
-                    f"{path}, line {number}: not a JSON object with a field 'text' ({type(error).__name__})."
-                ) from error
-            if not isinstance(text, str):
-                raise ValueError(f"{path}, line {number}: the field 'text' is not a string.")
-            yield text
+    for number, line in numbered_lines(path):
+        try:
+            text = json.loads(line)["text"]
+        except (ValueError, RecursionError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path}, line {number}: not a JSON object with a field 'text' ({type(error).__name__})."
+            ) from error
+        if not isinstance(text, str):
+            raise ValueError(f"{path}, line {number}: the field 'text' is not a string.")
+        yield text
 
 
-def open_text(path: Path) -> IO[str]:
-    """A text file, unpacked on the fly where its name ends in .xz or .gz."""
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbers (from 1) and text of a file's lines, unpacked on the fly where its name ends in .xz or .gz.
+
+    Raises ValueError for a broken archive, and with the line for bytes that are not UTF-8.
+    """
+    try:
+        with _open(path) as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    yield number, line.decode("utf-8")
+                except UnicodeDecodeError as error:
+                    raise ValueError(f"{path}, line {number}: not UTF-8, save the file as UTF-8.") from error
+    except BROKEN as error:
+        raise ValueError(
+            f"{path} is not a whole {path.suffix} archive ({error}): pack or download it again."
+        ) from error
+
+
+def _open(path: Path) -> IO[bytes]:
     if path.suffix == ".xz":
-        return lzma.open(path, "rt", encoding="utf-8")
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8")
-    return path.open(encoding="utf-8")
+        return lzma.open(path)
+    return cast(IO[bytes], gzip.open(path)) if path.suffix == ".gz" else path.open("rb")

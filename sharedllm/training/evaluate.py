@@ -41,10 +41,7 @@ def language_modelling(
     """
     result: dict[str, dict[str, float]] = {}
     for corpus in corpora:
-        # every window leaves room for 128K tokens before it, so that all lengths score the same text
-        longest = int(np.sort(np.diff(corpus.starts))[-2:].min())
-        reach = max(chunks * size, min(128 * 1024, longest - running)) + running
-        rows, others = held_out_windows(corpus, reach, windows, seed)
+        rows, others = held_out_windows(corpus, window_length(corpus, chunks, size, running), windows, seed)
         sums = dict.fromkeys(("own", "other", "none"), 0.0)
         for i, row in enumerate(rows):
             text = _tensor(row[-running:], model)[None]
@@ -112,6 +109,15 @@ def _digits_right(model: PreTrainedModel, batch: Batch) -> np.ndarray:
         logits = model.get_output_embeddings()(hidden[i, span])
         rows.append((logits.argmax(-1) == labels[i, span]).cpu().numpy())
     return np.stack(rows)
+
+
+def window_length(corpus: Corpus, chunks: int, size: int, running: int) -> int:
+    """Tokens of a held-out window: room for 128K before the running text, so that all lengths score the same text.
+
+    Less where the two longest documents have less, but never less than the `chunks` of `size` tokens take.
+    """
+    longest = int(np.sort(np.diff(corpus.starts))[-2:].min())
+    return max(chunks * size, min(128 * 1024, longest - running)) + running
 
 
 def held_out_windows(corpus: Corpus, length: int, count: int, seed: int) -> tuple[list[np.ndarray], list[np.ndarray]]:

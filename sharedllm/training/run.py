@@ -25,6 +25,8 @@ from sharedllm.training.sft import FineTuning, read_examples
 from sharedllm.training.trainer import Trainer
 
 RECORD = "run.json"
+WINDOWS = 8
+"""Held-out windows of a file."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ def run(
         model = load_adapter(files.init, base, **settings.method)
     make = batch_maker(settings, files, tokenizer, model.config.chunk_size)
     make(0, 0)  # settings that do not fit the data fail before the folder is taken
+    heldout = held_out(settings, files, tokenizer, model.config.chunk_size)
     trainer = Trainer(model, make, settings, files.output, checkpoint_every, log_every, max_seconds)
     (files.output / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     finished = trainer.run()
@@ -78,7 +81,7 @@ def run(
         "seconds": round(time.monotonic() - begin, 1),
         "tokens_per_s": [e["tokens_per_s"] for e in trainer.log][-1:],
         "loss": trainer.log[-1]["loss"] if trainer.log else {},
-        "evaluation": evaluation(model.eval(), tokenizer, files, settings) if finished else {},
+        "evaluation": evaluation(model.eval(), tokenizer, heldout, settings) if finished else {},
     }
     (files.output / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     return {"output": str(files.output), **summary}
@@ -156,16 +159,27 @@ def batch_maker(settings: TrainSettings, files: Files, tokenizer: Any, chunk_siz
     return make
 
 
-def evaluation(model: Any, tokenizer: Any, files: Files, settings: TrainSettings) -> dict[str, Any]:
+def held_out(settings: TrainSettings, files: Files, tokenizer: Any, chunk_size: int) -> list[Corpus]:
+    """The held-out texts. Raises ValueError for those that `evaluation` could not use, before hours of training."""
+    corpora = _corpora(files.heldout, tokenizer, files.output)
+    for corpus in corpora:
+        length = evaluate.window_length(corpus, settings.chunks[0], chunk_size, settings.running)
+        evaluate.held_out_windows(corpus, length, WINDOWS, seed=0)
+    if corpora and settings.needles:
+        corpora[0].window(max(n.chunks for n in settings.needles) * chunk_size, np.random.default_rng(0))
+    return corpora
+
+
+def evaluation(model: Any, tokenizer: Any, corpora: list[Corpus], settings: TrainSettings) -> dict[str, Any]:
     """Language modelling with controls at the training length, and needles where they were trained."""
-    if not files.heldout:
+    if not corpora:
         return {}
-    corpora, size = _corpora(files.heldout, tokenizer, files.output), model.config.chunk_size
+    size, chunks, running = model.config.chunk_size, settings.chunks[0], settings.running
     result: dict[str, Any] = {
-        "language modelling": evaluate.language_modelling(model, corpora, settings.chunks[0], size, settings.running, 8)
+        "language modelling": evaluate.language_modelling(model, corpora, chunks, size, running, WINDOWS)
     }
     if settings.needles:
-        chunks = sorted({n.chunks for n in settings.needles})
+        lengths = sorted({n.chunks for n in settings.needles})
         source = evaluate.needle_source(tokenizer, corpora[:1], size, settings.needle_running)
-        result["needles"] = {n: evaluate.needles(model, source, n, 4, 64, max(1, 64 // n)) for n in chunks}
+        result["needles"] = {n: evaluate.needles(model, source, n, 4, 64, max(1, 64 // n)) for n in lengths}
     return result

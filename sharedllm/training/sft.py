@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from sharedllm.training.batches import Batch
-from sharedllm.training.corpus import open_text
+from sharedllm.training.corpus import numbered_lines
 
 FIELDS = ("context", "question", "answer")
 
@@ -28,21 +28,20 @@ class Example:
 def read_examples(path: Path, tokenizer: Any) -> list[Example]:
     """Rows of a .jsonl(.gz, .xz) file with string fields context, question and answer.
 
-    The answer ends with EOS. Raises ValueError with file and line for a row that does not fit.
+    The answer ends with EOS. Raises ValueError for a broken archive, and with the line for a row that does not fit.
     """
     examples = []
-    with open_text(path) as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                row = json.loads(line)
-                texts = [row[field] for field in FIELDS]
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
-                raise ValueError(f"{path}, line {number}: not a JSON object with {', '.join(FIELDS)}.") from error
-            if not all(isinstance(t, str) for t in texts) or not texts[1] or not texts[2]:
-                raise ValueError(f"{path}, line {number}: {', '.join(FIELDS)} must be strings, the last two not empty.")
-            ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
-            end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-            examples.append(Example(ids[0], ids[1], [*ids[2], *end]))
+    for number, line in numbered_lines(path):
+        try:
+            row = json.loads(line)
+            texts = [row[field] for field in FIELDS]
+        except (ValueError, RecursionError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}, line {number}: not a JSON object with {', '.join(FIELDS)}.") from error
+        if not all(isinstance(t, str) for t in texts) or not texts[1] or not texts[2]:
+            raise ValueError(f"{path}, line {number}: {', '.join(FIELDS)} must be strings, the last two not empty.")
+        ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+        examples.append(Example(ids[0], ids[1], [*ids[2], *end]))
     if not examples:
         raise ValueError(f"{path} holds no examples.")
     return examples
