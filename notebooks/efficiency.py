@@ -80,7 +80,8 @@ overhead.round(2)
 
 # %% [markdown]
 # Measured on a GPU, each variant in a process of its own. A first token after 8K tokens is bound by kernel launches, so
-# with one repeat all differences but those of memory and M = 16 are noise:
+# all differences but those of memory and of M = 8 and 16 are noise. The policies `right` and `maxsim` ran on another
+# machine with the same GPU and a slower host:
 
 # %%
 if FULL:
