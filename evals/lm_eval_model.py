@@ -90,6 +90,8 @@ class AnyPreset(TemplateLM):
         self.model = registry.method(chosen.method).load(chosen, runtime)
         self.tokenizer = self.model.tokenizer
         self.max_length = longest or self.model.max_context
+        if self.max_length is not None and self.rolling_context > self.max_length:
+            raise UserError(f"rolling_context={self.rolling_context} is more than max_length={self.max_length} holds.")
 
     def _preset(self, name: str | None) -> presets.Preset:
         known = [n for n in presets.names() if self.method in (None, presets.load(n).method)]
@@ -185,6 +187,8 @@ class AnyPreset(TemplateLM):
         items = []
         for position, (_strings, context, target) in enumerate(requests):
             room = None if self.max_length is None else self.max_length + 1 - len(target)
+            if room is not None and room < 1:
+                raise UserError(f"A continuation of {len(target)} ids does not fit max_length={self.max_length}.")
             items.append(self._item(position, _last(context, room)))
         results: dict[int, tuple[float, bool]] = {}
         for group in self._groups(items, "loglikelihood", disable_tqdm):
@@ -321,7 +325,7 @@ def _choice(options: type[Choice], argument: str, value: str) -> Choice:
 
 
 def _last(ids: list[int], room: int | None) -> list[int]:
-    """The last `room` ids: lm-eval cuts long prompts on the left."""
+    """The last `room` ids, at least one: lm-eval cuts long prompts on the left."""
     return ids if room is None else ids[-room:]
 
 

@@ -183,6 +183,16 @@ class TestArguments:
         with pytest.raises(UserError, match="do_sample"):
             full.generate_until(requests(("a", {"do_sample": True, "temperature": 0.7})), disable_tqdm=True)
 
+    def test_what_does_not_fit_max_length_is_refused(self, tiny_presets: Callable[..., Path]) -> None:
+        preset = str(tiny_presets("full"))
+        with pytest.raises(UserError, match="rolling_context=65 is more than max_length=64 holds"):
+            FullAttention(preset=preset, device="cpu", max_length=64, rolling_context=65)
+        lm = FullAttention(preset=preset, device="cpu", max_length=8)
+        ids = list(range(3, 12))
+        assert lm._loglikelihood_tokens([(("", ""), ids, ids[:8])], disable_tqdm=True)[0][0] < 0
+        with pytest.raises(UserError, match="A continuation of 9 ids does not fit max_length=8"):
+            lm._loglikelihood_tokens([(("", ""), ids, ids)], disable_tqdm=True)
+
     def test_chat_template_has_one_bos(self, tiny_presets: Callable[..., Path]) -> None:
         lm = AnyPreset(preset=str(tiny_presets("full")), device="cpu")
         lm.tokenizer.chat_template = (

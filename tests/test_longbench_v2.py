@@ -70,11 +70,11 @@ def test_scores_by_difficulty_and_length(tmp_path: Path) -> None:
 def test_bad_rows_and_missing_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data.json, row 2: answer does not fit"):
         list(task(tmp_path, row(), row(answer="E")).instances(byte_tokenizer(258), None, None, 0))
-    (tmp_path / "data.json").write_text("{")
-    with pytest.raises(UserError, match=r"data.json is not JSON"):
-        list(
-            LongBenchV2(None, LongBenchV2Settings(), DataSource(tmp_path)).instances(byte_tokenizer(258), None, None, 0)
-        )
+    broken = LongBenchV2(None, LongBenchV2Settings(), DataSource(tmp_path))
+    for text in ("{", f"[{'9' * 5000}]", "[" * 100_000):
+        (tmp_path / "data.json").write_text(text)
+        with pytest.raises(UserError, match=r"data.json is not JSON"):
+            list(broken.instances(byte_tokenizer(258), None, None, 0))
     (tmp_path / "data.json").unlink()
     with pytest.raises(UserError, match=r"put data.json of https://huggingface.co"):
         LongBenchV2(None, LongBenchV2Settings(), DataSource(tmp_path)).check()

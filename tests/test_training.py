@@ -243,6 +243,12 @@ def test_what_does_not_fit_ends_with_one_sentence(
         ([*good, "--set", "stepps=3"], "The setting stepps does not fit: Extra inputs are not permitted"),
         ([*good, "--set", "steps=many"], "The setting steps does not fit"),
         ([*good, "--set", "steps"], "--set wants key=value, not 'steps'"),
+        ([*good, "--set", "windows=0"], "The setting windows does not fit: Input should be greater than or equal to 1"),
+        ([*good, "--set", "chunks=[]"], "The setting chunks does not fit: List should have at least 1 item"),
+        (
+            [*good, "--set", "gap_share=2"],
+            "The setting gap_share does not fit: Input should be less",
+        ),
         ([*good, "--set", "steps=[1"], "--set steps: the value [1 is not valid YAML"),
         ([*good, "--set", "method={lower_layers: two}"], "lower_layers is 'two': give a whole number"),
         ([*good, "--set", "method={injection_start: null}"], "injection_start is None: give a whole number"),

@@ -191,8 +191,10 @@ def read(file: RowFile) -> Iterator[tuple[int, Row]]:
 def _array(path: Path) -> list[object]:
     try:
         values = json.loads(path.read_bytes())
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error}): download it again.") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): make it readable, or remove it.") from error
     if not isinstance(values, list) or not values:
         raise UserError(f"{path} holds no list of rows: download it again.")
     return values

@@ -25,8 +25,8 @@ def train(
     set_: Annotated[Optional[list[str]], typer.Option("--set", help="key=value of the training settings.")] = None,  # noqa: UP045
     weight: Annotated[Optional[list[float]], typer.Option(help="Share of each --data file.")] = None,  # noqa: UP045
     max_seconds: Annotated[Optional[float], typer.Option(help="Stop with a checkpoint after that long.")] = None,  # noqa: UP045
-    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 500,
-    log_every: Annotated[int, typer.Option(help="Steps between log lines.")] = 20,
+    checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 500,
+    log_every: Annotated[int, typer.Option(min=1, help="Steps between log lines.")] = 20,
     shard_mb: Annotated[int, typer.Option(help="Largest adapter file.")] = 1024,
 ) -> None:
     """Train a SharedLLM adapter. The same command again resumes from the last checkpoint in --output."""
