@@ -17,7 +17,7 @@ from lm_eval.models.utils import handle_stop_sequences, has_bos_prefix, normaliz
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from evals import presets, registry
+from evals import attention, presets, registry
 from evals.errors import UserError, unknown
 from evals.model import Query, Request, Runtime, Session, Stop
 from evals.spec import Attention, Device, DType, resolve_runtime
@@ -87,6 +87,7 @@ class AnyPreset(TemplateLM):
             checkpoint=checkpoint,
             seed=_whole("seed", seed, 0),
         )
+        self._kernels = runtime.kernels
         self.model = registry.method(chosen.method).load(chosen, runtime)
         self.tokenizer = self.model.tokenizer
         self.max_length = longest or self.model.max_context
@@ -191,8 +192,9 @@ class AnyPreset(TemplateLM):
                 raise UserError(f"A continuation of {len(target)} ids does not fit max_length={self.max_length}.")
             items.append(self._item(position, _last(context, room)))
         results: dict[int, tuple[float, bool]] = {}
-        for group in self._groups(items, "loglikelihood", disable_tqdm):
-            results |= self._score_group(group, requests)
+        with attention.order(self._kernels):
+            for group in self._groups(items, "loglikelihood", disable_tqdm):
+                results |= self._score_group(group, requests)
         return [results[i] for i in range(len(requests))]
 
     def _score_group(
@@ -219,8 +221,9 @@ class AnyPreset(TemplateLM):
                 ids, self.prefix_token_id, self.max_length or max(len(ids), 1), self.rolling_context
             )
             total = 0.0
-            for before, target in map(make_disjoint_window, windows):
-                total += float(self.model.prefill(before[:-1]).score(Query(before[-1:]), target).sum())
+            with attention.order(self._kernels):
+                for before, target in map(make_disjoint_window, windows):
+                    total += float(self.model.prefill(before[:-1]).score(Query(before[-1:]), target).sum())
             totals.append(total)
             self.cache_hook.add_partial("loglikelihood_rolling", (text,), total)
         return totals
@@ -236,13 +239,14 @@ class AnyPreset(TemplateLM):
             items.append(self._item(position, _last(self.tok_encode(request.args[0]), room)))
         texts: dict[int, str] = {}
         waiting: list[tuple[int, Request]] = []
-        for group in self._groups(items, "generate_until", disable_tqdm):
-            waiting += self._ask(group, limits)
-            while len(waiting) >= self.batch_size:
-                texts |= self._answer(waiting[: self.batch_size], requests, limits)
-                del waiting[: self.batch_size]
-        if waiting:
-            texts |= self._answer(waiting, requests, limits)
+        with attention.order(self._kernels):
+            for group in self._groups(items, "generate_until", disable_tqdm):
+                waiting += self._ask(group, limits)
+                while len(waiting) >= self.batch_size:
+                    texts |= self._answer(waiting[: self.batch_size], requests, limits)
+                    del waiting[: self.batch_size]
+            if waiting:
+                texts |= self._answer(waiting, requests, limits)
         return [texts[i] for i in range(len(requests))]
 
     def _ask(self, group: Sequence[Item], limits: list[tuple[list[str], int]]) -> list[tuple[int, Request]]:

@@ -19,7 +19,7 @@ import yaml
 from lm_eval.api.registry import model_registry
 from lm_eval.models.huggingface import HFLM
 
-from evals import lm_eval_model, lm_eval_plugin
+from evals import attention, lm_eval_model, lm_eval_plugin
 from evals.errors import UserError
 from evals.lm_eval_model import AnyPreset, FullAttention
 from evals.lm_eval_plugin import MODELS, register
@@ -182,6 +182,23 @@ class TestArguments:
     def test_sampling_is_refused(self, full: FullAttention) -> None:
         with pytest.raises(UserError, match="do_sample"):
             full.generate_until(requests(("a", {"do_sample": True, "temperature": 0.7})), disable_tqdm=True)
+
+    def test_the_kernels_of_auto_are_used(
+        self, tiny_presets: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(attention, "fastest", lambda device: ("math",))
+        lm = FullAttention(preset=str(tiny_presets("full")), device="cpu", max_length=64)
+        seen, prefill = [], lm.model.prefill
+
+        def watched(*arguments: Any, **options: Any) -> Any:
+            seen.append(torch.backends.cuda.flash_sdp_enabled())
+            return prefill(*arguments, **options)
+
+        monkeypatch.setattr(lm.model, "prefill", watched)
+        lm.generate_until(requests(("a b", {"max_gen_toks": 2})), disable_tqdm=True)
+        lm.loglikelihood(requests(("a", " b")), disable_tqdm=True)
+        lm.loglikelihood_rolling(requests(("a b",)), disable_tqdm=True)
+        assert len(seen) >= 3 and not any(seen) and torch.backends.cuda.flash_sdp_enabled()
 
     def test_what_does_not_fit_max_length_is_refused(self, tiny_presets: Callable[..., Path]) -> None:
         preset = str(tiny_presets("full"))

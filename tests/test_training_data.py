@@ -57,8 +57,9 @@ def test_files_hold_the_same_documents_however_they_are_packed(texts: Path, toke
         ("[" * 100_000, "line 2: not a JSON object with a field 'text' (RecursionError)"),
         ('{"text": %s}' % ("1" * 5000), "line 2: not a JSON object with a field 'text' (ValueError)"),
         ('{"text": 3}', "line 2: the field 'text' is not a string"),
+        (r'{"text": "\ud800"}', "line 2: half a surrogate pair"),
     ],
-    ids=["broken", "other field", "deep", "long number", "number"],
+    ids=["broken", "other field", "deep", "long number", "number", "surrogate"],
 )
 def test_a_malformed_row_is_named(row: str, message: str, tokenizer: Any, tmp_path: Path) -> None:
     path = tmp_path / "bad.jsonl"

@@ -124,6 +124,10 @@ def read_texts(path: Path) -> Iterator[str]:
             ) from error
         if not isinstance(text, str):
             raise ValueError(f"{path}, line {number}: the field 'text' is not a string.")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:  # JSON can name half a character
+            raise ValueError(f"{path}, line {number}: half a surrogate pair, which no text holds.") from error
         yield text
 
 
