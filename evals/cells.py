@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from evals import presets, registry, weights
-from evals.errors import UserError, unknown
+from evals.errors import UserError, unknown, unreadable
 from evals.model import LongContextModel, Runtime
 from evals.presets import Preset
 from evals.settings import for_keys, route, validate
@@ -150,8 +150,7 @@ def fingerprint(path: Path) -> str:
                     content.update(stream.read(BLOCK))
             parts.append([file.relative_to(path).as_posix(), size, content.hexdigest()])
     except OSError as error:
-        unread = error.filename or path
-        raise UserError(f"{unread} cannot be read ({error.strerror}): make it readable, or remove it.") from error
+        raise unreadable(error.filename or path, error) from error
     return digest(parts)
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
 from evals import rows
-from evals.errors import UserError, unknown
+from evals.errors import UserError, unknown, unreadable
 from evals.tasks.base import DataSource
 
 TEXT = ".txt"
@@ -177,10 +177,8 @@ def read_text(path: Path) -> str:
     """The text of a .txt file. Raises UserError for one that cannot be read, is not UTF-8 or is blank."""
     try:
         text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 (byte {error.start}): save the file as UTF-8.") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): make it readable, or remove it.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise unreadable(path, error) from error
     if not text.strip():
         raise UserError(f"{path} is empty: remove it from the folder.")
     return text

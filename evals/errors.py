@@ -23,3 +23,10 @@ def unknown(kind: str, name: str, known: Iterable[str], shown_by: str | None = N
     hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names) or 'none'}."
     more = f" `sharedllm-eval {shown_by}` shows all." if shown_by else ""
     return UserError(f"Unknown {kind} '{name}': {hint}{more}")
+
+
+def unreadable(what: object, error: OSError | UnicodeDecodeError) -> UserError:
+    """The error for a file, or a part of one, that cannot be opened or is no UTF-8."""
+    if isinstance(error, UnicodeDecodeError):
+        return UserError(f"{what} is not UTF-8 (byte {error.start}): save the file as UTF-8.")
+    return UserError(f"{what} cannot be read ({error.strerror}): make it readable, or remove it.")

@@ -19,7 +19,7 @@ from typing import IO, Annotated, TypeVar, cast
 
 from pydantic import AfterValidator, BaseModel, ValidationError
 
-from evals.errors import UserError
+from evals.errors import UserError, unreadable
 
 Row = TypeVar("Row", bound=BaseModel)
 
@@ -65,7 +65,7 @@ class RowFile:
         except BROKEN as error:
             raise UserError(f"{self} is broken ({error}): download it again.") from error
         except OSError as error:
-            raise UserError(f"{self} cannot be read ({error.strerror}): make it readable, or remove it.") from error
+            raise unreadable(self, error) from error
 
 
 def find(data_dir: Path, names: Sequence[str], folder: str, archive: str | None = None) -> RowFile | None:
@@ -110,7 +110,7 @@ def parse(file: RowFile, number: int, line: bytes, model: type[Row]) -> Row:
             f"{where} holds half a character (\\ud800 to \\udfff alone): mend or delete the line."
         ) from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{where} is not UTF-8 (byte {error.start}): save the file as UTF-8.") from error
+        raise unreadable(where, error) from error
     except json.JSONDecodeError as error:
         raise UserError(f"{where} is not JSON ({error.msg}, column {error.colno}): mend or delete the line.") from error
     except (ValueError, RecursionError) as error:

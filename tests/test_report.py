@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def built(folder):
-    report.build(folder)
+    report.write(load(folder), folder)
     return folder
 
 

@@ -18,7 +18,7 @@ from evals.report.load import load
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     folder = write_run(tmp_path_factory.mktemp("run"), samples=6, tasks=("needle", "longbench:qasper"))
-    report.build(folder)
+    report.write(load(folder), folder)
     return folder
 
 

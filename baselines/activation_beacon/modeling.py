@@ -158,9 +158,8 @@ class BeaconMixin:
         listed = torch.where(row < tokens, text * tokens + row, batch * tokens + text * len(beacon) + row - tokens)
         staged = slice(fill.tokens // ratio, (fill.tokens + tokens) // ratio)
         moved = fill.target + torch.arange(staged.start, staged.stop, device=x.device)
-        slots = torch.arange(fill.used, fill.used + count, device=x.device)
-        cos, sin = (r[0, :, None].repeat(batch, 1, 1) for r in self.model.rotary_emb(x, slots[None]))
-        cos_moved, sin_moved = (r[0, :, None].repeat(batch, 1, 1) for r in self.model.rotary_emb(x, moved[None]))
+        slots = fill.used + row
+        cos, sin = (r[0, :, None] for r in self.model.rotary_emb(x, torch.cat([slots, moved])[None]))
         return Rows(
             count=count,
             tokens=tokens,
@@ -168,9 +167,9 @@ class BeaconMixin:
             staged=staged,
             order=listed[:, back.argsort()].reshape(-1, 1),
             back=back,
-            cos=cos,
-            sin=sin,
-            moved=(cos_moved, sin_moved),
+            cos=cos[:count].repeat(batch, 1, 1),
+            sin=sin[:count].repeat(batch, 1, 1),
+            moved=(cos[count:].repeat(batch, 1, 1), sin[count:].repeat(batch, 1, 1)),
         )
 
     def _project(self, attn: Any, x: torch.Tensor, rows: Rows, queries: bool) -> tuple[Any, ...]:

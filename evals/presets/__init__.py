@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from evals.errors import UserError, unknown
+from evals.errors import UserError, unknown, unreadable
 
 
 class Weights(BaseModel):
@@ -85,10 +85,8 @@ def load(name: str) -> Preset:
             raise UserError(f"There is no preset file {path}: name an existing YAML file or a preset of `--list`.")
         try:
             text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path} is not UTF-8 (byte {error.start}): save the file as UTF-8.") from error
-        except OSError as error:
-            raise UserError(f"{path} cannot be read ({error.strerror}): make it readable.") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise unreadable(path, error) from error
     elif name in names():
         text = (resources.files(__name__) / f"{name}.yaml").read_text(encoding="utf-8")
     else:

@@ -14,17 +14,6 @@ if TYPE_CHECKING:  # reading a run must not wait for matplotlib
     from evals.report.load import Run
 
 
-def build(run_dir: Path | str) -> pd.DataFrame:
-    """Write summary, tables, plots and report.html into a run folder. Returns the summary, one row a cell.
-
-    Raises UserError where the folder is no run or nothing was measured yet.
-    """
-    from evals.report.load import load
-
-    folder = Path(run_dir)
-    return write(load(folder), folder)
-
-
 def write(run: Run, folder: Path) -> pd.DataFrame:
     """Write the report of a run, or of several merged, into `folder`. Returns the summary.
 

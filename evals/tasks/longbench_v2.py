@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, Field
 
 from evals import official_prompts
-from evals.errors import UserError
+from evals.errors import UserError, unreadable
 from evals.model import Stop
 from evals.prompt import PromptBuilder
 from evals.rows import RowFile, fetch, find, parse, validate
@@ -194,7 +194,7 @@ def _array(path: Path) -> list[object]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error}): download it again.") from error
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): make it readable, or remove it.") from error
+        raise unreadable(path, error) from error
     if not isinstance(values, list) or not values:
         raise UserError(f"{path} holds no list of rows: download it again.")
     return values
