@@ -11,20 +11,20 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from transformers import PretrainedConfig, PreTrainedModel
 
-from baselines.batching import KeysValues, generate_together
-from baselines.deferred import DeferredSession
-from baselines.fixed_decoder import CacheStep, decoding, has_fixed_step
-from baselines.kv_cache import ROOM, BufferCache
-from baselines.prefill import read
-from evals import flops
-from evals.decoding import CachedSession
 from evals.errors import UserError
-from evals.fixed_step import LONGEST
-from evals.model import Cost, LongContextModel, Query, Request, Runtime, Session
-from evals.presets import Preset
-from evals.prompt import Side, kept_ends
+from evals.methods import flops
+from evals.methods.base import Cost, LongContextModel, Query, Request, Runtime, Session
+from evals.methods.decoding.batching import KeysValues, generate_together
+from evals.methods.decoding.cuda_graph import LONGEST
+from evals.methods.decoding.deferred import DeferredSession
+from evals.methods.decoding.kv_cache import ROOM, BufferCache
+from evals.methods.decoding.prefill import read
+from evals.methods.decoding.session import CachedSession
+from evals.methods.decoding.static_decoder import CacheStep, decoding, has_fixed_step
+from evals.methods.presets import Preset
+from evals.methods.truncation import Side, kept_ends
+from evals.methods.weights import load_base
 from evals.settings import validate
-from evals.weights import load_base
 
 RESCALED_LOGITS = ("final_logit_softcapping", "logits_scaling", "logit_scale")
 """Config fields of bases whose logits are not simply the output head of the final hidden state."""
@@ -115,7 +115,7 @@ class FullAttention(LongContextModel):
             device=model.device,
             dtype=model.dtype,
             max_context=preset.max_context or cls.longest(window),
-            budget={"window": window, **settings.model_dump(exclude_none=True), **how},
+            fairness={"window": window, **settings.model_dump(exclude_none=True), **how},
             model=model,
             settings=settings,
         )
@@ -182,12 +182,12 @@ class Truncated(FullAttention):
         return None
 
     def prefill(self, context_ids: Sequence[int], prefix_ids: Sequence[int] = ()) -> Session:
-        window = self.budget["window"]
+        window = self.fairness["window"]
         return TruncatedSession(self.model, prefix_ids, context_ids, window, self.settings)
 
     def cost(self, context_tokens: int, query_tokens: int) -> Cost:
         """As of dense attention over what stays; the answer is left out of the account, it is short."""
-        room = context_room(self.budget["window"], 0, query_tokens)
+        room = context_room(self.fairness["window"], 0, query_tokens)
         return dense_cost(self.model, min(context_tokens, room), query_tokens)
 
 

@@ -22,15 +22,15 @@ import torch
 from pydantic import Field, model_validator
 from transformers import PretrainedConfig, PreTrainedModel
 
-from baselines.deferred import DeferredSession
 from baselines.dense import DenseSession, DenseSettings, FullAttention, check_base
-from baselines.fixed_decoder import decoding
-from evals import flops
 from evals.errors import UserError
-from evals.model import Runtime, Session
-from evals.presets import Preset
+from evals.methods import flops
+from evals.methods.base import Runtime, Session
+from evals.methods.decoding.deferred import DeferredSession
+from evals.methods.decoding.static_decoder import decoding
+from evals.methods.presets import Preset
+from evals.methods.weights import load_base
 from evals.settings import validate
-from evals.weights import load_base
 
 Kind = Literal["released", "yarn", "linear", "ntk"]
 
@@ -131,7 +131,7 @@ class ScaledRope(FullAttention):
             device=model.device,
             dtype=model.dtype,
             max_context=preset.max_context or (None if settings.dynamic else window),
-            budget={
+            fairness={
                 "window": None if settings.dynamic else window,
                 "rope": rope["rope_type"] if settings.rope == "released" else settings.rope,
                 "factor": factor,

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from evals.environment import environment
 from evals.errors import UserError
+from evals.run.environment import environment
 from sharedllm.configuration import SETTINGS
 from sharedllm.modeling import SharedLLMForCausalLM
 from sharedllm.training import evaluate

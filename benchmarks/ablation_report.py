@@ -16,8 +16,8 @@ from scipy.stats import t as student
 from evals.report import published
 from evals.report.plots.ablation import bars
 from evals.report.plots.style import STYLE
+from evals.report.stats import Interval
 from evals.report.tables import Table
-from evals.stats import Interval
 
 SCORES = {"use": "use of context (nats a token)", "own": "loss (nats a token)", "digits": "needle digits right"}
 

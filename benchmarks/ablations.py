@@ -30,7 +30,7 @@ import yaml
 from ablation_bench import Budget, longest_first, select, shared_settings, tokenize, train
 
 from evals.errors import UserError
-from sharedllm.orphan import end_with_parent
+from sharedllm.processes import end_with_parent
 from sharedllm.training.trainer import CHECKPOINT
 
 REPORT_EVERY = 15.0

@@ -6,7 +6,7 @@ For each shape the back ends of torch's scaled_dot_product_attention, and flash-
 installed: time, arithmetic and traffic a second, and the largest error against float32, as a share of the largest
 output. A kernel that has to be planned anew for every length is slow where lengths grow, so for such shapes the time of
 calls with ever longer keys is measured too, and counts. At the end: how far each order of back ends (the first that
-takes a shape runs it) is from the best kernel of every shape. `--attn auto` follows that (evals/attention.py).
+takes a shape runs it) is from the best kernel of every shape. `--attn auto` follows that (evals/methods/kernels.py).
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.bias import causal_lower_right
 
-from evals.attention import BACKENDS
-from evals.efficiency.device import measure_rates
-from evals.environment import version
-from evals.measure import Clock, synchronize
+from evals.measure.device import measure_rates
+from evals.measure.request import Clock, synchronize
+from evals.methods.kernels import BACKENDS
+from evals.packages import version
 
 TOLERANCE = {torch.bfloat16: 2e-2, torch.float32: 1e-4}
 """Largest error of a correct kernel: a share of the largest output."""

@@ -24,8 +24,8 @@ import pandas as pd
 import yaml
 from matplotlib.figure import Figure
 
-from evals import presets
-from evals.cli import main as evaluate
+from evals.cli.evaluate import main as evaluate
+from evals.methods import presets
 from evals.report import published
 from evals.report.plots.style import STYLE
 from sharedllm.tree import halving_ratios as ratios
@@ -142,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--length", default="8k", help="tokens of context")
     parser.add_argument("--output", type=Path, required=True)
     chosen, rest = parser.parse_known_args(arguments)
-    base, rows = presets.load(chosen.preset), variants(chosen.tables)
+    base, rows = presets.load_preset(chosen.preset), variants(chosen.tables)
     made = models(base, rows)
     files = write(made, base.name, chosen.output / "presets")
     run = chosen.output / "run"

@@ -23,9 +23,10 @@ import matplotlib.style
 import pandas as pd
 from matplotlib.figure import Figure
 
-from evals import presets, registry
-from evals.efficiency.device import Rates
-from evals.model import LongContextModel, Runtime
+from evals import registry
+from evals.measure.device import Rates
+from evals.methods import presets
+from evals.methods.base import LongContextModel, Runtime
 from evals.report.plots.style import PAGE, STYLE, legend, length_axis, looks, spread_axis, tokens
 from evals.report.tables import Table
 
@@ -69,7 +70,7 @@ class Floor:
 def load(name: str) -> LongContextModel:
     """A model of MODELS as a shape without numbers."""
     preset, settings = MODELS[name]
-    chosen = presets.load(preset).override(settings)
+    chosen = presets.load_preset(preset).override(settings)
     runtime = Runtime(device="meta", dtype="bfloat16", random_weights=True, offline=True)
     return registry.method(chosen.method).load(chosen, runtime)
 

@@ -25,15 +25,16 @@ import torch
 from lm_eval.api.model import LM
 from lm_eval.models.huggingface import HFLM
 
-from evals import presets, registry, weights
+from evals import registry
 from evals.errors import UserError
-from evals.lm_eval_model import AnyPreset
-from evals.model import Runtime
-from evals.prompt import PromptBuilder
-from evals.ruler.niah import Niah
-from evals.ruler.sample import fitting_size
-from evals.spec import parse_length
+from evals.lm_eval.model import AnyPreset
+from evals.methods import presets, weights
+from evals.methods.base import Runtime
+from evals.run.spec import parse_length
 from evals.tasks.base import DataSource
+from evals.tasks.common.prompt import PromptBuilder
+from evals.tasks.ruler.niah import Niah
+from evals.tasks.ruler.sample import fitting_size
 
 QUESTIONS = 10
 
@@ -78,7 +79,7 @@ def seconds(model: LM, requests: list[Any], device: torch.device) -> tuple[float
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Both sides at every batch size, in turns."""
-    preset = presets.load(arguments.preset)
+    preset = presets.load_preset(arguments.preset)
     folder = weights.resolve(preset.weights, Runtime(offline=True))
     ours = AnyPreset(arguments.preset, device=arguments.device, dtype=arguments.dtype, offline=True)
     window = ours.max_length or arguments.length

@@ -1,0 +1,58 @@
+"""The harness. Its public names live here and are imported when they are first used, so that nothing waits for torch.
+
+>>> from evals import LongContextModel, Session, Query, Cost, Task
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from evals.errors import UserError as UserError
+    from evals.methods.base import Cost as Cost
+    from evals.methods.base import LongContextModel as LongContextModel
+    from evals.methods.base import Query as Query
+    from evals.methods.base import Request as Request
+    from evals.methods.base import Runtime as Runtime
+    from evals.methods.base import Session as Session
+    from evals.methods.base import Stop as Stop
+    from evals.methods.decoding.session import CachedSession as CachedSession
+    from evals.methods.presets import Preset as Preset
+    from evals.methods.presets import load_preset as load_preset
+    from evals.methods.weights import load_base as load_base
+    from evals.registry import method as method
+    from evals.tasks.base import DataSource as DataSource
+    from evals.tasks.base import Instance as Instance
+    from evals.tasks.base import Output as Output
+    from evals.tasks.base import Task as Task
+    from evals.tasks.base import TaskSettings as TaskSettings
+    from evals.tasks.common.prompt import Prompt as Prompt
+    from evals.tasks.common.prompt import PromptBuilder as PromptBuilder
+
+_HOMES = {
+    "evals.errors": ("UserError",),
+    "evals.methods.base": ("Cost", "LongContextModel", "Query", "Request", "Runtime", "Session", "Stop"),
+    "evals.methods.decoding.session": ("CachedSession",),
+    "evals.methods.presets": ("Preset", "load_preset"),
+    "evals.methods.weights": ("load_base",),
+    "evals.registry": ("method",),
+    "evals.tasks.base": ("DataSource", "Instance", "Output", "Task", "TaskSettings"),
+    "evals.tasks.common.prompt": ("Prompt", "PromptBuilder"),
+}
+_TARGETS = {name: (module, name) for module, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_TARGETS)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _TARGETS:
+        raise AttributeError(f"module 'evals' has no attribute '{name}'")
+    module, attribute = _TARGETS[name]
+    value = getattr(import_module(module), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 from evals.errors import UserError, unknown
 
 if TYPE_CHECKING:
-    from evals.model import LongContextModel
+    from evals.methods.base import LongContextModel
     from evals.tasks.base import Task
 
 METHODS = {
     "full": "baselines.dense:FullAttention",
     "truncated": "baselines.dense:Truncated",
-    "streaming_llm": "baselines.streaming_llm:StreamingLLM",
+    "streaming_llm": "baselines.streaming_llm.adapter:StreamingLLM",
     "yarn": "baselines.yarn:ScaledRope",
     "cepe": "baselines.cepe.adapter:CEPE",
     "longllama": "baselines.longllama.adapter:LongLLaMA",
@@ -29,14 +29,14 @@ METHODS = {
 
 TASKS = {
     "needle": "evals.tasks.needle:Needle",
-    "perplexity": "evals.tasks.perplexity:Perplexity",
-    "longbench": "evals.tasks.longbench:LongBench",
-    "longbench-e": "evals.tasks.longbench:LongBenchE",
+    "perplexity": "evals.tasks.perplexity.task:Perplexity",
+    "longbench": "evals.tasks.longbench.task:LongBench",
+    "longbench-e": "evals.tasks.longbench.task:LongBenchE",
     "longbench-v2": "evals.tasks.longbench_v2:LongBenchV2",
-    "infinitebench": "evals.tasks.infinitebench:InfiniteBench",
-    "ruler": "evals.tasks.ruler:Ruler",
-    "efficiency": "evals.tasks.efficiency:Efficiency",
-    "efficiency-maxlen": "evals.tasks.efficiency:MaxLength",
+    "infinitebench": "evals.tasks.infinitebench.task:InfiniteBench",
+    "ruler": "evals.tasks.ruler.task:Ruler",
+    "efficiency": "evals.measure.efficiency:Efficiency",
+    "efficiency-maxlen": "evals.measure.efficiency:MaxLength",
 }
 
 

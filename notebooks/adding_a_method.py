@@ -53,8 +53,9 @@ subprocess.run([sys.executable, "-m", *pip.split(), site, copy], check=True, cap
 sys.path.insert(0, str(site))
 os.environ["PYTHONPATH"] = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])  # for the commands below
 
-from evals import presets, registry
-from evals.model import Query, Runtime
+from evals import registry
+from evals.methods import presets
+from evals.methods.base import Query, Runtime
 
 sorted(registry.methods())
 
@@ -99,7 +100,9 @@ dense = preset("full", {})
 
 # %%
 runtime = Runtime(random_weights=not FULL)
-window, full = (registry.method(presets.load(p).method).load(presets.load(p), runtime) for p in (ours, dense))
+window, full = (
+    registry.method(presets.load_preset(p).method).load(presets.load_preset(p), runtime) for p in (ours, dense)
+)
 context, query, other = list(range(10, 50)), Query([7, 8]), Query([90])
 
 session = window.prefill(context)
@@ -127,4 +130,4 @@ result = tools.run(f"sharedllm-eval --task needle --model full.yaml,recompute_wi
 
 # %% [markdown]
 # That is all: intervals, plots, the page of the run, resuming and comparison work for it as for any other. For a
-# method in this repository, add a case to `tests/test_methods.py`; `docs/adding_a_method.md` has the details.
+# method in this repository, add a case to `tests/evals/methods/test_methods.py`; see `docs/adding_a_method.md`.

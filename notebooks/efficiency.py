@@ -18,7 +18,7 @@ import pandas as pd
 from transformers import LlamaConfig
 
 import tools
-from evals import presets
+from evals.methods import presets
 from sharedllm import SharedLLMConfig
 from sharedllm.cost import arithmetic
 
@@ -64,7 +64,7 @@ wide.div(wide.xs(shared, axis=1, level="model").reindex(wide.columns, axis=1, le
 # its seconds comprise; ours here are FLOPs of reading alone.
 
 # %%
-base = LlamaConfig(**{k: v for k, v in presets.load("sharedllm-7b").shape.items() if k != "model_type"})
+base = LlamaConfig(**{k: v for k, v in presets.load_preset("sharedllm-7b").shape.items() if k != "model_type"})
 rows = []
 for variant in variants([9, 10, 11, 12]):
     config = SharedLLMConfig(base, **PAPER | {"policy": "right"} | variant.settings)

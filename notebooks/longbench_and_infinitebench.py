@@ -16,7 +16,8 @@ INFINITEBENCH = "../runs/infinitebench-full" if FULL else "recorded/infinitebenc
 
 # %%
 import tools
-from evals.tasks import infinitebench, longbench
+from evals.tasks.infinitebench import task as infinitebench
+from evals.tasks.longbench import task as longbench
 
 if FULL:
     source = f"--data-dir {DATA}" if DATA else ""

@@ -13,8 +13,9 @@ SIZE = "--length 8k,16k,32k,64k,128k" if FULL else "--length 512 --limit 1 --dev
 
 # %%
 import tools
-from evals import presets, registry
-from evals.model import Query, Runtime
+from evals import registry
+from evals.methods import presets
+from evals.methods.base import Query, Runtime
 
 # %% [markdown]
 # ## A comparison in one command
@@ -50,9 +51,9 @@ for cell in result["cells"]:
 # A preset names method, weights and settings. A method reads a context once and answers any number of questions.
 
 # %%
-preset = presets.load("sharedllm-135m")
+preset = presets.load_preset("sharedllm-135m")
 model = registry.method(preset.method).load(preset, Runtime(device="cuda" if FULL else "cpu"))
-model.budget
+model.fairness
 
 # %%
 FILLER = "Leaves lay on the path, and nobody had swept them since the morning. "

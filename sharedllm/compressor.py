@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from sharedllm.attention import (
+from sharedllm.configuration import SharedLLMConfig
+from sharedllm.nn.attention import (
     attend_nodes,
     finish_layer,
     project_keys,
@@ -21,8 +22,7 @@ from sharedllm.attention import (
     rows,
     take,
 )
-from sharedllm.configuration import SharedLLMConfig
-from sharedllm.fused import rms_norm, rotate
+from sharedllm.nn.fused import rms_norm, rotate
 from sharedllm.search import Found, Question, Searcher
 from sharedllm.tree import Nodes, kept_offsets, right_spine, whole
 

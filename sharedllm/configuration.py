@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from sharedllm.masks import sliding_window
+from sharedllm.nn.masks import sliding_window
 
 POLICIES = ("right", "last_token", "maxsim")
 INJECTIONS = ("bottom", "top", "interleaved")

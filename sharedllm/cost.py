@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from sharedllm.budget import kept_entries, spine
 from sharedllm.configuration import SharedLLMConfig
+from sharedllm.entry_budget import kept_entries, spine
 from sharedllm.tree import halves, whole, widen
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from sharedllm.attention import attend, project_queries
 from sharedllm.context import LayerContext
-from sharedllm.fused import rms_norm, rotate
+from sharedllm.nn.attention import attend, project_queries
+from sharedllm.nn.fused import rms_norm, rotate
 
 
 class CrossAttention(nn.Module):

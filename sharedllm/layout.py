@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from sharedllm.attention import take
-from sharedllm.budget import within
 from sharedllm.compressor import Entries, Rope
 from sharedllm.configuration import SharedLLMConfig
 from sharedllm.context import CompressedContext
-from sharedllm.fused import rotate
+from sharedllm.entry_budget import within
+from sharedllm.nn.attention import take
+from sharedllm.nn.fused import rotate
 
 
 def lay_out(

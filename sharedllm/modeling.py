@@ -18,14 +18,14 @@ from transformers import (
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from sharedllm.attention import self_attention
 from sharedllm.compressor import BLOCK_BYTES, Compressor, lower_layer
 from sharedllm.configuration import SETTINGS, SharedLLMConfig, method_settings
 from sharedllm.context import CompressedContext, LayerContext
 from sharedllm.cross_attention import CrossAttention
-from sharedllm.fused import mlp, rms_norm
 from sharedllm.layout import lay_out
-from sharedllm.masks import Masks
+from sharedllm.nn.attention import self_attention
+from sharedllm.nn.fused import mlp, rms_norm
+from sharedllm.nn.masks import Masks
 from sharedllm.search import Question, ask
 
 
@@ -277,7 +277,8 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):
             attention = layer, hidden, masks(i, hidden), rotation, past_key_values
             asks = i == 0 and context is None and context_ids is not None and context_ids.shape[1] > 0
             if asks:  # the search compares with what the first self-attention makes of the question
-                assert query_length is not None and context_ids is not None
+                assert query_length is not None
+                assert context_ids is not None
                 hidden = self._call(self._self_attention, *attention)
                 with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.own_lower):
                     question = ask(layer, hidden, query_start, query_length, chunk_question, context_ids.shape[1])

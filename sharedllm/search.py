@@ -15,7 +15,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from sharedllm.attention import (
+from sharedllm.configuration import SharedLLMConfig
+from sharedllm.nn.attention import (
     attend,
     finish_layer,
     project_keys,
@@ -24,8 +25,7 @@ from sharedllm.attention import (
     rows,
     take,
 )
-from sharedllm.configuration import SharedLLMConfig
-from sharedllm.fused import mlp, rms_norm, rotate
+from sharedllm.nn.fused import mlp, rms_norm, rotate
 from sharedllm.tree import Nodes, choose, halves, widen
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from pathlib import Path
 from typing import Any
 
-FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
+import folders
+
+FOLDER = folders.ROOT / "benchmarks"
 
 
 def load(name: str) -> Any:
     """benchmarks/NAME.py as a module."""
     spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)

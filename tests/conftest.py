@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 import yaml
+from folders import TESTS
 
-TESTS = Path(__file__).resolve().parent
 TINY_SHAPE = {
     "model_type": "llama",
     "vocab_size": 258,
@@ -32,8 +32,8 @@ TINY_SHAPE = {
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder in the hub's layout: a random Llama of 3 layers and a tokenizer of bytes (BOS 256, EOS 257)."""
-    from evals.model import Runtime
-    from evals.weights import byte_tokenizer, random_model, shape_config
+    from evals.methods.base import Runtime
+    from evals.methods.weights import byte_tokenizer, random_model, shape_config
 
     folder = tmp_path_factory.mktemp("tiny-llama")
     random_model(shape_config(TINY_SHAPE), Runtime()).save_pretrained(folder)
@@ -107,7 +107,7 @@ class Result:
 @pytest.fixture
 def command(capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
     """Runs `sharedllm-eval` in this process: command("--task", ...) -> Result."""
-    from evals.cli import main
+    from evals.cli.evaluate import main
 
     def run(*arguments: object) -> Result:
         capfd.readouterr()
@@ -126,7 +126,7 @@ def start(plugins: Path) -> Callable[..., subprocess.Popen[str]]:
     def run(*arguments: object, code: str = "", **options: Any) -> subprocess.Popen[str]:
         path = os.pathsep.join([str(plugins), str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
         return subprocess.Popen(
-            [sys.executable, "-c", f"{code}\nfrom evals.cli import main\nmain()", *map(str, arguments)],
+            [sys.executable, "-c", f"{code}\nfrom evals.cli.evaluate import main\nmain()", *map(str, arguments)],
             env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

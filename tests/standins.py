@@ -12,11 +12,11 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from evals.errors import UserError
-from evals.model import Cost, LongContextModel, Query, Runtime, Session, Stop
-from evals.presets import Preset
-from evals.prompt import Audit, Prompt
+from evals.methods.base import Cost, LongContextModel, Query, Runtime, Session, Stop
+from evals.methods.presets import Preset
+from evals.methods.weights import byte_tokenizer
 from evals.tasks.base import Instance, Output, Task, TaskSettings
-from evals.weights import byte_tokenizer
+from evals.tasks.common.prompt import Audit, Prompt
 
 VOCABULARY = 258
 SHAPE = {
@@ -89,7 +89,7 @@ class Toy(LongContextModel):
             device=torch.device("cpu"),
             dtype=torch.float32,
             max_context=preset.max_context,
-            budget={"kernel": runtime.attn},
+            fairness={"kernel": runtime.attn},
             factor=settings.factor,
             room=settings.room,
         )

@@ -13,14 +13,14 @@ from transformers import AutoConfig
 from baselines.activation_beacon.cache import BeaconCache, Fill
 from baselines.activation_beacon.modeling import CLASSES, adapt_ratio, check_config, covered
 from baselines.activation_beacon.step import BeaconStep
-from baselines.fixed_decoder import decoding, has_fixed_step
-from evals import flops
-from evals.decoding import CachedSession
 from evals.errors import UserError
-from evals.model import Cost, LongContextModel, Runtime
-from evals.presets import Preset
+from evals.methods import flops
+from evals.methods.base import Cost, LongContextModel, Runtime
+from evals.methods.decoding.session import CachedSession
+from evals.methods.decoding.static_decoder import decoding, has_fixed_step
+from evals.methods.presets import Preset
+from evals.methods.weights import load_class, resolve, shape_config
 from evals.settings import validate
-from evals.weights import load_class, resolve, shape_config
 
 
 class BeaconSettings(BaseModel):
@@ -93,7 +93,7 @@ class ActivationBeacon(LongContextModel):
             device=model.device,
             dtype=model.dtype,
             max_context=preset.max_context or covered(config, settings.ratio or max(config.beacon_ratio)),
-            budget={
+            fairness={
                 "window": config.beacon_window,
                 "ratio": settings.ratio or f"smallest of {config.beacon_ratio} for length + {settings.reserve}",
                 "sinks": getattr(config, "beacon_sink_size", 0),

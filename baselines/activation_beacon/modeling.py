@@ -20,8 +20,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import eager_attention_forward
 
 from baselines.activation_beacon.cache import BeaconCache, Layout
-from sharedllm.attention import attend_last
-from sharedllm.fused import add_norm, compiled, mlp, rms_norm, rotated
+from sharedllm.nn.attention import attend_last
+from sharedllm.nn.fused import add_norm, compiled, mlp, rms_norm, rotated
 
 SUPPORTED = {
     "beacon_pos": "interleave",

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from baselines.activation_beacon.cache import BeaconCache
-from baselines.fixed_decoder import DecoderStep, Reach, Rotation, Rows, Tail
-from sharedllm.fused import rotate
+from evals.methods.decoding.static_decoder import DecoderStep, Reach, Rotation, Rows, Tail
+from sharedllm.nn.fused import rotate
 
 
 class BeaconStep(DecoderStep):

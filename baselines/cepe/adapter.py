@@ -18,18 +18,18 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from baselines.cepe.modeling import CEPEForCausalLM, CrossAttention, CrossAttentionLayer, EncodedContext
-from baselines.deferred import DeferredSession
-from baselines.fixed_decoder import CacheStep, decoding, has_fixed_step
-from baselines.kv_cache import ROOM, BufferCache
-from baselines.prefill import read
-from evals import flops
-from evals.decoding import CachedSession
 from evals.errors import UserError
-from evals.fixed_step import LONGEST
-from evals.model import Cost, LongContextModel, Runtime, Session
-from evals.presets import Preset
+from evals.methods import flops
+from evals.methods.base import Cost, LongContextModel, Runtime, Session
+from evals.methods.decoding.cuda_graph import LONGEST
+from evals.methods.decoding.deferred import DeferredSession
+from evals.methods.decoding.kv_cache import ROOM, BufferCache
+from evals.methods.decoding.prefill import read
+from evals.methods.decoding.session import CachedSession
+from evals.methods.decoding.static_decoder import CacheStep, decoding, has_fixed_step
+from evals.methods.presets import Preset
+from evals.methods.weights import load_class
 from evals.settings import validate
-from evals.weights import load_class
 
 
 class CEPESettings(BaseModel):
@@ -148,7 +148,7 @@ class CEPE(LongContextModel):
             device=model.device,
             dtype=model.dtype,
             max_context=preset.max_context,
-            budget={
+            fairness={
                 **settings.model_dump(),
                 "kernel": runtime.attn,
                 "cross_kernel": "sdpa",

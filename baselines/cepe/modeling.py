@@ -24,10 +24,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm
 
-from baselines.fixed_decoder import has_fixed_step
-from baselines.prefill import read_both_ways
 from evals.errors import UserError
-from sharedllm.fused import mlp, rms_norm
+from evals.methods.decoding.prefill import read_both_ways
+from evals.methods.decoding.static_decoder import has_fixed_step
+from sharedllm.nn.fused import mlp, rms_norm
 
 ENCODE_BLOCK = 64
 """Chunks encoded at once: bounds activations to 64 x 256 tokens whatever the length of the context."""

@@ -10,16 +10,16 @@ from typing import Any, ClassVar
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from baselines.fixed_decoder import decoding, has_fixed_step
 from baselines.longllama.modeling import LongLlamaForCausalLM
 from baselines.longllama.step import LongLLaMAStep
-from evals import flops
-from evals.decoding import CachedSession
 from evals.errors import UserError
-from evals.model import Cost, LongContextModel, Runtime
-from evals.presets import Preset
+from evals.methods import flops
+from evals.methods.base import Cost, LongContextModel, Runtime
+from evals.methods.decoding.session import CachedSession
+from evals.methods.decoding.static_decoder import decoding, has_fixed_step
+from evals.methods.presets import Preset
+from evals.methods.weights import load_class
 from evals.settings import validate
-from evals.weights import load_class
 
 
 class LongLLaMASettings(BaseModel):
@@ -98,7 +98,7 @@ class LongLLaMA(LongContextModel):
             device=model.device,
             dtype=model.dtype,
             max_context=preset.max_context,
-            budget={
+            fairness={
                 "window": model.window,
                 "last_context_length": config.last_context_length,
                 "mem_layers": list(config.mem_layers),

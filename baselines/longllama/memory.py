@@ -33,7 +33,8 @@ class LocalLayer:
 
     def held(self) -> tuple[torch.Tensor, torch.Tensor]:
         """All keys and values to attend to; at least one token must be there."""
-        assert self.keys is not None and self.values is not None
+        assert self.keys is not None
+        assert self.values is not None
         return self.keys, self.values
 
     def flush(self) -> None:

@@ -25,9 +25,9 @@ from transformers.models.llama.modeling_llama import (
 
 from baselines.longllama.memory import LocalLayer, LongLlamaState
 from evals.errors import UserError
-from evals.flops import head_dim
-from sharedllm import fused
-from sharedllm.attention import attend_last, merged
+from evals.methods.flops import head_dim
+from sharedllm.nn import fused
+from sharedllm.nn.attention import attend_last, merged
 
 ALIGNMENT = 8
 """Fused kernels want head sizes that are multiples of 8; the 3B model has 100. Padding new keys once is cheaper than

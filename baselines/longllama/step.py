@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from baselines.fixed_decoder import DecoderStep, Reach, Rotation, Rows, Tail
 from baselines.longllama.memory import LongLlamaState, MemoryLayer
 from baselines.longllama.modeling import LongLlamaForCausalLM
+from evals.methods.decoding.static_decoder import DecoderStep, Reach, Rotation, Rows, Tail
 
 
 class LongLLaMAStep(DecoderStep):

@@ -15,20 +15,20 @@ from typing import Any, ClassVar, Self
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from baselines.fixed_decoder import CacheStep, decoding, has_fixed_step
-from baselines.kv_cache import BufferCache
-from evals import flops
-from evals.decoding import CachedSession
 from evals.errors import UserError
-from evals.fixed_step import LONGEST
-from evals.model import Cost, LongContextModel, Query, Runtime, Session
-from evals.presets import Preset
+from evals.methods import flops
+from evals.methods.base import Cost, LongContextModel, Query, Runtime, Session
+from evals.methods.decoding.cuda_graph import LONGEST
+from evals.methods.decoding.kv_cache import BufferCache
+from evals.methods.decoding.session import CachedSession
+from evals.methods.decoding.static_decoder import CacheStep, decoding, has_fixed_step
+from evals.methods.presets import Preset
+from evals.methods.weights import load_base
 from evals.settings import validate
-from evals.weights import load_base
 from sharedllm import CompressedContext, SharedLLMConfig, SharedLLMForCausalLM
 from sharedllm.adapter import adapter_settings, load_adapter
-from sharedllm.budget import columns, entries
 from sharedllm.cost import Arithmetic, arithmetic
+from sharedllm.entry_budget import columns, entries
 
 
 class SharedLLMSettings(BaseModel):
@@ -217,7 +217,7 @@ class SharedLLM(LongContextModel):
             device=model.device,
             dtype=model.dtype,
             max_context=preset.max_context,
-            budget={
+            fairness={
                 "chunk": config.chunk_size,
                 "ratios": config.ratios,
                 "entries a chunk": kept,

@@ -11,8 +11,8 @@ from typing import Any
 
 from evals import registry
 from evals.errors import UserError
+from evals.records.store import SAMPLES_FILE, read_records, read_run
 from evals.settings import validate
-from evals.store import SAMPLES_FILE, read_records, read_run
 from evals.tasks.base import DataSource, Task
 
 Record = dict[str, Any]

@@ -17,9 +17,9 @@ from evals.report.frames import Data
 from evals.report.load import Record
 from evals.report.plots import figure3
 from evals.report.plots.style import tokens
+from evals.report.stats import Interval
 from evals.report.tables import Table, budgets
 from evals.report.views import Scored, percent, view_intervals
-from evals.stats import Interval
 
 DATASETS = {"pg19": "PG19", "proof-pile": "ProofPile", "codeparrot": "CodeParrot", "arxiv": "Arxiv"}
 CATEGORIES = {

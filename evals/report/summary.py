@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from evals import stats
+from evals.report import stats
 from evals.report.load import Record, Run, task_of
 from evals.tasks.base import Task
 

@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from evals.report.frames import Data
+from evals.report.stats import Interval
 from evals.report.summary import COST, FIRST, metric_names
-from evals.stats import Interval
 
 FLOOR, CEILING = 0.02, 0.98
 LATEX = str.maketrans(

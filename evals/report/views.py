@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evals import stats
-from evals.stats import Floats, Interval, Sample
+from evals.report import stats
+from evals.report.stats import Floats, Interval, Sample
 
 Views = Callable[[Mapping[str, float]], Mapping[str, Mapping[str, float]]]
 

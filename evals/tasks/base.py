@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from evals.model import Stop
-from evals.prompt import Prompt
+from evals.methods.base import Stop
+from evals.tasks.common.prompt import Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from evals.efficiency.device import Rates
-    from evals.model import LongContextModel
+    from evals.measure.device import Rates
+    from evals.methods.base import LongContextModel
 
 
 class TaskSettings(BaseModel):

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, Field
 
-from evals import official_prompts
 from evals.errors import UserError, unreadable
-from evals.model import Stop
-from evals.prompt import PromptBuilder
-from evals.rows import RowFile, fetch, find, parse, validate
+from evals.methods.base import Stop
 from evals.tasks.base import Instance, Output, Task, TaskSettings
-from evals.tasks.longbench import explicit_budget
+from evals.tasks.common import official_prompts
+from evals.tasks.common.prompt import PromptBuilder
+from evals.tasks.common.rows import RowFile, fetch, find, parse, validate
+from evals.tasks.longbench.task import explicit_budget
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

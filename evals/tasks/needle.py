@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from evals import data
 from evals.errors import UserError
-from evals.model import Stop
-from evals.prompt import Frame, PromptBuilder, assemble
+from evals.methods.base import Stop
 from evals.tasks.base import DataSource, Instance, Output, Task, TaskSettings
+from evals.tasks.common import documents as data
+from evals.tasks.common.prompt import Frame, PromptBuilder, assemble
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -14,11 +14,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from transformers import PreTrainedModel
 
-from evals.decoding import CachedSession
-from evals.model import Cost, LongContextModel, Runtime
-from evals.presets import Preset
+from evals.methods.base import Cost, LongContextModel, Runtime
+from evals.methods.decoding.session import CachedSession
+from evals.methods.presets import Preset
+from evals.methods.weights import load_base
 from evals.settings import validate
-from evals.weights import load_base
 
 
 class Settings(BaseModel):
@@ -79,7 +79,7 @@ class RecomputeWindow(LongContextModel):
             device=model.device,
             dtype=model.dtype,
             max_context=preset.max_context,
-            budget={"window": settings.window, "kernel": runtime.attn, "dtype": runtime.dtype, "trained": False},
+            fairness={"window": settings.window, "kernel": runtime.attn, "dtype": runtime.dtype, "trained": False},
             model=model,
             window=settings.window,
         )

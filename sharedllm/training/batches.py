@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from sharedllm.orphan import end_with_parent
+from sharedllm.processes import end_with_parent
 from sharedllm.training.corpus import Corpus
 from sharedllm.training.loss import target_rows
 

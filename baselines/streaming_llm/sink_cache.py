@@ -1,0 +1,191 @@
+"""The cache of StreamingLLM: attention sinks and a window of recent tokens, with positions inside the cache.
+
+What the method fixes is the distance between a query and each key: that of their slots in the cache. Rotary
+attention depends on distances alone, so the whole cache may slide: a token's position is its index in a buffer,
+the window moves along the buffer, and only the few sinks are turned to stand right before it (always from their
+first keys, so rounding does not add up). At the end of the buffer the window moves back to its start, which turns
+the recent keys once. An eviction thus costs as many tokens as there are sinks, where turning every key for every
+token, as the authors' code does, costs as much as attention itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import Cache, PretrainedConfig
+
+from sharedllm.nn.fused import rotate
+
+SPARE = 1024
+"""Slots beyond what a forward needs when a short buffer grows."""
+
+
+@dataclass(frozen=True)
+class Eviction:
+    """When tokens leave: the first `sinks + recent` are read exactly; from then on, after every `step` more
+    tokens, only the `sinks` first and the `recent` last stay.
+
+    step 1 is the authors' loop (one token per forward, evict after it); a larger step is one forward per chunk.
+    Boundaries count from the start of the stream, so the result does not depend on how calls cut it.
+    """
+
+    sinks: int
+    recent: int
+    step: int
+
+    @property
+    def capacity(self) -> int:
+        return self.sinks + self.recent
+
+    def held(self, seen: int) -> int:
+        """Tokens in the cache once `seen` tokens were read."""
+        over = seen - self.capacity
+        return seen if over <= 0 else self.capacity + over % self.step
+
+    def room(self, seen: int) -> int:
+        """Tokens that may be read in one forward before the next eviction; at least 1."""
+        over = seen - self.capacity
+        return -over if over < 0 else self.step - over % self.step
+
+    def pairs(self, seen: int) -> int:
+        """Query-key pairs in one layer over a stream of `seen` tokens: token in slot p sees p + 1 keys."""
+        exact = min(seen, self.capacity)
+        full, rest = divmod(seen - exact, self.step)
+        triangle = exact * (exact + 1) // 2
+        chunk = self.step * self.capacity + self.step * (self.step + 1) // 2
+        return triangle + full * chunk + rest * self.capacity + rest * (rest + 1) // 2
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The state at one moment, by reference: what it refers to is not written to until it is dropped."""
+
+    seen: int
+    start: int
+    end: int
+    states: torch.Tensor
+    sinks: torch.Tensor | None
+
+
+class SinkCache(Cache):
+    """Keys and values of the sinks and the recent tokens of every layer; batch 1.
+
+    inv_freq: frequencies of the model's rotary embedding, shape (head_dim / 2,), without any attention factor.
+    Use: `first = cache.expect(q)`, a forward of q tokens at positions first, first + 1, ..., `cache.commit(q)`.
+    """
+
+    def __init__(
+        self, eviction: Eviction, config: PretrainedConfig, dtype: torch.dtype, inv_freq: torch.Tensor
+    ) -> None:
+        super().__init__(layers=[])
+        self.eviction = eviction
+        self.seen = 0
+        self._start = self._end = 0  # the tokens held, as indices of slots
+        self._inv_freq = inv_freq.float()
+        form = (2, config.num_hidden_layers, 1, config.num_key_value_heads, 0, config.head_dim)
+        self._states = torch.empty(form, dtype=dtype, device=inv_freq.device)  # keys and values
+        self._sinks: torch.Tensor | None = None  # keys of the sinks at positions 0, 1, ..., once they were turned
+        self._shared = False  # whether a snapshot refers to the buffer
+
+    def expect(self, tokens: int) -> int:
+        """Make room for a forward of `tokens` and return the position of its first."""
+        if self._end + tokens > self._states.shape[-2]:
+            self._move(tokens)
+        return self._end
+
+    @property
+    def rolling(self) -> bool:
+        """Whether from here on one token leaves for each that comes."""
+        return self.eviction.step == 1 and self.seen >= self.eviction.capacity
+
+    @property
+    def steady_room(self) -> int:
+        """Tokens that can be read from here on before anything else happens than, where it rolls, rolling on. The
+        slots bound the latter."""
+        return self.eviction.capacity if self.rolling else self.eviction.room(self.seen)
+
+    def sinks_at(self, start: torch.Tensor) -> torch.Tensor:
+        """Keys (layers, 1, kv_heads, sinks, head_dim) of the sinks at slots from `start` (1,) on."""
+        first = self._states[0, ..., : self.eviction.sinks, :] if self._sinks is None else self._sinks
+        return self._turned(first, start)
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append new tokens (1, kv_heads, q, head_dim); return all keys and values of the layer."""
+        end = self._end + key_states.shape[-2]
+        self._states[0, layer_idx, ..., self._end : end, :] = key_states
+        self._states[1, layer_idx, ..., self._end : end, :] = value_states
+        keys, values = self._states[:, layer_idx, ..., self._start : end, :]
+        return keys, values
+
+    def commit(self, tokens: int) -> None:
+        """Called after a forward of `tokens`: evict where a boundary was reached."""
+        self.seen += tokens
+        self._end += tokens
+        surplus = self.get_seq_length() - self.eviction.held(self.seen)
+        if surplus:
+            if self._shared:
+                self._move(0)
+            self._evict(surplus)
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Tokens held: where the stock mask puts the first new token."""
+        return self._end - self._start
+
+    def get_mask_sizes(self, query: int | torch.Tensor, layer_idx: int = 0) -> tuple[int, int]:
+        """Keys that a forward sees, and the index of the first. query: how many tokens are new, or (transformers
+        5.3) their indices."""
+        new = query if isinstance(query, int) else query.shape[0]
+        return self.get_seq_length() + new, 0
+
+    @property
+    def held(self) -> torch.Tensor:
+        """Keys and values of the tokens held: (2, layers, 1, kv_heads, length, head_dim)."""
+        return self._states[..., self._start : self._end, :]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tokens held; slots before and behind them are not counted."""
+        return self.held.nbytes + (0 if self._sinks is None else self._sinks.nbytes)
+
+    def snapshot(self) -> Snapshot:
+        """The state as it is now."""
+        self._shared = True
+        return Snapshot(self.seen, self._start, self._end, self._states, self._sinks)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go back to an earlier state of this cache."""
+        self.seen, self._start, self._end = snapshot.seen, snapshot.start, snapshot.end
+        self._states, self._sinks, self._shared = snapshot.states, snapshot.sinks, True
+
+    def _evict(self, surplus: int) -> None:
+        """Drop the `surplus` tokens behind the sinks: the sinks move up to the window."""
+        old, count = self._start, self.eviction.sinks
+        self._start = new = old + surplus
+        if self._sinks is None:
+            self._sinks = self._states[0, ..., :count, :].clone()  # old is 0 here
+        self._states[0, ..., new : new + count, :] = self._turned(self._sinks, new)
+        self._states[1, ..., new : new + count, :] = self._states[1, ..., old : old + count, :].clone()
+
+    def _move(self, tokens: int) -> None:
+        """Bring the tokens held to the start of a new buffer that has room for `tokens` more."""
+        length, sinks = self.get_seq_length(), self.eviction.sinks
+        most = self.eviction.capacity + max(self.eviction.step, self.eviction.capacity)
+        slots = min(length + tokens + SPARE, most)
+        buffer = self._states.new_empty((*self._states.shape[:-2], slots, self._states.shape[-1]))
+        if self._sinks is None:
+            buffer[..., :length, :] = self.held
+        else:
+            buffer[1, ..., :length, :] = self.held[1]
+            buffer[0, ..., :sinks, :] = self._sinks
+            for new, keys in zip(buffer[0], self.held[0], strict=True):  # one layer at a time: turning takes copies
+                new[..., sinks:length, :] = self._turned(keys[..., sinks:, :], -self._start)
+        self._states, self._start, self._end, self._shared = buffer, 0, length, False
+
+    def _turned(self, keys: torch.Tensor, by: int | torch.Tensor) -> torch.Tensor:
+        """Keys (..., kv_heads, tokens, head_dim) moved by that many positions; by: an int or (1,)."""
+        angle = by * torch.cat([self._inv_freq, self._inv_freq])[None, None, None]
+        return rotate(keys.flatten(0, -4), angle.cos(), angle.sin()).unflatten(0, keys.shape[:-3])

@@ -1,0 +1,90 @@
+"""The command `sharedllm-report`: reports of runs, and `sharedllm-report compare` of two models."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from evals.errors import UserError
+
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+"""Typer's own error for a command line that it cannot read; it exports the derived one alone."""
+
+reports = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+comparisons = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@reports.command(epilog="`sharedllm-report compare RUN_A [RUN_B]` compares two models sample by sample.")
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Folders that sharedllm-eval wrote.")],
+    output: Annotated[Path | None, typer.Option(help="One report of all the runs together, in this folder.")] = None,
+) -> int:
+    """Write summary, tables, plots and report.html: into each run folder, or of all together into --output."""
+    from evals import report as reporting
+    from evals.report.load import load, merge
+    from evals.report.summary import dumps
+
+    loaded = [load(path) for path in runs]
+    jobs = [(run, run.path) for run in loaded]
+    if output is not None:
+        jobs = [(merge(loaded, output) if len(loaded) > 1 else loaded[0], output)]
+    written = []
+    for run, folder in jobs:
+        for note in run.notes:
+            print(note, file=sys.stderr)
+        summary = reporting.write(run, folder)
+        print(f"{folder / 'report.html'}: {len(summary)} cells, {len(run.models)} models")
+        written.append({"report": str(folder / "report.html"), "cells": len(summary), "notes": run.notes})
+    print(dumps({"runs": [str(path) for path in runs], "reports": written}))
+    return 0
+
+
+@comparisons.command()
+def compare(
+    run_a: Annotated[Path, typer.Argument(help="A run.")],
+    run_b: Annotated[Path | None, typer.Argument(help="Another run; without it two models of RUN_A.")] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(metavar="A[,B]", help="The models to compare, where that is not plain."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the resampling.")] = 0,
+) -> int:
+    """Is the second model better than the first? Paired differences on the samples both answered."""
+    from evals.report import compare as comparison
+    from evals.report.load import load
+    from evals.report.summary import dumps
+    from evals.run.spec import split_list
+
+    runs = [load(path) for path in (run_a, run_b) if path is not None]
+    pairs = comparison.choose(runs, split_list(model or []))
+    differences, refused = comparison.compare(pairs, seed)
+    print(comparison.verdicts(differences, refused))
+    print(
+        dumps(
+            {
+                "runs": [str(run.path) for run in runs],
+                "differences": [d.as_dict() for d in differences],
+                "refused": [vars(r) for r in refused],
+            }
+        )
+    )
+    return 1 if refused else 0
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point. Exit code 0: all done; 1: some cells could not be compared; 2: bad usage or input."""
+    words = sys.argv[1:] if arguments is None else arguments
+    comparing = words[:1] == ["compare"]
+    app, name = (comparisons, "sharedllm-report compare") if comparing else (reports, "sharedllm-report")
+    try:
+        code = app(args=words[1:] if comparing else words, standalone_mode=False, prog_name=name)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        code = 2
+    except UsageError as error:
+        print(error.format_message(), file=sys.stderr)  # type: ignore[attr-defined]
+        code = 2
+    sys.exit(code)

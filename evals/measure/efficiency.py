@@ -1,0 +1,176 @@
+"""Task `efficiency`: time and memory of a method at a length, cold, with random text (and mostly random weights).
+
+Figure 3 and tables 9 to 12 of the paper. `length` is the context that is read; query and answer come after it.
+With `--maxlen` instead: the longest context that fits.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from evals.errors import UserError
+from evals.tasks.base import Instance, Measured, Output, Task, TaskSettings
+from evals.tasks.common.prompt import Audit, Prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from evals.measure.device import Rates
+    from evals.methods.base import LongContextModel
+
+GIB = 1 << 30
+
+
+class RequestSettings(TaskSettings):
+    """What a request looks like."""
+
+    query_tokens: int = Field(64, ge=1, description="tokens of the question; a search over the context sees all")
+    new_tokens: int = Field(128, ge=2, description="tokens generated, whatever they are")
+    search: bool = Field(True, description="whether the query asks something; false: nothing to search for")
+
+
+class EfficiencySettings(RequestSettings):
+    """How often a request is measured."""
+
+    repeats: int = Field(3, ge=1, description="fresh requests after a warm-up; medians are reported")
+    questions: int = Field(2, ge=1, description="questions on one read; those after the first count as again_s")
+
+
+class MaxLengthSettings(RequestSettings):
+    """How far the search goes."""
+
+    new_tokens: int = Field(2, ge=2, description="tokens generated after the context")
+    start: int = Field(8192, ge=1, description="first context tried, doubled as long as it fits")
+    step: int = Field(1024, ge=1, description="the result is a multiple of this")
+
+
+class _CostTask(Task):
+    """Random tokens as context; nothing is answered, so there is nothing to score."""
+
+    higher_is_better: ClassVar[bool] = False
+    apart: ClassVar[bool] = True
+    settings: RequestSettings
+
+    def instances(
+        self, tokenizer: PreTrainedTokenizerBase, length: int | None, limit: int | None, seed: int
+    ) -> Iterator[Instance]:
+        assert length is not None
+        yield self._instance(tokenizer, length, seed)
+
+    def _instance(self, tokenizer: PreTrainedTokenizerBase, length: int, seed: int) -> Instance:
+        """`length` context tokens that are no text: kernels do not care, and no method finds a short cut."""
+        source, words = random.Random(seed), range(len(tokenizer))
+        prefix = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+        context = source.choices(words, k=length)
+        query = source.choices(words, k=self.settings.query_tokens)
+        prompt = Prompt(
+            prefix=prefix,
+            context=context,
+            query=query,
+            question=(0, len(query)) if self.settings.search else None,
+            audit=Audit(tokens=len(prefix) + len(context) + len(query), bos=len(prefix)),
+        )
+        return Instance(id="cold", prompt=prompt, max_new_tokens=self.settings.new_tokens)
+
+    def evaluate(self, instance: Instance, output: Output) -> dict[str, float]:
+        raise NotImplementedError("A cell of this task is measured, not answered.")
+
+
+class Efficiency(_CostTask):
+    """metric total_s: read, query and `new_tokens` tokens, end to end."""
+
+    name = "efficiency"
+    metric = "total_s"
+    lengths = (8192, 16384, 32768, 65536, 131072)
+    settings_model = EfficiencySettings
+    settings: EfficiencySettings
+
+    def measure(self, model: LongContextModel, instance: Instance, rates: Rates) -> Measured:
+        from evals.measure.request import cold
+
+        perf = cold(
+            model,
+            instance,
+            new_tokens=self.settings.new_tokens,
+            repeats=self.settings.repeats,
+            questions=self.settings.questions,
+        )
+        return Measured(perf, costs(perf, rates) if perf["status"] == "ok" else {})
+
+
+class MaxLength(_CostTask):
+    """metric max_tokens: the longest context that fits, in steps; the last step within `--length` ends the search."""
+
+    name = "efficiency-maxlen"
+    metric = "max_tokens"
+    higher_is_better = True
+    lengths = (1 << 20,)
+    settings_model = MaxLengthSettings
+    settings: MaxLengthSettings
+
+    def instances(
+        self, tokenizer: PreTrainedTokenizerBase, length: int | None, limit: int | None, seed: int
+    ) -> Iterator[Instance]:
+        """Raises UserError where the search would end before its first step."""
+        step = self.settings.step
+        if length is not None and length < step:
+            raise UserError(
+                f"A length of {length} tokens is shorter than the search's step of {step}: choose a longer --length or "
+                f"--set step={length}."
+            )
+        return super().instances(tokenizer, length, limit, seed)
+
+    def measure(self, model: LongContextModel, instance: Instance, rates: Rates) -> Measured:
+        from evals.measure.longest import attempt, longest
+
+        settings, context = self.settings, instance.prompt.context
+        peaks: dict[int, int] = {}
+
+        def fits(tokens: int) -> bool:
+            prompt = Prompt(instance.prompt.prefix, context[:tokens], instance.prompt.query, instance.prompt.question)
+            ok, peak = attempt(model, Instance(id="probe", prompt=prompt), settings.new_tokens)
+            if ok:
+                peaks[tokens] = peak
+            return ok
+
+        cap = len(context) // settings.step * settings.step
+        found = longest(fits, settings.start, cap, settings.step)
+        perf: dict[str, Any] = {
+            "status": "ok" if found else "oom",
+            "error": None if found else f"not even {settings.step} tokens of context fit",
+            "context_tokens": len(instance.prompt.prefix) + found,
+            "query_tokens": settings.query_tokens,
+            "new_tokens": settings.new_tokens,
+            "repeats": 1,
+        }
+        if not found:
+            return Measured(perf, {})
+        perf["peak_bytes"] = peaks[found]
+        return Measured(perf, {"max_tokens": float(found), "limited_by_memory": float(found < cap)})
+
+
+def costs(perf: dict[str, Any], rates: Rates) -> dict[str, float]:
+    """Metrics of a cold record: end to end, second question, and the share of the device's floors.
+
+    The floors: prefill FLOPs (by formula) at the matmul rate; bytes that a token must read (by formula) at the
+    copy rate. A share of 1 means that nothing is left to gain without other arithmetic.
+    """
+    ttft_s, token_s = perf["ttft_s"], perf["tpot_ms"] / 1000
+    prefill_floor_s = perf["prefill_flops"] / rates.matmul_flops
+    token_floor_s = perf["decode_bytes"] / rates.copy_bytes
+    metrics = {
+        "total_s": ttft_s + (perf["new_tokens"] - 1) * token_s,
+        "tokens_per_s": perf["tokens_per_s"],
+        "prefill_floor_s": prefill_floor_s,
+        "prefill_share": prefill_floor_s / ttft_s,
+        "token_floor_ms": token_floor_s * 1000,
+        "token_share": token_floor_s / token_s,
+        "reserved_gib": perf["reserved_bytes"] / GIB,
+    }
+    if "again_s" in perf:
+        metrics["again_s"] = perf["again_s"]
+    return metrics

@@ -1,0 +1,234 @@
+"""The cold performance pass: time and memory of one request that shares nothing with another.
+
+A latency never comes from a request that reused a read, and a peak never includes another request.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from evals.methods.base import LongContextModel, Query
+from evals.tasks.base import Instance
+
+NEW_TOKENS = 16
+REPEATS = 3
+CPU_SECONDS = 2.0
+"""On the CPU no repeat starts after this many seconds were measured: a long request varies little."""
+CPU_WARM_UP_TOKENS = 128
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that the device or the host had no memory left."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and (
+        "DefaultCPUAllocator: can't allocate memory" in text
+        or "not enough memory: you tried to allocate" in text
+        or "CUDA out of memory" in text
+        or "CUBLAS_STATUS_ALLOC_FAILED" in text
+    )
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what was asked: host time is device time after this."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class PeakMemory:
+    """Peak memory since `start`: allocated bytes on a GPU, resident bytes of the process on the CPU.
+
+    Linux can reset a process's peak (`clear_refs`); elsewhere the value at the time of reading is used.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._resettable = False
+
+    def start(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self.device)
+            return
+        try:
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+            self._resettable = True
+        except OSError:
+            self._resettable = False
+
+    def peak_bytes(self) -> int:
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        if self._resettable:
+            lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+        return psutil.Process().memory_info().rss
+
+    def reserved_bytes(self) -> int:
+        """What the allocator took from the device; on the CPU there is no such thing but the peak."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_reserved(self.device)
+        return self.peak_bytes()
+
+
+@dataclass
+class Timing:
+    """One cold request. token_s: the time of each token after the first; again_s: of each further question on
+    the same read, until its first token."""
+
+    read_s: float
+    query_s: float
+    token_s: list[float] = field(default_factory=list)
+    again_s: list[float] = field(default_factory=list)
+    state_bytes: int = 0
+
+
+class Clock:
+    """Marks in time: CUDA events on a GPU, where work is asynchronous, the host's clock on the CPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._marks: list[Any] = []
+
+    def mark(self, token: int = 0) -> None:
+        """Now. Also serves as `on_token`: a token is known on the host when all work before it is done."""
+        if self._device.type == "cuda":
+            event = torch.cuda.Event(enable_timing=True)
+            event.record(torch.cuda.current_stream(self._device))
+            self._marks.append(event)
+        else:
+            self._marks.append(time.perf_counter())
+
+    def spans(self) -> list[float]:
+        """Seconds between each mark and the next."""
+        pairs = zip(self._marks, self._marks[1:], strict=False)
+        if self._device.type == "cuda":
+            synchronize(self._device)
+            return [one.elapsed_time(other) / 1000 for one, other in pairs]
+        return [other - one for one, other in pairs]
+
+
+def request(model: LongContextModel, instance: Instance, new_tokens: int, questions: int = 1) -> Timing:
+    """Read the context and generate `new_tokens`, with nothing kept from before.
+
+    Where an instance has a target instead of a generation, its tokens are read as part of the query: both
+    kinds then cost the whole length. No stop token applies, so that every method generates as many tokens.
+    questions: how many are put to the one read. The further ones are the query with its ids turned, so that a
+    method cannot answer from what it did for the one before; they ask for one token.
+    """
+    prompt = instance.prompt
+    query = Query([*prompt.query, *(instance.target or [])], prompt.question)
+    clock = Clock(model.device)
+    synchronize(model.device)
+    clock.mark()
+    session = model.prefill(prompt.context, prefix_ids=prompt.prefix)
+    synchronize(model.device)
+    clock.mark()
+    session.generate(query, new_tokens, on_token=clock.mark)
+    read_s, query_s, *token_s = clock.spans()
+    again_s = []
+    for turn in range(1, questions):
+        other = Query([*query.ids[turn:], *query.ids[:turn]], query.question)
+        clock = Clock(model.device)
+        clock.mark()
+        session.generate(other, 1, on_token=clock.mark)
+        again_s += clock.spans()
+    return Timing(read_s, query_s, token_s, again_s, session.state_bytes)
+
+
+def cold(
+    model: LongContextModel,
+    instance: Instance,
+    *,
+    new_tokens: int = NEW_TOKENS,
+    repeats: int = REPEATS,
+    questions: int = 1,
+) -> dict[str, Any]:
+    """The performance record of an instance (without `kind` and `cell`): medians over fresh requests.
+
+    Times are in seconds, `tpot` in milliseconds. Out of memory is a result: status `oom` with the peak until
+    then. The peak is of the measured requests alone, weights included. questions: see `request`; with more than
+    one the record has `again_s`.
+    """
+    prompt = instance.prompt
+    context_tokens = len(prompt.prefix) + len(prompt.context)
+    query_tokens = len(prompt.query) + len(instance.target or [])
+    gc.collect()  # a session of the accuracy pass may still hang in a reference cycle
+    memory = PeakMemory(model.device)
+    memory.start()
+    record = {
+        "context_tokens": context_tokens,
+        "query_tokens": query_tokens,
+        "new_tokens": new_tokens,
+        "repeats": 0,
+    }
+    try:
+        _warm_up(model, instance, new_tokens)
+        memory.start()
+        runs = _repeat(model, instance, new_tokens, repeats, questions)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        peak = {"peak_bytes": memory.peak_bytes(), "reserved_bytes": memory.reserved_bytes()}
+        return {**record, "status": "oom", "error": first_line(error), **peak}
+    cost = model.cost(context_tokens, query_tokens)
+    return {
+        **record,
+        "status": "ok",
+        "error": None,
+        "repeats": len(runs),
+        **_summary(runs),
+        "peak_bytes": memory.peak_bytes(),
+        "reserved_bytes": memory.reserved_bytes(),
+        "prefill_flops": cost.prefill_flops,
+        "decode_bytes": cost.decode_bytes,
+    }
+
+
+def _warm_up(model: LongContextModel, instance: Instance, new_tokens: int) -> None:
+    """A GPU picks kernels by shape, so there the request itself; the CPU only has to page in the weights."""
+    if model.device.type == "cuda":
+        request(model, instance, new_tokens)
+    else:
+        model.prefill(instance.prompt.context[:CPU_WARM_UP_TOKENS], instance.prompt.prefix)
+
+
+def _repeat(model: LongContextModel, instance: Instance, new_tokens: int, repeats: int, questions: int) -> list[Timing]:
+    runs: list[Timing] = []
+    begin = time.perf_counter()
+    while len(runs) < repeats:
+        runs.append(request(model, instance, new_tokens, questions))
+        if model.device.type == "cpu" and time.perf_counter() - begin > CPU_SECONDS:
+            break
+    return runs
+
+
+def _summary(runs: list[Timing]) -> dict[str, Any]:
+    gaps = sorted(gap for run in runs for gap in run.token_s)
+    tpot = statistics.median(gaps) if gaps else None
+    again = [seconds for run in runs for seconds in run.again_s]
+    p95 = gaps[min(round(0.95 * (len(gaps) - 1)), len(gaps) - 1)] if gaps else None
+    return {
+        "ttft_s": statistics.median(run.read_s + run.query_s for run in runs),
+        "read_s": statistics.median(run.read_s for run in runs),
+        "query_s": statistics.median(run.query_s for run in runs),
+        "tpot_ms": None if tpot is None else tpot * 1000,
+        "tpot_p95_ms": None if p95 is None else p95 * 1000,
+        "tokens_per_s": None if not tpot else 1 / tpot,
+        **({"again_s": statistics.median(again)} if again else {}),
+        "state_bytes": runs[-1].state_bytes,
+    }
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; its type where it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

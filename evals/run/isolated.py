@@ -1,0 +1,171 @@
+"""Cells of one model in a process of its own, so that no method inherits memory, caches or a fault of another.
+
+The parent owns the run folder; the child loads, measures and sends what it found. After a failure other than
+out of memory the device may be unusable, so the rest goes to a fresh process.
+"""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+
+from evals.errors import UserError
+from evals.measure.device import Rates, measure_rates
+from evals.measure.request import PeakMemory, first_line, is_out_of_memory
+from evals.methods import kernels as attention
+from evals.methods.base import LongContextModel
+from evals.run.grid import Cell
+from sharedllm.processes import end_with_parent
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The model of the cells is ready."""
+
+    fairness: dict[str, Any]
+    max_context: int | None
+
+
+@dataclass(frozen=True)
+class Result:
+    """One cell is done. status: ok, oom or failed; perf: the cold record; metrics: of its only sample."""
+
+    cell: str
+    status: str
+    error: str | None = None
+    traceback: str | None = None
+    bad_input: bool = False
+    perf: dict[str, Any] | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    def sample(self) -> dict[str, Any]:
+        """The metrics as the record of a sample that has no text."""
+        perf = self.perf or {}
+        return {
+            "sample": "cold",
+            "status": "ok",
+            "error": None,
+            "metrics": self.metrics,
+            "output": {"text": "", "tokens": perf.get("new_tokens", 0)},
+            "reference": None,
+            "group": "cold",
+            "meta": {},
+            "audit": {},
+            "trace": {},
+            "prompt": {"head": "", "tail": ""},
+            "seconds": {"read": perf.get("read_s", 0.0), "answer": perf.get("query_s", 0.0)},
+        }
+
+
+def measured_apart(cells: Sequence[Cell]) -> Iterator[Loaded | Result]:
+    """Measure cells of one model. Yields exactly one `Result` a cell, and `Loaded` whenever a model was loaded."""
+    left = list(cells)
+    while left:
+        for message in _one_process(left):
+            if isinstance(message, Result):
+                left = [cell for cell in left if cell.id != message.cell]
+            yield message
+
+
+def _one_process(cells: Sequence[Cell]) -> Iterator[Loaded | Result]:
+    """Messages of one child, in order; its death is the result of the cell that it was measuring."""
+    context = multiprocessing.get_context("spawn")  # CUDA cannot be used in a fork
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_child, args=(there, list(cells)), daemon=True)
+    process.start()
+    there.close()
+    waiting = [cell.id for cell in cells]
+    try:
+        while waiting:
+            message = here.recv()
+            if message is None:  # a failure: the child wants no more
+                waiting = []
+                continue
+            if isinstance(message, Result):
+                waiting.remove(message.cell)
+            yield message
+    except EOFError:
+        process.join()
+        first, waiting = waiting[0], []
+        yield Result(first, "failed", f"The measuring process died with exit code {process.exitcode}.")
+    finally:
+        if waiting:  # the run was stopped
+            process.terminate()
+        process.join()
+
+
+def _child(connection: Connection, cells: list[Cell]) -> None:
+    """Load the model of the cells, measure each, send `Loaded` and `Result`s; None where the rest needs a new child."""
+    end_with_parent()  # a child that went on measuring would slow down and crowd the run that resumes
+    os.dup2(2, 1)  # stdout belongs to the parent's table
+    with attention.order(cells[0].model.runtime.kernels):
+        _measure_all(connection, cells)
+
+
+def _measure_all(connection: Connection, cells: list[Cell]) -> None:
+    """`_child` with its kernels chosen."""
+    choice, device = cells[0].model, torch.device(cells[0].model.runtime.device)
+    try:
+        rates = measure_rates(device, getattr(torch, choice.runtime.dtype))
+        PeakMemory(device).start()
+        model = choice.method.load(choice.preset, choice.runtime)
+    except Exception as error:
+        for cell in cells:
+            connection.send(_failure(cell, error, device))
+        return
+    connection.send(Loaded(model.fairness, model.max_context))
+    lost: dict[str, int] = {}  # task -> shortest length that ran out of memory
+    for cell in cells:
+        shortest = lost.get(cell.task.name)
+        if shortest is not None and cell.length is not None and cell.length > shortest:
+            connection.send(_not_tried(cell, shortest))
+            continue
+        result = _measure(cell, model, rates)
+        if result.status == "oom" and cell.length is not None:
+            lost[cell.task.name] = cell.length
+        connection.send(result)
+        if result.traceback:
+            connection.send(None)
+            return
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _not_tried(cell: Cell, shortest: int) -> Result:
+    """Out of memory without a try: a method that cannot read some length would fail slowly on every longer one."""
+    error = f"not tried: {shortest} tokens ran out of memory"
+    return Result(cell.id, "oom", error, perf={"status": "oom", "error": error})
+
+
+def _measure(cell: Cell, model: LongContextModel, rates: Rates) -> Result:
+    """A cell goes wrong alone, and the sweep goes on: whatever happens is its result."""
+    task = cell.task.task
+    try:
+        instance = next(iter(task.instances(model.tokenizer, cell.length, None, cell.seed)))
+        found = task.measure(model, instance, rates)
+    except Exception as error:
+        return _failure(cell, error, model.device)
+    perf = {**found.perf, "rates": asdict(rates)}
+    return Result(cell.id, perf["status"], perf["error"], perf=perf, metrics=found.metrics)
+
+
+def _failure(cell: Cell, error: Exception, device: torch.device) -> Result:
+    """What an exception means for a cell: bad input, no memory left, or a bug, which keeps its traceback."""
+    if isinstance(error, UserError):
+        return Result(cell.id, "failed", str(error), bad_input=True)
+    if is_out_of_memory(error):
+        memory = PeakMemory(device)
+        peak = {"peak_bytes": memory.peak_bytes(), "reserved_bytes": memory.reserved_bytes()}
+        perf = {"status": "oom", "error": first_line(error), **peak}
+        return Result(cell.id, "oom", first_line(error), perf=perf)
+    text = "".join(traceback.format_exception(error))
+    return Result(cell.id, "failed", f"{type(error).__name__}: {first_line(error)}", traceback=text)

@@ -1,0 +1,71 @@
+"""One sample: the request, its answer, what is written down about both, and the rules that its prompt must keep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evals.methods.base import LongContextModel, Request, Session
+from evals.run.grid import Cell
+from evals.tasks.base import Instance, Output
+
+HEAD_TOKENS, TAIL_TOKENS = 120, 240
+"""How much of each end of a prompt is kept as text, for people."""
+
+
+class AuditError(Exception):
+    """A prompt broke a rule that every result rests on: a bug of its task, so the whole run stops."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request whose context was read. read_s: what the read took, 0 where another request had paid for it."""
+
+    instance: Instance
+    session: Session
+    read_s: float
+
+
+def answer(model: LongContextModel, batch: Sequence[Asked]) -> list[Output]:
+    """Answer one request, or several generations: log-probabilities of the target, or new ids and their text."""
+    instance, session = batch[0].instance, batch[0].session
+    if instance.target is not None:
+        return [Output(logprobs=session.score(instance.prompt.as_query(), instance.target).tolist())]
+    requests = [
+        Request(a.session, a.instance.prompt.as_query(), a.instance.max_new_tokens, a.instance.stop) for a in batch
+    ]
+    if len(requests) == 1:
+        answers = [session.generate(requests[0].query, requests[0].max_new_tokens, requests[0].stop)]
+    else:
+        answers = model.generate_batch(requests)
+    return [Output(ids=ids, text=str(model.tokenizer.decode(ids, skip_special_tokens=True))) for ids in answers]
+
+
+def describe(model: LongContextModel, instance: Instance, output: Output) -> dict[str, Any]:
+    """The parts of a sample record that tell what was asked and answered."""
+    prompt = instance.prompt
+    head = [*prompt.prefix, *prompt.context[:HEAD_TOKENS]][:HEAD_TOKENS]
+    tail = [*prompt.context[-TAIL_TOKENS:], *prompt.query][-TAIL_TOKENS:]
+    return {
+        "sample": instance.id,
+        "status": "ok",
+        "error": None,
+        "output": {"text": output.text, "tokens": len(output.ids) or len(output.logprobs)},
+        "reference": instance.reference,
+        "group": instance.group or prompt.context_key,
+        "meta": instance.meta,
+        "audit": prompt.audit.as_dict(),
+        "prompt": {"head": model.tokenizer.decode(head), "tail": model.tokenizer.decode(tail)},
+    }
+
+
+def audit(instance: Instance, cell: Cell) -> None:
+    """Raises AuditError where a prompt has two BOS, miscounts its tokens or is longer than its budget."""
+    prompt, where = instance.prompt, f"{cell.task.name}, sample {instance.id}"
+    if prompt.audit.bos > 1:
+        raise AuditError(f"{where}: {prompt.audit.bos} BOS tokens in one prompt; there must be one at most.")
+    if prompt.audit.tokens != len(prompt):
+        raise AuditError(f"{where}: the audit counts {prompt.audit.tokens} tokens, there are {len(prompt)}.")
+    if cell.length is not None and len(prompt) > cell.length:
+        raise AuditError(f"{where}: the prompt has {len(prompt)} tokens, its budget is {cell.length}.")

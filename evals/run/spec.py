@@ -1,0 +1,133 @@
+"""What a person asked for: the run's specification, checked, with every `auto` resolved."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from evals.errors import UserError
+from evals.methods.base import Runtime
+
+UNITS = {"": 1, "k": 1024, "m": 1024 * 1024}
+
+
+class Device(StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class DType(StrEnum):
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class Attention(StrEnum):
+    auto = "auto"
+    sdpa = "sdpa"
+    flash_attention_2 = "flash_attention_2"
+    eager = "eager"
+
+
+class RunSpec(BaseModel):
+    """A grid of tasks, models and lengths, and how to run it.
+
+    settings: `--set` as given, keys still with their `task.` or `model.` prefix. limit, reuse, perf and
+    batch_size change how much is measured or how fast, never a sample: they are no part of a cell's identity.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tasks: list[str]
+    models: list[str]
+    lengths: list[int] | None = None
+    settings: dict[str, Any] = Field(default_factory=dict)
+    seed: int = 0
+    device: str = "cpu"
+    dtype: str = "float32"
+    attn: str = "sdpa"
+    kernels: tuple[str, ...] = ()
+    random_weights: bool = False
+    checkpoint: Path | None = None
+    data_dir: Path | None = None
+    offline: bool = False
+    limit: int | None = None
+    batch_size: int = 1
+    reuse: bool = True
+    perf: bool = True
+
+    def runtime(self) -> Runtime:
+        return Runtime(
+            device=self.device,
+            dtype=self.dtype,
+            attn=self.attn,
+            kernels=self.kernels,
+            random_weights=self.random_weights,
+            offline=self.offline,
+            checkpoint=str(self.checkpoint) if self.checkpoint else None,
+            seed=self.seed,
+        )
+
+
+def split_list(values: Iterable[str]) -> list[str]:
+    """Repeated and comma-separated values as one list without repetitions."""
+    return list(dict.fromkeys(part.strip() for value in values for part in value.split(",") if part.strip()))
+
+
+def parse_length(text: str) -> int:
+    """Tokens from `4096`, `4k` (1k = 1024) or `1m`. Raises UserError for anything else."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([km]?)", text.lower())
+    tokens = float(match[1]) * UNITS[match[2]] if match else 0.0
+    if tokens < 1 or not tokens.is_integer():
+        raise UserError(f"--length {text} is not a length: give whole tokens, as 4096 or 4k (1k = 1024).")
+    return int(tokens)
+
+
+def parse_settings(assignments: Sequence[str]) -> dict[str, Any]:
+    """`key=value` pairs, the values read as YAML. Raises UserError for a pair that is none."""
+    settings = {}
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals or not key.strip():
+            raise UserError(f"--set {assignment} is not key=value: write for instance --set depths=3.")
+        try:
+            settings[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UserError(f"--set {key}: the value {value} is not valid YAML.") from error
+    return settings
+
+
+def resolve_runtime(device: Device, dtype: DType, attn: Attention) -> dict[str, Any]:
+    """Fields of a Runtime with every `auto` decided: a GPU where there is one, bfloat16 there, SDPA with the order of
+    back ends that was measured to be the fastest on that device (`sdpa` by name keeps torch's own order).
+
+    Raises UserError for what this machine does not offer.
+    """
+    import torch
+
+    from evals.methods.kernels import fastest
+    from evals.methods.weights import check_attention
+
+    gpu = torch.cuda.is_available()
+    if device is Device.auto:
+        device = Device.cuda if gpu else Device.cpu
+    if device is Device.cuda and not gpu:
+        raise UserError("--device cuda: torch finds no CUDA GPU on this machine; use --device cpu.")
+    if dtype is DType.auto:
+        dtype = DType.bfloat16 if device is Device.cuda else DType.float32
+    kernels: tuple[str, ...] = ()
+    if attn is Attention.auto:
+        attn, kernels = Attention.sdpa, fastest(device.value)
+    if attn is Attention.flash_attention_2:
+        if device is Device.cpu:
+            raise UserError("--attn flash_attention_2 runs on a CUDA GPU only: use --attn sdpa.")
+        check_attention(attn)
+    return {"device": device.value, "dtype": dtype.value, "attn": attn.value, "kernels": kernels}

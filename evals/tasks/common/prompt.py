@@ -1,0 +1,265 @@
+"""Prompts as token ids: text becomes ids exactly once, here, and only the context may be cut."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any, Self
+
+from evals.errors import UserError
+from evals.methods.base import Query
+from evals.methods.truncation import Side, kept_ends
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SLOT = "{context}"
+SENTINEL = "\u241f\u241econtext\u241e\u241f"
+"""Stands for the context while a chat template is rendered: symbols for control characters, in no real prompt."""
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What was done to a prompt, stored with every sample.
+
+    tokens: ids in the prompt as used; cut_tokens: context ids removed; cut_at: index in the context where the
+    cut lies (None: nothing cut); bos: number of BOS ids; template_sha256: of the template text, if any;
+    needle_survived: whether the evidence is still in the context (None where a task has no such notion).
+    """
+
+    tokens: int
+    cut_tokens: int = 0
+    cut_at: int | None = None
+    bos: int = 0
+    template_sha256: str | None = None
+    needle_survived: bool | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Token ids of prefix (BOS, instruction), context (long, may be cut) and query (question, answer stem)."""
+
+    prefix: list[int]
+    context: list[int]
+    query: list[int]
+    question: tuple[int, int] | None = None
+    audit: Audit = field(default_factory=lambda: Audit(tokens=0))
+
+    def as_query(self) -> Query:
+        return Query(ids=self.query, question=self.question)
+
+    def __len__(self) -> int:
+        return len(self.prefix) + len(self.context) + len(self.query)
+
+    @property
+    def context_key(self) -> str:
+        """Hash of prefix and context: prompts with equal keys can share one read."""
+        raw = repr((self.prefix, self.context)).encode()
+        return hashlib.sha256(raw).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What stands around a context, as ids: for tasks that put their contexts together from ids."""
+
+    prefix: list[int]
+    query: list[int]
+    question: tuple[int, int] | None
+    bos: int
+
+    def __len__(self) -> int:
+        return len(self.prefix) + len(self.query)
+
+
+class PromptBuilder:
+    """Makes prompts for one tokenizer.
+
+    Exactly one BOS stands first where the tokenizer adds one by itself, none where it does not. (Some have a
+    `bos_token` that they never add: SmolLM2's is the mark that opens a chat turn.)
+    Raises UserError for a tokenizer without character offsets.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        if not tokenizer.is_fast:
+            raise UserError(f"{type(tokenizer).__name__} gives no character offsets: use a fast tokenizer.")
+        self.tokenizer = tokenizer
+        # A post-processor adds special tokens and, for byte-level vocabularies, trims white space off the
+        # offsets; without it the spans of the tokens tile the text.
+        self._encoder = copy.deepcopy(tokenizer.backend_tokenizer)
+        self._encoder.post_processor = None
+        self._encoder.no_truncation()
+        self._encoder.no_padding()
+        bos = tokenizer.bos_token_id
+        adds = bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
+        self.bos: int | None = bos if adds else None
+
+    @classmethod
+    @lru_cache(maxsize=4)
+    def of(cls, tokenizer: PreTrainedTokenizerBase) -> Self:
+        """The builder of a tokenizer, made once: copying a large vocabulary for every cell takes a share of the run."""
+        return cls(tokenizer)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the tokenizer: models that share it share ids."""
+        return hashlib.sha256(self._encoder.to_str().encode()).hexdigest()
+
+    @property
+    def identity(self) -> tuple[str, str, str]:
+        """All of the tokenizer that decides a prompt: ids, special tokens, chat template."""
+        return self.fingerprint, f"{self.bos} {self.tokenizer.special_tokens_map}", str(self.tokenizer.chat_template)
+
+    def encode(self, text: str, after: str = "") -> list[int]:
+        """Ids of a text without special tokens, as they are where it stands behind the text `after`."""
+        return self.encode_with_spans(text, after)[0]
+
+    def encode_with_spans(self, text: str, after: str = "") -> tuple[list[int], list[tuple[int, int]]]:
+        """As `encode`, and the span of characters of `text` behind each id."""
+        encoding = self._encoder.encode(after + text, add_special_tokens=False)
+        if not after:
+            return encoding.ids, encoding.offsets
+        start = len(after)
+        own = [(i, a - start, b - start) for i, (a, b) in zip(encoding.ids, encoding.offsets, strict=True)]
+        own = [token for token in own if token[1] >= 0]
+        return [i for i, _, _ in own], [(a, b) for _, a, b in own]
+
+    def encode_all(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+        """`encode_with_spans` of many texts, on all cores."""
+        return [(e.ids, e.offsets) for e in self._encoder.encode_batch(list(texts), add_special_tokens=False)]
+
+    def build(
+        self,
+        before: str,
+        context: str,
+        after: str,
+        *,
+        budget: int | None = None,
+        side: Side = "middle",
+        chat: bool = False,
+        question: str | None = None,
+        answer: str = "",
+        template: str | None = None,
+        evidence: tuple[int, int] | None = None,
+    ) -> Prompt:
+        """The prompt `before + context + after`, tokenised once as one text and then taken apart.
+
+        A token belongs to the context only if it lies wholly inside. budget: tokens of the whole prompt; what is
+        too much is cut out of the context (`kept_ends`). chat: wrap all in the tokenizer's chat template as one
+        user message; `answer` is put behind it and begins the reply. question: text in `after` that a search may
+        look at. template: official template text, whose hash goes into the audit. evidence: span of characters of
+        the context that the answer needs; the audit says whether it was cut.
+        Raises UserError for an empty context, a budget without room for the context, a missing chat template.
+        """
+        if not context:
+            raise UserError("The context of a sample is empty: remove the row, every method needs a context.")
+        before, after = self._wrap(before, after, answer, chat)
+        start, end = len(before), len(before) + len(context)
+        ids, spans = self.encode_with_spans(before + context + after)
+        first = next((i for i, span in enumerate(spans) if span[0] >= start), len(ids))
+        last = max(first, next((i for i, span in enumerate(spans) if span[1] > end), len(ids)))
+        frame = self._frame(ids[:first], ids[last:], _find(after, question, end), spans[last:])
+        where = None
+        if evidence is not None:
+            where = _covering([(a - start, b - start) for a, b in spans[first:last]], evidence)
+        return assemble(frame, ids[first:last], budget=budget, side=side, template=template, evidence=where)
+
+    def frame(
+        self, before: str, after: str, *, chat: bool = False, question: str | None = None, answer: str = ""
+    ) -> Frame:
+        """What `build` would put around a context, for a context that exists as ids already."""
+        before, after = self._wrap(before, after, answer, chat)
+        ids, spans = self.encode_with_spans(after, after=".")  # contexts end in text: no dummy prefix space
+        return self._frame(self.encode(before) if before else [], ids, _find(after, question, 0), spans)
+
+    def _wrap(self, before: str, after: str, answer: str, chat: bool) -> tuple[str, str]:
+        if not chat:
+            return before, after + answer
+        if not self.tokenizer.chat_template:
+            raise UserError("This tokenizer has no chat template: leave chat off.")
+        message = {"role": "user", "content": before + SENTINEL + after}
+        text = self.tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+        before, _, after = str(text).partition(SENTINEL)
+        return before, after + answer
+
+    def _frame(
+        self,
+        prefix: list[int],
+        query: list[int],
+        question: tuple[int, int] | None,
+        spans: Sequence[tuple[int, int]],
+    ) -> Frame:
+        if self.bos is not None and prefix[:1] != [self.bos]:
+            prefix = [self.bos, *prefix]
+        bos = 0
+        while self.bos is not None and prefix[bos : bos + 1] == [self.bos]:
+            bos += 1
+        return Frame(prefix, query, None if question is None else _covering(spans, question), bos)
+
+
+def assemble(
+    frame: Frame,
+    context: list[int],
+    *,
+    budget: int | None = None,
+    side: Side = "middle",
+    template: str | None = None,
+    evidence: tuple[int, int] | None = None,
+) -> Prompt:
+    """A prompt from ids. evidence: span of `context` ids that the answer needs.
+
+    Raises UserError if the budget leaves no room for any context.
+    """
+    cut, head = 0, len(context)
+    survived = None if evidence is None else True
+    if budget is not None and len(frame) + len(context) > budget:
+        if len(frame) >= budget:
+            raise UserError(
+                f"A prompt needs {len(frame)} tokens beside its context, and its length is {budget}: "
+                "choose a larger --length."
+            )
+        room = budget - len(frame)
+        head, tail = kept_ends(len(context), room, side, before=len(frame.prefix), after=len(frame.query))
+        cut = len(context) - head - tail
+        if evidence is not None:
+            survived = evidence[1] <= head or evidence[0] >= head + cut
+        context = context[:head] + context[head + cut :]
+    audit = Audit(
+        tokens=len(frame) + len(context),
+        cut_tokens=cut,
+        cut_at=head if cut else None,
+        bos=frame.bos,
+        template_sha256=None if template is None else hashlib.sha256(template.encode()).hexdigest(),
+        needle_survived=survived,
+    )
+    return Prompt(frame.prefix, context, frame.query, frame.question, audit)
+
+
+def fill(template: str, **fields: Any) -> tuple[str, str]:
+    """The text before and after the context slot of a template, other slots filled as by `str.format`.
+
+    Braces in the values are safe. Raises ValueError unless the template has exactly one `{context}`.
+    """
+    if template.count(SLOT) != 1:
+        raise ValueError(f"A template needs exactly one {SLOT}, this has {template.count(SLOT)}: {template[:80]!r}")
+    before, _, after = template.partition(SLOT)
+    return before.format(**fields), after.format(**fields)
+
+
+def _find(after: str, question: str | None, offset: int) -> tuple[int, int] | None:
+    """Span of the last occurrence of the question in `after`, which begins at character `offset`."""
+    if not question:
+        return None
+    at = after.rindex(question)
+    return offset + at, offset + at + len(question)
+
+
+def _covering(spans: Sequence[tuple[int, int]], chars: tuple[int, int]) -> tuple[int, int]:
+    """Half-open span of the tokens that touch a span of characters."""
+    touching = [i for i, (begin, end) in enumerate(spans) if begin < chars[1] and end > chars[0]]
+    return (touching[0], touching[-1] + 1) if touching else (0, 0)

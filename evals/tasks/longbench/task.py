@@ -1,0 +1,166 @@
+"""LongBench v1 and LongBench-E with official prompts, truncation, stop rule and scores (docs/benchmarks.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Literal
+
+from evals.errors import UserError
+from evals.methods.base import Stop
+from evals.tasks.base import Instance, Output, Task, TaskSettings
+from evals.tasks.common.prompt import PromptBuilder
+from evals.tasks.longbench import datasets, metrics, rows
+from evals.tasks.longbench.templates import parts, template
+from evals.tasks.longbench.views import views
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+MIN_LENGTH = 640
+"""Shortest --length: 125 tokens of prompt under the official rule."""
+
+
+def score(dataset: str, prediction: str, answers: Sequence[str], all_classes: Sequence[str] | None = None) -> float:
+    """Official score in 0..1 of a raw prediction, official post-processing included: the best of its answers.
+
+    Raises UserError for an unknown data set, an empty list of answers, or missing class names (trec, lsht).
+    """
+    return metrics.score(dataset, prediction, answers, all_classes).value
+
+
+class LongBenchSettings(TaskSettings):
+    """chat: "official" wraps the prompt in the tokenizer's chat template, if it has one, except for few-shot
+    and code sets. max_prompt_tokens: the truncation budget, in place of the one that --length implies."""
+
+    chat: Literal["official", "never", "always"] = "official"
+    max_prompt_tokens: int | None = None
+
+
+class LongBench(Task):
+    """The 21 data sets. --length is the window of which the official rule leaves a part to the prompt."""
+
+    name = "longbench"
+    version = 1
+    subsets = tuple(datasets.DATASETS)
+    settings_model = LongBenchSettings
+    settings: LongBenchSettings
+    suffix = ""
+
+    @property
+    def dataset(self) -> str:
+        assert self.subset is not None, "the grid gives every cell one subset"
+        return self.subset
+
+    def check(self) -> None:
+        rows.locate(self.dataset + self.suffix, self.data)
+
+    def instances(
+        self, tokenizer: PreTrainedTokenizerBase, length: int | None, limit: int | None, seed: int
+    ) -> Iterator[Instance]:
+        """The rows in file order. seed is not used: nothing is random."""
+        known = datasets.get(self.dataset)
+        builder = PromptBuilder.of(tokenizer)
+        budget = prompt_budget(length, self.settings.max_prompt_tokens, known.max_new_tokens)
+        file = rows.locate(self.dataset + self.suffix, self.data)
+        chat = self._chat(known, tokenizer)
+        stop = stop_rule(self.dataset, tokenizer)
+        for line, row in islice(rows.read(self.dataset, file), limit):
+            text = parts(self.dataset, row.context, row.input)
+            try:
+                prompt = builder.build(
+                    text.before,
+                    text.context,
+                    text.after,
+                    budget=budget,
+                    chat=chat,
+                    question=text.question,
+                    template=template(self.dataset),
+                )
+            except UserError as error:
+                raise UserError(f"{file}, line {line}: {error}") from error
+            yield Instance(
+                id=f"{line:04d}",
+                prompt=prompt,
+                max_new_tokens=known.max_new_tokens,
+                stop=stop,
+                reference=row.answers,
+                meta=self._meta(row, chat),
+            )
+
+    def _chat(self, known: datasets.Dataset, tokenizer: PreTrainedTokenizerBase) -> bool:
+        if self.settings.chat == "official":
+            return known.chat and bool(tokenizer.chat_template)
+        return self.settings.chat == "always"
+
+    def _meta(self, row: rows.LongBenchRow, chat: bool) -> dict[str, Any]:
+        meta: dict[str, Any] = {"row": row.id, "length": row.length, "chat": chat}
+        if datasets.get(self.dataset).metric == "classification":
+            meta["all_classes"] = row.all_classes
+        return meta
+
+    def evaluate(self, instance: Instance, output: Output) -> dict[str, float]:
+        """score; for ROUGE sets also recursion_limit, 1 where the official scorer's recursion limit made a 0."""
+        classes = instance.meta.get("all_classes")
+        result = metrics.score(self.dataset, output.text, instance.reference, classes)
+        values = {"score": result.value}
+        if datasets.get(self.dataset).metric.startswith("rouge"):
+            values["recursion_limit"] = float(result.recursion)
+        return values
+
+    @classmethod
+    def views(cls, scores: Mapping[str, float]) -> dict[str, dict[str, float]]:
+        return views(scores)
+
+
+class LongBenchE(LongBench):
+    """LongBench-E: 13 sets of even length distribution, each with three scores by the rows' stored length."""
+
+    name = "longbench-e"
+    subsets = datasets.LONGBENCH_E
+    suffix = "_e"
+
+    def evaluate(self, instance: Instance, output: Output) -> dict[str, float]:
+        values = super().evaluate(instance, output)
+        return {**values, f"score_{datasets.bucket(instance.meta['length'])}": values["score"]}
+
+    @classmethod
+    def views(cls, scores: Mapping[str, float]) -> dict[str, dict[str, float]]:
+        """None: LongBench-E is read by length, and its README gives no average over data sets."""
+        return {}
+
+
+def prompt_budget(length: int | None, max_prompt_tokens: int | None, max_new_tokens: int) -> int | None:
+    """Tokens of the whole prompt; None where nothing is cut.
+
+    The official budgets are 3500, 7500, 15500 and 31500 for windows of 4K, 8K, 16K and 32K: 1000 for every 1024
+    tokens, less 500. That leaves room for the longest answer (512) at every length.
+    Raises UserError where the length is too short.
+    """
+    if max_prompt_tokens is not None:
+        return explicit_budget(length, max_prompt_tokens, max_new_tokens)
+    if length is None:
+        return None
+    if length < MIN_LENGTH:
+        raise UserError(f"LongBench needs a --length of {MIN_LENGTH} or more, not {length}.")
+    return length * 1000 // 1024 - 500
+
+
+def explicit_budget(length: int | None, max_prompt_tokens: int, max_new_tokens: int) -> int:
+    """A prompt budget that a setting gives. Raises UserError where prompt and answer exceed the length."""
+    if length is not None and max_prompt_tokens + max_new_tokens > length:
+        raise UserError(
+            f"max_prompt_tokens {max_prompt_tokens} and an answer of {max_new_tokens} tokens exceed --length {length}: "
+            "change one of them."
+        )
+    return max_prompt_tokens
+
+
+def stop_rule(dataset: str, tokenizer: PreTrainedTokenizerBase) -> Stop:
+    """End of text. samsum also ends at a newline, after one token at least: the official guard against a model
+    that goes on with the next dialogue (the last id of "\\n" encoded alone)."""
+    eos = {tokenizer.eos_token_id} - {None}
+    if dataset != "samsum":
+        return Stop(ids=frozenset(eos))
+    newline = tokenizer.encode("\n", add_special_tokens=False)[-1]
+    return Stop(ids=frozenset(eos | {newline}), min_new_tokens=1)

@@ -1,0 +1,157 @@
+"""RULER: thirteen synthetic tasks at any length with any tokenizer (Hsieh et al. 2024, arXiv:2404.06654).
+
+Prompt + answer budget never exceed the length. Official code: 500 samples, seed 42, lengths 4K to 128K; texts by
+hash from lm-eval (`evals.tasks.ruler.templates`). An instance depends on (task, seed, length, index, tokenizer) alone.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from evals.errors import UserError
+from evals.methods.base import Stop
+from evals.tasks.base import Instance, Output, Task, TaskSettings
+from evals.tasks.common.prompt import Prompt, PromptBuilder
+from evals.tasks.ruler import data, qa
+from evals.tasks.ruler.aggregation import CommonWords, FrequentWords
+from evals.tasks.ruler.niah import Niah
+from evals.tasks.ruler.sample import Family, Sample, fitting_size, shrinking
+from evals.tasks.ruler.templates import template
+from evals.tasks.ruler.tracking import VariableTracking
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SAMPLES = 500
+"""Official number of samples of a task at a length."""
+
+NIAH: dict[str, dict[str, Any]] = {
+    "niah_single_1": {"haystack": "noise"},
+    "niah_single_2": {"haystack": "essay"},
+    "niah_single_3": {"haystack": "essay", "value": "uuids"},
+    "niah_multikey_1": {"haystack": "essay", "keys": 4},
+    "niah_multikey_2": {"haystack": "needle"},
+    "niah_multikey_3": {"haystack": "needle", "key": "uuids", "value": "uuids"},
+    "niah_multivalue": {"haystack": "essay", "values": 4},
+    "niah_multiquery": {"haystack": "essay", "keys": 4, "queries": 4},
+}
+
+
+class RulerSettings(TaskSettings):
+    """chat: wrap the prompt in the tokenizer's chat template; the answer prefix then begins the reply."""
+
+    chat: bool = False
+
+
+class Ruler(Task):
+    """One of the thirteen tasks."""
+
+    settings: RulerSettings
+    settings_model = RulerSettings
+    name: ClassVar[str] = "ruler"
+    metric: ClassVar[str] = "score"
+    subsets: ClassVar[Sequence[str]] = (*NIAH, "vt", "cwe", "fwe", "qa_1", "qa_2")
+    lengths: ClassVar[Sequence[int]] = (4096, 8192, 16384, 32768, 65536, 131072)
+
+    def check(self) -> None:
+        _ = self._borrowed
+
+    @cached_property
+    def _borrowed(self) -> Any:
+        """What the task takes from the data folder: words of essays, questions with documents, or nothing."""
+        if self.subset == "qa_1":
+            return qa.read_squad(data.squad(self.data.data_dir))
+        if self.subset == "qa_2":
+            return qa.read_hotpotqa(data.hotpotqa(self.data.data_dir))
+        if NIAH.get(self.subset or "", {}).get("haystack") == "essay":
+            return data.essays(self.data.data_dir)
+        return ()
+
+    def _family(self, length: int) -> Family:
+        match self.subset:
+            case "vt":
+                return VariableTracking()
+            case "cwe":
+                return CommonWords(length)
+            case "fwe":
+                return FrequentWords(length)
+            case "qa_1" | "qa_2":
+                return self._borrowed
+        return Niah(**NIAH[self.subset or ""], essay=self._borrowed)
+
+    def instances(
+        self, tokenizer: PreTrainedTokenizerBase, length: int | None, limit: int | None, seed: int
+    ) -> Iterator[Instance]:
+        assert length is not None, "a cell of RULER always has a length"
+        family = self._family(length)
+        count = min(SAMPLES if limit is None else limit, family.count or SAMPLES)
+        builder = PromptBuilder.of(tokenizer)
+
+        def build(sample: Sample) -> Prompt:
+            return builder.build(
+                sample.before,
+                sample.context,
+                sample.lead + sample.question,
+                question=sample.question,
+                answer=sample.answer_prefix,
+                chat=self.settings.chat,
+                template=template(family.family).full,
+            )
+
+        key = f"{self.subset}:{seed}:{length}"
+        for index, (sample, prompt) in enumerate(fitted(family, build, key, length, count)):
+            yield Instance(
+                id=str(index),
+                prompt=prompt,
+                max_new_tokens=family.new_tokens,
+                stop=Stop(frozenset({tokenizer.eos_token_id})),
+                reference=sample.answers,
+                group=str(index),
+                meta=sample.meta,
+            )
+
+    def evaluate(self, instance: Instance, output: Output) -> dict[str, float]:
+        return {"score": score(self.subset or "", output.text, instance.reference)}
+
+
+def fitted(
+    family: Family, build: Callable[[Sample], Prompt], key: str, length: int, count: int
+) -> Iterator[tuple[Sample, Prompt]]:
+    """`count` samples with their prompts, each of at most `length` ids with the answer budget.
+
+    The size of the haystack is found with sample 0 and shrunk for those others that it does not fit, as in the
+    official code. key: what the random numbers depend on, besides the index.
+    Raises UserError for a length that cannot hold the task.
+    """
+
+    def draw(index: int, size: int) -> tuple[Sample, Prompt]:
+        sample = family.sample(random.Random(f"{key}:{index}"), size, index)
+        return sample, build(sample)
+
+    def tokens(size: int) -> int:
+        return len(draw(0, size)[1]) + family.new_tokens
+
+    size = fitting_size(tokens, length, family.smallest(0), family.largest)
+    for index in range(count):
+        for smaller in shrinking(size, family.smallest(index)):
+            sample, prompt = draw(index, smaller)
+            if len(prompt) + family.new_tokens <= length:
+                yield sample, prompt
+                break
+        else:
+            raise UserError(f"A length of {length} tokens cannot hold {key.split(':')[0]}: choose a larger --length.")
+
+
+def score(task: str, prediction: str, answers: Sequence[str]) -> float:
+    """The official score in 0..1: answers found in the prediction, whatever their case.
+
+    All tasks but question answering: the fraction of the answers (string_match_all). Question answering: 1 if any
+    answer is found (string_match_part).
+    """
+    text = re.sub(r"[\x00-\x1f]", "\n", prediction.strip()).strip().lower()
+    found = [answer.lower() in text for answer in answers]
+    return float(any(found)) if task in ("qa_1", "qa_2") else sum(found) / len(found)

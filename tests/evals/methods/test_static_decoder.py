@@ -1,0 +1,225 @@
+"""Decoding by fixed steps: the same logits as one forward a token, nothing that depends on the host, graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_methods import BOS, CASES, CONTEXT, QUERY, SHAPE, Case
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from evals import registry
+from evals.methods.base import LongContextModel, Query, Runtime, Stop
+from evals.methods.decoding import session as decoding
+from evals.methods.decoding.cuda_graph import Replay
+from evals.methods.decoding.session import CachedSession
+from evals.methods.decoding.static_decoder import Reach, Tail
+from evals.methods.presets import Preset, Weights
+
+NEW = 24
+WINDOWED = {"model_type": "mistral", "sliding_window": 24, "head_dim": 8}
+MORE = {
+    "mistral": Case("full", {}, WINDOWED),
+    "mistral-short": Case("full", {}, WINDOWED | {"sliding_window": 5}),
+    "qwen3": Case("full", {}, {"model_type": "qwen3", "head_dim": 16}),
+    "qwen2-mixed": Case(
+        "full",
+        {},
+        {
+            "model_type": "qwen2",
+            "use_sliding_window": True,
+            "sliding_window": 20,
+            "layer_types": ["full_attention", "sliding_attention"],
+        },
+    ),
+    "streaming-token-fills": Case("streaming_llm", {"sinks": 2, "recent": 60, "regime": "token"}),
+    "streaming-no-sinks": Case("streaming_llm", {"sinks": 0, "recent": 9, "regime": "token"}),
+    "sharedllm-mistral": Case(
+        "sharedllm", {"chunk_size": 16, "ratios": [4, 2], "lower_layers": 1, "policy": "last_token"}, WINDOWED
+    ),
+}
+ALL = CASES | MORE
+
+
+def load(name: str, **runtime: Any) -> LongContextModel:
+    case = ALL[name]
+    preset = Preset(
+        name="tiny",
+        method=case.method,
+        description="",
+        weights=Weights(source="nowhere"),
+        settings=case.settings,
+        shape=SHAPE | case.shape,
+    )
+    return registry.method(case.method).load(preset, Runtime(random_weights=True, **runtime))
+
+
+@pytest.fixture(scope="module", params=ALL)
+def model(request: pytest.FixtureRequest) -> Iterator[LongContextModel]:
+    return load(request.param)
+
+
+class Recorder:
+    """Logits after every generated token, and how many of them came from fixed steps."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, fixed_on: str = "cpu", fewest: int = 1, longest: int = 256) -> None:
+        self.logits: list[torch.Tensor] = []
+        self.fixed = self.runs = 0
+        after = CachedSession._after
+
+        def recorded(session: CachedSession, token: int, left: int) -> torch.Tensor:
+            before = session._replay
+            logits = after(session, token, left)
+            self.logits.append(logits[0].float().cpu())
+            self.fixed += session._replay is not None
+            self.runs += session._replay is not None and session._replay is not before
+            return logits
+
+        patch.setattr(CachedSession, "_after", recorded)
+        patch.setattr(decoding, "FIXED_ON", frozenset({fixed_on}))
+        patch.setattr(decoding, "FEWEST", fewest)
+        patch.setattr(decoding, "LONGEST", longest)
+
+
+def generate(session: Any, query: Query = QUERY, **recorder: Any) -> tuple[list[int], Recorder]:
+    with pytest.MonkeyPatch.context() as patch:
+        record = Recorder(patch, **recorder)
+        return session.generate(query, NEW), record
+
+
+def test_fixed_steps_equal_one_forward_a_token(model: LongContextModel) -> None:
+    """The same logits and tokens, and the same session afterwards."""
+    plain, fixed = (model.prefill(CONTEXT, BOS) for _ in range(2))
+    wanted, forwards = generate(plain, fixed_on="none")
+    got, steps = generate(fixed, longest=7)
+    assert forwards.fixed == 0
+    assert steps.fixed >= 0.8 * NEW
+    assert steps.runs >= NEW // 8
+    torch.testing.assert_close(torch.stack(steps.logits), torch.stack(forwards.logits), atol=1e-4, rtol=1e-5)
+    assert got == wanted
+    assert fixed.state_bytes == plain.state_bytes
+    assert torch.equal(fixed.score(QUERY, [1, 2, 3]), plain.score(QUERY, [1, 2, 3]))
+
+
+class Operations(TorchDispatchMode):
+    """What is executed: names, shapes and plain arguments; reading a value on the host is an error."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Any] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func is not torch.ops.aten._local_scalar_dense.default, "a value went to the host"
+        self.seen.append((func, torch.utils._pytree.tree_map(_describe, (args, kwargs))))
+        return func(*args, **(kwargs or {}))
+
+
+def _describe(x: Any) -> Any:
+    return (x.shape, x.stride(), x.dtype) if isinstance(x, torch.Tensor) else x
+
+
+def test_steps_of_a_kind_do_the_same_operations(model: LongContextModel) -> None:
+    """What a graph replays: equal operations with equal arguments, the values of tensors aside."""
+    by_run: dict[Any, list[list[Any]]] = {}
+    call = Replay.__call__
+
+    def recorded(replay: Replay, token: int) -> torch.Tensor:
+        replay.step.prepare(token)
+        with Operations() as operations:
+            replay.step.run()
+        by_run.setdefault((replay, replay.step.kind), []).append(operations.seen)
+        return call(replay, token)
+
+    session = model.prefill(CONTEXT, BOS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Replay, "__call__", recorded)
+        record = Recorder(patch)
+        session.generate(QUERY, 10)
+    assert record.fixed
+    assert any(len(runs) > 1 for runs in by_run.values())
+    for runs in by_run.values():
+        assert all(operations == runs[0] for operations in runs[1:])
+
+
+@pytest.mark.parametrize("stop", [Stop(frozenset(range(0, 300, 9)), 5), Stop(when=lambda new: len(new) == 9)])
+def test_stopping_is_as_without(stop: Stop) -> None:
+    session = load("sharedllm").prefill(CONTEXT, BOS)
+    tokens: list[list[int]] = [[], []]
+    answers = []
+    for fixed_on, seen in zip(("none", "cpu"), tokens, strict=True):
+        with pytest.MonkeyPatch.context() as patch:
+            Recorder(patch, fixed_on=fixed_on)
+            answers.append(session.generate(QUERY, NEW, stop, seen.append))
+    assert tokens[0] == tokens[1]
+    assert answers[0] == answers[1]
+    assert 5 <= len(answers[0]) < NEW
+
+
+def test_few_tokens_and_other_decoders_take_forwards() -> None:
+    session = load("full").prefill(CONTEXT)
+    assert generate(session, fewest=NEW)[1].fixed == 0
+    assert generate(session, fewest=NEW - 1)[1].fixed == NEW - 1
+    eager = load("full", attn="eager")
+    assert generate(eager.prefill(CONTEXT))[1].fixed == 0
+    assert eager.fairness["decode"] == "eager"
+
+
+@given(
+    st.integers(0, 20),
+    st.integers(1, 70),
+    st.sampled_from([None, 1, 4, 9, 30, 100]),
+    st.sampled_from([1, 3]),
+    st.integers(0, 3),
+)
+@settings(deadline=None)
+def test_a_tail_is_attention_in_a_window(held: int, tokens: int, window: int | None, groups: int, pinned: int) -> None:
+    """Every token of a run sees what a mask over all keys lets it see; kept as they are: `pinned` keys before."""
+    generator = torch.Generator().manual_seed(held + tokens)
+    keys, values = 2 * torch.randn(2, 1, 2, pinned + held + tokens, 8, generator=generator)
+    query = 2 * torch.randn(1, 2 * groups, tokens, 8, generator=generator)
+    position = torch.arange(held + tokens)
+    seen = position <= position[held:, None]
+    if window is not None:
+        seen &= position > position[held:, None] - window
+    seen = torch.cat([torch.ones(tokens, pinned, dtype=torch.bool), seen], 1)
+    wanted = F.scaled_dot_product_attention(query, keys, values, attn_mask=seen, enable_gqa=True, scale=0.3)
+
+    reach = Reach(held, tokens, window, torch.device("cpu"), pinned)
+    before, old = slice(pinned, pinned + held), slice(0, pinned)
+    tail = Tail(reach, (keys[:, :, before], values[:, :, before]), (keys[:, :, old], values[:, :, old]))
+    for number in range(tokens):
+        at, new = torch.tensor([number]), slice(pinned + held + number, pinned + held + number + 1)
+        tail.write(at + reach.offset, keys[:, :, new], values[:, :, new])
+        got = tail.attend(query[:, :, number : number + 1], reach.bias(at), 0.3)
+        torch.testing.assert_close(got, wanted[:, :, number : number + 1], atol=1e-5, rtol=1e-5)
+    assert torch.equal(tail.new(tokens)[1], values[:, :, pinned + held :])
+
+
+# --- on a GPU: pytest -k gpu
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ALL)
+def test_gpu_graph_equals_forwards(name: str, dtype: str) -> None:
+    model = load(name, device="cuda", dtype=dtype)
+    assert model.fairness["decode"] == "cuda graph"
+    session = model.prefill(CONTEXT, BOS)
+    wanted, plain = generate(session, fixed_on="none")
+    before = session.score(QUERY, [1, 2, 3])
+    got, fixed = generate(session, fixed_on="cuda", fewest=8)
+    assert fixed.fixed
+    assert torch.equal(session.score(QUERY, [1, 2, 3]), before)
+    assert generate(session, fixed_on="cuda", fewest=8)[0] == got
+    same = next((i for i, (a, b) in enumerate(zip(got, wanted, strict=True)) if a != b), NEW)
+    one, other = (torch.stack(record.logits[:same]) for record in (fixed, plain))
+    if dtype == "float32":
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-4)
+        assert got == wanted
+    else:
+        assert (one - other).abs().mean() < 0.2 * other.std()  # sums in another order, rounded to 8 bits

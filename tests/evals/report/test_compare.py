@@ -1,0 +1,180 @@
+"""Paired comparison of two models: verdicts, tests and refusals, through the command and the functions."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from fixtures.synthetic_run import write_run
+
+from evals.cli.report import main
+from evals.errors import UserError
+from evals.report import compare
+from evals.report.load import load
+
+FULL, SHARED, STREAM = "synthetic-full", "synthetic-sharedllm", "synthetic-streamingllm"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return load(write_run(tmp_path_factory.mktemp("run"), samples=40))
+
+
+def change(folder, edit):
+    """Rewrite the records of a run with `edit(record)`."""
+    file = folder / "samples.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    for row in rows:
+        edit(row)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return load(folder)
+
+
+def differences(pairs):
+    found, refused = compare.compare(pairs)
+    return {(d.task, d.length): d for d in found}, refused
+
+
+def test_a_clear_difference_is_shown_and_its_direction_follows_the_metric(run) -> None:
+    found, refused = differences(compare.choose([run], [STREAM, SHARED]))
+    perplexity = found["perplexity", 8192]
+    assert perplexity.difference < 0
+    assert perplexity.p_holm < 0.05
+    assert perplexity.verdict == f"{SHARED} is better"
+    assert perplexity.low <= perplexity.difference <= perplexity.high < 0
+    assert found["longbench:qasper", None].verdict == f"{SHARED} is better"
+    assert not refused
+
+
+def test_swapping_the_models_mirrors_the_result(run) -> None:
+    ahead, _ = differences(compare.choose([run], [STREAM, SHARED]))
+    back, _ = differences(compare.choose([run], [SHARED, STREAM]))
+    for key, d in ahead.items():
+        assert d.difference == pytest.approx(-back[key].difference)
+        assert d.p == pytest.approx(back[key].p)
+
+
+def test_a_model_against_itself_shows_nothing(run) -> None:
+    found, _ = differences(compare.choose([run, run], [SHARED, SHARED]))
+    for d in found.values():
+        assert d.difference == 0
+        assert d.p == 1.0
+        assert d.verdict == "no difference shown"
+
+
+def test_independent_yes_no_scores_use_mcnemar_clustered_ones_do_not(run, tmp_path) -> None:
+    clustered, _ = differences(compare.choose([run], [STREAM, SHARED]))
+    assert clustered["needle", 8192].test == "sign flips by group"
+    single = change(write_run(tmp_path, samples=40), lambda r: r.update(group=""))
+    independent, _ = differences(compare.choose([single], [STREAM, SHARED]))
+    d = independent["needle", 8192]
+    rows = {m: {} for m in (STREAM, SHARED)}
+    for cell, record in single.cells.items():
+        if record["task"] == "needle" and record["length"] == 8192 and record["model"] in rows:
+            rows[record["model"]] = {s["sample"]: s["metrics"]["exact_match"] for s in single.scored(cell)}
+    gains = sum(rows[SHARED][s] > rows[STREAM][s] for s in rows[SHARED])
+    losses = sum(rows[SHARED][s] < rows[STREAM][s] for s in rows[SHARED])
+    n = gains + losses
+    expected = min(1.0, 2 * sum(math.comb(n, k) for k in range(min(gains, losses) + 1)) / 2**n)
+    assert d.test == "McNemar"
+    assert d.p == pytest.approx(expected)
+    assert d.smallest >= 6 / d.n
+
+
+def test_holm_covers_all_lines(run) -> None:
+    found, _ = differences(compare.choose([run], [STREAM, SHARED]))
+    raw = sorted(d.p for d in found.values())
+    assert min(d.p_holm for d in found.values()) == pytest.approx(min(1.0, raw[0] * len(raw)))
+    assert all(d.p_holm >= d.p for d in found.values())
+
+
+def test_too_few_groups_can_show_nothing(tmp_path) -> None:
+    small = load(write_run(tmp_path, samples=6))
+    found, _ = differences(compare.choose([small], [STREAM, SHARED]))
+    assert found["perplexity", 8192].groups == 3
+    assert math.isinf(found["perplexity", 8192].smallest)
+    assert found["perplexity", 8192].verdict == "no difference shown"
+
+
+def test_the_interval_of_a_mean_difference_is_the_paired_one(run, tmp_path) -> None:
+    """Pairing must take out what both models share: far narrower than two independent intervals."""
+    found, _ = differences(compare.choose([run], [STREAM, SHARED]))
+    d = found["perplexity", 16384]
+    cells = {r["model"]: c for c, r in run.cells.items() if (r["task"], r["length"]) == ("perplexity", 16384)}
+    own = [
+        np.array([s["metrics"]["nll"] for s in run.scored(cells[m]) if s["meta"]["control"] == "own"])
+        for m in (STREAM, SHARED)
+    ]
+    unpaired = math.sqrt(sum(o.var(ddof=1) / len(o) for o in own)) * math.exp(own[0].mean())
+    assert (d.high - d.low) / 4 < unpaired / 2
+
+
+@pytest.mark.parametrize(
+    ("edit", "reason"),
+    [
+        (lambda r: r["prompt"].update(head="Another document"), "other prompts"),
+        (lambda r: r["audit"].update(cut_tokens=7), "other truncation"),
+        (lambda r: r["audit"].update(cut_at=3), "other truncation"),
+        (lambda r: r["audit"].update(tokens=5), "another number of tokens"),
+        (lambda r: r["audit"].update(template_sha256="0"), "other prompt templates"),
+        (lambda r: r.update(reference="0"), "other references"),
+        (lambda r: r.update(sample="other-" + r["sample"]), "no sample that both answered"),
+    ],
+)
+def test_what_differs_is_refused_with_its_reason(run, tmp_path, edit, reason) -> None:
+    other = change(write_run(tmp_path, samples=40), lambda r: edit(r) if r["kind"] == "sample" else None)
+    with pytest.raises(UserError, match=reason):
+        compare.compare(compare.choose([run, other], [STREAM, SHARED]))
+
+
+@pytest.mark.parametrize(
+    ("edit", "reason"),
+    [
+        (lambda c: c.update(task_version=2), "other versions of the task"),
+        (lambda c: c.update(length=(c["length"] or 1) + 1), "other lengths"),
+        (lambda c: c.update(settings={**c["settings"], "x": 1}), "other settings"),
+        (lambda c: c.update(task="ruler:vt"), "no task in common"),
+    ],
+)
+def test_cells_of_another_kind_are_refused(run, tmp_path, edit, reason) -> None:
+    write_run(tmp_path, samples=40)
+    record = json.loads((tmp_path / "run.json").read_text())
+    for cell in record["cells"].values():
+        edit(cell)
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match=reason):
+        compare.compare(compare.choose([run, load(tmp_path)], [STREAM, SHARED]))
+
+
+def test_choosing_models(run) -> None:
+    with pytest.raises(UserError, match="--model A,B"):
+        compare.choose([run])
+    with pytest.raises(UserError, match="name two"):
+        compare.choose([run], [SHARED])
+    with pytest.raises(UserError, match="did you mean synthetic-sharedllm"):
+        compare.choose([run], [STREAM, "synthetic-shared"])
+    assert len(compare.choose([run, run])) == len(run.models)
+    (pair,) = compare.choose([run, run], [SHARED])
+    assert pair[0].model == pair[1].model == SHARED
+
+
+def test_the_command(run, capsys) -> None:
+    with pytest.raises(SystemExit) as done:
+        main(["compare", str(run.path), "--model", f"{FULL},{SHARED}"])
+    out = capsys.readouterr().out.strip().splitlines()
+    result = json.loads(out[-1])
+    assert done.value.code == 1  # the dense model ran out of memory at the longest length
+    assert {(r["task"], r["length"]) for r in result["refused"]} == {("needle", 131072), ("perplexity", 131072)}
+    assert any("out of memory" in line for line in out)
+    row = next(d for d in result["differences"] if d["task"] == "perplexity" and d["length"] == 8192)
+    assert row["verdict"] == f"{FULL} is better"
+    assert any(f"{FULL} is better" in line and "perplexity 8192" in line for line in out)
+
+
+def test_the_command_says_what_is_wrong(tmp_path, capsys) -> None:
+    with pytest.raises(SystemExit) as done:
+        main(["compare", str(tmp_path)])
+    assert done.value.code == 2
+    assert "is not a run" in capsys.readouterr().err

@@ -1,0 +1,228 @@
+"""Perplexity: the same targets whatever the length and the control, and sums done as their names say."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import lzma
+import math
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedTokenizerBase
+
+from evals.errors import UserError
+from evals.methods.weights import byte_tokenizer
+from evals.tasks.base import DataSource, Instance, Output
+from evals.tasks.common import documents as data
+from evals.tasks.common.documents import Document, embedded_documents, folder_documents
+from evals.tasks.perplexity.task import Perplexity, PerplexitySettings, in_turn
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerBase:
+    return byte_tokenizer(300)
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory) -> Path:
+    """Two domains of two documents each, of 4000 to 7000 different bytes."""
+    folder = tmp_path_factory.mktemp("texts")
+    rows = [{"id": f"b{i}", "text": "\n".join(f"b{i} line {n}" for n in range(400 + 100 * i))} for i in range(2)]
+    with gzip.open(folder / "books.jsonl.gz", "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    rows = [{"text": "\n".join(f"def f{i}_{n}(): pass é" for n in range(200 + 50 * i))} for i in range(2)]
+    with lzma.open(folder / "code.jsonl.xz", "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    return folder
+
+
+def make(tokenizer, texts: Path, length=512, limit=None, **fields) -> list[Instance]:
+    fields = {"scored": 32, "running": 128, **fields}
+    task = Perplexity(None, PerplexitySettings(**fields), DataSource(data_dir=texts))
+    return list(task.instances(tokenizer, length, limit, 0))
+
+
+def whole(instance: Instance) -> list[int]:
+    return [*instance.prompt.prefix, *instance.prompt.context, *instance.prompt.query, *instance.target]
+
+
+def test_a_window_is_the_end_of_its_document(tokenizer, texts) -> None:
+    documents = {document.id: document.text for document in folder_documents(texts)}
+    for instance in make(tokenizer, texts, context="own"):
+        text = documents[instance.meta["document"]]
+        ids = whole(instance)
+        assert len(ids) == 512
+        assert ids[0] == tokenizer.bos_token_id
+        assert instance.prompt.audit.bos == 1
+        assert ids[1:] == tokenizer(text)["input_ids"][-511:]
+        assert len(instance.target) == 32
+        assert len(instance.prompt.query) == 128 - 32
+        assert instance.meta["target_bytes"] == 32  # a token is a byte
+        assert instance.prompt.question is None
+
+
+def test_targets_are_the_same_at_every_length_and_under_every_control(tokenizer, texts) -> None:
+    by_length = {length: make(tokenizer, texts, length=length) for length in (256, 512, 2048)}
+    first = by_length[256]
+    assert [i.meta["control"] for i in first[:3]] == ["own", "other", "none"]
+    for instances in by_length.values():
+        assert [i.id for i in instances] == [i.id for i in first]
+        assert [i.target for i in instances] == [i.target for i in first]
+        for own, other, none in zip(instances[::3], instances[1::3], instances[2::3], strict=True):
+            assert own.prompt.query == other.prompt.query == none.prompt.query
+            assert len(own.prompt.context) == len(other.prompt.context)
+            assert none.prompt.context == []
+            assert own.prompt.context != other.prompt.context
+            assert other.meta["other"].partition(":")[0] == own.meta["domain"]  # of its own domain where it can be
+            assert other.meta["other"] != own.meta["document"]
+
+
+def test_windows_anchored_at_the_start_follow_the_stride(tokenizer, texts) -> None:
+    instances = make(tokenizer, texts, context="own", anchor="start", stride=100, windows=3, limit=3)
+    text = next(d.text for d in folder_documents(texts) if d.id == instances[0].meta["document"])
+    ids = tokenizer(text)["input_ids"][1:]
+    for i, instance in enumerate(instances):
+        assert whole(instance)[1:] == ids[100 * i + 1 : 100 * i + 512]
+
+
+def test_a_number_anchors_windows_for_all_lengths(tokenizer, texts) -> None:
+    targets = [
+        [i.target for i in make(tokenizer, texts, length=length, anchor=1024, windows=2, stride=64, context="own")]
+        for length in (256, 512, 1024)
+    ]
+    assert targets[0] == targets[1] == targets[2]
+    assert len(targets[0]) == 8
+
+
+def test_bos_only_where_a_document_begins(tokenizer, texts) -> None:
+    instances = make(tokenizer, texts, anchor="start", windows=2, stride=64, bos="document", context="own", limit=2)
+    assert [i.prompt.audit.bos for i in instances] == [1, 0]
+    assert [len(whole(i)) for i in instances] == [512, 512]
+
+
+def test_running_text_is_half_of_a_short_window_and_always_longer_than_the_targets(tokenizer, texts) -> None:
+    (short, *_) = make(tokenizer, texts, length=100, context="own")
+    assert len(short.prompt.query) + len(short.target) == 50
+    (most, *_) = make(tokenizer, texts, length=512, scored=500, context="own")
+    assert len(most.target) == 500
+    assert len(most.prompt.query) == 1
+
+
+def test_limit_counts_windows_and_takes_the_domains_in_turn(tokenizer, texts) -> None:
+    instances = make(tokenizer, texts, limit=2)
+    assert len(instances) == 6
+    assert {i.meta["domain"] for i in instances} == {"books", "code"}
+    assert instances == make(tokenizer, texts)[:6]
+
+
+def test_longer_lengths_use_a_start_of_the_documents_of_shorter_ones(tokenizer, texts) -> None:
+    short = [i.meta["document"] for i in make(tokenizer, texts, length=512, context="own")]
+    long = [i.meta["document"] for i in make(tokenizer, texts, length=5000, context="own", min_tokens=5000)]
+    assert len(long) < len(short) == 4
+    assert set(long) < set(short)
+    documents = [Document(f"{d}{n}", d, "x" * n) for d, n in (("a", 1), ("a", 5), ("b", 3), ("a", 4))]
+    assert [d.id for d in in_turn(documents)] == ["a5", "b3", "a4", "a1"]
+
+
+def sample(control: str, document: str, nll: float, tokens: int = 10, domain: str = "d") -> dict:
+    meta = {
+        "control": control,
+        "document": document,
+        "domain": domain,
+        "target_tokens": tokens,
+        "target_bytes": 4 * tokens,
+    }
+    return {"metrics": {"nll": nll}, "meta": meta}
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"), [("window", 7 / 3), ("document", (1.5 + 4) / 2), ("token", (10 + 20 + 4 * 40) / 60)]
+)
+def test_aggregation(how, expected) -> None:
+    task = Perplexity(None, PerplexitySettings(aggregate=how), DataSource())
+    samples = [sample("own", "a", 1.0), sample("own", "a", 2.0), sample("own", "b", 4.0, tokens=40)]
+    metrics = task.summarize(samples)
+    assert metrics["nll"] == pytest.approx(expected)
+    assert metrics["ppl"] == pytest.approx(math.exp(expected))
+    bits = (10 + 20 + 160) / math.log(2) / (4 * 60)
+    assert metrics["bits_per_byte"] == pytest.approx(bits)
+
+
+def test_use_of_context_is_what_the_right_context_gives_over_another(tokenizer, texts) -> None:
+    task = Perplexity(None, PerplexitySettings(), DataSource())
+    samples = [
+        *(sample(control, "a", nll, domain="x") for control, nll in (("own", 1.0), ("other", 1.5), ("none", 1.7))),
+        *(sample(control, "b", nll, domain="y") for control, nll in (("own", 2.0), ("other", 2.1), ("none", 2.0))),
+    ]
+    metrics = task.summarize(samples)
+    assert metrics["use_of_context"] == pytest.approx(0.3)
+    assert metrics["ppl_other"] == pytest.approx(math.exp(1.8))
+    assert metrics["nll_none"] == pytest.approx(1.85)
+    assert metrics["use_of_context/x"] == pytest.approx(0.5)
+    assert metrics["ppl/y"] == pytest.approx(math.exp(2.0))
+    (instance, *_) = make(tokenizer, texts)
+    assert task.evaluate(instance, Output(logprobs=[-1.0, -3.0])) == {"nll": 2.0}
+
+
+def test_a_length_beyond_the_documents_names_the_longest_possible(tokenizer, texts) -> None:
+    longest = max(len(d.text.encode()) for d in folder_documents(texts))
+    with pytest.raises(UserError, match=f"longest possible length here is {longest}"):
+        make(tokenizer, texts, length=100_000)
+    assert make(tokenizer, texts, length=longest, context="own", limit=1)
+    with pytest.raises(UserError, match="too short to score 256"):
+        make(tokenizer, texts, length=200, scored=256)
+    with pytest.raises(UserError, match="second document"):
+        make(tokenizer, texts, length=longest, context="other")
+
+
+def test_one_document_cannot_be_its_own_control(tmp_path: Path) -> None:
+    (tmp_path / "only.txt").write_text("text " * 1000, encoding="utf-8")
+    source = DataSource(data_dir=tmp_path)
+    with pytest.raises(UserError, match="context=own,none"):
+        Perplexity(None, PerplexitySettings(), source).check()
+    Perplexity(None, PerplexitySettings(context="own,none"), source).check()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b'{"text": "x"}\n{"text": 3}\n', r"a\.jsonl, line 2: text does not fit"),
+        ("a.jsonl", b'{"text": "x"}\n\n{"tex\n', r"a\.jsonl, line 3 is not JSON"),
+        ("a.jsonl", b'{"words": "x"}\n', r"a\.jsonl, line 1: text does not fit"),
+        ("a.txt", b"\xff\xfe", r"a\.txt is not UTF-8"),
+        ("a.txt", b" \n", r"a\.txt is empty"),
+        ("a.csv", b"x", r"no \.txt"),
+    ],
+)
+def test_a_bad_file_is_named_with_its_line(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        list(folder_documents(tmp_path))
+
+
+def test_parquet_files_are_read_as_hub_sets_have_them(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["one", "two"]}), tmp_path / "set.parquet")
+    assert [(d.id, d.text) for d in folder_documents(tmp_path)] == [("set:1", "one"), ("set:2", "two")]
+    pyarrow.parquet.write_table(pyarrow.table({"words": ["one"]}), tmp_path / "set.parquet")
+    with pytest.raises(UserError, match="no column `text`"):
+        list(folder_documents(tmp_path))
+
+
+def test_hub_sets_are_named_and_say_how_to_get_them(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match="did you mean pg19"):
+        Perplexity(None, PerplexitySettings(dataset="pg91"), DataSource()).check()
+    with pytest.raises(UserError, match="hf download --repo-type dataset emozilla/pg19-test --revision c5e39bf"):
+        next(data.hub_documents("pg19", offline=True))
+
+
+def test_embedded_text_is_long_and_of_two_domains() -> None:
+    documents = embedded_documents()
+    assert {d.domain for d in documents} == {"python", "docs"}
+    for domain in ("python", "docs"):
+        assert sum(d.domain == domain for d in documents) >= 2
+    assert min(len(d.text) for d in documents) >= data.DOCUMENT_CHARS

@@ -1,0 +1,290 @@
+"""Every shell command that README and docs show works, every snippet of Python runs, every link leads somewhere.
+
+A page's commands run in the order of the page, in one empty folder into which examples/, benchmarks/ and notebooks/
+are linked, and as they stand but for this:
+
+- a preset keeps its name and method and gets tiny random weights (`TINY`); of several lengths the longest is run, at
+  most 2k (RULER 8k: with a token a byte its tasks do not fit into less); `--limit` is 2;
+- a name in capitals (DATA, TEXTS, BASE, ...) is a folder with a few made-up rows and texts;
+- `sharedllm-report` on a run that no command before it wrote gets one of tests/fixtures/synthetic_run.py;
+- pip installs into that folder; make only says what it would do, and of that `sharedllm-eval` is run; training, lm-eval
+  and the scripts in benchmarks/ have their arguments checked (other tests run them).
+
+`<!-- test: plan only (reason) -->` before a block: `sharedllm-eval` plans it (`--dry-run`) with the real presets, as it
+does every `--task efficiency`, whose models are measured in processes of their own.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import folders
+import pytest
+import typer
+from fixtures.synthetic_run import write_run
+
+from evals import registry
+from evals.methods import presets
+from evals.methods.presets import Preset
+from evals.run.spec import parse_length
+
+ROOT = folders.ROOT
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *(ROOT / folder / "README.md" for folder in ("benchmarks", "notebooks", "examples/third_party_method")),
+]
+IDS = [str(page.relative_to(ROOT)) for page in PAGES]
+BLOCK = re.compile(r"(?:<!-- test: (?P<mark>.*?) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
+PROGRAMS = ("sharedllm-eval", "sharedllm-report", "sharedllm-train", "sharedllm-lm-eval", "python", "pip", "make")
+PLAN_ONLY = re.compile(r"plan only \((.+)\)")
+SHAPE = {
+    "model_type": "llama",
+    "vocab_size": 300,
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 8192,
+}
+INVENTED = ("synthetic-streamingllm", "synthetic-sharedllm")
+TINY: dict[str, dict[str, Any]] = {  # settings of methods whose defaults are too large for the shape
+    "sharedllm": {"chunk_size": 64, "ratios": [4, 2], "lower_layers": 1},
+    "streaming_llm": {"sinks": 4, "recent": 124, "chunk": 128},
+}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page. plan_only: why its commands are not run, if they are not."""
+
+    language: str
+    text: str
+    plan_only: str
+
+    @property
+    def commands(self) -> list[list[str]]:
+        """The command lines, as words; a synopsis (with brackets for what may be left out) is none."""
+        if self.language not in ("", "bash", "sh"):
+            return []
+        lines = re.sub(r"\\\n\s*", "", self.text).splitlines()
+        words = [shlex.split(line, comments=True) for line in lines if "[--" not in line]
+        return [w for w in words if w and w[0] in PROGRAMS]
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    for found in BLOCK.finditer(page.read_text(encoding="utf-8")):
+        mark = found["mark"] or ""
+        reason = PLAN_ONLY.fullmatch(mark)
+        assert not mark or reason, f"{page.name}: the mark '{mark}' is not 'plan only (reason)'"
+        yield Block(found["language"], found["text"], reason[1] if reason else "")
+
+
+def tiny(preset: Preset) -> Preset:
+    """The preset with its method and name, and little else."""
+    settings = TINY.get(preset.method, preset.settings)
+    return preset.model_copy(update={"shape": SHAPE, "settings": settings, "max_context": None})
+
+
+def shrink(words: list[str]) -> list[str]:
+    """A command of `sharedllm-eval` with tiny random weights, one short length and few samples."""
+    words = list(words)
+    most = 8192 if any("ruler" in word for word in words) else 2048
+    for i, word in enumerate(words):
+        if word == "--length":
+            words[i + 1] = str(min(most, max(parse_length(text) for text in words[i + 1].split(","))))
+        if word == "--limit":
+            words[i + 1] = "2"
+    if "--list" in words or "--dry-run" in words:
+        return words
+    return [
+        *words,
+        "--random-weights",
+        "--device",
+        "cpu",
+        "--no-perf",
+        *([] if "--limit" in words else ["--limit", "2"]),
+    ]
+
+
+def called(main: Callable[[list[str]], Any], words: list[str]) -> int:
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    return int(end.value.code or 0)
+
+
+class Shell:
+    """Runs the commands of one page in one folder."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder = folder
+        self.patch = monkeypatch
+        monkeypatch.chdir(folder)
+        for name in ("examples", "benchmarks", "notebooks", "Makefile", "pyproject.toml", "constraints.txt"):
+            (folder / name).symlink_to(ROOT / name)
+
+    def run(self, words: list[str], plan_only: bool) -> None:
+        self.placeholders(words)
+        getattr(self, words[0].replace("-", "_"))(words[1:], plan_only)
+
+    def placeholders(self, words: list[str]) -> None:
+        for name in {part for word in words for part in re.findall(r"\b[A-Z]{4,}\b", word)}:
+            (self.folder / name).mkdir(exist_ok=True)
+            for kind in ("prose", "code"):
+                text = "".join(f"Sentence {i} of the {kind} is made up. " for i in range(2000))
+                (self.folder / name / f"{kind}.txt").write_text(text, encoding="utf-8")
+
+    def sharedllm_eval(self, words: list[str], plan_only: bool) -> None:
+        from evals.cli.evaluate import main
+
+        if plan_only or "efficiency" in words:
+            assert called(main, [*words, "--dry-run"]) == 0
+            return
+        load = presets.load_preset
+        with self.patch.context() as patch:
+            patch.setattr(presets, "load", lambda name: tiny(load(name)))
+            assert called(main, shrink(words)) == 0
+
+    def sharedllm_report(self, words: list[str], plan_only: bool) -> None:
+        from evals.cli.report import main
+
+        for word in takewhile(lambda word: not word.startswith("-"), words):
+            if word != "compare" and not (self.folder / word).exists():
+                write_run(self.folder / word, samples=4, tasks=("needle",), models=INVENTED)
+                record = self.folder / word / "run.json"
+                record.write_text(re.sub(r'"synthetic-(\w+)"', r'"\1-135m"', record.read_text()))
+        assert called(main, words) == 0
+
+    def sharedllm_train(self, words: list[str], plan_only: bool) -> None:
+        from sharedllm.training.cli import app
+
+        chosen = typer.main.get_command(app).make_context("sharedllm-train", words).params
+        (self.folder / chosen["output"] / "adapter").mkdir(parents=True)  # for the commands that go on with it
+
+    def sharedllm_lm_eval(self, words: list[str], plan_only: bool) -> None:
+        from lm_eval._cli.harness import HarnessCLI
+
+        from evals.lm_eval import command as lm_eval_plugin
+
+        self.patch.setattr(sys, "argv", ["lm-eval", *words])
+        chosen = HarnessCLI().parse_args()
+        assert chosen.model in lm_eval_plugin.MODELS
+        assert chosen.model_args["preset"] in presets.names()
+
+    def python(self, words: list[str], plan_only: bool) -> None:
+        """A script's own `--help` names every option that the page gives it."""
+        script, *rest = words
+        shown = io.StringIO()
+        self.patch.setattr(sys, "argv", [script, "--help"])
+        with redirect_stdout(shown), pytest.raises(SystemExit):
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+        assert {w for w in rest if w.startswith("--")} <= set(re.findall(r"--[a-z-]+", shown.getvalue()))
+
+    def pip(self, words: list[str], plan_only: bool) -> None:
+        [command, package] = words
+        assert command == "install"
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+        copy = self.folder / "source"
+        subprocess.run(["cp", "-r", ROOT / package, copy], check=True)
+        subprocess.run([*pip, "--target", self.folder / "site", copy], check=True, capture_output=True)
+        self.patch.syspath_prepend(str(self.folder / "site"))
+        registry._targets.cache_clear()
+
+    def make(self, words: list[str], plan_only: bool) -> None:
+        """What make would do, without its set-up; what it would measure is run."""
+        planned = subprocess.run(["make", "--dry-run", *words], cwd=ROOT, check=True, capture_output=True, text=True)
+        for line in planned.stdout.replace("\\\n", "").splitlines():
+            program, *rest = shlex.split(line)
+            if program.endswith("/sharedllm-eval"):
+                self.sharedllm_eval(rest, plan_only)
+
+
+@pytest.fixture
+def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shell]:
+    """Plots are left out: they take most of the time and have tests of their own."""
+    from evals.report import plots
+
+    monkeypatch.setattr(plots, "draw", lambda data, folder: [])
+    yield Shell(tmp_path, monkeypatch)
+    registry._targets.cache_clear()
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if any(b.commands for b in blocks(p))], ids=lambda p: p.stem)
+def test_the_commands_of_a_page_work(shell: Shell, page: Path) -> None:
+    for block in blocks(page):
+        for words in block.commands:
+            shell.run(words, bool(block.plan_only))
+
+
+@pytest.mark.parametrize("page", PAGES[1:], ids=IDS[1:])
+def test_the_snippets_of_a_page_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The README's needs names of its page and has a test of its own (tests/project/test_readme.py)."""
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"__name__": page.stem}
+    monkeypatch.setitem(sys.modules, page.stem, type(sys)(page.stem))  # dataclasses look their module up
+    for block in blocks(page):
+        if block.language == "python":
+            exec(compile(block.text, str(page), "exec"), names)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(encoding="utf-8"), flags=re.S)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not target.startswith(("https://", "#")):
+            assert (page.parent / target.partition("#")[0]).exists(), f"{page.name} links to {target}"
+
+
+def test_the_index_names_every_page() -> None:
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    assert [p.name for p in PAGES if p.parent.name == "docs" and p.name != "index.md" and p.name not in index] == []
+
+
+def test_the_command_line_page_names_every_option() -> None:
+    from evals.cli.evaluate import app as evaluate
+    from sharedllm.training.cli import app as train
+
+    text = (ROOT / "docs" / "command_line.md").read_text(encoding="utf-8")
+    known = {
+        option
+        for app in (evaluate, train)
+        for parameter in typer.main.get_command(app).params
+        for option in [*parameter.opts, *parameter.secondary_opts]
+        if option.startswith("--")
+    }
+    on_by_default = {"--perf", "--reuse"}
+    assert known - on_by_default - set(re.findall(r"--[a-z-]+", text)) == set()
+    tables = re.findall(r"^\| `(--.*?)` \|", text, re.M)
+    named = {option for cell in tables for option in re.findall(r"--[a-z-]+", cell)}
+    assert named <= known, "an option that is gone"
+
+
+def test_a_synopsis_names_known_options() -> None:
+    from evals.cli.evaluate import app
+
+    known = {o for p in typer.main.get_command(app).params for o in p.opts}
+    for page in PAGES:
+        for block in blocks(page):
+            if "[--" in block.text and "sharedllm-eval" in block.text:
+                assert set(re.findall(r"--[a-z-]+", block.text)) <= known
+
+
+def test_a_page_that_is_wrong_would_be_noticed(shell: Shell) -> None:
+    with pytest.raises(AssertionError):
+        shell.run(["sharedllm-eval", "--task", "neddle", "--model", "full-135m"], plan_only=True)
+    with pytest.raises(typer.BadParameter.__mro__[1]):
+        shell.run(["sharedllm-train", "--bass", "x", "--output", "y"], plan_only=False)
+    with pytest.raises(AssertionError):
+        shell.run(["python", "benchmarks/throughput.py", "--no-such-option"], plan_only=False)

@@ -1,0 +1,88 @@
+"""What the README shows works: its method is dense attention, its commands are accepted."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import folders
+import pytest
+import torch
+
+from evals.methods.base import Query, Runtime
+from evals.methods.presets import load_preset as load
+
+README = (folders.ROOT / "README.md").read_text(encoding="utf-8")
+IMPORTS = """
+from dataclasses import dataclass
+import torch
+from transformers import DynamicCache, PreTrainedModel
+from evals.methods.decoding.session import CachedSession
+from evals.methods.base import Cost, LongContextModel
+from evals.methods.weights import load_base
+"""
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.S)
+
+
+def test_the_method_of_the_readme_is_dense_attention(
+    tiny_presets: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from baselines.dense import FullAttention
+
+    _, code = blocks("python")
+    assert len(code.splitlines()) < 60
+    (tmp_path / "readme_method.py").write_text(IMPORTS + code, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    method = import_module("readme_method").Dense
+    preset = load(str(tiny_presets("full")))
+    ours, full = method.load(preset, Runtime()), FullAttention.load(preset, Runtime())
+    context, query, target = list(range(5, 90)), Query([7, 8, 9]), [1, 2, 3, 4]
+    for ids in (context, []):
+        session, expected = ours.prefill(ids, [256]), full.prefill(ids, [256])
+        for _ in range(2):
+            assert torch.allclose(session.score(query, target), expected.score(query, target), atol=1e-5)
+            assert session.generate(query, 5) == expected.generate(query, 5)
+        assert session.state_bytes == ours.cost(len(ids) + 1, 3).state_bytes
+
+
+def test_the_model_of_the_readme_generates(tmp_path: Path) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    code, _ = blocks("python")
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2}
+    LlamaForCausalLM(LlamaConfig(vocab_size=64, **sizes)).save_pretrained(tmp_path)
+    chunks, question = torch.randint(64, (1, 2, 1024)), torch.randint(64, (1, 5))
+    found: dict[str, Any] = {"context_ids": chunks, "input_ids": question}
+    code = code.replace("meta-llama/Llama-2-7b-hf", str(tmp_path)).replace("model.generate", "answer = model.generate")
+    exec(code, found)
+    assert found["answer"].shape[1] > question.shape[1]
+
+
+COMMANDS = [
+    line.replace("\\\n", " ")
+    for block in blocks("")
+    for line in re.findall(r"^sharedllm-eval(?:.*\\\n)*.*$", block, flags=re.M)
+    if "[" not in line
+]
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_a_command_of_the_readme_can_be_planned(command: Callable[..., Any], tmp_path: Path, line: str) -> None:
+    arguments = shlex.split(line.replace("TEXTS", str(tmp_path)))[1:]
+    result = command(*arguments, "--dry-run")
+    assert result.code == 0, result.err
+    assert all(cell["status"] == "planned" for cell in result.last["cells"])
+
+
+def test_the_readme_names_every_option(command: Callable[..., Any]) -> None:
+    [usage] = [block for block in blocks("") if "[--length" in block]
+    shown = set(re.findall(r"--[a-z-]+", command("--help").out))
+    assert set(re.findall(r"--[a-z-]+", usage)) <= shown
+    assert COMMANDS
