@@ -154,7 +154,7 @@ class Shell:
             return
         load = presets.load_preset
         with self.patch.context() as patch:
-            patch.setattr(presets, "load", lambda name: tiny(load(name)))
+            patch.setattr(presets, "load_preset", lambda name: tiny(load(name)))
             assert called(main, shrink(words)) == 0
 
     def sharedllm_report(self, words: list[str], plan_only: bool) -> None:
