@@ -32,9 +32,9 @@ from evals.methods import presets, weights
 from evals.methods.base import Runtime
 from evals.run.spec import parse_length
 from evals.tasks.base import DataSource
+from evals.tasks.common.fitting import fitting_size
 from evals.tasks.common.prompt import PromptBuilder
 from evals.tasks.ruler.niah import Niah
-from evals.tasks.ruler.sample import fitting_size
 
 QUESTIONS = 10
 

@@ -16,9 +16,9 @@ from evals.errors import UserError, unreadable
 from evals.methods.base import Stop
 from evals.tasks.base import Instance, Output, Task, TaskSettings
 from evals.tasks.common import official_prompts
+from evals.tasks.common.fitting import explicit_budget
 from evals.tasks.common.prompt import PromptBuilder
 from evals.tasks.common.rows import RowFile, fetch, find, parse, validate
-from evals.tasks.longbench.task import explicit_budget
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

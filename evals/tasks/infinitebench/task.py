@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from evals.errors import UserError
 from evals.methods.base import Stop
 from evals.tasks.base import Instance, Output, Task, TaskSettings
+from evals.tasks.common.fitting import explicit_budget, fitting_size
 from evals.tasks.common.prompt import Prompt, PromptBuilder, fill
 from evals.tasks.infinitebench import rows
 from evals.tasks.infinitebench.generators import GENERATORS, Generator
 from evals.tasks.infinitebench.scorers import JUNE_SCORES, SCORERS, score
 from evals.tasks.infinitebench.subsets import MAX_NEW_TOKENS, TASKS, views
 from evals.tasks.infinitebench.templates import CHAT_FAMILIES, fields, template
-from evals.tasks.longbench.task import explicit_budget
-from evals.tasks.ruler.sample import fitting_size
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from evals.errors import UserError
 from evals.methods.base import Stop
 from evals.tasks.base import Instance, Output, Task, TaskSettings
+from evals.tasks.common.fitting import explicit_budget
 from evals.tasks.common.prompt import PromptBuilder
 from evals.tasks.longbench import datasets, metrics, rows
 from evals.tasks.longbench.templates import parts, template
@@ -144,16 +145,6 @@ def prompt_budget(length: int | None, max_prompt_tokens: int | None, max_new_tok
     if length < MIN_LENGTH:
         raise UserError(f"LongBench needs a --length of {MIN_LENGTH} or more, not {length}.")
     return length * 1000 // 1024 - 500
-
-
-def explicit_budget(length: int | None, max_prompt_tokens: int, max_new_tokens: int) -> int:
-    """A prompt budget that a setting gives. Raises UserError where prompt and answer exceed the length."""
-    if length is not None and max_prompt_tokens + max_new_tokens > length:
-        raise UserError(
-            f"max_prompt_tokens {max_prompt_tokens} and an answer of {max_new_tokens} tokens exceed --length {length}: "
-            "change one of them."
-        )
-    return max_prompt_tokens
 
 
 def stop_rule(dataset: str, tokenizer: PreTrainedTokenizerBase) -> Stop:

@@ -1,10 +1,10 @@
-"""What every generator family produces, and how large a haystack fits into a length."""
+"""What every generator family produces, and the sizes to try for a haystack."""
 
 from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -45,32 +45,6 @@ class Family(ABC):
     def smallest(self, index: int) -> int:
         """Units that instance `index` cannot do without."""
         return 1
-
-
-def fitting_size(tokens: Callable[[int], int], length: int, smallest: int, largest: int | None) -> int:
-    """The largest haystack whose prompt, by `tokens(size)`, stays within `length`; at least `smallest`.
-
-    Doubles, then searches between the last two sizes. Tokens grow almost in proportion to size, so the search
-    looks where the straight line crosses the length instead of in the middle: a 128K prompt is built some five
-    times instead of fifteen.
-    """
-    low, low_tokens = smallest, tokens(smallest)
-    high, high_tokens = low, low_tokens
-    while high_tokens <= length:
-        if high == largest:
-            return high
-        low, low_tokens = high, high_tokens
-        high = high * 2 if largest is None else min(high * 2, largest)
-        high_tokens = tokens(high)
-    while high - low > 1:
-        crossing = low + (high - low) * (length - low_tokens) / max(high_tokens - low_tokens, 1)
-        middle = min(max(int(crossing), low + 1), high - 1)
-        middle_tokens = tokens(middle)
-        if middle_tokens <= length:
-            low, low_tokens = middle, middle_tokens
-        else:
-            high, high_tokens = middle, middle_tokens
-    return low
 
 
 def shrinking(size: int, smallest: int) -> Iterator[int]:

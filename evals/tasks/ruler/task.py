@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from evals.errors import UserError
 from evals.methods.base import Stop
 from evals.tasks.base import Instance, Output, Task, TaskSettings
+from evals.tasks.common.fitting import fitting_size
 from evals.tasks.common.prompt import Prompt, PromptBuilder
 from evals.tasks.ruler import data, qa
 from evals.tasks.ruler.aggregation import CommonWords, FrequentWords
 from evals.tasks.ruler.niah import Niah
-from evals.tasks.ruler.sample import Family, Sample, fitting_size, shrinking
+from evals.tasks.ruler.sample import Family, Sample, shrinking
 from evals.tasks.ruler.templates import template
 from evals.tasks.ruler.tracking import VariableTracking
 

@@ -19,10 +19,11 @@ from transformers import PreTrainedTokenizerFast
 from evals.errors import UserError
 from evals.methods.weights import byte_tokenizer
 from evals.tasks.base import DataSource, Instance, Output
+from evals.tasks.common.fitting import fitting_size
 from evals.tasks.ruler import templates
 from evals.tasks.ruler.aggregation import CommonWords, FrequentWords
 from evals.tasks.ruler.niah import Niah, split_sentences
-from evals.tasks.ruler.sample import fitting_size, shrinking
+from evals.tasks.ruler.sample import shrinking
 from evals.tasks.ruler.task import NIAH, Ruler, RulerSettings, score
 from evals.tasks.ruler.tracking import VariableTracking
 
