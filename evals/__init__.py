@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from evals.errors import UserError as UserError
+    from evals.measure.task import Measured as Measured
+    from evals.measure.task import MeasuredTask as MeasuredTask
     from evals.methods.base import Cost as Cost
     from evals.methods.base import LongContextModel as LongContextModel
     from evals.methods.base import Query as Query
@@ -22,23 +24,26 @@ if TYPE_CHECKING:
     from evals.methods.presets import load_preset as load_preset
     from evals.methods.weights import load_base as load_base
     from evals.registry import method as method
-    from evals.tasks.base import DataSource as DataSource
+    from evals.tasks.base import BaseTask as BaseTask
     from evals.tasks.base import Instance as Instance
     from evals.tasks.base import Output as Output
     from evals.tasks.base import Task as Task
     from evals.tasks.base import TaskSettings as TaskSettings
     from evals.tasks.common.prompt import Prompt as Prompt
     from evals.tasks.common.prompt import PromptBuilder as PromptBuilder
+    from evals.tasks.common.source import DataSource as DataSource
 
 _HOMES = {
     "evals.errors": ("UserError",),
+    "evals.measure.task": ("Measured", "MeasuredTask"),
     "evals.methods.base": ("Cost", "LongContextModel", "Query", "Request", "Runtime", "Session", "Stop"),
     "evals.methods.decoding.session": ("CachedSession",),
     "evals.methods.presets": ("Preset", "load_preset"),
     "evals.methods.weights": ("load_base",),
     "evals.registry": ("method",),
-    "evals.tasks.base": ("DataSource", "Instance", "Output", "Task", "TaskSettings"),
+    "evals.tasks.base": ("BaseTask", "Instance", "Output", "Task", "TaskSettings"),
     "evals.tasks.common.prompt": ("Prompt", "PromptBuilder"),
+    "evals.tasks.common.source": ("DataSource",),
 }
 _TARGETS = {name: (module, name) for module, names in _HOMES.items() for name in names}
 

@@ -14,7 +14,7 @@ from evals.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from evals.methods.base import LongContextModel
-    from evals.tasks.base import Task
+    from evals.tasks.base import BaseTask
 
 METHODS = {
     "full": "baselines.dense:FullAttention",
@@ -62,7 +62,7 @@ def method(name: str) -> type[LongContextModel]:
     return _resolve("method", name, methods())
 
 
-def task(name: str) -> type[Task]:
+def task(name: str) -> type[BaseTask]:
     """The class of a task (without its `:subset`). Raises UserError for an unknown name."""
     return _resolve("task", name, tasks())
 

@@ -7,13 +7,13 @@ With `--maxlen` instead: the longest context that fits.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
 from evals.errors import UserError
-from evals.tasks.base import Instance, Measured, Output, Task, TaskSettings
+from evals.measure.task import Measured, MeasuredTask
+from evals.tasks.base import Instance, TaskSettings
 from evals.tasks.common.prompt import Audit, Prompt
 
 if TYPE_CHECKING:
@@ -48,21 +48,14 @@ class MaxLengthSettings(RequestSettings):
     step: int = Field(1024, ge=1, description="the result is a multiple of this")
 
 
-class _CostTask(Task):
-    """Random tokens as context; nothing is answered, so there is nothing to score."""
+class _CostTask(MeasuredTask):
+    """Random tokens as context."""
 
     higher_is_better: ClassVar[bool] = False
-    apart: ClassVar[bool] = True
     settings: RequestSettings
 
-    def instances(
-        self, tokenizer: PreTrainedTokenizerBase, length: int | None, limit: int | None, seed: int
-    ) -> Iterator[Instance]:
-        assert length is not None
-        yield self._instance(tokenizer, length, seed)
-
-    def _instance(self, tokenizer: PreTrainedTokenizerBase, length: int, seed: int) -> Instance:
-        """`length` context tokens that are no text: kernels do not care, and no method finds a short cut."""
+    def instance(self, tokenizer: PreTrainedTokenizerBase, length: int, seed: int) -> Instance:
+        """`length` random context tokens: kernels do not care, and no method finds a short cut."""
         source, words = random.Random(seed), range(len(tokenizer))
         prefix = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
         context = source.choices(words, k=length)
@@ -75,9 +68,6 @@ class _CostTask(Task):
             audit=Audit(tokens=len(prefix) + len(context) + len(query), bos=len(prefix)),
         )
         return Instance(id="cold", prompt=prompt, max_new_tokens=self.settings.new_tokens)
-
-    def evaluate(self, instance: Instance, output: Output) -> dict[str, float]:
-        raise NotImplementedError("A cell of this task is measured, not answered.")
 
 
 class Efficiency(_CostTask):
@@ -112,17 +102,15 @@ class MaxLength(_CostTask):
     settings_model = MaxLengthSettings
     settings: MaxLengthSettings
 
-    def instances(
-        self, tokenizer: PreTrainedTokenizerBase, length: int | None, limit: int | None, seed: int
-    ) -> Iterator[Instance]:
+    def instance(self, tokenizer: PreTrainedTokenizerBase, length: int, seed: int) -> Instance:
         """Raises UserError where the search would end before its first step."""
         step = self.settings.step
-        if length is not None and length < step:
+        if length < step:
             raise UserError(
                 f"A length of {length} tokens is shorter than the search's step of {step}: choose a longer --length or "
                 f"--set step={length}."
             )
-        return super().instances(tokenizer, length, limit, seed)
+        return super().instance(tokenizer, length, seed)
 
     def measure(self, model: LongContextModel, instance: Instance, rates: Rates) -> Measured:
         from evals.measure.longest import attempt, longest

@@ -14,7 +14,7 @@ import numpy as np
 from evals.errors import UserError, unknown
 from evals.report import stats
 from evals.report.load import Record, Run, task_of
-from evals.tasks.base import Task
+from evals.tasks.base import BaseTask
 
 LEVEL = 0.05
 SAME_PROMPT = {
@@ -179,7 +179,7 @@ def _difference(first: Side, second: Side, cell: Record, rows: list[tuple[Record
     task, metric = task_of(cell), cell["metric"]
     before, after = [a for a, _ in rows], [b for _, b in rows]
     values = [task.summarize(before)[metric], task.summarize(after)[metric]]
-    measure = _of_means if type(task).summarize is Task.summarize else _of_statistic
+    measure = _of_means if type(task).summarize is BaseTask.summarize else _of_statistic
     found, test, p, binary = measure(task, metric, before, after, seed)
     return Difference(
         first_model=first.model,
@@ -204,7 +204,7 @@ def _difference(first: Side, second: Side, cell: Record, rows: list[tuple[Record
 Measured = tuple[stats.Interval, str, float, bool]
 
 
-def _of_means(task: Task, metric: str, before: list[Record], after: list[Record], seed: int) -> Measured:
+def _of_means(task: BaseTask, metric: str, before: list[Record], after: list[Record], seed: int) -> Measured:
     """A mean of sample scores: McNemar where they are 0 or 1 and independent, else sign flips of whole
     clusters.
     """
@@ -219,7 +219,7 @@ def _of_means(task: Task, metric: str, before: list[Record], after: list[Record]
     return found, "sign flips by group", stats.sign_flip(sums[:, 0], seed), binary
 
 
-def _of_statistic(task: Task, metric: str, before: list[Record], after: list[Record], seed: int) -> Measured:
+def _of_statistic(task: BaseTask, metric: str, before: list[Record], after: list[Record], seed: int) -> Measured:
     """A metric that only the task can compute (a perplexity): paired pseudo-values of the clusters."""
     (a, pulls_a), (b, pulls_b) = (stats.influences(side, task.summarize) for side in (before, after))
     influence = pulls_b[metric] - pulls_a[metric]

@@ -13,7 +13,8 @@ from evals import registry
 from evals.errors import UserError
 from evals.records.store import SAMPLES_FILE, read_records, read_run
 from evals.settings import validate
-from evals.tasks.base import DataSource, Task
+from evals.tasks.base import BaseTask
+from evals.tasks.common.source import DataSource
 
 Record = dict[str, Any]
 
@@ -75,7 +76,7 @@ def merge(runs: Sequence[Run], path: Path) -> Run:
     return merged
 
 
-def task_of(cell: Record) -> Task:
+def task_of(cell: Record) -> BaseTask:
     """The task that a cell was scored with. Raises UserError where it is not installed or takes other
     settings now.
     """

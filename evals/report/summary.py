@@ -10,7 +10,7 @@ import pandas as pd
 
 from evals.report import stats
 from evals.report.load import Record, Run, task_of
-from evals.tasks.base import Task
+from evals.tasks.base import BaseTask
 
 GIB = 1 << 30
 FIRST = ["model", "task", "length", "status", "n"]
@@ -31,11 +31,11 @@ def summarize(run: Run, seed: int = 0) -> pd.DataFrame:
     return frame.astype({"length": "Int64", "max_context": "Int64", "n": "Int64", "groups": "Int64"})
 
 
-def cell_intervals(task: Task, samples: list[Record], seed: int = 0) -> dict[str, stats.Interval]:
+def cell_intervals(task: BaseTask, samples: list[Record], seed: int = 0) -> dict[str, stats.Interval]:
     """Metrics of a cell as its task defines them, with intervals over samples clustered by group."""
     if not samples:
         return {}
-    if type(task).summarize is Task.summarize:
+    if type(task).summarize is BaseTask.summarize:
         return stats.mean_intervals(samples, seed)
     return stats.statistic_intervals(samples, task.summarize, seed)
 

@@ -20,14 +20,15 @@ import torch
 
 from evals.errors import UserError
 from evals.measure.request import PeakMemory, cold, first_line, is_out_of_memory, synchronize
+from evals.measure.task import MeasuredTask
 from evals.methods import kernels as attention
 from evals.methods.base import LongContextModel
 from evals.records.store import Run, StoreError
 from evals.run.grid import Cell, ModelChoice, digest
 from evals.run.instances import Instances
-from evals.run.isolated import Loaded, Result, measured_apart
+from evals.run.isolated import Loaded, Result, measure_isolated
 from evals.run.progress import Progress
-from evals.run.samples import Asked, AuditError, answer, audit, describe
+from evals.run.samples import Asked, AuditError, answer, answered, audit, describe
 from evals.run.spec import RunSpec
 from evals.tasks.base import Instance
 
@@ -81,10 +82,10 @@ class Engine:
         for cell in cells:
             if cell not in todo:
                 self.progress.finish(cell, self.states[cell.id])
-        apart = [cell for cell in todo if cell.task.task.apart]
-        todo = [cell for cell in todo if not cell.task.task.apart]
-        if apart:  # first: this process holds nothing on the device yet
-            self._measure_apart(apart)
+        isolated = [cell for cell in todo if isinstance(cell.task.task, MeasuredTask)]
+        todo = [cell for cell in todo if not isinstance(cell.task.task, MeasuredTask)]
+        if isolated:  # first: this process holds nothing on the device yet
+            self._measure_isolated(isolated)
         if not todo:
             return
         with attention.order(todo[0].model.runtime.kernels):
@@ -160,12 +161,12 @@ class Engine:
         }
         self.run.save()
 
-    def _measure_apart(self, cells: Sequence[Cell]) -> None:
+    def _measure_isolated(self, cells: Sequence[Cell]) -> None:
         """Cells of one model whose task measures: each has its state when this returns."""
         left = {cell.id: cell for cell in cells}
         self.progress.begin(cells[0], 1)
         before = time.perf_counter()
-        for message in measured_apart(cells):
+        for message in measure_isolated(cells):
             now = time.perf_counter()
             if isinstance(message, Loaded):
                 self.spent.load_s += now - before
@@ -274,7 +275,7 @@ class Engine:
                     "kind": "sample",
                     "cell": cell.id,
                     **describe(model, asked.instance, output),
-                    "metrics": cell.task.task.evaluate(asked.instance, output),
+                    "metrics": answered(cell).evaluate(asked.instance, output),
                     "trace": asked.session.trace(),
                     "seconds": {"read": asked.read_s, "answer": answer_s / len(batch)},
                 }

@@ -21,7 +21,8 @@ from evals.methods.base import LongContextModel, Runtime
 from evals.methods.presets import Preset
 from evals.run.spec import RunSpec
 from evals.settings import for_keys, route, validate
-from evals.tasks.base import DataSource, Task, TaskSettings
+from evals.tasks.base import BaseTask, TaskSettings
+from evals.tasks.common.source import DataSource
 
 SCHEMA = 1
 """Changes when the meaning of a cell's identity changes."""
@@ -86,7 +87,7 @@ class TaskChoice:
     """A task (one subset of it) with its settings. name is `task` or `task:subset`."""
 
     name: str
-    task: Task
+    task: BaseTask
     identity: dict[str, Any]
 
 
@@ -184,7 +185,7 @@ def plan(spec: RunSpec) -> list[Cell]:
     ]
 
 
-def _lengths(spec: RunSpec, task: Task) -> Sequence[int | None]:
+def _lengths(spec: RunSpec, task: BaseTask) -> Sequence[int | None]:
     return spec.lengths or task.lengths or [None]
 
 
@@ -216,7 +217,7 @@ def _check_paths(spec: RunSpec) -> None:
             raise UserError(f"{option} {path} does not exist: name an existing folder.")
 
 
-def _tasks(name: str, cls: type[Task], settings: Mapping[str, Any], spec: RunSpec) -> list[TaskChoice]:
+def _tasks(name: str, cls: type[BaseTask], settings: Mapping[str, Any], spec: RunSpec) -> list[TaskChoice]:
     """One choice a subset; a bare name stands for all of them."""
     base, _, subset = name.partition(":")
     if subset and subset not in cls.subsets:
@@ -226,7 +227,7 @@ def _tasks(name: str, cls: type[Task], settings: Mapping[str, Any], spec: RunSpe
     return [_task(base, cls, s, chosen, spec) for s in subsets]
 
 
-def _task(base: str, cls: type[Task], subset: str | None, settings: TaskSettings, spec: RunSpec) -> TaskChoice:
+def _task(base: str, cls: type[BaseTask], subset: str | None, settings: TaskSettings, spec: RunSpec) -> TaskChoice:
     source = DataSource(data_dir=spec.data_dir, offline=spec.offline)
     identity = {
         "name": base,

@@ -6,6 +6,7 @@ from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
 from evals.run.grid import Cell
+from evals.run.samples import answered
 from evals.tasks.base import Instance
 from evals.tasks.common.prompt import PromptBuilder
 
@@ -28,7 +29,7 @@ class Instances:
         """The instances of a cell, in the order of its task."""
         key = (cell.task.name, cell.length, cell.seed, *PromptBuilder.of(tokenizer).identity)
         if key not in self.kept:
-            made = list(cell.task.task.instances(tokenizer, cell.length, self.limit, cell.seed))
+            made = list(answered(cell).instances(tokenizer, cell.length, self.limit, cell.seed))
             size = sum(len(i.prompt) + len(i.target or ()) for i in made)
             if size > self.room:
                 return made

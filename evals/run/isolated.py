@@ -20,6 +20,7 @@ import torch
 from evals.errors import UserError
 from evals.measure.device import Rates, measure_rates
 from evals.measure.request import PeakMemory, first_line, is_out_of_memory
+from evals.measure.task import MeasuredTask
 from evals.methods import kernels as attention
 from evals.methods.base import LongContextModel
 from evals.run.grid import Cell
@@ -65,7 +66,7 @@ class Result:
         }
 
 
-def measured_apart(cells: Sequence[Cell]) -> Iterator[Loaded | Result]:
+def measure_isolated(cells: Sequence[Cell]) -> Iterator[Loaded | Result]:
     """Measure cells of one model. Yields exactly one `Result` a cell, and `Loaded` whenever a model was loaded."""
     left = list(cells)
     while left:
@@ -148,9 +149,11 @@ def _not_tried(cell: Cell, shortest: int) -> Result:
 
 def _measure(cell: Cell, model: LongContextModel, rates: Rates) -> Result:
     """A cell goes wrong alone, and the sweep goes on: whatever happens is its result."""
-    task = cell.task.task
+    task, length = cell.task.task, cell.length
+    assert isinstance(task, MeasuredTask)
+    assert length is not None
     try:
-        instance = next(iter(task.instances(model.tokenizer, cell.length, None, cell.seed)))
+        instance = task.instance(model.tokenizer, length, cell.seed)
         found = task.measure(model, instance, rates)
     except Exception as error:
         return _failure(cell, error, model.device)

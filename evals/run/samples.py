@@ -8,7 +8,7 @@ from typing import Any
 
 from evals.methods.base import LongContextModel, Request, Session
 from evals.run.grid import Cell
-from evals.tasks.base import Instance, Output
+from evals.tasks.base import Instance, Output, Task
 
 HEAD_TOKENS, TAIL_TOKENS = 120, 240
 """How much of each end of a prompt is kept as text, for people."""
@@ -25,6 +25,13 @@ class Asked:
     instance: Instance
     session: Session
     read_s: float
+
+
+def answered(cell: Cell) -> Task:
+    """The task of a cell whose samples a model answers (the cells of measured tasks never come here)."""
+    task = cell.task.task
+    assert isinstance(task, Task)
+    return task
 
 
 def answer(model: LongContextModel, batch: Sequence[Asked]) -> list[Output]:

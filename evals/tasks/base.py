@@ -12,26 +12,16 @@ from pydantic import BaseModel, ConfigDict
 
 from evals.methods.base import Stop
 from evals.tasks.common.prompt import Prompt
+from evals.tasks.common.source import DataSource
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from evals.measure.device import Rates
-    from evals.methods.base import LongContextModel
 
 
 class TaskSettings(BaseModel):
     """Settings of a task, given as `--set key=value`. Tasks subclass this; unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-@dataclass(frozen=True)
-class DataSource:
-    """Where a task finds its data: a folder named by the user, the hub (unless offline), or what ships with Python."""
-
-    data_dir: Path | None = None
-    offline: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,16 +52,8 @@ class Output:
     logprobs: list[float] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What `Task.measure` found: the perf record of the cell (without `kind` and `cell`), and its metrics."""
-
-    perf: dict[str, Any]
-    metrics: dict[str, float]
-
-
-class Task(ABC):
-    """One benchmark, or one dataset of it (`longbench:qasper`).
+class BaseTask(ABC):
+    """What every task has: a name, settings, data, and a summary of its cells. Implement `Task` or `MeasuredTask`.
 
     version changes whenever prompts or scores change, so that old and new samples never mix.
     metric names the score that tables and plots show first; higher_is_better says which way is good.
@@ -82,12 +64,10 @@ class Task(ABC):
     metric: ClassVar[str] = "score"
     higher_is_better: ClassVar[bool] = True
     subsets: ClassVar[Sequence[str]] = ()
-    """Names that may follow the colon; none given runs all of them, one cell each."""
+    """Names that may follow the colon; a bare task name runs all of them, one cell each."""
     lengths: ClassVar[Sequence[int] | None] = None
     """Default lengths in tokens; None where the data has its own lengths and --length is the truncation budget."""
     settings_model: ClassVar[type[TaskSettings]] = TaskSettings
-    apart: ClassVar[bool] = False
-    """Whether cells are measured (`measure`), in a process of their own a model, instead of answered."""
 
     def __init__(self, subset: str | None, settings: TaskSettings, data: DataSource) -> None:
         self.subset = subset
@@ -97,26 +77,17 @@ class Task(ABC):
     def check(self) -> None:  # noqa: B027 - a task that brings its own data has nothing to check
         """Called before any model is loaded. Raises UserError where data are missing, and says how to get them."""
 
-    @abstractmethod
-    def instances(
-        self, tokenizer: PreTrainedTokenizerBase, length: int | None, limit: int | None, seed: int
-    ) -> Iterator[Instance]:
-        """The instances of one cell, in a fixed order that depends on the arguments alone.
+    def files(self) -> Sequence[Path]:
+        """Files below `--data-dir` that this task reads; their bytes are part of the identity of its cells.
 
-        length: prompt + answer budget in tokens. limit: at most that many instances.
+        A folder stands for everything in it except hidden files and run folders. The default, the whole data
+        folder, is safe but too wide: a task that knows its files names them. Missing files are left out.
         """
+        return [self.data.data_dir] if self.data.data_dir else []
 
     def sample_tokens(self, length: int) -> int:
         """Tokens read for one of what `limit` counts, for the plan of a run."""
         return length
-
-    @abstractmethod
-    def evaluate(self, instance: Instance, output: Output) -> dict[str, float]:
-        """Metrics of one sample."""
-
-    def measure(self, model: LongContextModel, instance: Instance, rates: Rates) -> Measured:
-        """Time and memory of the first instance of a cell, for tasks that are `apart`. rates: of the device."""
-        raise NotImplementedError
 
     def summarize(self, samples: Sequence[dict[str, Any]]) -> dict[str, float]:
         """Metrics of a cell from its sample records: by default the mean of every metric."""
@@ -134,3 +105,20 @@ class Task(ABC):
         A view that lacks one of its subsets is left out; most benchmarks define none.
         """
         return {}
+
+
+class Task(BaseTask):
+    """A benchmark whose samples a model answers, or one dataset of it (`longbench:qasper`)."""
+
+    @abstractmethod
+    def instances(
+        self, tokenizer: PreTrainedTokenizerBase, length: int | None, limit: int | None, seed: int
+    ) -> Iterator[Instance]:
+        """The instances of one cell, in a fixed order that depends on the arguments alone.
+
+        length: prompt + answer budget in tokens. limit: the largest number of instances.
+        """
+
+    @abstractmethod
+    def evaluate(self, instance: Instance, output: Output) -> dict[str, float]:
+        """Metrics of one sample."""

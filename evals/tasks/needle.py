@@ -19,9 +19,10 @@ from pydantic import Field, model_validator
 
 from evals.errors import UserError
 from evals.methods.base import Stop
-from evals.tasks.base import DataSource, Instance, Output, Task, TaskSettings
+from evals.tasks.base import Instance, Output, Task, TaskSettings
 from evals.tasks.common import documents as data
 from evals.tasks.common.prompt import Frame, PromptBuilder, assemble
+from evals.tasks.common.source import DataSource
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -14,8 +14,8 @@ from typing import Annotated, Any
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
 from evals.errors import UserError, unknown, unreadable
-from evals.tasks.base import DataSource
 from evals.tasks.common import rows
+from evals.tasks.common.source import DataSource
 
 TEXT = ".txt"
 LINES = (".jsonl", ".jsonl.gz", ".jsonl.xz", ".json.gz")

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 from pydantic import AliasChoices, BaseModel, Field
 
 from evals.errors import UserError
-from evals.tasks.base import DataSource
 from evals.tasks.common.rows import RowFile, Visible, fetch, find, parse
+from evals.tasks.common.source import DataSource
 from evals.tasks.infinitebench.subsets import DEPTH_SWEEPS, label
 
 REPO = "xinrongzhang2022/InfiniteBench"

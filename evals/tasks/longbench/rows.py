@@ -8,8 +8,8 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from evals.errors import UserError
-from evals.tasks.base import DataSource
 from evals.tasks.common.rows import RowFile, Visible, fetch, find, parse
+from evals.tasks.common.source import DataSource
 from evals.tasks.longbench import datasets
 
 REPO = "zai-org/LongBench"

@@ -24,10 +24,11 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from evals.errors import UserError, unknown
-from evals.tasks.base import DataSource, Instance, Output, Task, TaskSettings
+from evals.tasks.base import Instance, Output, Task, TaskSettings
 from evals.tasks.common import documents as data
 from evals.tasks.common.documents import Document
 from evals.tasks.common.prompt import Frame, PromptBuilder, assemble
+from evals.tasks.common.source import DataSource
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

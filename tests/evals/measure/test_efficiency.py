@@ -1,4 +1,4 @@
-"""Task efficiency: what is measured, that models are measured apart, and the longest context that fits."""
+"""Task efficiency: what is measured, that models are measured in isolation, and the longest context that fits."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ from evals.measure.device import Rates, measure_rates
 from evals.measure.efficiency import Efficiency, EfficiencySettings, MaxLength, MaxLengthSettings, costs
 from evals.measure.longest import longest
 from evals.measure.request import Clock
+from evals.measure.task import Measured
 from evals.methods.base import Runtime
 from evals.methods.presets import Preset, Weights
 from evals.methods.weights import byte_tokenizer
 from evals.run.grid import Cell, ModelChoice, TaskChoice
-from evals.run.isolated import Loaded, Result, measured_apart
-from evals.tasks.base import DataSource, Measured
+from evals.run.isolated import Loaded, Result, measure_isolated
+from evals.tasks.common.source import DataSource
 
 TOKENIZER = byte_tokenizer(258)
 
@@ -71,7 +72,7 @@ def test_longest_is_exact_and_asks_little(limit: int, start: int, cap: int, step
 
 def test_an_instance_is_a_context_of_that_length() -> None:
     task = Efficiency(None, EfficiencySettings(query_tokens=8), DataSource())
-    (one,), (again,), (other,) = (list(task.instances(TOKENIZER, 100, None, seed)) for seed in (1, 1, 2))
+    one, again, other = (task.instance(TOKENIZER, 100, seed) for seed in (1, 1, 2))
     assert len(one.prompt.context) == 100
     assert one.prompt.prefix == [256]
     assert len(one.prompt.query) == 8
@@ -80,7 +81,7 @@ def test_an_instance_is_a_context_of_that_length() -> None:
     assert one.prompt.question == (0, 8)
     assert len(one.prompt) == one.prompt.audit.tokens == 109
     quiet = Efficiency(None, EfficiencySettings(search=False), DataSource())
-    assert next(quiet.instances(TOKENIZER, 100, None, 1)).prompt.question is None
+    assert quiet.instance(TOKENIZER, 100, 1).prompt.question is None
 
 
 def test_costs_are_shares_of_the_floors() -> None:
@@ -121,7 +122,7 @@ def test_a_real_method_is_measured() -> None:
     preset = Preset(name="tiny", method="full", description="", weights=Weights(source="nowhere"), shape=shape)
     model = registry.method("full").load(preset, Runtime(random_weights=True))
     task = Efficiency(None, EfficiencySettings(query_tokens=8, new_tokens=4, repeats=2, questions=3), DataSource())
-    found = task.measure(model, next(task.instances(model.tokenizer, 200, None, 0)), Rates(1e12, 1e12))
+    found = task.measure(model, task.instance(model.tokenizer, 200, 0), Rates(1e12, 1e12))
     perf, metrics = found.perf, found.metrics
     assert perf["status"] == "ok"
     assert perf["context_tokens"] == 201
@@ -160,7 +161,7 @@ def cells(lengths: list[int], **settings: Any) -> list[Cell]:
 
 def test_a_failure_does_not_reach_other_cells(standins: None) -> None:
     grid = cells([64, 68, 66, 65, 67])
-    messages = list(measured_apart(grid))
+    messages = list(measure_isolated(grid))
     results = {cell.length: next(m for m in messages if isinstance(m, Result) and m.cell == cell.id) for cell in grid}
     assert [results[n].status for n in (64, 68, 66, 65, 67)] == ["ok", "oom", "failed", "ok", "failed"]
     assert sum(isinstance(m, Result) for m in messages) == len(grid)
@@ -177,7 +178,7 @@ def test_a_failure_does_not_reach_other_cells(standins: None) -> None:
 
 def test_beyond_out_of_memory_nothing_is_tried(standins: None) -> None:
     grid = cells([68, 64, 90, 66])  # 68 has too little memory, 66 would kill the process
-    results = [message for message in measured_apart(grid) if isinstance(message, Result)]
+    results = [message for message in measure_isolated(grid) if isinstance(message, Result)]
     assert [(r.status, bool(r.metrics)) for r in results] == [
         ("oom", False), ("ok", True), ("oom", False), ("failed", False)
     ]  # fmt: skip
@@ -185,7 +186,7 @@ def test_beyond_out_of_memory_nothing_is_tried(standins: None) -> None:
 
 
 def relay(grid: list[Cell], tell: Connection) -> None:
-    for message in measured_apart(grid):
+    for message in measure_isolated(grid):
         tell.send(message)
 
 
@@ -240,7 +241,7 @@ def test_maxlen_says_when_nothing_fits_and_when_the_end_is_reached(standins: Non
     # BOS + context + 4 query tokens must fit
     for room, status, found in ((20, "oom", None), (200, "ok", 192.0), (10_000, "ok", 256.0)):
         model = registry.method("toy").load(toy_preset(room=room), Runtime())
-        measured = task.measure(model, next(task.instances(model.tokenizer, 256, None, 0)), Rates(1.0, 1.0))
+        measured = task.measure(model, task.instance(model.tokenizer, 256, 0), Rates(1.0, 1.0))
         assert measured.perf["status"] == status
         assert measured.metrics.get("max_tokens") == found
     assert measured.metrics["limited_by_memory"] == 0
@@ -250,7 +251,7 @@ def test_maxlen_is_limited_by_memory_only_where_a_step_did_not_fit(standins: Non
     task = MaxLength(None, MaxLengthSettings(start=64, step=32, query_tokens=4), DataSource())
     for room, found, limited in ((10_000, 96.0, 0.0), (100, 64.0, 1.0)):
         model = registry.method("toy").load(toy_preset(room=room), Runtime())
-        measured = task.measure(model, next(task.instances(model.tokenizer, 120, None, 0)), Rates(1.0, 1.0))
+        measured = task.measure(model, task.instance(model.tokenizer, 120, 0), Rates(1.0, 1.0))
         assert measured.metrics == {"max_tokens": found, "limited_by_memory": limited}
 
 
