@@ -29,6 +29,8 @@ CATEGORIES = {
     "Few-shot": "Few-shot",
     "Code": "Code",
 }
+VIEWS = {"infinitebench-sharedllm": 3, "longbench-sharedllm": 4}
+"""Table of the paper that shows a view."""
 PUBLISHED_BASE = "Published rows are of LLaMA-2-7B; they are comparable only for the same base and data."
 OVERHEADS = {"M": 9, "beta": 10, "height": 11, "policy": 12}
 """Table of the paper for each part of SharedLLM that it varies."""
@@ -77,29 +79,31 @@ def views(data: Data) -> Iterator[Table]:
     for family, cells in scores.groupby("family", sort=False):
         task = registry.task(str(family))
         rows: dict[str, list[Record]] = {}
+        titles: dict[str, str] = {}
         for (model, length), mine in cells.groupby(["model", cells["length"].fillna(0)], sort=False):
             found = {
                 row["task"].partition(":")[2]: Scored(row["score"], row["metric"], data.run.scored(row["cell"]))
                 for row in mine.to_dict("records")
             }
-            for view, columns in view_intervals(task.views, found).items():
+            for view, columns in view_intervals(task.views, found):
                 shown = {CATEGORIES.get(c, c): percent(v) for c, v in columns.items()}
-                rows.setdefault(view, []).append(
+                titles[view.id] = view.title
+                rows.setdefault(view.id, []).append(
                     {"model": model, "length": tokens(cast(float, length)) if length else "own", **shown}
                 )
-        for view, measured_rows in rows.items():
-            yield _view(data, view, measured_rows)
+        for view_id, measured_rows in rows.items():
+            yield _view(data, view_id, titles[view_id], measured_rows)
 
 
-def _view(data: Data, view: str, rows: list[Record]) -> Table:
-    number = {"longbench, 5": 4, "infinitebenc": 3}.get(view[:12].lower())
+def _view(data: Data, view_id: str, title: str, rows: list[Record]) -> Table:
+    number = VIEWS.get(view_id)
     columns = [c for c in rows[0] if c not in ("model", "length")]
     beside = (
         _published(number, methods(data), lambda r: r["column"] if r["column"] in columns else None) if number else []
     )
     frame = pd.DataFrame([*rows, *beside], columns=["model", "length", *columns], dtype=object)
-    name = f"table{number}" if number else "view-" + "".join(c if c.isalnum() else "-" for c in view.lower())
-    title = view + (f" (layout of table {number})" if number else "")
+    name = f"table{number}" if number else f"view-{view_id}"
+    title += f" (layout of table {number})" if number else ""
     models = list(dict.fromkeys(r["model"] for r in rows))
     notes = ["Scores in percent; in brackets the 95 % interval over samples of the same data sets."]
     notes += [PUBLISHED_BASE] * bool(beside)

@@ -10,8 +10,9 @@ import numpy as np
 
 from evals.report import stats
 from evals.report.stats import Floats, Interval, Sample
+from evals.tasks.common.view import View
 
-Views = Callable[[Mapping[str, float]], Mapping[str, Mapping[str, float]]]
+Views = Callable[[Mapping[str, float]], Sequence[View]]
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Spread:
     clusters: int
 
 
-def view_intervals(views: Views, found: Mapping[str, Scored], seed: int = 0) -> dict[str, dict[str, Interval]]:
+def view_intervals(views: Views, found: Mapping[str, Scored], seed: int = 0) -> list[tuple[View, dict[str, Interval]]]:
     """Every view with an interval for each of its columns.
 
     views: from scores by data set to {view: {column: weighted mean of some of them}}. The data sets of a benchmark
@@ -39,15 +40,20 @@ def view_intervals(views: Views, found: Mapping[str, Scored], seed: int = 0) -> 
     clustered by context within one). None where a data set has a single cluster.
     """
     spread = {name: _spread(scored, seed + i) for i, (name, scored) in enumerate(found.items())}
-    shares = {name: views({other: float(other == name) for other in found}) for name in found}
-    result: dict[str, dict[str, Interval]] = {}
-    for view, columns in views({name: scored.score for name, scored in found.items()}).items():
-        result[view] = {}
-        for column, value in columns.items():
-            weights = {name: shares[name][view][column] for name in found}
+    shares = {name: _by_id(views({other: float(other == name) for other in found})) for name in found}
+    result = []
+    for view in views({name: scored.score for name, scored in found.items()}):
+        columns = {}
+        for column, value in view.columns.items():
+            weights = {name: shares[name][view.id][column] for name in found}
             parts = [(weight, spread[name]) for name, weight in weights.items() if weight]
-            result[view][column] = _interval(value, parts)
+            columns[column] = _interval(value, parts)
+        result.append((view, columns))
     return result
+
+
+def _by_id(views: Sequence[View]) -> dict[str, Mapping[str, float]]:
+    return {view.id: view.columns for view in views}
 
 
 def _spread(scored: Scored, seed: int) -> Spread:

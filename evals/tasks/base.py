@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from evals.methods.base import Stop
 from evals.tasks.common.prompt import Prompt
 from evals.tasks.common.source import DataSource
+from evals.tasks.common.view import View
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -99,12 +100,12 @@ class BaseTask(ABC):
         }
 
     @classmethod
-    def views(cls, scores: Mapping[str, float]) -> dict[str, dict[str, float]]:
-        """Named averages over the scores of one model by subset, as {view: {column: score}}.
+    def views(cls, scores: Mapping[str, float]) -> list[View]:
+        """Named averages over the scores of one model by subset.
 
         A view that lacks one of its subsets is left out; most benchmarks define none.
         """
-        return {}
+        return []
 
 
 class Task(BaseTask):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from evals.tasks.common.view import View
+
 MAX_NEW_TOKENS = {
     "passkey": 6,
     "number_string": 12,
@@ -57,11 +59,9 @@ def _number(value: Any) -> Any:
     return value
 
 
-def views(scores: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """Named views over the scores of one model by task, each only where all its tasks are there.
-
-    InfiniteBench has no official average, so there is none here.
-    """
+def views(scores: Mapping[str, float]) -> list[View]:
+    """The one view that a paper defines, where all its tasks are there. InfiniteBench has no official average."""
     if not all(task in scores for task in PAPER_TASKS):
-        return {}
-    return {"InfiniteBench, tasks of the paper": {name: scores[task] for task, name in PAPER_TASKS.items()}}
+        return []
+    columns = {name: scores[task] for task, name in PAPER_TASKS.items()}
+    return [View("infinitebench-sharedllm", "InfiniteBench, tasks of the paper", columns)]

@@ -12,6 +12,7 @@ from evals.methods.base import Stop
 from evals.tasks.base import Instance, Output, Task, TaskSettings
 from evals.tasks.common.fitting import explicit_budget, fitting_size
 from evals.tasks.common.prompt import Prompt, PromptBuilder, fill
+from evals.tasks.common.view import View
 from evals.tasks.infinitebench import rows
 from evals.tasks.infinitebench.generators import GENERATORS, Generator
 from evals.tasks.infinitebench.scorers import JUNE_SCORES, SCORERS, score
@@ -182,7 +183,7 @@ class InfiniteBench(Task):
         return values
 
     @classmethod
-    def views(cls, scores: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    def views(cls, scores: Mapping[str, float]) -> list[View]:
         return views(scores)
 
 

@@ -11,6 +11,7 @@ from evals.methods.base import Stop
 from evals.tasks.base import Instance, Output, Task, TaskSettings
 from evals.tasks.common.fitting import explicit_budget
 from evals.tasks.common.prompt import PromptBuilder
+from evals.tasks.common.view import View
 from evals.tasks.longbench import datasets, metrics, rows
 from evals.tasks.longbench.templates import parts, template
 from evals.tasks.longbench.views import views
@@ -110,7 +111,7 @@ class LongBench(Task):
         return values
 
     @classmethod
-    def views(cls, scores: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    def views(cls, scores: Mapping[str, float]) -> list[View]:
         return views(scores)
 
 
@@ -126,9 +127,9 @@ class LongBenchE(LongBench):
         return {**values, f"score_{datasets.bucket(instance.meta['length'])}": values["score"]}
 
     @classmethod
-    def views(cls, scores: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    def views(cls, scores: Mapping[str, float]) -> list[View]:
         """None: LongBench-E is read by length, and its README gives no average over data sets."""
-        return {}
+        return []
 
 
 def prompt_budget(length: int | None, max_prompt_tokens: int | None, max_new_tokens: int) -> int | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from evals.tasks.common.view import View
 from evals.tasks.longbench.datasets import DATASETS
 
 CATEGORIES = tuple(dict.fromkeys(d.category for d in DATASETS.values()))
@@ -17,24 +18,25 @@ PAPER = tuple(name for name in LEADERBOARD_EN if DATASETS[name].category != "Syn
 """The 14 English and code sets, without the synthetic ones, of SharedLLM and Activation Beacon."""
 
 
-def views(scores: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """All views that the scores of one model allow, as {view: {column: score}}.
+def views(scores: Mapping[str, float]) -> list[View]:
+    """All views that the scores of one model allow.
 
-    "LongBench EN", "LongBench ZH": category means, and the unweighted mean of the six (README leaderboard).
-    "LongBench, 5 categories (SharedLLM)": category means of 14 sets, no overall number.
-    "LongBench, mean of 14 (Activation Beacon)": the same category means, and the mean over the 14 sets.
+    longbench-en, longbench-zh: category means, and the unweighted mean of the six (README leaderboard).
+    longbench-sharedllm: category means of 14 sets, no overall number.
+    longbench-activation-beacon: the same category means, and the mean over the 14 sets.
     """
-    out: dict[str, dict[str, float]] = {}
-    for name, sets in (("LongBench EN", LEADERBOARD_EN), ("LongBench ZH", LEADERBOARD_ZH)):
+    found = []
+    leaderboards = (("longbench-en", "LongBench EN", LEADERBOARD_EN), ("longbench-zh", "LongBench ZH", LEADERBOARD_ZH))
+    for name, title, sets in leaderboards:
         if all(s in scores for s in sets):
             means = category_means(scores, sets)
-            out[name] = {**means, "Average of 6 categories": _mean(list(means.values()))}
+            found.append(View(name, title, {**means, "Average of 6 categories": _mean(list(means.values()))}))
     if all(s in scores for s in PAPER):
         means = category_means(scores, PAPER)
-        out["LongBench, 5 categories (SharedLLM)"] = means
-        flat = _mean([scores[s] for s in PAPER])
-        out["LongBench, mean of 14 (Activation Beacon)"] = {**means, "Average of 14 data sets": flat}
-    return out
+        found.append(View("longbench-sharedllm", "LongBench, 5 categories (SharedLLM)", means))
+        columns = {**means, "Average of 14 data sets": _mean([scores[s] for s in PAPER])}
+        found.append(View("longbench-activation-beacon", "LongBench, mean of 14 (Activation Beacon)", columns))
+    return found
 
 
 def category_means(scores: Mapping[str, float], sets: Sequence[str]) -> dict[str, float]:

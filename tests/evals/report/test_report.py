@@ -24,6 +24,7 @@ from evals.report.plots import ablation, needle, pareto, style
 from evals.report.stats import Interval
 from evals.report.tables import Table, hints, summary_table
 from evals.report.views import Scored, view_intervals
+from evals.tasks.common.view import View
 
 FULL, SHARED = "synthetic-full", "synthetic-sharedllm"
 
@@ -277,7 +278,8 @@ def test_longbench_view_is_the_papers(tmp_path) -> None:
     del run.cells[cell]
     tables = {t.name: t for t in paper_tables.views(Data.of(run))}
     row = tables["table4"].frame.iloc[0]
-    expected = views({name: i / 20 for i, name in enumerate(PAPER)})["LongBench, 5 categories (SharedLLM)"]
+    views_of_scores = {v.id: v.columns for v in views({name: i / 20 for i, name in enumerate(PAPER)})}
+    expected = views_of_scores["longbench-sharedllm"]
     assert row["SD-QA"].estimate == pytest.approx(100 * expected["Single-Doc QA"])
     assert row["Code"].estimate == pytest.approx(100 * expected["Code"])
     assert tables["table4"].text().set_index("model").loc[
@@ -291,11 +293,21 @@ def scored(values, groups=None):
     return Scored(float(np.mean(values)), "score", rows)
 
 
+def intervals_of_one_and_both(found):
+    """A view of data set `a` alone and of the mean of `a` and `b`."""
+
+    def views(s):
+        return [View("v", "A view", {"one": s["a"], "both": (s["a"] + s["b"]) / 2})]
+
+    [(_, columns)] = view_intervals(views, found)
+    return columns
+
+
 def test_intervals_of_averages_over_data_sets() -> None:
     """A column of one data set has that data set's own interval; a mean of two has the root of their variances."""
     rng = np.random.default_rng(0)
     found = {"a": scored(rng.normal(0.2, 0.1, 40)), "b": scored(rng.normal(0.7, 0.4, 10))}
-    views = view_intervals(lambda s: {"v": {"one": s["a"], "both": (s["a"] + s["b"]) / 2}}, found)["v"]
+    views = intervals_of_one_and_both(found)
     assert views["one"] == stats.mean_intervals(found["a"].samples)["score"]
     variances = [np.var([r["metrics"]["score"] for r in x.samples], ddof=1) / len(x.samples) for x in found.values()]
     assert views["both"].se == pytest.approx(np.sqrt(sum(variances)) / 2, rel=0.05)
@@ -306,7 +318,7 @@ def test_intervals_of_averages_over_data_sets() -> None:
 
 def test_an_average_has_no_interval_where_one_data_set_has_one_context() -> None:
     found = {"a": scored([0.1, 0.5, 0.9]), "b": scored([0.0, 1.0], groups=["same", "same"])}
-    views = view_intervals(lambda s: {"v": {"one": s["a"], "both": (s["a"] + s["b"]) / 2}}, found)["v"]
+    views = intervals_of_one_and_both(found)
     assert np.isnan(views["both"].low)
     assert not np.isnan(views["one"].low)
 
