@@ -11,10 +11,10 @@ import torch
 from conftest import TINY_SHAPE
 
 from evals.errors import UserError
-from evals.methods import presets, weights
+from evals.methods import presets
 from evals.methods.base import Runtime
 from evals.methods.presets import Weights
-from evals.methods.weights import byte_tokenizer, identity, load_base, random_model, shape_config
+from evals.methods.weights import byte_tokenizer, identity, load_base, random_model, shape_config, sources
 
 RANDOM = Runtime(random_weights=True)
 NOWHERE = Weights(source="nowhere")
@@ -130,7 +130,7 @@ def test_identity_does_not_import_torch(tiny_llama: Path) -> None:
     ],
 )
 def test_what_is_missing_is_explained(source: Weights, runtime: Runtime, message: str, monkeypatch) -> None:
-    monkeypatch.setattr(weights.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(sources.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=message):
         load_base(source, runtime, None)
 
@@ -215,7 +215,7 @@ def test_gguf_in_a_package_is_converted_once_and_exactly(gguf_package) -> None:
 
 def test_gguf_vocabularies_split_digits_as_their_file_says(gguf_package) -> None:
     pytest.importorskip("gguf")
-    from evals.methods.tokenizers import gguf_tokenizer, splitter
+    from evals.methods.tokenizers.gguf import gguf_tokenizer, splitter
 
     tokenizer = gguf_tokenizer(gguf_package[0] / "tiny_gguf_package" / "tiny.gguf")
     assert [tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token] == ["<s>", "</s>", None]

@@ -80,7 +80,9 @@ def gguf_tokenizer(path: Path) -> PreTrainedTokenizerFast:
         tokenizer.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=True), start])
     else:
         tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **named)
+    fast: PreTrainedTokenizerFast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # as transformers has it
+        tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **named
+    )
     fast.chat_template = value("tokenizer.chat_template")
     return fast
 

@@ -1,0 +1,27 @@
+"""Base weights from an installed package, the hub or a folder, or drawn at random.
+
+Every source is first brought to one form: a folder that transformers reads. torch and transformers are imported only
+where a model is built, so that `identity` stays cheap enough for a dry run.
+"""
+
+from evals.hashing import cache_folder
+from evals.methods.tokenizers import byte_tokenizer, load_tokenizer
+from evals.methods.weights.identity import identity
+from evals.methods.weights.load import check_attention, load_base, load_class
+from evals.methods.weights.random import random_model, random_tokenizer, shape_config
+from evals.methods.weights.sources import missing, resolve
+
+__all__ = [
+    "byte_tokenizer",
+    "cache_folder",
+    "check_attention",
+    "identity",
+    "load_base",
+    "load_class",
+    "load_tokenizer",
+    "missing",
+    "random_model",
+    "random_tokenizer",
+    "resolve",
+    "shape_config",
+]

@@ -1,0 +1,57 @@
+"""GGUF files, brought once to the form that everything else reads: float32 safetensors in the cache folder."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import shutil
+import tempfile
+from pathlib import Path
+
+from evals.errors import UserError
+from evals.hashing import cache_folder, digest_of_file
+
+log = logging.getLogger(__name__)
+
+CONVERSION = "v2"
+"""Changes when weights or token ids of a conversion do: it names the folder and is part of the identity."""
+
+
+def converted(gguf: Path) -> Path:
+    """The folder with the GGUF file's weights as float32 safetensors (exact), made once, moved in whole."""
+    target = cache_folder() / f"{gguf.stem}-{digest_of_file(gguf)[:16]}-{CONVERSION}"
+    if target.is_dir():
+        return target
+    if importlib.util.find_spec("gguf") is None:
+        raise UserError("Reading a GGUF file needs the package gguf: pip install 'gguf>=0.10'.")
+    log.warning("Converting %s once, into %s", gguf.name, target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=target.parent))
+        try:
+            _convert(gguf, draft)
+            if not target.is_dir():  # another process may have been faster; both made the same
+                draft.rename(target)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    except OSError as error:
+        raise UserError(
+            f"Cannot keep converted weights in {target.parent} ({error.strerror or error}): "
+            "name a folder with 1 GB free in XDG_CACHE_HOME."
+        ) from error
+    return target
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    import torch
+    import transformers
+    from transformers import AutoModelForCausalLM
+
+    from evals.methods.tokenizers.gguf import gguf_tokenizer
+
+    dense = {}
+    if hasattr(transformers, "GgufConfig"):  # since 5.20 or so blocks stay packed where this does not forbid it
+        dense["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32, **dense)
+    model.save_pretrained(folder)
+    gguf_tokenizer(gguf).save_pretrained(folder)

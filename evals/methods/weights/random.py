@@ -1,0 +1,74 @@
+"""Random weights in a preset's shape: they depend on the seed alone and are made on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from evals.errors import UserError
+from evals.methods.base import Runtime
+from evals.methods.presets import Weights
+from evals.methods.tokenizers import VOCABULARY_FILES, byte_tokenizer, load_tokenizer
+from evals.methods.weights.sources import resolve
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+M = TypeVar("M", bound="PreTrainedModel")
+
+
+def shape_config(shape: Mapping[str, Any] | None) -> PretrainedConfig:
+    """The config of a preset's `shape`. Raises UserError where the preset has none."""
+    from transformers import AutoConfig
+
+    if not shape or "model_type" not in shape:
+        raise UserError("--random-weights needs a preset with a `shape` (model_type and its config fields).")
+    fields = {key: value for key, value in shape.items() if key != "model_type"}
+    return AutoConfig.for_model(shape["model_type"], **fields)
+
+
+def random_model(
+    config: PretrainedConfig, runtime: Runtime, model_class: type[PreTrainedModel] | None = None
+) -> PreTrainedModel:
+    """A causal LM with random weights that depend on `runtime.seed` alone, made on the device in its dtype.
+
+    The host never holds a copy: a 7B model in bfloat16 needs 13 GB on the device and nothing elsewhere.
+    model_class: of the model, where it is not the one that transformers has for the config.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    device = torch.device(runtime.device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), device:
+        torch.manual_seed(runtime.seed)
+        build: Callable[..., PreTrainedModel]
+        build = AutoModelForCausalLM.from_config if model_class is None else model_class._from_config
+        model = build(config, dtype=getattr(torch, runtime.dtype), attn_implementation=runtime.attn)
+    return evaluating(model)
+
+
+def evaluating(model: M) -> M:
+    """The model in eval mode."""
+    model.eval()  # type: ignore[no-untyped-call]  # transformers overrides it without types
+    return model
+
+
+def random_tokenizer(weights: Weights, runtime: Runtime, vocab_size: int) -> PreTrainedTokenizerBase:
+    """The real tokenizer where it is on this machine and fits the vocabulary, else one of bytes."""
+    folder = tokenizer_folder(weights, runtime)
+    if folder is not None:
+        tokenizer = load_tokenizer(folder)
+        if len(tokenizer) <= vocab_size:
+            return tokenizer
+    return byte_tokenizer(vocab_size)
+
+
+def tokenizer_folder(weights: Weights, runtime: Runtime) -> Path | None:
+    """The folder of the real tokenizer, where it is on this machine."""
+    try:
+        folder = resolve(weights, replace(runtime, offline=True), need_weights=False)
+    except UserError:
+        return None
+    return folder if any((folder / name).is_file() for name in VOCABULARY_FILES) else None
