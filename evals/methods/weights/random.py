@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from evals.errors import UserError
 from evals.methods.base import Runtime
@@ -43,8 +43,8 @@ def random_model(
     device = torch.device(runtime.device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), device:
         torch.manual_seed(runtime.seed)
-        build: Callable[..., PreTrainedModel]
-        build = AutoModelForCausalLM.from_config if model_class is None else model_class._from_config
+        untyped: object = AutoModelForCausalLM.from_config if model_class is None else model_class._from_config
+        build = cast("Callable[..., PreTrainedModel]", untyped)
         model = build(config, dtype=getattr(torch, runtime.dtype), attn_implementation=runtime.attn)
     return evaluating(model)
 
