@@ -1,0 +1,1 @@
+"""The commands `sharedllm-eval` and `sharedllm-report`."""

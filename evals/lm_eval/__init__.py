@@ -1,0 +1,1 @@
+"""Every method as a model of lm-evaluation-harness."""

@@ -3,55 +3,51 @@
 from __future__ import annotations
 
 import logging
-import re
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
-from itertools import accumulate
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
-import torch
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import handle_stop_sequences, has_bos_prefix, normalize_gen_kwargs, postprocess_generated_text
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm  # type: ignore[import-untyped]  # it ships no types
 
 from evals import registry
-from evals.errors import UserError, unknown
-from evals.methods import kernels as attention
-from evals.methods import presets
-from evals.methods.base import Query, Request, Runtime, Session, Stop
-from evals.run.spec import Attention, Device, DType, resolve_runtime
+from evals.errors import UserError
+from evals.lm_eval.arguments import check
+from evals.lm_eval.prompts import Item, PromptSplitter, by_context, last
+from evals.measure.request import is_out_of_memory
+from evals.methods import kernels
+from evals.methods.base import Query, Request, Session, Stop
 
 log = logging.getLogger(__name__)
 
-Choice = TypeVar("Choice", bound=StrEnum)
+T = TypeVar("T")
+Scored = tuple[float, bool]
+"""Log-probability of a continuation, and whether it is the greedy one."""
+Encoded = tuple[tuple[str, str], list[int], list[int]]
+"""A log-likelihood request as lm-eval hands it over: both texts, ids of the context, ids of the continuation."""
 
 GREEDY_ONLY = {"do_sample", "temperature", "top_p", "top_k"}
-"""Generation arguments without a meaning in greedy decoding."""
+"""Generation arguments that greedy decoding ignores."""
 
 
-@dataclass(frozen=True)
-class Item:
-    """A request as token ids. position: place in the list of requests."""
+class AnyPreset(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
+    """A preset as a model of lm-eval.
 
-    position: int
-    prefix: tuple[int, ...]
-    context: tuple[int, ...]
-    query: Query
+    Arguments (`--model_args`):
+        preset: name or YAML file.
+        query_tokens: the longest query in ids; what stands before it in a prompt is context (`PromptSplitter`).
+        max_length: ids of prompt and answer; longer prompts are cut on the left, as lm-eval does. Default: what the
+            preset was made for.
+        rolling_context: `loglikelihood_rolling`: ids before each window that the method reads as context; 1 is
+            lm-eval's own protocol.
+        batch_size: generations decoded together, for methods that can; `auto` halves it when memory runs out.
+        prefix_token_id: stands before a text without context. Default: BOS, else EOS.
+        enable_thinking, chat_template_args: arguments of the chat template. think_end_token: text after which the
+            answer begins.
+        device: see `on_device`. Anything else is a setting of the method.
 
-
-class AnyPreset(TemplateLM):
-    """A preset behind lm-eval's interface.
-
-    preset: name or YAML file. query_tokens: at most so many ids at the end of a prompt are running text, the
-    rest is the context that the method reads (see `split`). max_length: ids of prompt and answer, cut on the
-    left as lm-eval does; by default what the preset was made for. rolling_context: ids before each window of
-    `loglikelihood_rolling` that the method reads as context; 1 is lm-eval's own protocol. Further arguments are
-    settings of the method. batch_size: generations at once, for methods that can. device: see `on_device`.
-
-    Raises UserError for an argument that cannot be, before weights are loaded.
+    Raises UserError for an argument that does not fit, before weights are loaded.
     """
 
     method: str | None = None
@@ -60,67 +56,53 @@ class AnyPreset(TemplateLM):
     def __init__(
         self,
         preset: str | None = None,
-        device: str = "auto",
-        dtype: str = "auto",
-        attn: str = "auto",
-        batch_size: int | str = 1,
-        max_batch_size: int | None = None,
-        query_tokens: int = 512,
-        max_length: int | None = None,
-        rolling_context: int = 1,
-        max_gen_toks: int = 256,
-        random_weights: bool = False,
-        checkpoint: str | None = None,
-        offline: bool = False,
-        seed: int = 0,
-        **settings: Any,
+        *,
+        enable_thinking: bool | None = None,
+        chat_template_args: dict[str, Any] | None = None,
+        think_end_token: str | None = None,
+        **arguments: Any,
     ) -> None:
         super().__init__()
-        chosen = self._preset(preset).override(settings)
-        self.batch_size = _whole("batch_size", batch_size, 1)
-        self.query_tokens = _whole("query_tokens", query_tokens, 0)
-        self.rolling_context = _whole("rolling_context", rolling_context, 1)
-        self.max_gen_toks = _whole("max_gen_toks", max_gen_toks, 1)
-        longest = None if max_length is None else _whole("max_length", max_length, 1)
-        runtime = Runtime(
-            **on_device(device, _choice(DType, "dtype", dtype), _choice(Attention, "attn", attn)),
-            random_weights=random_weights,
-            offline=offline,
-            checkpoint=checkpoint,
-            seed=_whole("seed", seed, 0),
-        )
-        self._kernels = runtime.kernels
-        self.model = registry.method(chosen.method).load(chosen, runtime)
+        asked = check(self.method, preset=preset, **arguments)
+        self.batch_size, self._shrink_batches = asked.batch_size, asked.shrink_batches
+        self.query_tokens = asked.query_tokens
+        self.rolling_context = asked.rolling_context
+        self.max_gen_toks = asked.max_gen_toks
+        self._kernels = asked.runtime.kernels
+        self._prefix_token_id = asked.prefix_token_id
+        self._think_end = think_end_token
+        thinking = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
+        self._template_args = {**thinking, **(chat_template_args or {})}
+        self.model = registry.method(asked.preset.method).load(asked.preset, asked.runtime)
         self.tokenizer = self.model.tokenizer
-        self.max_length = longest or self.model.max_context
+        self.max_length = asked.max_length or self.model.max_context
         if self.max_length is not None and self.rolling_context > self.max_length:
             raise UserError(f"rolling_context={self.rolling_context} is more than max_length={self.max_length} holds.")
-
-    def _preset(self, name: str | None) -> presets.Preset:
-        known = [n for n in presets.names() if self.method in (None, presets.load_preset(n).method)]
-        if name is None:
-            raise UserError(f"Name a preset: --model_args preset=NAME, NAME one of {', '.join(known) or 'yours'}.")
-        preset = presets.load_preset(name)
-        if self.method not in (None, preset.method):
-            raise unknown(f"preset of the method {self.method}", name, known)
-        return preset
 
     # --- tokens
 
     @property
-    def eot_token_id(self) -> int:
-        return self.tokenizer.eos_token_id
+    def eot_token_id(self) -> int | None:
+        found: int | None = self.tokenizer.eos_token_id
+        return found
 
     @property
     def prefix_token_id(self) -> int:
-        bos = self.tokenizer.bos_token_id
-        return self.eot_token_id if bos is None else bos
+        """What a text without context is conditioned on. Raises UserError where the tokenizer has no such token."""
+        candidates = (self._prefix_token_id, self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
+        found = next((i for i in candidates if i is not None), None)
+        if found is None:
+            raise UserError(
+                "This tokenizer has neither BOS nor EOS to stand before a text: add prefix_token_id=N to --model_args."
+            )
+        return found
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        """Ids; the tokenizer's own special tokens unless the text already starts with BOS (a chat template)."""
+        """Ids, with the tokenizer's own special tokens unless the text already starts with BOS (a chat template)."""
         if add_special_tokens is None:
-            add_special_tokens = not has_bos_prefix(string, self.tokenizer.decode(self.prefix_token_id))
-        return self.tokenizer.encode(string, add_special_tokens=add_special_tokens)
+            bos = self.tokenizer.bos_token
+            add_special_tokens = not (bos and has_bos_prefix(string, bos))
+        return list(self.tokenizer.encode(string, add_special_tokens=add_special_tokens))
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         text = self.tokenizer.apply_chat_template(
@@ -128,51 +110,21 @@ class AnyPreset(TemplateLM):
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=not add_generation_prompt,
+            **self._template_args,
         )
         return str(text)
 
     @property
     def tokenizer_name(self) -> str:
-        return self.tokenizer.name_or_path.replace("/", "__")
+        return str(self.tokenizer.name_or_path).replace("/", "__")
+
+    @property
+    def _splitter(self) -> PromptSplitter:
+        return PromptSplitter(self.tokenizer.bos_token_id, self.query_tokens, lambda i: self._decode([i], special=True))
 
     def split(self, ids: Sequence[int]) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
-        """Prefix (BOS), context and query of a prompt.
-
-        A prompt of at most `query_tokens` ids is all query: there is nothing long to read. Of a longer one the
-        query is what follows the last blank line within the last `query_tokens` ids, usually the question; where
-        there is no blank line, it is those ids. So questions after one document share the document's read.
-        """
-        bos = 1 if ids and ids[0] == self.tokenizer.bos_token_id else 0
-        prefix, rest = ids[:bos], ids[bos:]
-        if len(rest) <= self.query_tokens:
-            return prefix, [], rest
-        start = len(rest) - self.query_tokens
-        start += self._question_start(rest[start:])
-        return prefix, rest[:start], rest[start:]
-
-    def _question_start(self, ids: Sequence[int]) -> int:
-        """Index of the first id after the last blank line that text follows; 0 where there is none."""
-        pieces = [self._decode([i], special=True) for i in ids]
-        blank = "".join(pieces).rstrip().rfind("\n\n")
-        if blank < 0:
-            return 0
-        ends = accumulate(len(piece) for piece in pieces)
-        return 1 + next(i for i, end in enumerate(ends) if end >= blank + 2)
-
-    def _item(self, position: int, ids: Sequence[int]) -> Item:
-        prefix, context, query = self.split(ids)
-        question = (0, len(query)) if context else None
-        return Item(position, tuple(prefix), tuple(context), Query(tuple(query), question))
-
-    def _groups(self, items: Iterable[Item], label: str, quiet: bool) -> Iterator[list[Item]]:
-        """Items that share a context, the longest context first."""
-        groups = defaultdict(list)
-        for item in items:
-            groups[item.prefix, item.context].append(item)
-        with tqdm(total=sum(map(len, groups.values())), desc=label, disable=quiet) as progress:
-            for group in sorted(groups.values(), key=lambda group: -len(group[0].context)):
-                yield group
-                progress.update(len(group))
+        """Prefix, context and query of a prompt: `PromptSplitter.split`."""
+        return self._splitter.split(ids)
 
     def _read(self, group: Sequence[Item]) -> Session:
         """The session of a group. Callers return before the next group is read, which frees it."""
@@ -180,28 +132,22 @@ class AnyPreset(TemplateLM):
 
     # --- requests
 
-    def _loglikelihood_tokens(
-        self,
-        requests: list[tuple[tuple[str, str], list[int], list[int]]],
-        disable_tqdm: bool = False,
-        **_: Any,
-    ) -> list[tuple[float, bool]]:
+    def _loglikelihood_tokens(self, requests: list[Encoded], disable_tqdm: bool = False, **_: Any) -> list[Scored]:
         """Log-probability of each continuation, and whether it is the greedy one."""
+        splitter, results = self._splitter, {}
         items = []
         for position, (_strings, context, target) in enumerate(requests):
             room = None if self.max_length is None else self.max_length + 1 - len(target)
-            if room is not None and room < 1:
-                raise UserError(f"A continuation of {len(target)} ids does not fit max_length={self.max_length}.")
-            items.append(self._item(position, _last(context, room)))
-        results: dict[int, tuple[float, bool]] = {}
-        with attention.order(self._kernels):
-            for group in self._groups(items, "loglikelihood", disable_tqdm):
+            if room is None or room >= 1:
+                items.append(splitter.item(position, last(context, room)))
+            else:
+                results[position] = self._score_in_windows(context, target)
+        with kernels.order(self._kernels):
+            for group in _progress(by_context(items), "loglikelihood", disable_tqdm):
                 results |= self._score_group(group, requests)
         return [results[i] for i in range(len(requests))]
 
-    def _score_group(
-        self, group: Sequence[Item], requests: list[tuple[tuple[str, str], list[int], list[int]]]
-    ) -> dict[int, tuple[float, bool]]:
+    def _score_group(self, group: Sequence[Item], requests: list[Encoded]) -> dict[int, Scored]:
         session = self._read(group)
         results = {}
         for item in group:
@@ -211,20 +157,39 @@ class AnyPreset(TemplateLM):
             self.cache_hook.add_partial("loglikelihood", strings, results[item.position])
         return results
 
+    def _score_in_windows(self, context: list[int], target: list[int]) -> Scored:
+        """A continuation longer than `max_length`, in windows of it that follow each other, as a rolling text."""
+        assert self.max_length is not None
+        log.warning(
+            "A continuation of %d tokens is longer than max_length=%d: it is scored in windows.",
+            len(target),
+            self.max_length,
+        )
+        total, greedy = 0.0, True
+        with kernels.order(self._kernels):
+            for before, window in self._windows(target, context[-1] if context else self.prefix_token_id, 1):
+                logprobs, same = self.model.prefill([]).score_greedy(Query(before), window)
+                total, greedy = total + float(logprobs.sum()), greedy and same
+        return total, greedy
+
+    def _windows(self, ids: list[int], first: int, context: int) -> Iterator[tuple[list[int], list[int]]]:
+        """Ids before each window of a text, and the window. first: the id that stands before the text."""
+        longest = self.max_length or max(len(ids), 1)
+        return map(make_disjoint_window, get_rolling_token_windows(ids, first, longest, context))
+
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
-        """Log-probability of whole texts, in windows of `max_length` ids.
+        """Log-probability of whole texts, in windows of `max_length` ids, after exactly one prefix token.
 
         Nothing is asked here: the ids before a window are context, the window is scored, and no search runs.
         """
         totals = []
         for (text,) in tqdm([r.args for r in requests], desc="loglikelihood_rolling", disable=disable_tqdm):
-            ids = self.tok_encode(text)
-            windows = get_rolling_token_windows(
-                ids, self.prefix_token_id, self.max_length or max(len(ids), 1), self.rolling_context
-            )
+            ids = self.tok_encode(text, add_special_tokens=False)
+            if ids[:1] == [self.prefix_token_id]:  # the text brings its own
+                ids = ids[1:]
             total = 0.0
-            with attention.order(self._kernels):
-                for before, target in map(make_disjoint_window, windows):
+            with kernels.order(self._kernels):
+                for before, target in self._windows(ids, self.prefix_token_id, self.rolling_context):
                     total += float(self.model.prefill(before[:-1]).score(Query(before[-1:]), target).sum())
             totals.append(total)
             self.cache_hook.add_partial("loglikelihood_rolling", (text,), total)
@@ -233,16 +198,16 @@ class AnyPreset(TemplateLM):
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """Greedy text up to the first stop string, the end of text or `max_gen_toks`."""
         limits = [self._limits(request.args[1]) for request in requests]
-        items = []
+        splitter, items = self._splitter, []
         for position, request in enumerate(requests):
             room = None if self.max_length is None else self.max_length - limits[position][1]
             if room is not None and room < 1:
                 raise UserError(f"max_gen_toks={limits[position][1]} leaves no room in max_length={self.max_length}.")
-            items.append(self._item(position, _last(self.tok_encode(request.args[0]), room)))
+            items.append(splitter.item(position, last(self.tok_encode(request.args[0]), room)))
         texts: dict[int, str] = {}
         waiting: list[tuple[int, Request]] = []
-        with attention.order(self._kernels):
-            for group in self._groups(items, "generate_until", disable_tqdm):
+        with kernels.order(self._kernels):
+            for group in _progress(by_context(items), "generate_until", disable_tqdm):
                 waiting += self._ask(group, limits)
                 while len(waiting) >= self.batch_size:
                     texts |= self._answer(waiting[: self.batch_size], requests, limits)
@@ -263,105 +228,55 @@ class AnyPreset(TemplateLM):
         self, waiting: list[tuple[int, Request]], requests: list[Any], limits: list[tuple[list[str], int]]
     ) -> dict[int, str]:
         """Texts of requests by position, cut at their stop strings."""
-        new = self.model.generate_batch([request for _, request in waiting])
+        new = self._generate([request for _, request in waiting])
         texts = {}
         for (position, _), ids in zip(waiting, new, strict=True):
-            texts[position] = postprocess_generated_text(self._decode(ids), limits[position][0], None)
+            texts[position] = postprocess_generated_text(self._decode(ids), limits[position][0], self._think_end)
             self.cache_hook.add_partial("generate_until", requests[position].args, texts[position])
         return texts
+
+    def _generate(self, batch: list[Request]) -> list[list[int]]:
+        """New ids of each request. With `batch_size=auto` a batch that runs out of memory is halved."""
+        try:
+            return self.model.generate_batch(batch)
+        except (RuntimeError, MemoryError) as error:
+            if not self._shrink_batches or len(batch) == 1 or not is_out_of_memory(error):
+                raise
+        self.batch_size = len(batch) // 2
+        log.warning("Out of memory: batch_size=auto goes on with %d.", self.batch_size)
+        return self._generate(batch[: self.batch_size]) + self._generate(batch[self.batch_size :])
 
     def _limits(self, arguments: dict[str, Any]) -> tuple[list[str], int]:
         """Stop strings and new tokens of a request. Raises UserError for what greedy decoding cannot do."""
         kwargs = dict(normalize_gen_kwargs(arguments, self.max_gen_toks))
-        until = handle_stop_sequences(kwargs.pop("until"), eos=self.tokenizer.decode(self.eot_token_id))
+        end = self.tokenizer.eos_token
+        until = handle_stop_sequences(kwargs.pop("until"), eos=end)
         new_tokens = kwargs.pop("max_gen_toks")
         if kwargs["do_sample"] or (rest := sorted(kwargs.keys() - GREEDY_ONLY)):
             what = "do_sample" if kwargs["do_sample"] else ", ".join(rest)
             raise UserError(f"These models decode greedily: remove {what} from the generation arguments.")
-        return until, new_tokens
+        return [term for term in until if term], new_tokens
 
     def _stop(self, until: list[str]) -> Stop:
         """End of text, or a stop string among the last ids (each id holds at least one byte of text)."""
+        ends = frozenset() if self.eot_token_id is None else frozenset({self.eot_token_id})
+        if not until:
+            return Stop(ids=ends)
         longest = max(len(term.encode()) for term in until)
 
         def found(new: Sequence[int]) -> bool:
             tail = self._decode(new[-longest - 1 :])
-            return any(term and term in tail for term in until)
+            return any(term in tail for term in until)
 
-        return Stop(ids=frozenset({self.eot_token_id}), when=found)
+        return Stop(ids=ends, when=found)
 
     def _decode(self, ids: Sequence[int], special: bool = False) -> str:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=not special))
 
 
-def on_device(device: str, dtype: DType, attn: Attention) -> dict[str, Any]:
-    """`resolve_runtime` for a device as lm-eval names it: also `cuda:N`, which becomes torch's current device.
-
-    Without a GPU, `cuda` and `cuda:0` are the CPU, since lm-eval asks for `cuda:0` where the user names no device.
-    Raises UserError for another device that this machine does not have.
-    """
-    if device in ("cuda", "cuda:0") and not torch.cuda.is_available():
-        log.warning("There is no CUDA GPU for device=%s (lm-eval's default is cuda:0): running on the CPU.", device)
-        device = Device.cpu
-    if device in list(Device):
-        return resolve_runtime(Device(device), dtype, attn)
-    numbered = re.fullmatch(r"cuda:([0-9]+)", device)
-    if not numbered:
-        raise UserError(f"device={device} is unknown: choose one of {', '.join(Device)}, cuda:N.")
-    index, count = int(numbered[1]), torch.cuda.device_count()
-    if index >= count:
-        raise UserError(f"device={device}: torch finds {count} CUDA GPUs, counted from 0; choose one of them or cpu.")
-    torch.cuda.set_device(index)  # streams, graphs and compiled kernels follow the current device
-    return resolve_runtime(Device.cuda, dtype, attn) | {"device": f"cuda:{index}"}
-
-
-def _whole(argument: str, value: Any, least: int) -> int:
-    """The value, which lm-eval may hand over as a float or text, as an integer. Raises UserError for any other."""
-    number = re.fullmatch(r"([0-9]{1,19})(\.0)?", str(value))
-    if not number or not least <= int(number[1]) < 1 << 63:
-        raise UserError(f"{argument}={value} is not a whole number from {least} to 2**63 - 1: give one that is.")
-    return int(number[1])
-
-
-def _choice(options: type[Choice], argument: str, value: str) -> Choice:
-    """The member of that name. Raises UserError for another one."""
-    if value not in list(options):
-        raise UserError(f"{argument}={value} is unknown: choose one of {', '.join(options)}.")
-    return options(value)
-
-
-def _last(ids: list[int], room: int | None) -> list[int]:
-    """The last `room` ids, at least one: lm-eval cuts long prompts on the left."""
-    return ids if room is None else ids[-room:]
-
-
-class SharedLLM(AnyPreset):
-    method = "sharedllm"
-
-
-class StreamingLLM(AnyPreset):
-    method = "streaming_llm"
-
-
-class YaRN(AnyPreset):
-    method = "yarn"
-
-
-class CEPE(AnyPreset):
-    method = "cepe"
-
-
-class LongLLaMA(AnyPreset):
-    method = "longllama"
-
-
-class ActivationBeacon(AnyPreset):
-    method = "activation_beacon"
-
-
-class FullAttention(AnyPreset):
-    method = "full"
-
-
-class Truncated(AnyPreset):
-    method = "truncated"
+def _progress(groups: Sequence[list[T]], label: str, quiet: bool) -> Iterator[list[T]]:
+    """The groups, with a bar that counts their members."""
+    with tqdm(total=sum(map(len, groups)), desc=label, disable=quiet) as bar:
+        for group in groups:
+            yield group
+            bar.update(len(group))

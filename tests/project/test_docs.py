@@ -181,7 +181,7 @@ class Shell:
 
         self.patch.setattr(sys, "argv", ["lm-eval", *words])
         chosen = HarnessCLI().parse_args()
-        assert chosen.model in lm_eval_plugin.MODELS
+        assert chosen.model in lm_eval_plugin.models()
         assert chosen.model_args["preset"] in presets.names()
 
     def python(self, words: list[str], plan_only: bool) -> None:

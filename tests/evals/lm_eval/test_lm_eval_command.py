@@ -7,6 +7,7 @@ import sys
 import tomllib
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,19 @@ import yaml
 from lm_eval.api.registry import model_registry
 
 from evals.lm_eval import command as lm_eval_plugin
-from evals.lm_eval import model as lm_eval_model
-from evals.lm_eval.command import MODELS, register
+from evals.lm_eval.command import models, register
 
 DOCUMENT = " ".join(f"The {colour} door leads to room {i}." for i, colour in enumerate(["red", "blue", "green"] * 3))
 
 
 def test_entry_points_say_what_is_registered() -> None:
     project = tomllib.loads(folders.ROOT.joinpath("pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert project["entry-points"]["lm_eval.models"] == MODELS
+    assert project["entry-points"]["lm_eval.models"] == models()
     assert project["scripts"]["sharedllm-lm-eval"] == "evals.lm_eval.command:main"
     register()
-    for name, target in MODELS.items():
-        assert model_registry.get(name) is getattr(lm_eval_model, target.split(":")[1])
+    for name, target in models().items():
+        module, attribute = target.split(":")
+        assert model_registry.get(name) is getattr(import_module(module), attribute)
 
 
 class TestEndToEnd:

@@ -13,12 +13,15 @@ import torch
 from lm_eval.models.huggingface import HFLM
 
 from evals.errors import UserError
+from evals.lm_eval import arguments
 from evals.lm_eval import model as lm_eval_model
-from evals.lm_eval.model import AnyPreset, FullAttention
+from evals.lm_eval.model import AnyPreset
+from evals.lm_eval.models import for_method
 from evals.methods import kernels as attention
 from evals.methods.base import Query, Stop
 from evals.run.spec import Attention, DType
 
+FullAttention = for_method("full")
 DOCUMENT = " ".join(f"The {colour} door leads to room {i}." for i, colour in enumerate(["red", "blue", "green"] * 3))
 
 
@@ -28,7 +31,7 @@ def requests(*arguments: tuple[Any, ...]) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def full(tiny_presets: Callable[..., Path]) -> FullAttention:
+def full(tiny_presets: Callable[..., Path]) -> AnyPreset:
     return FullAttention(preset=str(tiny_presets("full")), device="cpu", query_tokens=60, max_length=512)
 
 
@@ -48,14 +51,14 @@ class TestEqualToHf:
         f"{DOCUMENT} {DOCUMENT}\n\n{DOCUMENT}\n\nlonger than the window?",
     )
 
-    def test_loglikelihood(self, full: FullAttention, hf: HFLM) -> None:
+    def test_loglikelihood(self, full: AnyPreset, hf: HFLM) -> None:
         asked = [(prompt, answer) for prompt in self.PROMPTS for answer in (" room 0", " b", " \x05\x06")]
         asked.append(("", "from nothing"))
         ours, theirs = (lm.loglikelihood(requests(*asked), disable_tqdm=True) for lm in (full, hf))
         assert [round(x, 3) for x, _ in ours] == [round(x, 3) for x, _ in theirs]
         assert [g for _, g in ours] == [bool(g) for _, g in theirs]
 
-    def test_greedy_continuation_is_said_to_be_greedy(self, full: FullAttention, hf: HFLM) -> None:
+    def test_greedy_continuation_is_said_to_be_greedy(self, full: AnyPreset, hf: HFLM) -> None:
         ids = full.model.prefill(full.tok_encode(self.PROMPTS[0])[:-1]).generate(
             Query(full.tok_encode(self.PROMPTS[0])[-1:]), 3
         )
@@ -65,14 +68,14 @@ class TestEqualToHf:
         request = [((self.PROMPTS[0], ""), full.tok_encode(self.PROMPTS[0]), [*ids[:-1], (ids[-1] + 1) % 256])]
         assert not full._loglikelihood_tokens(request, disable_tqdm=True)[0][1]
 
-    def test_generate_until(self, full: FullAttention, hf: HFLM) -> None:
+    def test_generate_until(self, full: AnyPreset, hf: HFLM) -> None:
         arguments = {"until": ["zz"], "max_gen_toks": 24, "do_sample": False}
         asked = requests(*[(prompt, dict(arguments)) for prompt in self.PROMPTS])
         ours, theirs = (lm.generate_until(asked, disable_tqdm=True) for lm in (full, hf))
         assert ours == theirs
         assert all(ours)
 
-    def test_batches_change_nothing(self, full: FullAttention, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_batches_change_nothing(self, full: AnyPreset, monkeypatch: pytest.MonkeyPatch) -> None:
         asked = requests(*[(prompt, {"until": ["zz"], "max_gen_toks": 9 + i}) for i, prompt in enumerate(self.PROMPTS)])
         one = full.generate_until(asked, disable_tqdm=True)
         rows = []
@@ -82,7 +85,7 @@ class TestEqualToHf:
         assert full.generate_until(asked, disable_tqdm=True) == one
         assert rows == [2, 2, 1]
 
-    def test_stop_strings_end_the_text(self, full: FullAttention, hf: HFLM) -> None:
+    def test_stop_strings_end_the_text(self, full: AnyPreset, hf: HFLM) -> None:
         plain = full.generate_until(requests(("short", {"until": [], "max_gen_toks": 20})), disable_tqdm=True)[0]
         stop = plain[7:9]
         asked = requests(("short", {"until": ["never there", stop], "max_gen_toks": 20}))
@@ -90,32 +93,32 @@ class TestEqualToHf:
         assert ours == theirs == [plain[: plain.index(stop)]]
 
     @pytest.mark.parametrize("text", ["a", DOCUMENT, f"{DOCUMENT} {DOCUMENT} {DOCUMENT}"])
-    def test_loglikelihood_rolling(self, full: FullAttention, hf: HFLM, text: str) -> None:
+    def test_loglikelihood_rolling_has_one_bos(self, full: AnyPreset, tiny_llama: Path, text: str) -> None:
+        """hf puts the prefix token before a text that already starts with the tokenizer's BOS, unless told not to."""
+        hf = HFLM(pretrained=str(tiny_llama), device="cpu", dtype="float32", max_length=512, add_bos_token=False)
         (ours,) = full.loglikelihood_rolling(requests((text,)), disable_tqdm=True)
         (theirs,) = hf.loglikelihood_rolling(requests((text,)), disable_tqdm=True)
         assert ours == pytest.approx(theirs, rel=1e-4)
 
 
 class TestSplit:
-    def test_the_last_paragraph_is_the_query(self, full: FullAttention) -> None:
+    def test_the_last_paragraph_is_the_query(self, full: AnyPreset) -> None:
         text = f"{DOCUMENT}\n\nfirst paragraph\n\nQuestion?\nAnswer:\n\n"
         prefix, context, query = full.split(full.tok_encode(text))
         assert prefix == [full.tokenizer.bos_token_id]
         assert full.tokenizer.decode(context) == f"{DOCUMENT}\n\nfirst paragraph\n\n"
         assert full.tokenizer.decode(query) == "Question?\nAnswer:\n\n"
 
-    def test_without_a_blank_line_the_last_tokens(self, full: FullAttention) -> None:
+    def test_without_a_blank_line_the_last_tokens(self, full: AnyPreset) -> None:
         _, context, query = full.split(full.tok_encode(DOCUMENT))
         assert full.tokenizer.decode(query) == DOCUMENT[-60:]
         assert full.tokenizer.decode(context) == DOCUMENT[:-60]
 
-    def test_a_short_prompt_is_all_query(self, full: FullAttention) -> None:
+    def test_a_short_prompt_is_all_query(self, full: AnyPreset) -> None:
         prefix, context, query = full.split(full.tok_encode("a\n\nb"))
         assert (len(prefix), context, full.tokenizer.decode(query)) == (1, [], "a\n\nb")
 
-    def test_questions_on_one_document_share_one_read(
-        self, full: FullAttention, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_questions_on_one_document_share_one_read(self, full: AnyPreset, monkeypatch: pytest.MonkeyPatch) -> None:
         reads = []
         prefill = full.model.prefill
         monkeypatch.setattr(full.model, "prefill", lambda *ids: reads.append(len(ids[0])) or prefill(*ids))
@@ -126,7 +129,7 @@ class TestSplit:
         assert reads == sorted(reads, reverse=True)
 
     def test_the_search_sees_the_question_and_never_the_scored_text(
-        self, full: FullAttention, monkeypatch: pytest.MonkeyPatch
+        self, full: AnyPreset, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         seen = []
         session = full.model.prefill([1])
@@ -145,11 +148,11 @@ class TestArguments:
 
     def test_preset_of_another_method(self, tiny_presets: Callable[..., Path]) -> None:
         with pytest.raises(UserError, match="streaming_llm"):
-            lm_eval_model.StreamingLLM(preset=str(tiny_presets("full")), device="cpu")
+            for_method("streaming_llm")(preset=str(tiny_presets("full")), device="cpu")
 
     def test_without_a_preset_the_known_ones_are_named(self) -> None:
         with pytest.raises(UserError, match=r"preset=NAME.*streamingllm-135m"):
-            lm_eval_model.StreamingLLM(device="cpu")
+            for_method("streaming_llm")(device="cpu")
 
     def test_unknown_dtype(self, tiny_presets: Callable[..., Path]) -> None:
         with pytest.raises(UserError, match="dtype=int3"):
@@ -165,14 +168,32 @@ class TestArguments:
             FullAttention(preset=str(tiny_presets("full")), device="cpu", **{argument: value})
 
     def test_a_batch_size_that_is_none_is_refused(self, tiny_presets: Callable[..., Path]) -> None:
-        with pytest.raises(UserError, match="batch_size=auto is not a whole number from 1"):
-            FullAttention(preset=str(tiny_presets("full")), device="cpu", batch_size="auto")
+        with pytest.raises(UserError, match="batch_size=many is not a whole number from 1"):
+            FullAttention(preset=str(tiny_presets("full")), device="cpu", batch_size="many")
+
+    @pytest.mark.parametrize("value", ["auto", "auto:4"])
+    def test_batch_size_auto_is_halved_when_memory_runs_out(
+        self, tiny_presets: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, value: str
+    ) -> None:
+        lm = FullAttention(preset=str(tiny_presets("full")), device="cpu", batch_size=value, max_batch_size=4)
+        asked = requests(*[(f"text {i}", {"max_gen_toks": 3}) for i in range(5)])
+        plain, generate = lm.generate_until(asked, disable_tqdm=True), lm.model.generate_batch
+
+        def small(batch: Any) -> Any:
+            if len(batch) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return generate(batch)
+
+        monkeypatch.setattr(lm.model, "generate_batch", small)
+        assert lm.batch_size == 4
+        assert lm.generate_until(asked, disable_tqdm=True) == plain
+        assert lm.batch_size == 2
 
     def test_a_count_may_come_as_a_float(self, tiny_presets: Callable[..., Path]) -> None:
         lm = FullAttention(preset=str(tiny_presets("full")), device="cpu", query_tokens=60.0, max_length=512.0)
         assert repr((lm.query_tokens, lm.max_length)) == "(60, 512)"
 
-    def test_sampling_is_refused(self, full: FullAttention) -> None:
+    def test_sampling_is_refused(self, full: AnyPreset) -> None:
         with pytest.raises(UserError, match="do_sample"):
             full.generate_until(requests(("a", {"do_sample": True, "temperature": 0.7})), disable_tqdm=True)
 
@@ -195,6 +216,40 @@ class TestArguments:
         assert not any(seen)
         assert torch.backends.cuda.flash_sdp_enabled()
 
+    def test_a_continuation_longer_than_the_window_is_scored_in_windows(
+        self, tiny_presets: Callable[..., Path], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        lm = FullAttention(preset=str(tiny_presets("full")), device="cpu", max_length=8)
+        target = list(range(40, 60))
+        ((total, greedy),) = lm._loglikelihood_tokens([(("", ""), [256], target)], disable_tqdm=True)
+        text = lm.tokenizer.decode(target)
+        assert lm.tok_encode(text, add_special_tokens=False) == target
+        assert total == pytest.approx(lm.loglikelihood_rolling(requests((text,)), disable_tqdm=True)[0], rel=1e-5)
+        assert not greedy
+        assert "20 tokens is longer than max_length=8" in caplog.text
+
+    def test_a_tokenizer_without_eos_still_generates_and_scores(self, tiny_presets: Callable[..., Path]) -> None:
+        lm = FullAttention(preset=str(tiny_presets("full")), device="cpu", max_length=64)
+        lm.tokenizer.eos_token = None
+        (text,) = lm.generate_until(requests(("a b", {"until": [], "max_gen_toks": 5})), disable_tqdm=True)
+        assert text
+        assert lm.loglikelihood(requests(("", "b")), disable_tqdm=True)[0][0] < 0
+        lm.tokenizer.bos_token = None
+        with pytest.raises(UserError, match="neither BOS nor EOS"):
+            lm.loglikelihood(requests(("", "b")), disable_tqdm=True)
+        lm._prefix_token_id = 7
+        assert lm.loglikelihood(requests(("", "b")), disable_tqdm=True)[0][0] < 0
+
+    def test_template_arguments_and_the_end_of_thinking(self, tiny_presets: Callable[..., Path]) -> None:
+        lm = AnyPreset(
+            preset=str(tiny_presets("full")), device="cpu", enable_thinking=False, think_end_token="</think>"
+        )
+        lm.tokenizer.chat_template = "{{ messages[0].content }}{% if enable_thinking %}<think>{% endif %}"
+        assert lm.apply_chat_template([{"role": "user", "content": "hello"}]) == "hello"
+        answer = lm.tok_encode("hm</think>yes", add_special_tokens=False)
+        lm._generate = lambda batch: [answer for _ in batch]
+        assert lm.generate_until(requests(("a", {"until": [], "max_gen_toks": 20})), disable_tqdm=True) == ["yes"]
+
     def test_what_does_not_fit_max_length_is_refused(self, tiny_presets: Callable[..., Path]) -> None:
         preset = str(tiny_presets("full"))
         with pytest.raises(UserError, match="rolling_context=65 is more than max_length=64 holds"):
@@ -202,8 +257,6 @@ class TestArguments:
         lm = FullAttention(preset=preset, device="cpu", max_length=8)
         ids = list(range(3, 12))
         assert lm._loglikelihood_tokens([(("", ""), ids, ids[:8])], disable_tqdm=True)[0][0] < 0
-        with pytest.raises(UserError, match="A continuation of 9 ids does not fit max_length=8"):
-            lm._loglikelihood_tokens([(("", ""), ids, ids)], disable_tqdm=True)
 
     def test_chat_template_has_one_bos(self, tiny_presets: Callable[..., Path]) -> None:
         lm = AnyPreset(preset=str(tiny_presets("full")), device="cpu")
@@ -231,13 +284,11 @@ class TestDevice:
 
     @pytest.mark.parametrize("device", ["cuda:0", "cuda:1"])
     def test_a_number_is_the_current_device(self, current: list[int], device: str) -> None:
-        found = lm_eval_model.on_device(device, DType.auto, Attention.sdpa)
+        found = arguments.on_device(device, DType.auto, Attention.sdpa)
         assert (found["device"], found["dtype"], current) == (device, "bfloat16", [int(device[-1])])
 
     def test_without_a_number_nothing_is_chosen(self, current: list[int]) -> None:
-        found = [
-            lm_eval_model.on_device(name, DType.auto, Attention.sdpa)["device"] for name in ("auto", "cuda", "cpu")
-        ]
+        found = [arguments.on_device(name, DType.auto, Attention.sdpa)["device"] for name in ("auto", "cuda", "cpu")]
         assert (found, current) == (["cuda", "cuda", "cpu"], [])
 
     @pytest.mark.parametrize(
@@ -250,7 +301,7 @@ class TestDevice:
     )
     def test_others_are_refused(self, current: list[int], device: str, message: str) -> None:
         with pytest.raises(UserError, match=message):
-            lm_eval_model.on_device(device, DType.auto, Attention.sdpa)
+            arguments.on_device(device, DType.auto, Attention.sdpa)
         assert current == []
 
     @pytest.mark.parametrize("device", ["cuda", "cuda:0"])
@@ -258,7 +309,7 @@ class TestDevice:
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, device: str
     ) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-        found = lm_eval_model.on_device(device, DType.auto, Attention.sdpa)
+        found = arguments.on_device(device, DType.auto, Attention.sdpa)
         assert (found["device"], found["dtype"]) == ("cpu", "float32")
         (notice,) = caplog.messages
         assert f"device={device} " in notice
@@ -268,7 +319,7 @@ class TestDevice:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
         with pytest.raises(UserError, match="device=cuda:1: torch finds 0 CUDA GPUs"):
-            lm_eval_model.on_device("cuda:1", DType.auto, Attention.sdpa)
+            arguments.on_device("cuda:1", DType.auto, Attention.sdpa)
 
 
 class TestEveryMethod:
@@ -298,7 +349,7 @@ class TestEveryMethod:
 
     def test_rolling_reads_what_stands_before_a_window(self, lm: AnyPreset) -> None:
         lm.max_length, lm.rolling_context = 80, 51
-        ids = lm.tok_encode(DOCUMENT)
+        ids = lm.tok_encode(DOCUMENT, add_special_tokens=False)
         total = lm.model.prefill([]).score(Query([256]), ids[:80]).sum()
         for start in range(80, len(ids), 30):
             end = min(start + 30, len(ids))
