@@ -8,11 +8,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from evals.errors import UserError
 from evals.methods.base import Runtime
+from sharedllm.plain_yaml import assignments
 
 UNITS = {"": 1, "k": 1024, "m": 1024 * 1024}
 
@@ -91,18 +91,12 @@ def parse_length(text: str) -> int:
     return int(tokens)
 
 
-def parse_settings(assignments: Sequence[str]) -> dict[str, Any]:
-    """`key=value` pairs, the values read as YAML. Raises UserError for a pair that is none."""
-    settings = {}
-    for assignment in assignments:
-        key, equals, value = assignment.partition("=")
-        if not equals or not key.strip():
-            raise UserError(f"--set {assignment} is not key=value: write for instance --set depths=3.")
-        try:
-            settings[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise UserError(f"--set {key}: the value {value} is not valid YAML.") from error
-    return settings
+def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """`key=value` pairs, the values read as YAML. Raises UserError for a pair of another form."""
+    try:
+        return assignments(pairs)
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def resolve_runtime(device: Device, dtype: DType, attn: Attention) -> dict[str, Any]:

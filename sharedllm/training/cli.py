@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Optional
 
 import typer
-import yaml
+
+from sharedllm.plain_yaml import assignments
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -36,7 +37,7 @@ def train(
     from sharedllm.training.run import Files, run
 
     try:
-        changes = dict(_parse(s) for s in set_ or [])
+        changes = assignments(set_ or [])
         if steps is not None:
             changes["steps"] = steps
         chosen = training_settings.preset(preset, **changes)
@@ -50,16 +51,6 @@ def train(
             raise
         _fail(str(error))
     print(json.dumps(summary))
-
-
-def _parse(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise ValueError(f"--set wants key=value, not '{text}'.")
-    try:
-        return key, yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ValueError(f"--set {key}: the value {value} is not valid YAML.") from error
 
 
 def _fail(message: str) -> None:
