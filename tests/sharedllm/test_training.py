@@ -261,7 +261,7 @@ def test_what_does_not_fit_ends_with_one_sentence(
         ([*good, "--preset", "big"], "Unknown training preset 'big': known are needle, paper, small"),
         ([*good, "--set", "stepps=3"], "The setting stepps does not fit: Extra inputs are not permitted"),
         ([*good, "--set", "steps=many"], "The setting steps does not fit"),
-        ([*good, "--set", "steps"], "--set wants key=value, not 'steps'"),
+        ([*good, "--set", "steps"], "--set steps is not key=value"),
         ([*good, "--set", "windows=0"], "The setting windows does not fit: Input should be greater than or equal to 1"),
         ([*good, "--set", "chunks=[]"], "The setting chunks does not fit: List should have at least 1 item"),
         (

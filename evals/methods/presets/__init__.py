@@ -6,10 +6,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from evals.errors import UserError, unknown, unreadable
+from sharedllm import plain_yaml
 
 
 class Weights(BaseModel):
@@ -92,10 +92,10 @@ def load_preset(name: str) -> Preset:
     else:
         raise unknown("model", name, names(), "--list")
     try:
-        return Preset.model_validate(yaml.safe_load(text))
+        return Preset.model_validate(plain_yaml.load(text))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise UserError(f"The preset {name} does not fit at {where}: {first['msg']}.") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"The preset {name} is not valid YAML: {' '.join(str(error).split())}.") from error
+    except ValueError as error:
+        raise UserError(f"The preset {name} cannot be read: {error}.") from error
