@@ -15,7 +15,7 @@ from IPython.display import Image, Markdown, display
 
 from evals.report.frames import Data
 from evals.report.load import load, merge
-from evals.report.paper_tables import paper_tables
+from evals.report.paper.tables import paper_tables
 from evals.report.plots import draw
 
 

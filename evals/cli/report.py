@@ -10,19 +10,16 @@ import typer
 
 from evals.errors import UserError
 
-UsageError: type[Exception] = typer.BadParameter.__mro__[1]
-"""Typer's own error for a command line that it cannot read; it exports the derived one alone."""
-
 reports = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 comparisons = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 @reports.command(epilog="`sharedllm-report compare RUN_A [RUN_B]` compares two models sample by sample.")
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Folders that sharedllm-eval wrote.")],
-    output: Annotated[Path | None, typer.Option(help="One report of all the runs together, in this folder.")] = None,
-) -> int:
-    """Write summary, tables, plots and report.html: into each run folder, or of all together into --output."""
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Run folders of sharedllm-eval.")],
+    output: Annotated[Path | None, typer.Option(help="Write one report of all runs to this folder.")] = None,
+) -> None:
+    """Write the summary, tables, plots and report.html of each run into its folder, or of all runs into --output."""
     from evals import report as reporting
     from evals.report.load import load, merge
     from evals.report.summary import dumps
@@ -39,20 +36,19 @@ def report(
         print(f"{folder / 'report.html'}: {len(summary)} cells, {len(run.models)} models")
         written.append({"report": str(folder / "report.html"), "cells": len(summary), "notes": run.notes})
     print(dumps({"runs": [str(path) for path in runs], "reports": written}))
-    return 0
 
 
 @comparisons.command()
 def compare(
     run_a: Annotated[Path, typer.Argument(help="A run.")],
-    run_b: Annotated[Path | None, typer.Argument(help="Another run; without it two models of RUN_A.")] = None,
+    run_b: Annotated[Path | None, typer.Argument(help="Another run. Without it, two models of RUN_A.")] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option(metavar="A[,B]", help="The models to compare, where that is not plain."),
+        typer.Option(metavar="A[,B]", help="The models to compare, where the runs hold more than two."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the resampling.")] = 0,
-) -> int:
-    """Is the second model better than the first? Paired differences on the samples both answered."""
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the resampling.")] = 0,
+) -> None:
+    """Is the second model better than the first? Paired differences over the samples that both answered."""
     from evals.report import compare as comparison
     from evals.report.load import load
     from evals.report.summary import dumps
@@ -71,20 +67,16 @@ def compare(
             }
         )
     )
-    return 1 if refused else 0
+    raise typer.Exit(1 if refused else 0)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point. Exit code 0: all done; 1: some cells could not be compared; 2: bad usage or input."""
+    """Entry point. Exit code 0: done; 1: some cells could not be compared; 2: bad usage or input."""
     words = sys.argv[1:] if arguments is None else arguments
     comparing = words[:1] == ["compare"]
     app, name = (comparisons, "sharedllm-report compare") if comparing else (reports, "sharedllm-report")
     try:
-        code = app(args=words[1:] if comparing else words, standalone_mode=False, prog_name=name)
+        app(args=words[1:] if comparing else words, prog_name=name)
     except UserError as error:
         print(error, file=sys.stderr)
-        code = 2
-    except UsageError as error:
-        print(error.format_message(), file=sys.stderr)  # type: ignore[attr-defined]
-        code = 2
-    sys.exit(code)
+        sys.exit(2)

@@ -1,4 +1,4 @@
-"""From a run folder to tables, plots and one page. Everything here is derived: delete it and build it again."""
+"""From a run folder to tables, plots and one page. All of it is derived: delete it and build it again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # reading a run must not wait for matplotlib
 def write(run: Run, folder: Path) -> pd.DataFrame:
     """Write the report of a run, or of several merged, into `folder`. Returns the summary.
 
-    Raises UserError where `folder` cannot be written to.
+    Raises UserError if `folder` cannot be written to.
     """
     from evals.report.frames import Data
 
@@ -26,7 +26,7 @@ def write(run: Run, folder: Path) -> pd.DataFrame:
         _write(data, folder)
     except OSError as error:
         raise UserError(
-            f"The report cannot be written to {folder} ({error.strerror or error}): make room there or name another "
+            f"The report cannot be written to {folder} ({error.strerror or error}): free some space or choose another "
             "folder with `sharedllm-report RUN --output FOLDER`."
         ) from error
     return data.summary
@@ -34,7 +34,7 @@ def write(run: Run, folder: Path) -> pd.DataFrame:
 
 def _write(data: Data, folder: Path) -> None:
     from evals.report.page import write_page
-    from evals.report.paper_tables import paper_tables
+    from evals.report.paper.tables import paper_tables
     from evals.report.plots import draw
     from evals.report.tables import summary_table
 

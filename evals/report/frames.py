@@ -1,4 +1,4 @@
-"""A run with its summary: what tables, plots and page are made of."""
+"""A run and its summary: the source of tables, plots and page."""
 
 from __future__ import annotations
 
@@ -29,9 +29,7 @@ class Data:
 
     @cached_property
     def scores(self) -> pd.DataFrame:
-        """The summary with the first metric of each task as `score`, `low`, `high`, and the task's
-        `family`.
-        """
+        """The summary with the first metric of each task as `score`, `low` and `high`, and its `family`."""
         found = [score(row) for _, row in self.summary.iterrows()]
         return self.summary.assign(
             score=[f.estimate for f in found],
@@ -42,11 +40,9 @@ class Data:
 
     @cached_property
     def costs(self) -> pd.DataFrame:
-        """Cold measurements of one task: of `efficiency` where the run has it, else of the task with most
-        of them.
+        """Cold measurements of one task: `efficiency` if the run has it, else the task with the most of them.
 
-        Every task of a run is measured on the same lengths, and drawing all of them would draw the same line
-        several times.
+        Every task of a run is measured at the same lengths, so drawing all tasks would repeat the same line.
         """
         measured = self.summary[self.summary["length"].notna() & self.summary["peak_gib"].notna()]
         if measured.empty:

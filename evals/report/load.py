@@ -41,6 +41,10 @@ class Run:
     def models(self) -> dict[str, Record]:
         return self.record["models"]
 
+    def fairness(self, model: str) -> Record:
+        """What a model was allowed to use; empty for a model that has no record."""
+        return self.models.get(model, {}).get("budget", {})
+
     def scored(self, cell: str) -> list[Record]:
         """The samples of a cell that have metrics."""
         return [s for s in self.samples.get(cell, []) if s["status"] == "ok"]

@@ -1,4 +1,4 @@
-"""One self-contained HTML page a run: it opens from a disk or a mail, without network or server.
+"""One self-contained HTML page per run: it opens from a disk or a mail, without network or server.
 
 Text from models and data reaches the page in two ways only: through Jinja2's escaping, or as JSON whose `<`, `>`
 and `&` are written as escapes and which the script shows through `textContent`. A content security policy allows
@@ -23,11 +23,11 @@ from markupsafe import Markup
 from evals.report.frames import Data
 from evals.report.load import Record, Run
 from evals.report.summary import dumps, records
-from evals.report.tables import Table, fairness, hints
+from evals.report.tables import Table, fairness_table, hints
 
 MOST_SAMPLES = 5000
 MOST_CHARACTERS = 20_000_000
-"""What the sample browser embeds at most: a page of more than about 20 MB opens slowly."""
+"""Limits of the sample browser: a page over about 20 MB opens slowly."""
 FIELDS = (
     "cell", "sample", "status", "error", "metrics", "output", "reference", "group", "meta", "audit", "trace",
     "prompt", "seconds",
@@ -50,7 +50,7 @@ def write_page(data: Data, plots: Sequence[tuple[str, str, Path]], tables: Seque
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         plots=[inline(name, caption, file) for name, caption, file in plots],
         tables=[shown(table) for table in tables],
-        fairness=shown(fairness(data)),
+        fairness=shown(fairness_table(data)),
         left_out=left_out,
         environment=json.dumps(background(data.run), indent=1, ensure_ascii=False, default=str),
         data=script_json({"cells": with_errors(data), "samples": samples}),
@@ -59,11 +59,12 @@ def write_page(data: Data, plots: Sequence[tuple[str, str, Path]], tables: Seque
 
 
 def title(run: Run) -> str:
+    """The heading of the page."""
     return f"Report of {run.path.resolve().name}"
 
 
 def facts(data: Data) -> list[str]:
-    """A line of what the run was, for the head of the page."""
+    """When the run started and how large it is, for the head of the page."""
     run, status = data.run, data.summary["status"].value_counts(sort=False)
     samples = sum(len(s) for s in run.samples.values())
     cells = f"{len(run.cells)} cells ({', '.join(f'{count} {name}' for name, count in status.items())})"
@@ -72,7 +73,7 @@ def facts(data: Data) -> list[str]:
 
 
 def background(run: Run) -> Record:
-    """What the run record says beside models and cells."""
+    """The run record without models and cells."""
     return {k: v for k, v in run.record.items() if k not in ("models", "cells")}
 
 
@@ -84,7 +85,7 @@ def with_errors(data: Data) -> list[Record]:
 def embedded(run: Run) -> tuple[list[Record], str]:
     """The samples that the page holds and a sentence about those it does not.
 
-    Where there are too many, every cell gives its first ones in turn, so that each stays represented.
+    Where there are too many, the cells take turns with their first samples, so that each cell is represented.
     """
     everything = list(chain.from_iterable(run.samples.values()))
     taken: list[Record] = []
@@ -100,8 +101,8 @@ def embedded(run: Run) -> tuple[list[Record], str]:
     taken.sort(key=lambda s: order[s["cell"], s["sample"]])
     missing = len(everything) - len(taken)
     note = (
-        f"{missing} of {len(everything)} samples are left out to keep this page quick; all of them are in "
-        "samples.jsonl and count in every number here."
+        f"{missing} of {len(everything)} samples are left out to keep this page fast. All of them are in samples.jsonl "
+        "and count in every number on this page."
     )
     return taken, note if missing else ""
 
@@ -115,7 +116,7 @@ def script_json(value: Any) -> Markup:
 
 
 def inline(name: str, caption: str, file: Path) -> dict[str, Any]:
-    """A plot as an inline SVG element whose ids are its own on the page."""
+    """A plot as an inline SVG element. Its ids get the name of the plot, so that they are unique on the page."""
     svg = file.read_text(encoding="utf-8")
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
@@ -123,7 +124,8 @@ def inline(name: str, caption: str, file: Path) -> dict[str, Any]:
     return {"caption": caption, "svg": Markup(svg), "wide": width > 300}
 
 
-def shown(table: Table) -> dict[str, Any]:
+def shown(table: Table) -> dict[str, object]:
+    """A table as text for the template."""
     frame = table.text()
     return {
         "title": table.title,

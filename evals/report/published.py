@@ -1,17 +1,25 @@
-"""The paper's own numbers (results/published), to stand beside what a run measured."""
+"""The paper's own numbers (results/published), shown below what a run measured."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import pandas as pd
 
+from evals.report.frames import Data
+from evals.report.load import Record
+
+Cell = Record
+"""A line of a published table: model, version, variant, column, length, status, value."""
+
 PACKAGED = Path(__file__).with_name("published_values")
-"""Where a wheel has the folder `results/published` of the checkout."""
+"""Where a wheel holds the checkout's folder `results/published`."""
 FOLDER = PACKAGED if PACKAGED.is_dir() else Path(__file__).resolve().parents[2] / "results" / "published"
 FIRST = "arXiv 2410.19318v1"
-"""The version of the paper that most numbers are of."""
+"""The version of the paper that most numbers come from."""
+BASE_NOTE = "Published rows are LLaMA-2-7B. Compare them only with the same base model and data."
 MODELS = {
     "full": "LLaMA-2-7B",
     "sharedllm": "SharedLLM",
@@ -21,7 +29,7 @@ MODELS = {
     "longllama": "LongLlama",
     "activation_beacon": "Activation Beacon",
 }
-"""What the paper calls the method of a registry name."""
+"""The paper's name for a method of the registry."""
 
 
 def table(number: int) -> pd.DataFrame:
@@ -30,14 +38,14 @@ def table(number: int) -> pd.DataFrame:
 
 
 def speed_ratios() -> dict[str, float]:
-    """Figure 3: how many times as long as SharedLLM the paper says that a method takes, by the name of the method."""
+    """Figure 3: the time of a method over SharedLLM's, as the paper states it, by the paper's name of the method."""
     found = _read("figure3")
     found = found[found["column"] == "speed_ratio"]
     return dict(zip(found["variant"].str.removeprefix("against "), found["value"].astype(float), strict=True))
 
 
 def lost_lengths(method: str) -> list[int]:
-    """Figure 3: the lengths in tokens at which the paper says that a method of the registry runs out of memory."""
+    """Figure 3: lengths in tokens at which the paper reports a method of the registry out of memory."""
     found = _read("figure3")
     mine = found[(found["status"] == "oom") & (found["model"] == MODELS.get(method, "").partition("-")[0])]
     return [1024 * int(length.removesuffix("K")) for length in mine["length"]]
@@ -49,14 +57,24 @@ def _read(name: str) -> pd.DataFrame:
     return found.fillna({"length": "", "variant": ""})
 
 
-def rows(number: int, methods: list[str]) -> pd.DataFrame:
-    """The rows of a table for the methods of a run."""
-    names = {MODELS[m] for m in methods if m in MODELS}
-    found = table(number)
-    return found[found["model"].isin(names)]
+def measured_beside(data: Data, number: int, place: Callable[[Cell], str | None]) -> list[Record]:
+    """Rows of a published table for the methods of a run.
+
+    place: the column of ours in which a published cell belongs, or None.
+    """
+    methods = {model["preset"]["method"] for model in data.run.models.values()}
+    known = table(number)
+    found: dict[str, Record] = {}
+    for row in known[known["model"].isin({MODELS[m] for m in methods if m in MODELS})].to_dict("records"):
+        column = place(row)
+        if column is not None:
+            name = row["model"] if row["version"] == FIRST else f"{row['model']}, {row['version']}"
+            entry = found.setdefault(name, {"model": label(name, number), "length": row["length"]})
+            entry[column] = value(row)
+    return list(found.values())
 
 
-def value(row: dict) -> float | str | None:
+def value(row: Cell) -> float | str | None:
     """A published cell: its number, `oom`, or None where the paper gives none."""
     if row["status"] == "oom":
         return "oom"

@@ -1,4 +1,4 @@
-"""From samples to one row a cell: the task's own metrics with intervals, then what the answers cost."""
+"""From samples to one row per cell: the task's own metrics with intervals, then the cost."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ LAST = ["metric", "higher_is_better", "groups", "max_context", "cell"]
 
 
 def summarize(run: Run, seed: int = 0) -> pd.DataFrame:
-    """One row a cell: FIRST, each metric with `_low` and `_high`, COST, LAST.
+    """One row per cell: FIRST, each metric with `_low` and `_high`, COST, LAST.
 
-    status: the cell's state in the run (`ok`, `oom`, `failed`, `pending`); `oom` also where only the cold pass
+    status: the cell's state in the run (`ok`, `oom`, `failed`, `pending`); `oom` also if only the cold pass
     ran out of memory. n: samples with a score. groups: clusters among them.
     """
     rows = [_row(run, cell, record, seed) for cell, record in run.cells.items()]

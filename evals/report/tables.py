@@ -1,4 +1,4 @@
-"""A table that people read, in three forms: CSV (numbers), Markdown and LaTeX (numbers with intervals)."""
+"""A table for readers, in three forms: CSV (numbers), Markdown and LaTeX (numbers with intervals)."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ LATEX = str.maketrans(
 
 @dataclass(frozen=True)
 class Table:
-    """name: of its files. frame: text, numbers and Intervals; None is empty.
+    """name: of its files, without the ending. frame: text, numbers and Intervals; None is empty.
 
-    notes: sentences under the table. budgets: the fairness record of its models, a line each.
+    notes: sentences under the table. fairness: the fairness record of its models, one line each.
     """
 
     name: str
     title: str
     frame: pd.DataFrame
     notes: list[str] = field(default_factory=list)
-    budgets: list[str] = field(default_factory=list)
+    fairness: list[str] = field(default_factory=list)
 
     def text(self) -> pd.DataFrame:
-        """The frame as text for people."""
+        """The frame as text."""
         return self.frame.map(text).rename(columns=str)
 
     def numbers(self) -> pd.DataFrame:
-        """The frame as numbers: an Interval becomes three columns, with ` low` and ` high` behind the name."""
+        """The frame as numbers: an Interval becomes three columns, `NAME`, `NAME low` and `NAME high`."""
         columns: dict[str, list[Any]] = {}
         for name in self.frame:
             values = list(self.frame[name])
@@ -57,7 +57,7 @@ class Table:
         return "\n".join([f"## {self.title}", "", *_markdown_rows(self.text()), "", *self._under("- ")]) + "\n"
 
     def latex(self) -> str:
-        """A `tabular` with a caption, for \\input; needs booktabs."""
+        """A captioned `tabular` for \\input; needs booktabs."""
         frame = self.text()
         head = " & ".join(latex(c) for c in frame.columns)
         body = [" & ".join(latex(v) for v in row) + r" \\" for row in frame.to_numpy().tolist()]
@@ -87,11 +87,11 @@ class Table:
         (folder / f"{self.name}.tex").write_text(self.latex(), encoding="utf-8")
 
     def _under(self, bullet: str) -> list[str]:
-        return [f"{bullet}{line}" for line in [*self.notes, *self.budgets]]
+        return [f"{bullet}{line}" for line in [*self.notes, *self.fairness]]
 
 
 def text(value: Any) -> str:
-    """A cell for people: four significant digits, an interval in brackets."""
+    """A value for readers: four significant digits, the interval in brackets."""
     if isinstance(value, Interval):
         if pd.isna(value.estimate):
             return ""
@@ -103,11 +103,12 @@ def text(value: Any) -> str:
 
 
 def latex(value: str) -> str:
+    """Text with the characters escaped that LaTeX reads as commands."""
     return value.translate(LATEX)
 
 
 def summary_table(data: Data) -> Table:
-    """Every cell of the run: scores with intervals, costs."""
+    """Every cell of the run: scores with intervals, and costs."""
     rows = []
     for row in data.summary.to_dict("records"):
         cell = {str(k): row[k] for k in FIRST}
@@ -115,29 +116,28 @@ def summary_table(data: Data) -> Table:
             cell[name] = Interval(row[name], row[f"{name}_low"], row[f"{name}_high"])
         rows.append({**cell, **{k: row[k] for k in COST}})
     frame = pd.DataFrame(rows, dtype=object).dropna(axis=1, how="all")
-    return Table("summary", "Summary", frame, hints(data), budgets(data, data.models))
+    return Table("summary", "Summary", frame, hints(data), fairness_lines(data, data.models))
 
 
-def budgets(data: Data, models: list[str]) -> list[str]:
-    """The fairness record, one line a model."""
-    known = data.run.models
+def fairness_lines(data: Data, models: list[str]) -> list[str]:
+    """The fairness record, one line per model."""
     return [
-        f"{name}: " + ", ".join(f"{k} {_plain(v)}" for k, v in known[name]["budget"].items())
+        f"{name}: " + ", ".join(f"{k} {_plain(v)}" for k, v in found.items())
         for name in models
-        if name in known
+        if (found := data.run.fairness(name))
     ]
 
 
-def fairness(data: Data) -> Table:
-    """The fairness record as a table: one row a model, one column an entry that any of them has."""
-    found = {name: data.run.models[name]["budget"] for name in data.models if name in data.run.models}
-    keys = list(dict.fromkeys(k for budget in found.values() for k in budget))
-    rows = [{"model": name, **{k: _plain(budget.get(k, "")) for k in keys}} for name, budget in found.items()]
+def fairness_table(data: Data) -> Table:
+    """The fairness record as a table: one row per model, one column per entry that any of them has."""
+    found = {name: data.run.fairness(name) for name in data.models}
+    keys = list(dict.fromkeys(k for record in found.values() for k in record))
+    rows = [{"model": name, **{k: _plain(record.get(k, "")) for k in keys}} for name, record in found.items()]
     return Table("fairness", "Fairness record", pd.DataFrame(rows, columns=["model", *keys]))
 
 
 def hints(data: Data) -> list[str]:
-    """Where a task cannot tell methods apart: no model is above the floor, or full attention is at the ceiling."""
+    """Where a task cannot separate methods: no model is above the floor, or full attention is at the ceiling."""
     dense = {name for name, model in data.run.models.items() if model["preset"]["method"] == "full"}
     rows = data.scores[data.scores["higher_is_better"].astype(bool) & data.scores["score"].notna()]
     found = []
@@ -145,7 +145,7 @@ def hints(data: Data) -> list[str]:
         where = f"{task}" + ("" if pd.isna(length) else f" at {length} tokens")
         best, full = group["score"].max(), group.loc[group["model"].isin(dense), "score"].max()
         if best <= FLOOR:
-            found.append(f"{where}: no model scores above {best:.2g}, so it cannot tell methods apart.")
+            found.append(f"{where}: no model scores above {best:.2g}, so it cannot separate methods.")
         elif CEILING <= full <= 1:
             found.append(f"{where}: full attention scores {full:.2g}, so no method can do better.")
     return found

@@ -1,4 +1,4 @@
-"""The figures of a report: each module draws one idea, `draw` makes those that a run has data for."""
+"""The figures of a report. Each module draws one idea; `draw` makes those that a run has data for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each part of a method is worth: variants of one method, each against the first of them."""
+"""Ablations: variants of one method, each against the first."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from evals.report.load import Run
 from evals.report.plots.style import COLUMN, file_name, metric_label, short, tokens
 
 CAPTION = (
-    "Variants of {method}: {task}{length}, with 95 % intervals over samples. The line marks the first of "
-    "them, {reference}."
+    "Variants of {method}: {task}{length}, with 95 % intervals over samples. The line marks the first variant, "
+    "{reference}."
 )
 BAR, REFERENCE = "#56B4E9", "#0072B2"
 
 
 def figures(data: Data) -> Iterator[tuple[str, str, Figure]]:
-    """One figure a task and method of which the run holds three variants or more."""
+    """One figure per task and method that has three variants or more in the run."""
     for method, names in variants(data.run).items():
         rows = data.scores[data.scores["model"].isin(names) & data.scores["score"].notna()]
         for task, mine in rows.groupby("task", sort=False):
@@ -41,7 +41,7 @@ def figures(data: Data) -> Iterator[tuple[str, str, Figure]]:
 
 
 def variants(run: Run) -> dict[str, dict[str, str]]:
-    """Of each method with three models or more: its models and what sets each apart from the first."""
+    """For each method with three models or more: its models, and the settings in which each differs from the first."""
     by_method: dict[str, dict[str, Any]] = {}
     for name, model in run.models.items():
         preset = model["preset"]
@@ -50,7 +50,7 @@ def variants(run: Run) -> dict[str, dict[str, str]]:
 
 
 def labels(settings: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """`key=value` of the settings in which a model differs from the first; its name where in none."""
+    """`key=value` of the settings in which a model differs from the first, or the model's name where none do."""
     reference = next(iter(settings.values()))
     result = {}
     for name, mine in settings.items():
@@ -60,10 +60,10 @@ def labels(settings: dict[str, dict[str, Any]]) -> dict[str, str]:
 
 
 def bars(rows: pd.DataFrame, names: dict[str, str]) -> Figure:
-    """A bar a variant with its interval; the first variant's score as a line through all.
+    """One bar per variant with its interval; the first variant's score as a line through all of them.
 
-    A metric that is better when lower (a perplexity) is drawn as dots: its axis does not start at 0, and bars
-    that are cut off exaggerate.
+    A metric that is better when lower (a perplexity) is drawn as dots: its axis does not start at 0, and
+    truncated bars exaggerate differences.
     """
     figure = Figure(figsize=(COLUMN, 0.26 * len(rows) + 0.7), layout="constrained")
     ax = figure.subplots()

@@ -1,4 +1,4 @@
-"""A metric against length, one panel a task, with the interval as a band."""
+"""A metric against length, one panel per task, with the interval as a band."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from evals.report.plots.style import (
 )
 
 CAPTION = (
-    "{metric} against length. Bands are 95 % intervals over samples (clustered by shared context); an open "
-    "marker lies beyond the window that the method was made for, a cross ran out of memory."
+    "{metric} against length. Bands: 95 % intervals over samples, clustered by shared context. Open marker: beyond "
+    "the window that the method was built for. Cross: out of memory."
 )
 
 
 def figures(data: Data) -> Iterator[tuple[str, str, Figure]]:
-    """One figure a task family that was scored at two lengths or more."""
-    scores, styles = data.scores[data.scores["family"] != "efficiency"], looks(data.models)  # has figures of its own
+    """One figure per task family that was scored at two lengths or more."""
+    scores, styles = data.scores[data.scores["family"] != "efficiency"], looks(data.models)  # it has its own figures
     for family, rows in scores[scores["length"].notna()].groupby("family", sort=False):
         scored = rows[rows["score"].notna()]
         tasks = [t for t, r in scored.groupby("task", sort=False) if r["length"].nunique() > 1]
@@ -50,7 +50,7 @@ def figures(data: Data) -> Iterator[tuple[str, str, Figure]]:
 
 
 def panel(ax: Axes, rows: pd.DataFrame, styles: dict[str, Look]) -> None:
-    """The columns `score`, `low` and `high` of one task against length, a line a model."""
+    """The columns `score`, `low` and `high` of one task against length, one line per model."""
     lost = 0
     for model in [m for m in styles if m in set(rows["model"])]:
         mine, look = rows[rows["model"] == model].sort_values("length"), styles[model]

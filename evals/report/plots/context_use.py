@@ -1,4 +1,4 @@
-"""True use of context: how much worse a method predicts when it reads another document's context instead."""
+"""True use of context: how much worse a method predicts when it reads another document's context."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from evals.report.plots.style import drawn, legend, looks, panels
 
 METRIC = "use_of_context"
 CAPTION = (
-    "True use of context: loss with another document's context minus loss with the document's own, in nats "
-    "a token, with 95 % intervals. At 0 the context is of no use."
+    "True use of context: loss with another document's context minus loss with the document's own context, in nats "
+    "per token, with 95 % intervals. At 0 the method does not use its context."
 )
 
 
 def figures(data: Data) -> Iterator[tuple[str, str, Figure]]:
-    """One figure, where a run measured the control at two lengths or more."""
+    """One figure, if the run measured the control at two lengths or more."""
     if METRIC not in data.summary:
         return
     rows = data.summary[data.summary["length"].notna()]

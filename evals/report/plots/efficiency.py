@@ -1,4 +1,4 @@
-"""What a method costs: memory and latency against length, from cold measurements."""
+"""The cost of a method: memory and latency against length, from cold requests."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ QUANTITIES = {
     "tpot_ms": "time per output token (ms)",
 }
 CAPTION = (
-    "Peak memory, time to first token and time per output token against length (cold requests of the task "
-    "{task}: nothing reused, median of repeats). A cross ran out of memory."
+    "Peak memory, time to first token and time per output token against length. Cold requests of the task {task}: "
+    "nothing is reused, median of repeats. Cross: out of memory."
 )
 
 
 def figures(data: Data) -> Iterator[tuple[str, str, Figure]]:
-    """One figure of three panels, where a run measured at least one length."""
+    """One figure of three panels, if the run has two cold measurements or more."""
     rows = data.costs
     if rows.empty or rows["ttft_s"].notna().sum() < 2:
         return

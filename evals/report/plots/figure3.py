@@ -1,4 +1,4 @@
-"""Figure 3 of the paper: memory and time of whole requests against length, and how many times SharedLLM's time."""
+"""Figure 3 of the paper: memory and time of whole requests against length, and their ratios to SharedLLM."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ QUANTITIES = {
     "ratio": "time over SharedLLM's",
 }
 CAPTION = (
-    "Memory and time of a cold request against length: context, query and {new_tokens} tokens. A cross ran out of "
+    "Memory and time of a cold request against length: context, query and {new_tokens} output tokens. Cross: out of "
     "memory. {paper}"
 )
 PAPER = (
-    "Horizontal lines are the ratios that the paper names (of other hardware, without a length); an upright cross is "
-    "where it reports out of memory."
+    "Horizontal line: the ratio that the paper states, on other hardware and without a length. Upright cross: the "
+    "paper reports out of memory."
 )
 
 
@@ -38,12 +38,12 @@ def requests(data: Data) -> pd.DataFrame:
 
 
 def of_method(data: Data, method: str) -> list[str]:
-    """Models of a method of the registry, in the order of the run."""
+    """Models of a method, by its registry name, in the order of the run."""
     return [name for name, model in data.run.models.items() if model["preset"]["method"] == method]
 
 
 def figures(data: Data) -> Iterator[tuple[str, str, Figure]]:
-    """One figure, where a run measured requests at two lengths; the ratios where it has SharedLLM and a rival."""
+    """One figure, if the run measured requests at two lengths; ratios if it has SharedLLM and a rival."""
     rows = requests(data)
     if rows.empty or rows[rows["total_s"].notna()]["length"].nunique() < 2:
         return
@@ -67,7 +67,7 @@ def figures(data: Data) -> Iterator[tuple[str, str, Figure]]:
 
 
 def panel(ax: Axes, rows: pd.DataFrame, quantity: str, styles: dict[str, Look]) -> None:
-    """A quantity against length, a line a model."""
+    """A quantity against length, one line per model."""
     done = rows[rows["total_s"].notna() & rows[quantity].notna()]
     for model, look in styles.items():
         mine = done[done["model"] == model].sort_values("length")
@@ -79,7 +79,7 @@ def panel(ax: Axes, rows: pd.DataFrame, quantity: str, styles: dict[str, Look]) 
 
 
 def _lost(ax: Axes, data: Data, rows: pd.DataFrame, styles: dict[str, Look]) -> None:
-    """Crosses where a model ran out of memory, open ones where the paper says so within the lengths of the run."""
+    """Crosses where a model ran out of memory, upright ones where the paper reports it at a length of the run."""
     crosses = []
     for model, look in styles.items():
         mine = rows[(rows["model"] == model) & (rows["status"] == "oom")]

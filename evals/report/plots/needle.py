@@ -15,14 +15,14 @@ from matplotlib.patches import Rectangle
 from evals.report.frames import Data
 from evals.report.plots.style import COLUMN, PAGE, file_name, metric_label, short, tokens
 
-CAPTION = "{metric} by depth and length of the needle. Hatched: out of memory; blank: not run."
+CAPTION = "{metric} by depth of the needle and length. Hatched: out of memory. Blank: not run."
 COLOURS = "cividis"
 MOST_DEPTHS = 11
-"""More than these are gathered into tenths: a task whose rows lie anywhere would leave a map of blanks."""
+"""More depths than these are binned into tenths: rows at arbitrary depths would leave a map of blanks."""
 
 
 def figures(data: Data) -> Iterator[tuple[str, str, Figure]]:
-    """One figure a task whose samples say at which depth the needle lies."""
+    """One figure per task whose samples record the depth of the needle."""
     cells = data.summary[data.summary["length"].notna()]
     for task, rows in cells.groupby("task", sort=False):
         metric = rows["metric"].iloc[0]
@@ -52,7 +52,7 @@ def gathered(depths: pd.Series) -> pd.Series:
 
 
 def heat_maps(rows: pd.DataFrame, found: pd.DataFrame) -> Figure:
-    """A panel a model, at most four side by side, with one colour bar."""
+    """One panel per model, up to four side by side, with one colour bar."""
     models = [m for m in dict.fromkeys(rows["model"]) if m in set(found["model"]) or _out_of_memory(rows, m)]
     lengths, depths = sorted(set(rows["length"])), sorted(set(found["depth"]))
     columns = min(4, len(models))
@@ -84,7 +84,7 @@ def _out_of_memory(rows: pd.DataFrame, model: str) -> set[int]:
 
 
 def heat_map(ax: Axes, values: np.ndarray, norm: Normalize, lost: list[int]) -> AxesImage:
-    """One model: values of shape (depths, lengths), numbers written in where there is room for them."""
+    """One model: values of shape (depths, lengths), with numbers where they fit."""
     image = ax.imshow(values, aspect="auto", cmap=COLOURS, norm=norm, origin="upper")
     ax.grid(visible=False)
     depths = len(values)

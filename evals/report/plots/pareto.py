@@ -14,13 +14,13 @@ from evals.report.plots.efficiency import QUANTITIES
 from evals.report.plots.style import PAGE, Look, file_name, legend, looks, metric_label, spread_axis, tokens
 
 CAPTION = (
-    "{task}{length}: {metric} against memory, time to first token and time per output token. The grey line "
-    "joins the methods that no other beats in both."
+    "{task}{length}: {metric} against memory, time to first token and time per output token. Grey line: the methods "
+    "that no other method beats in both."
 )
 
 
 def figures(data: Data) -> Iterator[tuple[str, str, Figure]]:
-    """One figure a task family, at the longest length at which most models were scored and timed."""
+    """One figure per task family, at the longest length at which most models were scored and timed."""
     styles = looks(data.models)
     scored = data.scores[data.scores["score"].notna() & data.scores["ttft_s"].notna()]
     scored = scored[~scored["family"].str.startswith("efficiency")]  # its score is a cost
@@ -45,7 +45,7 @@ def figures(data: Data) -> Iterator[tuple[str, str, Figure]]:
 
 
 def family_means(rows: pd.DataFrame) -> pd.DataFrame:
-    """Means over the subsets of a family, of models that have them all; one subset keeps its interval."""
+    """Means over the subsets of a family, for models that have all of them. A single subset keeps its interval."""
     tasks = rows["task"].nunique()
     if tasks == 1:
         return rows
@@ -67,7 +67,7 @@ def front(cost: np.ndarray, score: np.ndarray, higher_is_better: bool) -> np.nda
 
 
 def panel(ax: Axes, rows: pd.DataFrame, quantity: str, label: str, styles: dict[str, Look]) -> None:
-    """One cost; error bars are the intervals of the scores."""
+    """One cost on the x axis; error bars are the intervals of the scores."""
     ax.set_xlabel(label)
     rows = rows[rows[quantity].notna()]
     if rows.empty:

@@ -1,4 +1,4 @@
-"""Scores of tasks that were run at one length (LongBench and the like): a dot and its interval a model."""
+"""Scores of tasks that were run at one length (such as LongBench): one dot with its interval per model."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ CAPTION = "Scores by task{length}, with 95 % intervals over samples."
 
 
 def figures(data: Data) -> Iterator[tuple[str, str, Figure]]:
-    """One figure a task family and metric direction, of tasks with a single length."""
+    """One figure per task family, for tasks with a single length."""
     scored = data.scores[data.scores["score"].notna()]
     if scored.empty:
         return
     single = scored[scored.groupby("task")["length"].transform(lambda column: column.nunique()) <= 1]
     styles = looks(data.models)
-    single = single[single["family"] != "efficiency"]  # has a figure of its own
+    single = single[single["family"] != "efficiency"]  # it has its own figures
     for family, rows in single.groupby("family", sort=False):
         tasks = list(dict.fromkeys(rows["task"]))
         present = {m: styles[m] for m in styles if m in set(rows["model"])}
@@ -36,7 +36,7 @@ def figures(data: Data) -> Iterator[tuple[str, str, Figure]]:
 
 
 def dots(ax: Axes, rows: pd.DataFrame, tasks: list[str], styles: dict[str, Look]) -> None:
-    """One row a task, the models a little apart within it."""
+    """One row per task; the models are stacked within it."""
     step = 0.7 / len(styles)
     for i, (model, look) in enumerate(styles.items()):
         for _, row in rows[rows["model"] == model].iterrows():

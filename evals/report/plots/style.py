@@ -19,7 +19,7 @@ STYLE = Path(__file__).with_name("style.mplstyle")
 COLUMN, PAGE = 3.4, 7.0
 """Width in inches of one column and of two columns of a paper."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
-"""Okabe and Ito's palette, told apart with every common kind of colour blindness."""
+"""Okabe and Ito's palette, distinct under every common form of colour blindness."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
 DASHES: tuple[Any, ...] = (
     "solid",
@@ -35,7 +35,7 @@ CROSS_ROW = 0.085
 
 @dataclass(frozen=True)
 class Look:
-    """Colour, marker and dashes of a model: any one of them tells it apart among the first six."""
+    """Colour, marker and dashes of a model. Among the first six models each of the three is unique."""
 
     colour: str
     marker: str
@@ -43,7 +43,7 @@ class Look:
 
 
 def looks(models: Iterable[str]) -> dict[str, Look]:
-    """The look of each model, by its place in the run, so that it is the same in all figures of a run."""
+    """The look of each model by its position in the run, the same in every figure."""
     return {
         name: Look(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], DASHES[i % len(DASHES)])
         for i, name in enumerate(models)
@@ -51,7 +51,7 @@ def looks(models: Iterable[str]) -> dict[str, Look]:
 
 
 def drawn(styles: dict[str, Look], rows: pd.DataFrame, column: str) -> dict[str, Look]:
-    """The models that a figure of `column` shows anything of: a value, or that they ran out of memory."""
+    """The models that appear in a figure of `column`: with a value, or out of memory."""
     shown = set(rows[rows[column].notna() | (rows["status"] == "oom")]["model"])
     return {model: look for model, look in styles.items() if model in shown}
 
@@ -65,7 +65,7 @@ def tokens(length: float) -> str:
 
 
 def panels(count: int, columns: int, height: float = 2.0) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` equal panels, one column wide where there is one, else two columns wide."""
+    """A figure of `count` equal panels: one column wide for one panel, else two columns wide."""
     columns = min(columns, count)
     rows = -(-count // columns)
     figure = Figure(figsize=(COLUMN if count == 1 else PAGE, height * rows + 0.35), layout="constrained")
@@ -88,7 +88,7 @@ def length_axis(ax: Axes, lengths: Iterable[float]) -> None:
 def out_of_memory(
     ax: Axes, lengths: Sequence[float], look: Look, row: int, label: str = "out of memory", marker: str = "x"
 ) -> None:
-    """A cross at the top for each length that did not fit, one row a model, with a label at the first."""
+    """A cross at the top for each length that did not fit, one row per model, labelled at the first cross."""
     if not lengths:
         return
     height = 0.97 - CROSS_ROW * row
@@ -117,7 +117,7 @@ def out_of_memory(
 
 
 def headroom(ax: Axes, rows: int) -> None:
-    """Free the top of a panel for `rows` rows of crosses."""
+    """Make room for `rows` rows of crosses at the top of a panel."""
     if not rows:
         return
     share = CROSS_ROW * rows + 0.05
@@ -141,7 +141,7 @@ def spread_axis(ax: Axes, which: Literal["x", "y"], values: Iterable[float]) -> 
 
 
 def legend(figure: Figure, found: dict[str, Look]) -> None:
-    """The models above the panels, where they cover no data."""
+    """A legend above the panels, where it covers no data."""
     handles = [
         Line2D([], [], color=k.colour, marker=k.marker, linestyle=k.dashes, label=short(name))
         for name, k in found.items()
@@ -152,17 +152,17 @@ def legend(figure: Figure, found: dict[str, Look]) -> None:
 
 
 def metric_label(metric: str, higher_is_better: bool) -> str:
-    """A metric as an axis label, with its direction where down is good."""
+    """A metric as an axis label, with its direction if lower is better."""
     return {"ppl": "perplexity"}.get(metric, metric.replace("_", " ")) + (
         "" if higher_is_better else " (lower is better)"
     )
 
 
 def short(name: str, limit: int = 32) -> str:
-    """A name that fits a legend."""
+    """A name cut to fit a legend."""
     return name if len(name) <= limit else name[: limit - 1] + "…"
 
 
 def file_name(*parts: str) -> str:
-    """A file name from names of tasks and metrics."""
+    """A file name made from names of tasks and metrics."""
     return re.sub(r"[^A-Za-z0-9.-]+", "-", "_".join(parts)).strip("-")

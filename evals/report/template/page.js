@@ -40,9 +40,9 @@ const COLUMNS = [
   { name: "TPOT (ms)", title: "time per output token", key: (c) => c.tpot_ms },
   { name: "p95 (ms)", title: "time per output token, 95th percentile", key: (c) => c.tpot_p95_ms },
   { name: "Peak (GiB)", title: "peak memory", key: (c) => c.peak_gib },
-  { name: "State (GiB)", title: "what a read context keeps in memory", key: (c) => c.state_gib },
-  { name: "Read (s)", key: (c) => c.read_s },
-  { name: "Query (s)", key: (c) => c.query_s },
+  { name: "State (GiB)", title: "memory held for a context after it is read", key: (c) => c.state_gib },
+  { name: "Read (s)", title: "time to read the context", key: (c) => c.read_s },
+  { name: "Query (s)", title: "time to read the query", key: (c) => c.query_s },
   { name: "Other metrics", key: others, text: true, more: true },
 ];
 let sorting = { column: -1, down: false };
@@ -138,7 +138,7 @@ function drawSamples() {
   page = 0;
   drawPage();
 }
-// How far up a sample belongs: scores of which low is good count the other way round.
+// Sort key of a sample: reversed for scores where lower is better.
 function goodness(sample, order) {
   const value = firstScore(sample) ?? -Infinity;
   return value * (byId.get(sample.cell).higher_is_better ? 1 : -1) * (order === "best" ? 1 : -1);
@@ -178,12 +178,12 @@ function detail(sample) {
     make("div", {}, make("dt", {}, name), make("dd", {}, number(value))))));
   if (sample.error) parts.push(make("p", { class: "wrong" }, sample.error));
   parts.push(make("div", { class: "pair" },
-    make("div", {}, make("h4", {}, `Prediction (${sample.output.tokens ?? 0} tokens)`), make("pre", {}, sample.output.text || "(none: the task scores given tokens)")),
+    make("div", {}, make("h4", {}, `Prediction (${sample.output.tokens ?? 0} tokens)`), make("pre", {}, sample.output.text || "(none: this task scores given tokens)")),
     make("div", {}, make("h4", {}, "Reference"), make("pre", {}, plain(sample.reference)))));
   parts.push(make("h4", {}, `Prompt (${number(audit.tokens)} tokens)`), make("pre", {}, sample.prompt.head));
   parts.push(audit.cut_tokens
-    ? make("p", { class: "cut" }, `${audit.cut_tokens} tokens of the context were cut out at token ${audit.cut_at}`)
-    : make("p", { class: "gap" }, "… the middle is left out here; the model was given all of it …"));
+    ? make("p", { class: "cut" }, `${audit.cut_tokens} tokens of the context were removed at token ${audit.cut_at}`)
+    : make("p", { class: "gap" }, "… the middle is omitted here; the model read all of it …"));
   parts.push(make("pre", {}, sample.prompt.tail));
   parts.push(...traceParts(sample, audit), ...sameQuestion(sample));
   parts.push(make("h4", {}, "Record"), make("details", {}, make("summary", {}, "Audit, group, seconds"),
@@ -197,7 +197,7 @@ function traceParts(sample, audit) {
   if (!Object.keys(trace).length) return [];
   const kept = Array.isArray(trace.kept_full) ? trace.kept_full : [];
   const parts = [make("h4", {}, kept.length ? `What the tree kept in full: ${kept.length} pieces` : "Trace")];
-  if (kept.length) parts.push(strip(kept, sample, audit), make("p", { class: "hint" }, "The context from left to right; filled: kept in full; red line: the evidence, or where the prompt was cut."));
+  if (kept.length) parts.push(strip(kept, sample, audit), make("p", { class: "hint" }, "The context from left to right. Filled: kept in full. Red line: the evidence, or where the prompt was cut."));
   const list = kept.slice(0, 200).map((piece) => `chunk ${piece.chunk}: tokens ${piece.start} to ${piece.end}`).join("\n");
   const rest = Object.fromEntries(Object.entries(trace).filter(([name]) => name !== "kept_full"));
   parts.push(make("details", {}, make("summary", {}, "As a list"), make("pre", {}, list + (kept.length > 200 ? `\nand ${kept.length - 200} more` : "") + "\n" + JSON.stringify(rest))));
@@ -217,7 +217,7 @@ function strip(kept, sample, audit) {
   if (sample.meta && typeof sample.meta.token === "number") line(sample.meta.token, "needle");
   return picture;
 }
-// The same question put to the other models: one click tells where methods differ.
+// The same question to the other models: one click shows where methods differ.
 function sameQuestion(sample) {
   const cell = byId.get(sample.cell);
   const others = data.samples.filter((other) => {

@@ -10,9 +10,10 @@ from fixtures.efficiency_run import LENGTHS, METHODS, write_efficiency_run
 from fixtures.synthetic_run import write_run
 from matplotlib.figure import Figure
 
-from evals.report import paper_tables
 from evals.report.frames import Data
 from evals.report.load import load
+from evals.report.paper import overheads, requests
+from evals.report.paper.tables import paper_tables
 from evals.report.plots import by_length, context_use, efficiency, figure3, figures
 
 
@@ -55,12 +56,12 @@ def test_figure_shows_what_was_measured_and_what_the_paper_says(data: Data) -> N
 def test_without_sharedllm_there_are_no_ratios(tmp_path: Path) -> None:
     found = Data.of(load(write_efficiency_run(tmp_path, models=("cepe-7b", "full-7b"))))
     assert len(only(figure3.figures(found)).axes) == 2
-    [table] = [t for t in paper_tables.paper_tables(found) if t.name == "figure3"]
+    [table] = [t for t in paper_tables(found) if t.name == "figure3"]
     assert table.frame["quantity"].tolist().count("time over SharedLLM's") == 2
 
 
 def test_table_of_figure_3(data: Data) -> None:
-    [table] = list(paper_tables.requests(data))
+    [table] = list(requests.tables(data))
     rows = table.frame.set_index(["model", "quantity"])
     assert list(table.frame.columns) == ["model", "quantity", "8K", "16K", "32K", "64K", "128K", "256K", "paper"]
     assert rows.loc[("yarn-7b-128k", "time of a request (s)"), "128K"] == "oom"
@@ -74,7 +75,7 @@ def test_models_without_data_are_not_named(tmp_path: Path) -> None:
     found = Data.of(load(write_efficiency_run(tmp_path, pending=missing, stop=65536)))
     for figure in (only(figure3.figures(found)), only(efficiency.figures(found))):
         assert set(names(figure)) == set(METHODS) - set(missing)
-    [table] = list(paper_tables.requests(found))
+    [table] = list(requests.tables(found))
     assert not set(missing) & set(table.frame["model"])
     assert "128K" not in table.frame
 
@@ -103,7 +104,7 @@ def test_overheads_compare_whole_requests(tmp_path: Path) -> None:
     for name, changed in zip(run.models, ({}, {"policy": "right"}, {"lower_layers": 8}), strict=True):
         run.models[name]["preset"].update(method="sharedllm", settings=settings | changed)
     found = Data.of(run)
-    tables = {table.name: table.frame.set_index("variant") for table in paper_tables.overheads(found)}
+    tables = {table.name: table.frame.set_index("variant") for table in overheads.tables(found)}
     assert set(tables) == {"table9-m", "table12-policy"}
     measured = found.summary[found.summary["length"] == 8192].set_index("model")["total_s"]
     assert tables["table9-m"].loc["M=8", "time (s)"] == pytest.approx(measured["cepe-7b"])

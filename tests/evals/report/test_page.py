@@ -160,7 +160,7 @@ def test_a_sample_opens_by_keyboard_with_prompt_trace_and_score(opened) -> None:
         "Question 0: where is <it>?",
         "4821907",
         "What the tree kept in full: 8 pieces",
-        "the model was given all of it",
+        "the model read all of it",
     ):
         assert part in text
     assert len(find(opened, "#sample svg.strip rect.kept")) == 8
@@ -172,7 +172,7 @@ def test_a_sample_opens_by_keyboard_with_prompt_trace_and_score(opened) -> None:
 def test_where_a_prompt_was_cut_is_said(opened) -> None:
     choose(opened, "sample-task", "longbench:qasper")
     find(opened, "#sample-list button")[1].click()
-    assert "4000 tokens of the context were cut out at token 6000" in opened.find_element("id", "sample").text
+    assert "4000 tokens of the context were removed at token 6000" in opened.find_element("id", "sample").text
 
 
 def test_a_prediction_with_a_script_is_text(opened) -> None:

@@ -17,13 +17,15 @@ from fixtures.synthetic_run import LENGTHS, MODELS, write_run
 from evals import report
 from evals.cli.report import main
 from evals.errors import UserError
-from evals.report import paper_tables, published, stats
+from evals.report import published, stats
 from evals.report.frames import Data
 from evals.report.load import load, merge, task_of
+from evals.report.paper import overheads, perplexity, variants, views
+from evals.report.paper.axes import axes
+from evals.report.paper.view_intervals import Scored, view_intervals
 from evals.report.plots import ablation, needle, pareto, style
 from evals.report.stats import Interval
 from evals.report.tables import Table, hints, summary_table
-from evals.report.views import Scored, view_intervals
 from evals.tasks.common.view import View
 
 FULL, SHARED = "synthetic-full", "synthetic-sharedllm"
@@ -207,11 +209,11 @@ def test_published_values_stand_beside_measured_ones(tmp_path) -> None:
         if cell["task"] == "perplexity":
             cell["settings"]["dataset"] = "pg19"
     (tmp_path / "run.json").write_text(json.dumps(record))
-    (table,) = paper_tables.perplexity(Data.of(load(tmp_path)))
+    (table,) = perplexity.tables(Data.of(load(tmp_path)))
     text = table.text().set_index("model")
     assert text.loc["SharedLLM (published, table 1)", "PG19 16K"] == "8.15"
     assert text.loc["LLaMA-2-7B (published, table 2)", "PG19 128K"] == "oom"
-    assert paper_tables.PUBLISHED_BASE in table.notes
+    assert published.BASE_NOTE in table.notes
 
 
 @pytest.mark.parametrize(
@@ -248,17 +250,17 @@ def sharedllm_variants(tmp_path, **changes):
 
 
 def test_axes_of_sharedllm() -> None:
-    found = paper_tables.axes({"ratios": [16, 8, 4], "lower_layers": 4})
+    found = axes({"ratios": [16, 8, 4], "lower_layers": 4})
     assert (found["beta"], found["height"], found["M"]) == (8, 3, 4)
-    assert paper_tables.axes({"ratios": [64, 32, 16, 1]})["beta"] == pytest.approx(1024 / 152, abs=0.01)
-    assert paper_tables.axes({"ratios": [1]})["beta"] == 1
+    assert axes({"ratios": [64, 32, 16, 1]})["beta"] == pytest.approx(1024 / 152, abs=0.01)
+    assert axes({"ratios": [1]})["beta"] == 1
 
 
 def test_ablation_and_overheads(tmp_path) -> None:
     data = sharedllm_variants(tmp_path, lower_layers=[4, 8, 15])
-    (table,) = paper_tables.ablation(data)
+    (table,) = variants.tables(data)
     assert table.frame["variant"].tolist() == ["default", "M=8", "M=15"]
-    (overhead,) = paper_tables.overheads(data)
+    (overhead,) = overheads.tables(data)
     assert overhead.name == "table9-m"
     assert "at 8K tokens" in overhead.title
     rows = overhead.frame.set_index("variant")
@@ -268,7 +270,8 @@ def test_ablation_and_overheads(tmp_path) -> None:
 
 
 def test_longbench_view_is_the_papers(tmp_path) -> None:
-    from evals.tasks.longbench.views import PAPER, views
+    from evals.tasks.longbench.views import PAPER
+    from evals.tasks.longbench.views import views as longbench_views
 
     run = load(write_run(tmp_path, samples=3, models=(SHARED,)))
     cell = next(c for c, r in run.cells.items() if r["task"] == "longbench:qasper")
@@ -276,9 +279,9 @@ def test_longbench_view_is_the_papers(tmp_path) -> None:
         run.cells[f"{cell}{i}"] = {**run.cells[cell], "task": f"longbench:{name}"}
         run.samples[f"{cell}{i}"] = [{**s, "metrics": {"score": i / 20}} for s in run.samples[cell]]
     del run.cells[cell]
-    tables = {t.name: t for t in paper_tables.views(Data.of(run))}
+    tables = {t.name: t for t in views.tables(Data.of(run))}
     row = tables["table4"].frame.iloc[0]
-    views_of_scores = {v.id: v.columns for v in views({name: i / 20 for i, name in enumerate(PAPER)})}
+    views_of_scores = {v.id: v.columns for v in longbench_views({name: i / 20 for i, name in enumerate(PAPER)})}
     expected = views_of_scores["longbench-sharedllm"]
     assert row["SD-QA"].estimate == pytest.approx(100 * expected["Single-Doc QA"])
     assert row["Code"].estimate == pytest.approx(100 * expected["Code"])
@@ -296,7 +299,7 @@ def scored(values, groups=None):
 def intervals_of_one_and_both(found):
     """A view of data set `a` alone and of the mean of `a` and `b`."""
 
-    def views(s):
+    def views(s) -> list[View]:
         return [View("v", "A view", {"one": s["a"], "both": (s["a"] + s["b"]) / 2})]
 
     [(_, columns)] = view_intervals(views, found)

@@ -77,4 +77,5 @@ def _interval(value: float, parts: Sequence[tuple[float, Spread]]) -> Interval:
 
 
 def percent(interval: Interval) -> Interval:
+    """A share as percent."""
     return Interval(*(100 * x for x in (interval.estimate, interval.low, interval.high, interval.se)))
