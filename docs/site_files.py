@@ -30,7 +30,6 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     found = {path for pattern in PAGES for path in ROOT.glob(pattern)}
     while new := {path for page in found if page.suffix == ".md" for path in linked(page)} - found:
         found |= new
-    ours = [
-        File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)) for path in sorted(found)
-    ]
-    return Files([*(file for file in files if file.generated_by), *ours])
+    ours = [File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)) for path in sorted(found)]
+    theme = [file for file in files if file.src_dir != config.docs_dir]
+    return Files([*theme, *ours])

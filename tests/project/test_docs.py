@@ -47,6 +47,8 @@ PAGES = [
     *(ROOT / folder / "README.md" for folder in ("benchmarks", "notebooks", "examples/third_party_method")),
 ]
 IDS = [str(page.relative_to(ROOT)) for page in PAGES]
+READ = [*PAGES, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "results").rglob("README.md"))]
+"""Pages whose links and paths are checked; the commands of recorded runs are not run again."""
 BLOCK = re.compile(r"(?:<!-- test: (?P<mark>.*?) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
 PROGRAMS = ("sharedllm-eval", "sharedllm-report", "sharedllm-train", "sharedllm-lm-eval", "python", "pip", "make")
 PLAN_ONLY = re.compile(r"plan only \((.+)\)")
@@ -244,12 +246,23 @@ def test_the_snippets_of_a_page_run(page: Path, tmp_path: Path, monkeypatch: pyt
             exec(compile(block.text, str(page), "exec"), names)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=IDS)
+@pytest.mark.parametrize("page", READ, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     text = re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(encoding="utf-8"), flags=re.S)
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if not target.startswith(("https://", "#")):
             assert (page.parent / target.partition("#")[0]).exists(), f"{page.name} links to {target}"
+
+
+PATH = re.compile(r"`((?:sharedllm|evals|baselines|benchmarks|tests|docs|examples)/[\w./-]+)`")
+
+
+@pytest.mark.parametrize("page", READ, ids=lambda page: str(page.relative_to(ROOT)))
+def test_paths_in_a_page_exist(page: Path) -> None:
+    """The first column of the table of old paths is about files that are gone."""
+    text = page.read_text(encoding="utf-8").partition("| old | new |")
+    present = text[0] + "".join(line.split("|")[2] for line in text[2].splitlines() if line.count("|") > 2)
+    assert [path for path in PATH.findall(present) if not (ROOT / path).exists()] == []
 
 
 def test_the_index_names_every_page() -> None:
