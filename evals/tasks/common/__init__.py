@@ -1,0 +1,1 @@
+"""What several benchmarks share: prompts, chat templates, texts and rows, scores."""

@@ -29,13 +29,15 @@ _Loader.add_constructor("!function", lambda loader, node: str(node.value))
 
 
 def sha256(text: str) -> str:
+    """Hex digest of a text in UTF-8."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 @cache
 def hashes() -> dict[str, Any]:
     """Hashes of the official templates: by benchmark, (InfiniteBench) by family, and by data set."""
-    return json.loads(Path(__file__).with_name("prompt_hashes.json").read_text(encoding="utf-8"))
+    found: dict[str, Any] = json.loads(Path(__file__).with_name("prompt_hashes.json").read_text(encoding="utf-8"))
+    return found
 
 
 @cache
@@ -69,6 +71,7 @@ def read_module(path: str) -> ModuleType:
 
 
 def version() -> str:
+    """The installed lm-eval, for messages."""
     return f"lm-eval {importlib.metadata.version('lm-eval')}"
 
 

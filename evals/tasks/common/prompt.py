@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Self
@@ -12,13 +13,12 @@ from typing import TYPE_CHECKING, Any, Self
 from evals.errors import UserError
 from evals.methods.base import Query
 from evals.methods.truncation import Side, kept_ends
+from evals.tasks.common.chat import Turn, turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SLOT = "{context}"
-SENTINEL = "\u241f\u241econtext\u241e\u241f"
-"""Stands for the context while a chat template is rendered: symbols for control characters, in no real prompt."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +85,17 @@ class PromptBuilder:
     Raises UserError for a tokenizer without character offsets.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        variables: Mapping[str, object] | None = None,
+        thinking: bool | None = None,
+    ) -> None:
         if not tokenizer.is_fast:
             raise UserError(f"{type(tokenizer).__name__} gives no character offsets: use a fast tokenizer.")
         self.tokenizer = tokenizer
+        self._variables = variables
+        self._thinking = thinking
         # A post-processor adds special tokens and, for byte-level vocabularies, trims white space off the
         # offsets; without it the spans of the tokens tile the text.
         self._encoder = copy.deepcopy(tokenizer.backend_tokenizer)
@@ -100,10 +107,27 @@ class PromptBuilder:
         self.bos: int | None = bos if adds else None
 
     @classmethod
+    def of(
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        variables: Mapping[str, object] | None = None,
+        thinking: bool | None = None,
+    ) -> Self:
+        """The builder of a tokenizer, made once: copying a large vocabulary for every cell takes a share of the run.
+
+        variables, thinking: for its chat template (`evals.tasks.common.chat.turn`).
+        """
+        return cls._of(tokenizer, json.dumps(dict(variables or {}), sort_keys=True), thinking)
+
+    @classmethod
     @lru_cache(maxsize=4)
-    def of(cls, tokenizer: PreTrainedTokenizerBase) -> Self:
-        """The builder of a tokenizer, made once: copying a large vocabulary for every cell takes a share of the run."""
-        return cls(tokenizer)
+    def _of(cls, tokenizer: PreTrainedTokenizerBase, variables: str, thinking: bool | None) -> Self:
+        return cls(tokenizer, json.loads(variables), thinking)
+
+    @property
+    def turn(self) -> Turn:
+        """How the chat template writes a user message. Raises UserError where there is none, or it does not fit."""
+        return turn(self.tokenizer, self._variables, self._thinking)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -180,11 +204,7 @@ class PromptBuilder:
     def _wrap(self, before: str, after: str, answer: str, chat: bool) -> tuple[str, str]:
         if not chat:
             return before, after + answer
-        if not self.tokenizer.chat_template:
-            raise UserError("This tokenizer has no chat template: leave chat off.")
-        message = {"role": "user", "content": before + SENTINEL + after}
-        text = self.tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
-        before, _, after = str(text).partition(SENTINEL)
+        before, after = self.turn.wrap(before, after)
         return before, after + answer
 
     def _frame(

@@ -1,0 +1,1 @@
+"""Perplexity of long texts, with controls for the use of the context."""

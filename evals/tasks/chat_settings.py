@@ -1,0 +1,45 @@
+"""Settings of every task that may use a chat template."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, JsonValue, SerializerFunctionWrapHandler, model_serializer
+
+from evals.tasks.base import TaskSettings
+from evals.tasks.common.prompt import PromptBuilder
+from evals.tasks.common.thinking import Thinking
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SWITCH = {"on": True, "off": False}
+
+
+class ChatSettings(TaskSettings):
+    """chat_template_kwargs: variables for the chat template, e.g. '{reasoning_effort: low}'.
+
+    thinking: `off` and `on` tell the chat template, where one is used, whether the model shall think; `strip` cuts
+    blocks of thinking out of the answers before they are scored (their tokens count). Not given: as the template has
+    it.
+    """
+
+    chat_template_kwargs: dict[str, JsonValue] = Field(default_factory=dict)
+    thinking: Literal["off", "on", "strip"] | None = None
+
+    @model_serializer(mode="wrap")
+    def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without these two where they are not given: cells recorded before they existed keep their identity."""
+        dumped: dict[str, Any] = handler(self)
+        for name in ("chat_template_kwargs", "thinking"):
+            if not dumped.get(name):
+                dumped.pop(name, None)
+        return dumped
+
+    def builder(self, tokenizer: PreTrainedTokenizerBase) -> PromptBuilder:
+        """The builder whose chat prompts follow these settings."""
+        return PromptBuilder.of(tokenizer, self.chat_template_kwargs, SWITCH.get(self.thinking or ""))
+
+    def reading(self, builder: PromptBuilder, chat: bool) -> Thinking:
+        """How answers are read. chat: whether the prompt is in the chat template."""
+        return Thinking(strip=self.thinking == "strip", opened=chat and builder.turn.opens_thinking)

@@ -1,0 +1,138 @@
+"""Rendering of chat templates within limits of time and memory: a template is a program that came with the weights.
+
+transformers runs it in jinja's sandbox, which keeps it away from the machine but lets it loop for hours or fill the
+memory. So a template is rendered in a forked child, which may be stopped. Where the system cannot fork (Windows), a
+thread renders and only the time is bounded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING
+
+from evals.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Message = Mapping[str, object]
+"""role and content; content is a text, or for some templates a list of {type: text, text: ...}."""
+
+SECONDS = 10
+"""For all conversations of one call; a template takes milliseconds."""
+MEMORY_BYTES = 1 << 30
+"""Above what the process holds already."""
+OUTPUT_CHARS = 1_000_000
+"""Longest text around a few short messages."""
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages to render. answer_next: end with what opens the assistant's turn. variables: for the template."""
+
+    messages: Sequence[Message]
+    answer_next: bool = True
+    variables: Mapping[str, object] | None = None
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """The text of a conversation, or why there is none."""
+
+    text: str = ""
+    error: str | None = None
+
+
+def render(tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Conversation]) -> list[Rendered]:
+    """Each conversation as the tokenizer's chat template writes it.
+
+    A template that raises gives a `Rendered` with its reason. Raises UserError for one that exceeds the limits.
+    """
+    from transformers.utils import chat_template_utils  # noqa: F401 - loaded here, so that the child need not
+
+    if hasattr(os, "fork"):
+        return _in_child(tokenizer, conversations)
+    return _in_thread(tokenizer, conversations)
+
+
+def _render_one(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> Rendered:
+    try:
+        text = tokenizer.apply_chat_template(
+            [dict(message) for message in conversation.messages],
+            tokenize=False,
+            add_generation_prompt=conversation.answer_next,
+            **(conversation.variables or {}),
+        )
+        json.dumps(text, ensure_ascii=False).encode()
+    except MemoryError:
+        raise
+    except Exception as error:  # a template may raise whatever its filters and methods do
+        return Rendered(error=" ".join(str(error).split())[:200] or type(error).__name__)
+    if len(str(text)) > OUTPUT_CHARS:
+        return Rendered(error=f"it writes {len(str(text))} characters around one message")
+    return Rendered(text=str(text))
+
+
+def _in_child(tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Conversation]) -> list[Rendered]:
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_child, args=(tokenizer, conversations, sender), daemon=True)
+    child.start()
+    sender.close()
+    try:
+        if not receiver.poll(SECONDS):
+            raise UserError(f"The chat template runs for more than {SECONDS} seconds: use another template.")
+        found = receiver.recv()
+    except EOFError:
+        found = None
+    finally:
+        child.kill()
+        child.join()
+        receiver.close()
+    if found is None:
+        raise UserError(f"The chat template takes more than {MEMORY_BYTES >> 20} MiB of memory: use another template.")
+    return [Rendered(text, error) for text, error in found]
+
+
+def _child(tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Conversation], sender: Connection) -> None:
+    """Sends (text, error) of each conversation; None where memory runs out."""
+    _limit_memory()
+    try:
+        found = [_render_one(tokenizer, conversation) for conversation in conversations]
+        sender.send([(one.text, one.error) for one in found])
+    except MemoryError:
+        sender.send(None)
+    finally:
+        sender.close()
+        os._exit(0)  # nothing of the parent's may be flushed or closed twice
+
+
+def _limit_memory() -> None:
+    try:
+        import resource
+
+        with open("/proc/self/statm") as stream:
+            held = int(stream.read().split()[0]) * resource.getpagesize()
+    except (ImportError, OSError):  # not on Linux: time alone is bounded
+        return
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY_BYTES, resource.RLIM_INFINITY))
+
+
+def _in_thread(tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Conversation]) -> list[Rendered]:
+    found: list[Rendered] = []
+    thread = threading.Thread(
+        target=lambda: found.extend(_render_one(tokenizer, c) for c in conversations), daemon=True
+    )
+    thread.start()
+    thread.join(SECONDS)
+    if len(found) < len(conversations):
+        raise UserError(f"The chat template runs for more than {SECONDS} seconds: use another template.")
+    return found
