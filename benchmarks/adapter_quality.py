@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from evals.tasks.needle import TEMPLATES, Wording
+from evals.tasks.needle.facts import TEMPLATES, Wording
 from sharedllm.adapter import load_adapter
 from sharedllm.training.corpus import open_corpus
 from sharedllm.training.evaluate import DIGITS, language_modelling, needles

@@ -28,7 +28,7 @@ METHODS = {
 }
 
 TASKS = {
-    "needle": "evals.tasks.needle:Needle",
+    "needle": "evals.tasks.needle.task:Needle",
     "perplexity": "evals.tasks.perplexity.task:Perplexity",
     "longbench": "evals.tasks.longbench.task:LongBench",
     "longbench-e": "evals.tasks.longbench.task:LongBenchE",

@@ -28,9 +28,10 @@ from evals.run.grid import Cell, ModelChoice, digest
 from evals.run.instances import Instances
 from evals.run.isolated import Loaded, Result, measure_isolated
 from evals.run.progress import Progress
-from evals.run.samples import Asked, AuditError, answer, answered, audit, describe
+from evals.run.samples import Asked, AuditError, answer, answered, audit, describe, score
 from evals.run.spec import RunSpec
 from evals.tasks.base import Instance
+from evals.tasks.common.thinking import hint
 
 T = TypeVar("T")
 
@@ -52,6 +53,8 @@ class Engine:
         self.progress = progress
         self.spent = spent
         self.instances = Instances(spec.limit)
+        self.unfinished: list[bool] = []
+        """Of each answer of the cell at work: whether it ended inside a block of thinking."""
         self.states: dict[str, dict[str, Any]] = run.meta["cells"]
 
     def execute(self, cells: Sequence[Cell]) -> None:
@@ -202,7 +205,10 @@ class Engine:
         todo = [instance for instance in instances if instance.id not in done]
         measure = self.spec.perf and cell.id not in self.run.perf
         self.progress.begin(cell, len(todo) + measure)
+        self.unfinished.clear()
         self._ask(model, cell, todo)
+        if advice := hint(self.unfinished):
+            self.progress.log(f"{cell.model.name}, {cell.task.name}: {advice}")
         if measure:
             self._measure(model, cell, instances[0])
         self._settle([cell], "ok", None, limit=self.spec.limit)
@@ -275,11 +281,12 @@ class Engine:
                     "kind": "sample",
                     "cell": cell.id,
                     **describe(model, asked.instance, output),
-                    "metrics": answered(cell).evaluate(asked.instance, output),
+                    "metrics": score(answered(cell), asked.instance, output),
                     "trace": asked.session.trace(),
                     "seconds": {"read": asked.read_s, "answer": answer_s / len(batch)},
                 }
             )
+            self.unfinished.append(output.unfinished_thinking)
             self.progress.step()
 
     def _measure(self, model: LongContextModel, cell: Cell, instance: Instance) -> None:

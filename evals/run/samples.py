@@ -9,6 +9,7 @@ from typing import Any
 from evals.methods.base import LongContextModel, Request, Session
 from evals.run.grid import Cell
 from evals.tasks.base import Instance, Output, Task
+from evals.tasks.common.thinking import read_answer
 
 HEAD_TOKENS, TAIL_TOKENS = 120, 240
 """How much of each end of a prompt is kept as text, for people."""
@@ -46,7 +47,24 @@ def answer(model: LongContextModel, batch: Sequence[Asked]) -> list[Output]:
         answers = [session.generate(requests[0].query, requests[0].max_new_tokens, requests[0].stop)]
     else:
         answers = model.generate_batch(requests)
-    return [Output(ids=ids, text=str(model.tokenizer.decode(ids, skip_special_tokens=True))) for ids in answers]
+    return [_output(model, asked.instance, ids) for asked, ids in zip(batch, answers, strict=True)]
+
+
+def _output(model: LongContextModel, instance: Instance, ids: list[int]) -> Output:
+    read = read_answer(model.tokenizer, ids, instance.thinking)
+    return Output(ids=ids, text=read.text, thinking_tokens=read.thinking_tokens, unfinished_thinking=read.unfinished)
+
+
+def score(task: Task, instance: Instance, output: Output) -> dict[str, float]:
+    """The task's metrics of one sample; of an answer with thinking in it also how much, and whether it ended there."""
+    metrics = task.evaluate(instance, output)
+    if output.thinking_tokens:
+        metrics = {
+            **metrics,
+            "thinking_tokens": output.thinking_tokens,
+            "unfinished_thinking": float(output.unfinished_thinking),
+        }
+    return metrics
 
 
 def describe(model: LongContextModel, instance: Instance, output: Output) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from evals.methods.base import Stop
 from evals.tasks.common.prompt import Prompt
 from evals.tasks.common.source import DataSource
+from evals.tasks.common.thinking import Thinking
 from evals.tasks.common.view import View
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ class Instance:
     """One request to a model.
 
     id: unique and stable within the cell. target: ids to score; None asks for a generation.
-    reference: what the answer is compared with (JSON). group: the statistical cluster, by default the shared
-    context. meta: what plots and reports need (depth, document, control, ...), JSON.
+    thinking: how an answer is read. reference: what the answer is compared with (JSON). group: the statistical
+    cluster, by default the shared context. meta: what plots and reports need (depth, document, control, ...), JSON.
     """
 
     id: str
@@ -39,6 +40,7 @@ class Instance:
     target: list[int] | None = None
     max_new_tokens: int = 0
     stop: Stop = field(default_factory=Stop)
+    thinking: Thinking = Thinking()
     reference: Any = None
     group: str = ""
     meta: dict[str, Any] = field(default_factory=dict)
@@ -46,11 +48,16 @@ class Instance:
 
 @dataclass(frozen=True)
 class Output:
-    """What a model answered: generated ids and their text, or log-probabilities of the target ids."""
+    """What a model answered: generated ids and the text to score, or log-probabilities of the target ids.
+
+    thinking_tokens: ids inside blocks of thinking. unfinished_thinking: the answer ends inside one.
+    """
 
     ids: list[int] = field(default_factory=list)
     text: str = ""
     logprobs: list[float] = field(default_factory=list)
+    thinking_tokens: int = 0
+    unfinished_thinking: bool = False
 
 
 class BaseTask(ABC):

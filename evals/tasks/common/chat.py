@@ -106,7 +106,9 @@ def _turn_of(plain: Rendered, spaced: Rendered) -> Turn | str:
     if count > 1:
         return "repeats the user's message"
     if not count:
-        return "alters the user's message" if "context" in plain.text.lower() else "drops the user's message"
+        pieces = (SENTINEL[i : i + 4].lower() for i in range(len(SENTINEL) - 3))
+        altered = any(piece in plain.text.lower() for piece in pieces)
+        return "alters the user's message" if altered else "drops the user's message"
     before, _, after = plain.text.partition(SENTINEL)
     for strips, expected in ((False, f"{before}\n {SENTINEL} \n{after}"), (True, plain.text)):
         if spaced.text == expected:

@@ -100,8 +100,7 @@ def folder_documents(folder: Path, pattern: str = "*") -> Iterator[Document]:
     that its file names. Raises UserError for a folder without such files, for one that cannot be read or has no
     rows, and for an empty or malformed document with its file and line or row.
     """
-    candidates = [folder] if folder.is_file() else sorted(p for p in folder.glob(pattern) if not p.is_dir())
-    files = [path for path in candidates if path.name.endswith((TEXT, *LINES, ".parquet"))]
+    files = folder_files(folder, pattern)
     if not files:
         raise UserError(f"There is no .txt, .jsonl (.gz, .xz) or .parquet file in {folder}: name a folder with some.")
     for path in files:
@@ -112,6 +111,12 @@ def folder_documents(folder: Path, pattern: str = "*") -> Iterator[Document]:
             yield from _parquet(path, domain)
         else:
             yield from _lines(path, domain)
+
+
+def folder_files(folder: Path, pattern: str = "*") -> list[Path]:
+    """The files of a folder that hold documents, by name, or the one file that `folder` is."""
+    candidates = [folder] if folder.is_file() else sorted(p for p in folder.glob(pattern) if not p.is_dir())
+    return [path for path in candidates if path.name.endswith((TEXT, *LINES, ".parquet"))]
 
 
 def hub_documents(name: str, offline: bool) -> Iterator[Document]:

@@ -136,8 +136,10 @@ class PromptBuilder:
 
     @property
     def identity(self) -> tuple[str, str, str]:
-        """All of the tokenizer that decides a prompt: ids, special tokens, chat template."""
-        return self.fingerprint, f"{self.bos} {self.tokenizer.special_tokens_map}", str(self.tokenizer.chat_template)
+        """All of the tokenizer that decides a request: ids, special tokens and where answers stop, chat template."""
+        stops = sorted(getattr(self.tokenizer, "generation_stop_ids", ()))
+        special = f"{self.bos} {self.tokenizer.special_tokens_map} {stops}"
+        return self.fingerprint, special, str(self.tokenizer.chat_template)
 
     def encode(self, text: str, after: str = "") -> list[int]:
         """Ids of a text without special tokens, as they are where it stands behind the text `after`."""

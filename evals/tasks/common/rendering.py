@@ -74,7 +74,8 @@ def _render_one(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) 
     except MemoryError:
         raise
     except Exception as error:  # a template may raise whatever its filters and methods do
-        return Rendered(error=" ".join(str(error).split())[:200] or type(error).__name__)
+        reason = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
+        return Rendered(error=reason[:200] or type(error).__name__)
     if len(str(text)) > OUTPUT_CHARS:
         return Rendered(error=f"it writes {len(str(text))} characters around one message")
     return Rendered(text=str(text))

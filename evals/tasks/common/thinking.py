@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from evals.tasks.common.chat import MARKS
 
@@ -55,16 +55,13 @@ def read_answer(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], thinking
     return Answer("".join(kept) if thinking.strip else whole, spent, unfinished)
 
 
-def hint(outputs: Sequence[dict[str, Any]]) -> str | None:
-    """A sentence where most of a cell's answers ended while the model was thinking; None where they did not.
-
-    outputs: the `output` of its sample records.
-    """
-    unfinished = sum(bool(output.get("unfinished_thinking")) for output in outputs)
-    if not outputs or unfinished <= HINT_SHARE * len(outputs):
+def hint(unfinished: Sequence[bool]) -> str | None:
+    """A sentence where most answers of a cell ended while the model was thinking; None where they did not."""
+    count = sum(unfinished)
+    if not unfinished or count <= HINT_SHARE * len(unfinished):
         return None
     return (
-        f"{unfinished} of {len(outputs)} answers end inside a block of thinking: --set thinking=off tells the model "
+        f"{count} of {len(unfinished)} answers end inside a block of thinking: --set thinking=off tells the model "
         "not to think; a larger answer budget with thinking=strip lets it finish."
     )
 

@@ -18,7 +18,10 @@ from evals.methods.weights import byte_tokenizer
 from evals.settings import validate
 from evals.tasks.base import DataSource, Instance, Output
 from evals.tasks.common.documents import folder_documents
-from evals.tasks.needle import TEMPLATES, Needle, NeedleSettings, draw, insert, score_number, spread, word_recall
+from evals.tasks.needle.facts import TEMPLATES, draw
+from evals.tasks.needle.haystack import insert, spread
+from evals.tasks.needle.scores import score_number, word_recall
+from evals.tasks.needle.task import Needle, NeedleSettings
 
 
 @pytest.fixture(scope="module")
@@ -152,19 +155,36 @@ def test_a_chat_prompt_begins_the_reply(tokenizer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "exact", "digits"),
+    ("text", "exact", "digits", "strict"),
     [
-        (" 1234567.", 1, 1),
-        ("It is 1234567 or 7654321", 1, 1),
-        (" 1234576", 0, 5 / 7),
-        (" 123456", 0, 6 / 7),
-        (" 12345678", 0, 1),
-        (" 1,234,567", 0, 1 / 7),
-        (" no number", 0, 0),
+        (" 1234567.", 1, 1, 1),
+        ("It is 1234567 or 7654321", 1, 1, 1),
+        (" 1234576", 0, 5 / 7, 0),
+        (" 123456", 0, 6 / 7, 0),
+        (" 12345678", 0, 1, 0),
+        (" no number", 0, 0, 0),
+        (" 1,234,567.", 1, 1, 0),
+        (" 1 234 567", 1, 1, 0),
+        (" 1.234.567", 1, 1, 0),
+        (" 1\u202f234\u202f567 is the number", 1, 1, 0),
+        ("1'234'567", 1, 1, 0),
+        ("12,34,567", 1, 1, 0),
+        ("123-4567", 1, 1, 0),
+        ("１２３４５６７", 1, 1, 1),
+        ("1，234，567", 1, 1, 0),
+        ("1,234.567", 0, 4 / 7, 0),  # two separators: a decimal number
+        ("1234567.50", 1, 1, 1),
+        ("1234567, 7654321", 1, 1, 1),
+        ("1234567,7654321", 1, 1, 1),
+        ("7654321 1234567", 0, 1 / 7, 0),
+        ("12 1234567", 0, 2 / 7, 0),
+        (" (2 facts) 1234567", 0, 0, 0),  # the first number counts
+        ("1,2,3", 0, 1 / 7, 0),
     ],
 )
-def test_numbers_are_compared_digit_by_digit(text, exact, digits) -> None:
-    assert score_number(text, "1234567") == {"exact_match": exact, "digit_accuracy": pytest.approx(digits)}
+def test_numbers_are_compared_digit_by_digit_whatever_separates_their_groups(text, exact, digits, strict) -> None:
+    expected = {"exact_match": exact, "digit_accuracy": pytest.approx(digits), "strict_match": strict}
+    assert score_number(text, "1234567") == expected
 
 
 def test_the_classic_needle_is_scored_by_its_words(tokenizer) -> None:

@@ -1,0 +1,147 @@
+"""Needle in a haystack (Kamradt 2023, github.com/gkamradt/LLMTest_NeedleInAHaystack): a fact is hidden at a known
+depth of a long text and asked for.
+
+Kept from there: a haystack of sorted texts that repeats, insertion on token ids after the end of a sentence, the
+spacing of several needles, the classic needle. Changed: answers are 7-digit numbers of random keys and compared
+exactly, so the score needs neither a judge model nor knowledge of the world; the haystack is trimmed so that prompt
+and answer together have the length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, model_validator
+
+from evals.errors import UserError
+from evals.methods.base import Stop
+from evals.tasks.base import Instance, Output, Task
+from evals.tasks.chat_settings import ChatSettings
+from evals.tasks.common import documents as data
+from evals.tasks.common.prompt import Frame, PromptBuilder, assemble
+from evals.tasks.common.source import DataSource
+from evals.tasks.common.stopping import stop_ids
+from evals.tasks.needle.facts import NEW_TOKENS, TEMPLATES, Fact, draw
+from evals.tasks.needle.haystack import Haystack, depth_of, insert, spread
+from evals.tasks.needle.scores import score_number, score_sentence
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class NeedleSettings(ChatSettings):
+    """depths: percent of the haystack before the (first) needle. samples: contexts per depth. needles: how many
+    are in a context, the first at the depth and the others spread evenly after it. questions: how many of them
+    are asked on one read. chat: wrap the prompt in the tokenizer's chat template.
+    """
+
+    depths: data.Numbers = (0, 25, 50, 75, 100)
+    samples: int = Field(1, ge=1)
+    needles: int = Field(1, ge=1, le=32)
+    questions: int = Field(1, ge=1)
+    template: Literal["city", "item", "classic"] = "city"
+    chat: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> NeedleSettings:
+        if not self.depths or any(not 0 <= depth <= 100 for depth in self.depths):
+            raise ValueError("depths are percentages from 0 to 100, at least one")
+        if self.questions > self.needles:
+            raise ValueError(f"{self.questions} questions need as many needles: set needles={self.questions}")
+        if self.template == "classic" and self.needles > 1:
+            raise ValueError("the classic needle is one sentence: set needles=1")
+        return self
+
+
+class Needle(Task):
+    """A grid of depths at one length; heat maps put the lengths side by side."""
+
+    name = "needle"
+    version = 2  # 2: 1,234,567 and full-width digits are the number 1234567; strict_match is the score of version 1
+    metric = "exact_match"
+    lengths = (1024, 2048, 4096, 8192)
+    settings_model = NeedleSettings
+
+    def __init__(self, subset: str | None, settings: NeedleSettings, source: DataSource) -> None:
+        super().__init__(subset, settings, source)
+        self.wording = TEMPLATES[settings.template]
+        self.grid = settings
+        self._haystacks: dict[tuple[str, int], Haystack] = {}  # by tokenizer and sample, for all lengths
+
+    def check(self) -> None:
+        next(data.haystack(self.data))
+
+    def files(self) -> Sequence[Path]:
+        return data.folder_files(self.data.data_dir) if self.data.data_dir else []
+
+    def instances(
+        self, tokenizer: PreTrainedTokenizerBase, length: int | None, limit: int | None, seed: int
+    ) -> Iterator[Instance]:
+        """Depths in an order whose every start is spread over the grid, so that a small limit is too; then the
+        next sample of each. Raises UserError where needles and question alone are longer than `length`."""
+        if length is None:
+            raise UserError("The task needle needs a length: add --length 4k.")
+        builder = self.grid.builder(tokenizer)
+        made = 0
+        for sample in range(self.grid.samples):
+            key = builder.fingerprint, sample
+            texts = self._haystacks.setdefault(key, Haystack(builder, self.data, first=sample))
+            for depth in spread(self.grid.depths):
+                facts = draw(self.grid.template, self.grid.needles, seed, length, depth, sample)
+                for instance in self._ask(builder, texts, facts, length, depth, sample):
+                    if limit is not None and made == limit:
+                        return
+                    made += 1
+                    yield instance
+
+    def _ask(
+        self, builder: PromptBuilder, texts: Haystack, facts: list[Fact], length: int, depth: float, sample: int
+    ) -> Iterator[Instance]:
+        """One context, and a question about each of the first needles."""
+        frames = [self._frame(builder, fact.key) for fact in facts[: self.grid.questions]]
+        needles = [builder.encode(" " + fact.sentence, after=".") for fact in facts]
+        new_tokens = NEW_TOKENS[self.grid.template]
+        beside = max(map(len, frames)) + new_tokens + sum(map(len, needles))
+        if length <= beside:
+            raise UserError(
+                f"A length of {length} tokens is too short for the needle task: needles, question and answer take "
+                f"{beside}, so choose a longer --length or fewer needles."
+            )
+        hay = texts.ids(length - beside)
+        context, positions = insert(hay, needles, depth, texts.ends)
+        stop = Stop(stop_ids(builder.tokenizer))
+        reading = self.grid.reading(builder, self.grid.chat)
+        for index, (frame, fact) in enumerate(zip(frames, facts, strict=False)):
+            start = positions[index]
+            prompt = assemble(frame, context, budget=length, evidence=(start, start + len(needles[index])))
+            yield Instance(
+                id=f"depth{depth:g}-sample{sample}-needle{index}",
+                prompt=prompt,
+                max_new_tokens=new_tokens,
+                stop=stop,
+                thinking=reading,
+                reference=fact.value,
+                group=f"depth{depth:g}-sample{sample}",
+                meta={
+                    "depth": depth_of(index, len(needles), depth),
+                    "depth_percent": round(100 * start / len(context), 2),
+                    "needle": index,
+                    "key": fact.key,
+                    "token": len(frame.prefix) + start,
+                },
+            )
+
+    def _frame(self, builder: PromptBuilder, key: str) -> Frame:
+        question = self.wording.question.format(key=key)
+        stem = self.wording.stem.format(key=key)
+        if self.grid.chat:
+            return builder.frame("", f"\n\n{question}", chat=True, question=question, answer=stem.lstrip())
+        return builder.frame("", f"\n\nQuestion: {question}\nAnswer:", question=question, answer=stem)
+
+    def evaluate(self, instance: Instance, output: Output) -> dict[str, float]:
+        """Scores of the first number in the answer (`score_number`); of the classic needle, `score_sentence`."""
+        if self.grid.template == "classic":
+            return score_sentence(output.text, instance.reference)
+        return score_number(output.text, instance.reference)

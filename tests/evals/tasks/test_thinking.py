@@ -1,0 +1,54 @@
+"""Answers with thinking in them: what is cut, what is counted, and when a run says so."""
+
+from __future__ import annotations
+
+import pytest
+from transformers import PreTrainedTokenizerBase
+
+from evals.methods.weights import byte_tokenizer
+from evals.tasks.common.thinking import Thinking, hint, read_answer
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["special tokens", "plain text"])
+def tokenizer(request) -> PreTrainedTokenizerBase:
+    made = byte_tokenizer(300)
+    if request.param:
+        made.add_special_tokens({"additional_special_tokens": ["<think>", "</think>", "[THINK]", "[/THINK]"]})
+    return made
+
+
+@pytest.mark.parametrize(
+    ("answer", "opened", "text", "unfinished"),
+    [
+        ("Paris", False, "Paris", False),
+        ("<think>A city? é</think>\n\nParis", False, "Paris", False),
+        ("<think></think>Paris", False, "Paris", False),
+        ("A city?</think>\nParis", True, "Paris", False),
+        ("So: <think>hm</think> Paris <think>sure</think> indeed", False, "So: Paris indeed", False),
+        ("[THINK]hm[/THINK]Paris", False, "Paris", False),
+        ("<think>A city, but which", False, "", True),
+        ("A city, but which", True, "", True),
+        ("Paris <think>or", False, "Paris ", True),
+    ],
+)
+def test_blocks_of_thinking_are_cut_out_and_counted(tokenizer, answer, opened, text, unfinished) -> None:
+    ids = tokenizer.encode(answer, add_special_tokens=False)
+    found = read_answer(tokenizer, ids, Thinking(strip=True, opened=opened))
+    assert found.text == text
+    assert found.unfinished == unfinished
+    kept = len(tokenizer.encode(text, add_special_tokens=False))
+    assert 0 <= len(ids) - found.thinking_tokens - kept <= 3  # white space after a block
+    assert (found.thinking_tokens > 0) == (answer != "Paris")
+
+
+def test_without_strip_the_whole_answer_is_scored(tokenizer) -> None:
+    ids = tokenizer.encode("<think>hm</think>Paris", add_special_tokens=False)
+    found = read_answer(tokenizer, ids, Thinking())
+    assert found.text == tokenizer.decode(ids, skip_special_tokens=True)
+    assert found.thinking_tokens == len(ids) - len("Paris")
+
+
+def test_a_hint_where_most_answers_end_inside_a_block() -> None:
+    assert hint([]) is None
+    assert hint([True, False]) is None
+    assert "2 of 3 answers end inside a block of thinking" in str(hint([True, True, False]))
