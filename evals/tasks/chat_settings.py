@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, JsonValue, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, JsonValue, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from evals.tasks.base import TaskSettings
 from evals.tasks.common.prompt import PromptBuilder
@@ -14,6 +14,28 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SWITCH = {"on": True, "off": False}
+
+
+RESERVED = frozenset(
+    [
+        "conversation",
+        "messages",
+        "tools",
+        "documents",
+        "chat_template",
+        "add_generation_prompt",
+        "continue_final_message",
+        "tokenize",
+        "padding",
+        "truncation",
+        "max_length",
+        "return_tensors",
+        "return_dict",
+        "return_assistant_tokens_mask",
+        "tokenizer_kwargs",
+    ]
+)
+"""What the call that renders a template takes for itself."""
 
 
 class ChatSettings(TaskSettings):
@@ -26,6 +48,13 @@ class ChatSettings(TaskSettings):
 
     chat_template_kwargs: dict[str, JsonValue] = Field(default_factory=dict)
     thinking: Literal["off", "on", "strip"] | None = None
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _for_the_template(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        if taken := sorted(RESERVED & set(value)):
+            raise ValueError(f"{taken[0]} is not a variable of the template: leave it out")
+        return value
 
     @model_serializer(mode="wrap")
     def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -88,9 +88,9 @@ def _turn(tokenizer: PreTrainedTokenizerBase, template: str, given: str, thinkin
 def _read(tokenizer: PreTrainedTokenizerBase, variables: Mapping[str, object]) -> Turn:
     """Two messages, one with white space around it, each as a text and as a list of parts."""
     messages = (SENTINEL, f"\n {SENTINEL} \n")
-    texts = [[{"role": "user", "content": message}] for message in messages]
-    parts = [[{"role": "user", "content": [{"type": "text", "text": message}]}] for message in messages]
-    found = render(tokenizer, [Conversation(m, variables=variables) for m in [*texts, *parts]])
+    contents: list[object] = [*messages, *([{"type": "text", "text": message}] for message in messages)]
+    asked = [Conversation([{"role": "user", "content": content}], variables=variables) for content in contents]
+    found = render(tokenizer, asked)
     as_text, as_parts = _turn_of(*found[:2]), _turn_of(*found[2:])
     chosen = as_text if isinstance(as_text, Turn) else as_parts
     if isinstance(chosen, Turn):

@@ -12,10 +12,10 @@ import json
 import multiprocessing
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from evals.errors import UserError
 
@@ -63,8 +63,9 @@ def render(tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Conversat
 
 
 def _render_one(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> Rendered:
+    apply = cast("Callable[..., object]", tokenizer.apply_chat_template)  # its annotation leaves no room for variables
     try:
-        text = tokenizer.apply_chat_template(
+        text = apply(
             [dict(message) for message in conversation.messages],
             tokenize=False,
             add_generation_prompt=conversation.answer_next,

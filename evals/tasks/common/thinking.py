@@ -35,7 +35,7 @@ class Answer:
     unfinished: bool = False
 
 
-def read_answer(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], thinking: Thinking) -> Answer:
+def read_answer(tokenizer: PreTrainedTokenizerBase, ids: list[int], thinking: Thinking) -> Answer:
     """New ids as text without special tokens, and, with `strip`, without blocks of thinking and white space after
     them. An unclosed block reaches to the end of the answer.
     """
@@ -44,7 +44,6 @@ def read_answer(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], thinking
     blocks, unfinished = _blocks(written, thinking.opened)
     if not blocks:
         return Answer(whole)
-    ids = list(ids)
     kept, spent, at = [], 0, 0
     for start, end in [*blocks, (len(written), len(written))]:
         first, last = _reached(tokenizer, ids, at), _reached(tokenizer, ids, start)
@@ -90,10 +89,10 @@ def _first(text: str, marks: Sequence[str], at: int) -> tuple[int, int] | None:
     return min(found, default=None)
 
 
-def _text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+def _text(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
     return str(tokenizer.decode(ids, skip_special_tokens=False))
 
 
-def _reached(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], chars: int) -> int:
+def _reached(tokenizer: PreTrainedTokenizerBase, ids: list[int], chars: int) -> int:
     """How many of the ids it takes to write `chars` characters."""
     return bisect_left(range(len(ids)), chars, key=lambda n: len(_text(tokenizer, ids[:n]))) if chars else 0
