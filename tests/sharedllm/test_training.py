@@ -268,7 +268,7 @@ def test_what_does_not_fit_ends_with_one_sentence(
             [*good, "--set", "gap_share=2"],
             "The setting gap_share does not fit: Input should be less",
         ),
-        ([*good, "--set", "steps=[1"], "--set steps: the value [1 is not valid YAML"),
+        ([*good, "--set", "steps=[1"], "--set steps: the value [1 cannot be used, it is not valid YAML"),
         ([*good, "--set", "method={lower_layers: two}"], "lower_layers is 'two': give a whole number"),
         ([*good, "--set", "method={injection_start: null}"], "injection_start is None: give a whole number"),
         ([*good, "--set", "method={rations: [1]}"], "SharedLLM has no setting 'rations': choose from chunk_size"),

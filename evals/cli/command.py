@@ -1,0 +1,36 @@
+"""What our commands have in common: how they are declared, and how they end."""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+import typer
+
+from evals.errors import UserError
+
+
+def new_app() -> typer.Typer:
+    """A command line without shell completion files and without decorated tracebacks."""
+    return typer.Typer(
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+
+def run_command(app: typer.Typer, name: str, arguments: list[str]) -> NoReturn:
+    """Run a command and exit with the code that it returns.
+
+    A mistake of the user's is one sentence on stderr and exit code 2. A bug keeps its traceback.
+    """
+    try:
+        code = app(args=arguments, standalone_mode=False, prog_name=name)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        code = 2
+    except typer.TyperException as error:  # a command line that Typer cannot read
+        print(error.format_message(), file=sys.stderr)
+        code = 2
+    sys.exit(code)
