@@ -39,6 +39,15 @@ TASKS = {
     "efficiency-maxlen": "evals.measure.efficiency:MaxLength",
 }
 
+TASK_ALIASES = {"infinibench": "infinitebench"}
+"""Other spellings of task names; InfiniBench is the paper's."""
+
+
+def canonical_task(name: str) -> str:
+    """A task name, with or without `:subset`, in the spelling that runs record."""
+    base, colon, subset = name.partition(":")
+    return TASK_ALIASES.get(base, base) + colon + subset
+
 
 @cache
 def _targets(group: str) -> dict[str, str]:
@@ -72,8 +81,9 @@ def _resolve(kind: str, name: str, known: dict[str, str]) -> type:
         raise unknown(kind, name, known, "--list" if kind == "task" else None)
     module, _, attribute = known[name].partition(":")
     try:
-        return getattr(import_module(module), attribute)
+        found: type = getattr(import_module(module), attribute)
     except ModuleNotFoundError as error:
         if error.name is None or module.startswith(error.name):
             raise UserError(f"The {kind} '{name}' is declared as {known[name]}, which is not installed.") from error
         raise UserError(f"The {kind} '{name}' needs the package '{error.name}': pip install {error.name}.") from error
+    return found

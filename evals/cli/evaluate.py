@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from typing import TextIO
 
-import typer
 from rich.console import Console
 
 from evals.cli import options
 from evals.cli.command import new_app, run_command
 from evals.errors import UserError
+from evals.registry import canonical_task
 from evals.run.spec import Attention, Device, DType, RunSpec, parse_length, parse_settings, resolve_runtime, split_list
 
 PIPED_WIDTH = 200
@@ -52,7 +52,7 @@ def evaluate(
     `sharedllm-eval doctor` checks the installation.
     """
     out, err = _console(sys.stdout), Console(stderr=True)
-    tasks, models = split_list(task or []), split_list(model or [])
+    tasks, models = [canonical_task(name) for name in split_list(task or [])], split_list(model or [])
     if show_list:
         from evals.cli.listing import show
 

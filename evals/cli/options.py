@@ -36,9 +36,7 @@ Output = Annotated[Path | None, typer.Option(help="Run folder; default: runs/HAS
 OnDevice = Annotated[Device, typer.Option(help="Where to run.")]
 InDType = Annotated[DType, typer.Option(help="auto: bfloat16 on a GPU, float32 on the CPU.")]
 Kernel = Annotated[Attention, typer.Option(help="Attention kernel; auto: the fastest for this device.")]
-BatchSize = Annotated[
-    int, typer.Option(min=1, max=1 << 20, help="Requests decoded together, for methods that can.")
-]
+BatchSize = Annotated[int, typer.Option(min=1, max=1 << 20, help="Requests decoded together, for methods that can.")]
 Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of generated data and random weights.")]
 Settings = Annotated[
     list[str] | None,

@@ -1,0 +1,59 @@
+"""The command `sharedllm-eval doctor`: is everything there that a run needs?"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from evals.cli import options
+from evals.cli.command import new_app
+from evals.run.spec import Attention, Device, DType, resolve_runtime
+
+COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
+
+app = new_app()
+
+
+@app.command()
+def doctor(
+    model: Annotated[
+        str, typer.Option(metavar="MODEL", help="Preset or YAML file whose files and decoding are checked.")
+    ] = "full-135m",
+    device: options.OnDevice = Device.auto,
+    dtype: options.InDType = DType.auto,
+    attn: options.Kernel = Attention.auto,
+    checkpoint: options.Checkpoint = None,
+    random_weights: options.RandomWeights = False,
+    offline: options.Offline = True,
+) -> int:
+    """Check versions, device, free memory and disk, the cache, a preset's files, a prompt and the decoding.
+
+    Nothing is downloaded. The last line of stdout is one JSON object. Exit code 0: no error; 1: some check found one.
+    """
+    from evals.methods import presets
+    from evals.methods.base import Runtime
+    from evals.run import doctor as checks
+
+    chosen = resolve_runtime(device, dtype, attn)
+    runtime = Runtime(
+        **chosen,
+        random_weights=random_weights,
+        offline=offline,
+        checkpoint=str(checkpoint) if checkpoint else None,
+    )
+    preset = presets.load_preset(model)
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    table = Table("check", "", "found", box=box.SIMPLE, pad_edge=False)
+    findings = [*checks.machine(runtime.device), *checks.model(preset, runtime)]
+    for finding in findings:
+        table.add_row(finding.check, Text(finding.verdict, style=COLOURS[finding.verdict]), Text(finding.text))
+    console.print(table)
+    print(json.dumps({"checks": [vars(finding) for finding in findings]}, ensure_ascii=False))
+    return int(any(finding.verdict == "error" for finding in findings))
