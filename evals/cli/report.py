@@ -8,10 +8,9 @@ from typing import Annotated
 
 import typer
 
-from evals.errors import UserError
+from evals.cli.command import new_app, run_command
 
-reports = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-comparisons = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+reports, comparisons = new_app(), new_app()
 
 
 @reports.command(epilog="`sharedllm-report compare RUN_A [RUN_B]` compares two models sample by sample.")
@@ -73,10 +72,6 @@ def compare(
 def main(arguments: list[str] | None = None) -> None:
     """Entry point. Exit code 0: done; 1: some cells could not be compared; 2: bad usage or input."""
     words = sys.argv[1:] if arguments is None else arguments
-    comparing = words[:1] == ["compare"]
-    app, name = (comparisons, "sharedllm-report compare") if comparing else (reports, "sharedllm-report")
-    try:
-        app(args=words[1:] if comparing else words, prog_name=name)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    if words[:1] == ["compare"]:
+        run_command(comparisons, "sharedllm-report compare", words[1:])
+    run_command(reports, "sharedllm-report", words)
