@@ -1,0 +1,1 @@
+"""Rival methods, as adapters over the harness's interface."""

@@ -20,17 +20,16 @@ from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from baselines.dense import DenseSession, DenseSettings, FullAttention, check_base
 from evals.errors import UserError
-from evals.methods import flops
-from evals.methods.base import Runtime, Session
+from evals.methods.base import Runtime, Session, common_fields
 from evals.methods.decoding.deferred import DeferredSession
-from evals.methods.decoding.static_decoder import decoding
+from evals.methods.decoding.static_decoder import decode_mode
 from evals.methods.presets import Preset
 from evals.methods.weights import load_base
-from evals.settings import validate
+from sharedllm.nn.base_config import head_dim
 
 Kind = Literal["released", "yarn", "linear", "ntk"]
 
@@ -52,13 +51,13 @@ class RopeSettings(DenseSettings):
         return self
 
 
-def rope_parameters(config: PretrainedConfig, kind: Kind, factor: float) -> dict[str, Any]:
+def rope_parameters(config: PreTrainedConfig, kind: Kind, factor: float) -> dict[str, Any]:
     """What `config.rope_parameters` of an unstretched base becomes; factor 1 leaves it as it is."""
     theta = config.rope_parameters["rope_theta"]
     if factor == 1:
         return {"rope_type": "default", "rope_theta": theta}
     if kind == "ntk":
-        d = flops.head_dim(config)
+        d = head_dim(config)
         return {"rope_type": "default", "rope_theta": theta * factor ** (d / (d - 2))}
     stretched = {"rope_type": kind, "rope_theta": theta, "factor": float(factor)}
     return stretched | ({"original_max_position_embeddings": config.max_position_embeddings} if kind == "yarn" else {})
@@ -112,7 +111,7 @@ class ScaledRope(FullAttention):
 
     @classmethod
     def load(cls, preset: Preset, runtime: Runtime) -> Self:
-        settings = validate(RopeSettings, preset.settings, preset.name)
+        settings = RopeSettings.of(preset)
         model, tokenizer = load_base(preset.weights, runtime, preset.shape)
         window = check_base(model.config)
         rope = model.config.rope_parameters
@@ -125,24 +124,21 @@ class ScaledRope(FullAttention):
             window = int(window * settings.factor)
             model.base_model.rotary_emb = stretched_rotary(model, settings.rope, settings.factor)
         factor = "by length" if settings.dynamic else settings.factor or rope.get("factor", 1)
-        return cls(
-            name=preset.name,
-            tokenizer=tokenizer,
-            device=model.device,
-            dtype=model.dtype,
-            max_context=preset.max_context or (None if settings.dynamic else window),
+        fields = common_fields(
+            preset,
+            runtime,
+            model,
+            tokenizer,
             fairness={
                 "window": None if settings.dynamic else window,
                 "rope": rope["rope_type"] if settings.rope == "released" else settings.rope,
                 "factor": factor,
-                "kernel": runtime.attn,
-                "decode": decoding(model),
-                "dtype": runtime.dtype,
-                "trained": settings.rope == "released",
             },
-            model=model,
-            settings=settings,
+            trained=settings.rope == "released",
+            decode=decode_mode(model),
+            longest=None if settings.dynamic else window,
         )
+        return cls(**fields, model=model, settings=settings)
 
     def prefill(self, context_ids: Sequence[int], prefix_ids: Sequence[int] = ()) -> Session:
         if self.settings.dynamic:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 METHODS = {
     "full": "baselines.dense:FullAttention",
-    "truncated": "baselines.dense:Truncated",
+    "truncated": "baselines.truncated:Truncated",
     "streaming_llm": "baselines.streaming_llm.adapter:StreamingLLM",
     "yarn": "baselines.yarn:ScaledRope",
     "cepe": "baselines.cepe.adapter:CEPE",

@@ -1,0 +1,1 @@
+"""Activation Beacon: `modeling` is the model, `cache` its state, `adapter` the method."""

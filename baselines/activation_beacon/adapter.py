@@ -1,49 +1,48 @@
-"""Activation Beacon in the harness: the context is condensed window by window, query and answer go on in it."""
+"""Activation Beacon in the harness: the context is condensed window by window; query and answer continue it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from transformers import AutoConfig
 
 from baselines.activation_beacon.cache import BeaconCache, Fill
-from baselines.activation_beacon.modeling import CLASSES, adapt_ratio, check_config, covered
+from baselines.activation_beacon.modeling import CLASSES, BeaconModel, adapt_ratio, check_config, covered
 from baselines.activation_beacon.step import BeaconStep
 from evals.errors import UserError
 from evals.methods import flops
-from evals.methods.base import Cost, LongContextModel, Runtime
-from evals.methods.decoding.session import CachedSession
-from evals.methods.decoding.static_decoder import decoding, has_fixed_step
+from evals.methods.base import Cost, LongContextModel, MethodSettings, Runtime, common_fields
+from evals.methods.decoding.session import GraphSession
+from evals.methods.decoding.static_decoder import decode_mode, supports_static_decoding
 from evals.methods.presets import Preset
 from evals.methods.weights import load_class, resolve, shape_config
-from evals.settings import validate
+from sharedllm.nn.base_config import head_dim, key_value_heads
+from sharedllm.nn.layers import output_head
 
 
-class BeaconSettings(BaseModel):
-    """ratio: tokens a beacon; None chooses the smallest that covers prefix + context + `reserve` tokens.
+class BeaconSettings(MethodSettings):
+    """ratio: tokens per beacon; None chooses the smallest that covers prefix + context + `reserve` tokens.
 
     The authors' rule counts the whole prompt; here the query is not known while the context is read (one read
     serves many queries), so it comes out of the reserve.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     ratio: int | None = Field(None, ge=1)
     reserve: int = Field(1024, ge=0)
 
 
-class BeaconSession(CachedSession):
-    """A context whose full windows are condensed. Answers may fill further windows: `rewind` takes them back."""
+class BeaconSession(GraphSession):
+    """A context whose full windows are condensed. Answers may fill further windows: `rewind` undoes that."""
 
-    def __init__(self, model: Any, cache: BeaconCache, ids: Sequence[int]) -> None:
+    def __init__(self, model: BeaconModel, cache: BeaconCache, ids: Sequence[int]) -> None:
         self.device = model.device
         self._model = model
         self._cache = cache
-        self._fixed = has_fixed_step(model)
+        self._static = supports_static_decoding(model)
         if ids:
             self.context_hidden = model.read(self._tensor(ids), cache, keep=1)[0]
         cache.mark()
@@ -56,15 +55,15 @@ class BeaconSession(CachedSession):
         return self._model.read(ids, self._cache)[0]
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self._model.lm_head(hidden)
+        return output_head(self._model)(hidden)
 
     def _rewind(self) -> None:
         self._cache.rewind()
 
-    def _fixed_room(self) -> int:
-        return self._cache.fill.room if self._fixed else 0
+    def _graph_room(self) -> int:
+        return self._cache.fill.room if self._static else 0
 
-    def _fixed_step(self, tokens: int) -> BeaconStep:
+    def _graph_step(self, tokens: int) -> BeaconStep:
         return BeaconStep(self._model, self._cache, tokens)
 
 
@@ -74,12 +73,12 @@ class ActivationBeacon(LongContextModel):
 
     settings_model: ClassVar[type[BaseModel]] = BeaconSettings
 
-    model: Any
+    model: BeaconModel
     settings: BeaconSettings
 
     @classmethod
-    def load(cls, preset: Preset, runtime: Runtime) -> ActivationBeacon:
-        settings = validate(BeaconSettings, preset.settings, preset.name)
+    def load(cls, preset: Preset, runtime: Runtime) -> Self:
+        settings = BeaconSettings.of(preset)
         model, tokenizer = load_class(_model_class(preset, runtime), preset.weights, runtime, preset.shape)
         config = model.config
         if settings.ratio is not None and config.beacon_window % settings.ratio:
@@ -87,25 +86,22 @@ class ActivationBeacon(LongContextModel):
                 f"The setting ratio={settings.ratio} of {preset.name} does not divide its window of "
                 f"{config.beacon_window} tokens: choose one of {', '.join(map(str, config.beacon_ratio))}."
             )
-        return cls(
-            name=preset.name,
-            tokenizer=tokenizer,
-            device=model.device,
-            dtype=model.dtype,
-            max_context=preset.max_context or covered(config, settings.ratio or max(config.beacon_ratio)),
+        fields = common_fields(
+            preset,
+            runtime,
+            model,
+            tokenizer,
             fairness={
                 "window": config.beacon_window,
                 "ratio": settings.ratio or f"smallest of {config.beacon_ratio} for length + {settings.reserve}",
                 "sinks": getattr(config, "beacon_sink_size", 0),
                 "positions": config.max_position_embeddings,
-                "kernel": runtime.attn,
-                "decode": decoding(model),
-                "dtype": runtime.dtype,
-                "trained": not runtime.random_weights,
             },
-            model=model,
-            settings=settings,
+            trained=not runtime.random_weights,
+            decode=decode_mode(model),
+            longest=covered(config, settings.ratio or max(config.beacon_ratio)),
         )
+        return cls(**fields, model=model, settings=settings)
 
     def ratio(self, context_tokens: int) -> int:
         """The ratio at which a context (with its prefix) of that length is read."""
@@ -139,7 +135,7 @@ class ActivationBeacon(LongContextModel):
     def _read_flops(self, fill: Fill, tokens: int, keep: int) -> tuple[float, Fill]:
         """FLOPs of reading `tokens` of which the last `keep` go through the whole last layer, and the fill after."""
         config, total, left = self.model.config, 0.0, tokens
-        kv = 4.0 * config.hidden_size * config.num_key_value_heads * flops.head_dim(config)
+        kv = 4.0 * config.hidden_size * key_value_heads(config) * head_dim(config)
         for before, count in fill.pieces(tokens):
             left -= count
             whole = config.num_hidden_layers - (keep <= left)
@@ -151,7 +147,7 @@ class ActivationBeacon(LongContextModel):
         return total, fill
 
 
-def _model_class(preset: Preset, runtime: Runtime) -> Any:
+def _model_class(preset: Preset, runtime: Runtime) -> type[BeaconModel]:
     """The class for the base that the preset's shape, or the config beside its weights, names."""
     if runtime.random_weights:
         config = shape_config(preset.shape)

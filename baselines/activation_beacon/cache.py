@@ -2,7 +2,7 @@
 
 A beacon stands at slot i of its window while the window is read, and moves to the next free place in memory when
 the window is full. Both places are known when its key is made, so the key is rotated for both then (the second
-is "staged"), and nothing is ever rotated again: a full window costs one copy of w/a entries a layer.
+is "staged"), and nothing is ever rotated again: a full window costs one copy of w/a entries per layer.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 class Layout:
     """Where tokens and beacons stand in a window: a beacon follows every `ratio` tokens.
 
-    window: tokens; ratio: tokens a beacon; sink: first tokens of the text whose keys and values stay for good.
+    window: tokens; ratio: tokens per beacon; sink: first tokens of the text whose keys and values stay for good.
     """
 
     window: int
@@ -77,7 +77,7 @@ class Fill:
         return max(self.memory, self.layout.sink)
 
     def add(self, tokens: int) -> Fill:
-        """After `tokens` more, at most `room`; a window that is full is condensed at once."""
+        """The fill after `tokens` more, no more than `room`; a full window is condensed at once."""
         full, seen = tokens == self.room, self.seen + tokens
         if full:
             return Fill(self.layout, self.target + self.layout.beacons, 0, seen)
@@ -92,7 +92,7 @@ class Fill:
             fill, tokens = fill.add(piece), tokens - piece
 
     def peak(self, tokens: int) -> int:
-        """Entries that reading `tokens` more needs at most, before the last full window is condensed."""
+        """The most entries that reading `tokens` more needs, before the last full window is condensed."""
         return max((f.memory + self.layout.slots(f.tokens + n) for f, n in self.pieces(tokens)), default=self.used)
 
 
@@ -119,7 +119,7 @@ class LayerState:
 class BeaconCache:
     """What was read, in every layer contiguous: sinks, beacons, then the unfinished window.
 
-    `mark` and `rewind` take back whatever was read in between, bit by bit.
+    `rewind` restores the state of the last `mark`, bit for bit.
     """
 
     SLACK = 256

@@ -10,11 +10,12 @@ Positions count what is in memory: sinks, beacons, then the tokens and beacons o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 from torch import nn
-from transformers import LlamaForCausalLM, MistralForCausalLM, PretrainedConfig, Qwen2ForCausalLM
+from transformers import LlamaForCausalLM, MistralForCausalLM, PreTrainedConfig, PreTrainedModel, Qwen2ForCausalLM
+from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import eager_attention_forward
@@ -22,6 +23,7 @@ from transformers.models.llama.modeling_llama import eager_attention_forward
 from baselines.activation_beacon.cache import BeaconCache, Layout
 from sharedllm.nn.attention import attend_last
 from sharedllm.nn.fused import add_norm, compiled, mlp, rms_norm, rotated
+from sharedllm.nn.layers import Attention, Decoder, Embedding, Projection, output_head
 
 SUPPORTED = {
     "beacon_pos": "interleave",
@@ -31,7 +33,7 @@ SUPPORTED = {
 """The published form of the method. Earlier experiments of the authors (beacons appended, step expansion) differ."""
 
 
-def check_config(config: PretrainedConfig) -> None:
+def check_config(config: PreTrainedConfig) -> None:
     """Raises ValueError where the `beacon_*` fields are missing or describe another variant of the method."""
     if getattr(config, "beacon_window", None) is None:
         raise ValueError("The config has no beacon_window: these are not the weights of an Activation Beacon model.")
@@ -47,18 +49,20 @@ def check_config(config: PretrainedConfig) -> None:
             raise ValueError(f"The ratio {ratio} does not divide the window of {config.beacon_window} tokens.")
 
 
-def covered(config: PretrainedConfig, ratio: int) -> int:
+def covered(config: PreTrainedConfig, ratio: int) -> int:
     """Longest text that stays within the base's positions at this ratio."""
-    return (config.max_position_embeddings - config.beacon_window) * ratio + config.beacon_window
+    window = int(config.beacon_window)
+    return (int(config.max_position_embeddings) - window) * ratio + window
 
 
-def adapt_ratio(config: PretrainedConfig, length: int, reserve: int = 1024) -> int:
+def adapt_ratio(config: PreTrainedConfig, length: int, reserve: int = 1024) -> int:
     """The smallest ratio at which `length` + `reserve` tokens fit the base's positions, else the largest one.
 
     The authors' rule for evaluation (`beacon_ratio_mix: adapt-1024`).
     """
-    fitting = [ratio for ratio in config.beacon_ratio if covered(config, ratio) >= length + reserve]
-    return min(fitting) if fitting else max(config.beacon_ratio)
+    ratios: list[int] = list(config.beacon_ratio)
+    fitting = [ratio for ratio in ratios if covered(config, ratio) >= length + reserve]
+    return min(fitting) if fitting else max(ratios)
 
 
 @dataclass(frozen=True)
@@ -83,27 +87,42 @@ class Rows:
     moved: tuple[torch.Tensor, torch.Tensor]
 
 
+class BeaconDecoder(Decoder, Protocol):
+    """A Llama-like stack with the beacon's embedding; its attention has `beacon_` projections (`projection`)."""
+
+    beacon_embed_tokens: Embedding
+
+
+def projection(attention: Attention, kind: str, name: str) -> Projection:
+    """A query, key or value projection (q, k, v) of tokens (kind empty) or of beacons (`beacon_`)."""
+    found: Projection = getattr(attention, f"{kind}{name}_proj")
+    return found
+
+
 class BeaconMixin:
     """Beacon parameters under the names of the released checkpoints, and a forward pass that reads in windows.
 
     Mixed into a stock causal LM whose layers are those of Llama (q, k, v, o projections and rotary embedding).
     """
 
-    model: Any
-    lm_head: Any
-    config: Any
-    post_init: Any
+    config: Any  # the class that this is mixed into has its own
 
-    def __init__(self, config: PretrainedConfig) -> None:
+    def __init__(self, config: PreTrainedConfig) -> None:
         check_config(config)
-        super().__init__(config)  # type: ignore[call-arg]
-        self.model.beacon_embed_tokens = nn.Embedding(1, config.hidden_size)
-        for layer in self.model.layers:
+        super().__init__(config)  # type: ignore[call-arg]  # the next class is the stock causal LM
+        stock = cast(PreTrainedModel, self)
+        stock.base_model.beacon_embed_tokens = nn.Embedding(1, config.hidden_size)
+        for layer in self.decoder.layers:
             for name in "qkv":
-                own = getattr(layer.self_attn, f"{name}_proj")
+                own = cast(nn.Linear, projection(layer.self_attn, "", name))
                 beacon = nn.Linear(own.in_features, own.out_features, bias=own.bias is not None)
                 setattr(layer.self_attn, f"beacon_{name}_proj", beacon)
-        self.post_init()
+        stock.post_init()  # type: ignore[no-untyped-call]  # untyped in transformers
+
+    @property
+    def decoder(self) -> BeaconDecoder:
+        """The stack of layers."""
+        return cast(BeaconDecoder, cast(PreTrainedModel, self).base_model)
 
     def new_cache(self, ratio: int) -> BeaconCache:
         """An empty cache for texts read at this ratio."""
@@ -130,12 +149,12 @@ class BeaconMixin:
 
     def _read_piece(self, ids: torch.Tensor, cache: BeaconCache, room: int, wanted: int) -> torch.Tensor:
         """Tokens of one window through all layers: final hidden states (batch, wanted, hidden)."""
-        x = self.model.embed_tokens(ids)
+        x = self.decoder.embed_tokens(ids)
         rows = self._rows(x, cache)
-        beacons = self.model.beacon_embed_tokens.weight.expand(x.shape[0], rows.count - rows.tokens, -1)
+        beacons = self.decoder.beacon_embed_tokens.weight.expand(x.shape[0], rows.count - rows.tokens, -1)
         x = torch.cat([x, beacons], dim=1)
-        for index, layer in enumerate(self.model.layers):
-            only_state = not wanted and index + 1 == len(self.model.layers)
+        for index, layer in enumerate(self.decoder.layers):
+            only_state = not wanted and index + 1 == len(self.decoder.layers)
             normed = rms_norm(layer.input_layernorm, x)
             query, key, value, moved = self._project(layer.self_attn, normed, rows, not only_state)
             keys, values = self._write(cache, index, room, rows, key, value, moved)
@@ -144,7 +163,7 @@ class BeaconMixin:
             out = causal_attention(layer.self_attn, query, keys, values)[:, rows.back]
             x, normed = add_norm(layer.post_attention_layernorm, x, layer.self_attn.o_proj(out.flatten(2)))
             x = x + mlp(layer.mlp, normed)
-        return self.model.norm(x[:, rows.tokens - wanted : rows.tokens])
+        return self.decoder.norm(x[:, rows.tokens - wanted : rows.tokens])
 
     def _rows(self, x: torch.Tensor, cache: BeaconCache) -> Rows:
         """Of a piece with embeddings x (batch, tokens, hidden), all in one window."""
@@ -159,7 +178,7 @@ class BeaconMixin:
         staged = slice(fill.tokens // ratio, (fill.tokens + tokens) // ratio)
         moved = fill.target + torch.arange(staged.start, staged.stop, device=x.device)
         slots = fill.used + row
-        cos, sin = (r[0, :, None] for r in self.model.rotary_emb(x, torch.cat([slots, moved])[None]))
+        cos, sin = (r[0, :, None] for r in self.decoder.rotary_emb(x, torch.cat([slots, moved])[None]))
         return Rows(
             count=count,
             tokens=tokens,
@@ -172,19 +191,31 @@ class BeaconMixin:
             moved=(cos[count:].repeat(batch, 1, 1), sin[count:].repeat(batch, 1, 1)),
         )
 
-    def _project(self, attn: Any, x: torch.Tensor, rows: Rows, queries: bool) -> tuple[Any, ...]:
+    def _project(
+        self, attn: Attention, x: torch.Tensor, rows: Rows, queries: bool
+    ) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Rotated queries (None unless `queries`) and keys, and values, (batch, heads, rows, head_dim) by slot; keys of
         the beacons where they move to, None without beacons."""
         parts: list[torch.Tensor | None] = []
         for kind, part in (("", x[:, : rows.tokens]), ("beacon_", x[:, rows.tokens :])):
             for name in "qkv":
                 if part.shape[1] and (queries or name != "q"):
-                    made = getattr(attn, f"{kind}{name}_proj")(part)
-                    parts.append(made.flatten(0, 1).unflatten(-1, (-1, attn.head_dim)))
+                    made = projection(attn, kind, name)(part)
+                    parts.append(torch.unflatten(made.flatten(0, 1), -1, (-1, attn.head_dim)))
                 else:
                     parts.append(None)
-        made = compiled(by_slot, x)(*parts, rows.order, rows.cos, rows.sin, *rows.moved)
-        return tuple(None if m is None else m.unflatten(0, (x.shape[0], -1)).transpose(1, 2) for m in made)
+        query, key, value, beacon_query, beacon_key, beacon_value = parts
+        assert key is not None
+        assert value is not None
+        ordered = compiled(by_slot, x)(
+            query, key, value, beacon_query, beacon_key, beacon_value, rows.order, rows.cos, rows.sin, *rows.moved
+        )
+        query, key, value, moved = (
+            None if m is None else torch.unflatten(m, 0, (x.shape[0], -1)).transpose(1, 2) for m in ordered
+        )
+        assert key is not None
+        assert value is not None
+        return query, key, value, moved
 
     def _write(
         self,
@@ -208,16 +239,16 @@ class BeaconMixin:
         self,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        past_key_values: Any = None,
+        past_key_values: Cache | BeaconCache | None = None,
         logits_to_keep: int = 0,
-        **_: Any,
+        **_: object,
     ) -> CausalLMOutputWithPast:
         """Logits of the last `logits_to_keep` tokens (0: of all), (batch, n, vocabulary), and the cache.
 
         Without a `BeaconCache` the text is taken as a new one, with the ratio that suits its length. Rows of a
         batch have equal lengths: padding would shift the beacons, so a mask with zeros is refused.
         """
-        cache: Any = past_key_values
+        cache = past_key_values
         if not isinstance(cache, BeaconCache):
             if cache is not None and cache.get_seq_length():
                 raise ValueError("Only a cache made by `new_cache` can be continued.")
@@ -225,22 +256,24 @@ class BeaconMixin:
                 raise ValueError("Padding is not supported: give texts of equal length, or one at a time.")
             cache = self.new_cache(adapt_ratio(self.config, input_ids.shape[1]))
         hidden = self.read(input_ids, cache, keep=logits_to_keep or None)
-        return CausalLMOutputWithPast(logits=self.lm_head(hidden), past_key_values=cache)
+        logits = output_head(cast(PreTrainedModel, self))(hidden)
+        return CausalLMOutputWithPast(logits=logits, past_key_values=cast(Cache, cache))
 
 
-class BeaconLlama(BeaconMixin, LlamaForCausalLM):
+class BeaconLlama(BeaconMixin, LlamaForCausalLM):  # type: ignore[no-untyped-call]  # its hook is untyped
     """Activation Beacon on a Llama base."""
 
 
-class BeaconMistral(BeaconMixin, MistralForCausalLM):
+class BeaconMistral(BeaconMixin, MistralForCausalLM):  # type: ignore[no-untyped-call]  # its hook is untyped
     """Activation Beacon on a Mistral base."""
 
 
-class BeaconQwen2(BeaconMixin, Qwen2ForCausalLM):
+class BeaconQwen2(BeaconMixin, Qwen2ForCausalLM):  # type: ignore[no-untyped-call]  # its hook is untyped
     """Activation Beacon on a Qwen2 base."""
 
 
-CLASSES = {"llama": BeaconLlama, "mistral": BeaconMistral, "qwen2": BeaconQwen2}
+BeaconModel = BeaconLlama | BeaconMistral | BeaconQwen2
+CLASSES: dict[str, type[BeaconModel]] = {"llama": BeaconLlama, "mistral": BeaconMistral, "qwen2": BeaconQwen2}
 
 
 def by_slot(
@@ -272,13 +305,16 @@ def by_slot(
     )
 
 
-def causal_attention(attn: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+def causal_attention(attn: Attention, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     """Attention of the last entries: (batch, heads, q, d) on (batch, kv heads, k, d) -> (batch, q, heads, d)."""
     kind, q, k = attn.config._attn_implementation, query.shape[2], key.shape[2]
     if kind == "sdpa":
         return attend_last(query, key, value, attn.scaling).transpose(1, 2)
+    out: torch.Tensor
     if kind == "eager":
         mask = query.new_full((q, k), -torch.inf).triu(k - q + 1)[None, None]
-        return eager_attention_forward(attn, query, key, value, mask, attn.scaling)[0]
-    attend = ALL_ATTENTION_FUNCTIONS[kind]  # flash: causal from the lower right, as needed here
-    return attend(attn, query, key, value, None, dropout=0.0, scaling=attn.scaling)[0]
+        out, _ = eager_attention_forward(cast(nn.Module, attn), query, key, value, mask, attn.scaling)
+        return out
+    attend = ALL_ATTENTION_FUNCTIONS[kind]  # flash: bottom-right causal, as needed here
+    out, _ = attend(attn, query, key, value, None, dropout=0.0, scaling=attn.scaling)
+    return out

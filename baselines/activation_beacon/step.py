@@ -1,28 +1,28 @@
-"""Activation Beacon's fixed step: one token of a window and, where one is due, the beacon behind it."""
+"""Activation Beacon's static step: one token of a window and, where one is due, the beacon after it."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from torch import nn
 
 from baselines.activation_beacon.cache import BeaconCache
-from evals.methods.decoding.static_decoder import DecoderStep, Reach, Rotation, Rows, Tail
+from baselines.activation_beacon.modeling import BeaconDecoder, BeaconModel, projection
+from evals.methods.decoding.static_attention import Reach, Tail
+from evals.methods.decoding.static_decoder import DecoderStep, Rows
 from sharedllm.nn.fused import rotate
+from sharedllm.nn.layers import Attention, Projection, Rotation, output_head
 
 
-class BeaconStep(DecoderStep):
-    """tokens: at most what the window has room for. There are two kinds of steps, with and without a beacon; tokens and
-    beacons count alike, as slots of the window."""
+class BeaconStep(DecoderStep[BeaconDecoder]):
+    """tokens: no more than the window has room for. There are two kinds of steps, with and without a beacon; tokens and
+    beacons alike take slots of the window."""
 
-    def __init__(self, model: Any, cache: BeaconCache, tokens: int) -> None:
+    def __init__(self, model: BeaconModel, cache: BeaconCache, tokens: int) -> None:
         self._fill, self._layout = cache.fill, cache.layout
         used, first = cache.fill.used, cache.fill.tokens
         slots = self._layout.slots(first + tokens) - self._layout.slots(first)
         reach = Reach(used, slots, None, model.device)
         tails = [Tail(reach, (layer.keys[:, :, :used], layer.values[:, :, :used])) for layer in cache.layers]
-        super().__init__(model.model, model.lm_head, used, [reach for _ in tails], tails)
+        super().__init__(model.decoder, output_head(model), used, [reach for _ in tails], tails)
         self.tokens, self._cache = tokens, cache
         self._beacon = torch.zeros_like(self.number)
         self._staged = [layer.staged.clone() for layer in cache.layers]
@@ -50,19 +50,17 @@ class BeaconStep(DecoderStep):
         return torch.cat([hidden, beacon], 1), torch.cat([number, number + 1])
 
     def rotation(self, hidden: torch.Tensor, position: torch.Tensor) -> Rotation:
-        """Of the rows and, behind them, of the place that a beacon moves to."""
+        """Of the rows, then of the place that a beacon moves to."""
         if self.kind:
             position = torch.cat([position, self._fill.target + self._beacon])
         return super().rotation(hidden, position)
 
-    def attend(self, index: int, attention: Any, normed: torch.Tensor, rows: Rows) -> torch.Tensor:
+    def attend(self, index: int, attention: Attention, normed: torch.Tensor, rows: Rows) -> torch.Tensor:
         cos, sin = rows.rotation
         count = len(rows.place)
         here = cos[:, :, :count], sin[:, :, :count]
         query, key, value = (
-            project(
-                getattr(attention, f"{x}_proj"), getattr(attention, f"beacon_{x}_proj"), normed, 1, attention.head_dim
-            )
+            project(projection(attention, "", x), projection(attention, "beacon_", x), normed, 1, attention.head_dim)
             for x in "qkv"
         )
         if self.kind:
@@ -85,9 +83,9 @@ class BeaconStep(DecoderStep):
         self._cache.advance(self.count)
 
 
-def project(own: nn.Linear, beacon: nn.Linear, x: torch.Tensor, tokens: int, head_dim: int) -> torch.Tensor:
+def project(own: Projection, beacon: Projection, x: torch.Tensor, tokens: int, head_dim: int) -> torch.Tensor:
     """(batch, rows, hidden) -> (batch, heads, rows, head_dim), the rows from `tokens` on by the beacons' projection."""
     out = own(x[:, :tokens])
     if x.shape[1] > tokens:
         out = torch.cat([out, beacon(x[:, tokens:])], dim=1)
-    return out.unflatten(-1, (-1, head_dim)).transpose(1, 2)
+    return torch.unflatten(out, -1, (-1, head_dim)).transpose(1, 2)

@@ -12,27 +12,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from baselines.cepe.modeling import CEPEForCausalLM, CrossAttention, CrossAttentionLayer, EncodedContext
 from evals.errors import UserError
 from evals.methods import flops
-from evals.methods.base import Cost, LongContextModel, Runtime, Session
-from evals.methods.decoding.cuda_graph import LONGEST
+from evals.methods.base import Cost, LongContextModel, MethodSettings, Runtime, Session, common_fields
+from evals.methods.decoding.buffer_session import BufferSession
 from evals.methods.decoding.deferred import DeferredSession
-from evals.methods.decoding.kv_cache import ROOM, BufferCache
+from evals.methods.decoding.kv_cache import BufferCache
 from evals.methods.decoding.prefill import read
-from evals.methods.decoding.session import CachedSession
-from evals.methods.decoding.static_decoder import CacheStep, decoding, has_fixed_step
+from evals.methods.decoding.static_decoder import CacheStep, decode_mode
 from evals.methods.presets import Preset
 from evals.methods.weights import load_class
-from evals.settings import validate
+from sharedllm.nn.layers import decoder_of, output_head
 
 
-class CEPESettings(BaseModel):
+class CEPESettings(MethodSettings):
     """window: tokens in the decoder. room: step to which query and answer are rounded up within it. chunk: tokens
     of an encoder chunk. encode_block: chunks encoded at once.
 
@@ -42,8 +41,6 @@ class CEPESettings(BaseModel):
     costs every new token their traffic.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     window: int = Field(4096, ge=2)
     room: int = Field(256, ge=1)
     chunk: int = Field(256, ge=1)
@@ -51,25 +48,21 @@ class CEPESettings(BaseModel):
     encode_block: int = Field(64, ge=1)
 
 
-class SplitSession(CachedSession):
+class SplitSession(BufferSession[CEPEForCausalLM]):
     """A context read with one split: `overflow` ids in the encoder, `running` ids in the decoder."""
 
     def __init__(
         self, model: CEPEForCausalLM, settings: CEPESettings, overflow: Sequence[int], running: Sequence[int]
     ) -> None:
-        self.device = model.device
-        self._model = model
+        super().__init__(model, kept=len(running))
         self._settings = settings
         self._encoded = self._encode(overflow) if overflow else None
-        self._cache = BufferCache(model.config.num_hidden_layers, capacity=len(running) + ROOM)
-        self._length = len(running)
-        self._fixed = has_fixed_step(model)
         if running:
             self.context_hidden = self._forward(self._tensor(running))[-1:].clone()
 
     @property
     def state_bytes(self) -> int:
-        return self._cache.nbytes + (0 if self._encoded is None else self._encoded.nbytes)
+        return super().state_bytes + (0 if self._encoded is None else self._encoded.nbytes)
 
     def _encode(self, ids: Sequence[int]) -> EncodedContext:
         chunk = self._settings.chunk
@@ -85,16 +78,7 @@ class SplitSession(CachedSession):
 
         return read(self._model, ids, self._cache.get_seq_length(), self._cache, cross, context=self._encoded)
 
-    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self._model.lm_head(hidden)
-
-    def _rewind(self) -> None:
-        self._cache.truncate(self._length)
-
-    def _fixed_room(self) -> int:
-        return LONGEST if self._fixed else 0
-
-    def _fixed_step(self, tokens: int) -> CEPEStep:
+    def _graph_step(self, tokens: int) -> CEPEStep:
         return CEPEStep(self._model, self._encoded, self._cache, tokens)
 
 
@@ -102,7 +86,7 @@ class CEPEStep(CacheStep):
     """Llama's step with the cross-attention to the encoded context."""
 
     def __init__(self, model: CEPEForCausalLM, encoded: EncodedContext | None, cache: BufferCache, tokens: int) -> None:
-        super().__init__(model.model, model.lm_head, model.config, cache, tokens)
+        super().__init__(decoder_of(model), output_head(model), model.config, cache, tokens)
         self._model, self._encoded = model, encoded
 
     def between(self, index: int, hidden: torch.Tensor) -> torch.Tensor:
@@ -116,7 +100,7 @@ class CEPESession(DeferredSession[int]):
         self._model, self._settings = method.model, method.settings
         self._prefix, self._context = list(prefix_ids), list(context_ids)
 
-    def trace(self) -> dict[str, Any]:
+    def trace(self) -> dict[str, int]:
         overflow = self.plan or 0
         return {"encoder_tokens": overflow, "decoder_tokens": len(self._context) - overflow}
 
@@ -138,27 +122,20 @@ class CEPE(LongContextModel):
     settings: CEPESettings
 
     @classmethod
-    def load(cls, preset: Preset, runtime: Runtime) -> CEPE:
-        settings = validate(CEPESettings, preset.settings, preset.name)
+    def load(cls, preset: Preset, runtime: Runtime) -> Self:
+        settings = CEPESettings.of(preset)
         model, tokenizer = load_class(CEPEForCausalLM, preset.weights, runtime, preset.shape)
         check(settings, model)
-        return cls(
-            name=preset.name,
-            tokenizer=tokenizer,
-            device=model.device,
-            dtype=model.dtype,
-            max_context=preset.max_context,
-            fairness={
-                **settings.model_dump(),
-                "kernel": runtime.attn,
-                "cross_kernel": "sdpa",
-                "decode": decoding(model),
-                "dtype": runtime.dtype,
-                "trained": not runtime.random_weights,
-            },
-            model=model,
-            settings=settings,
+        fields = common_fields(
+            preset,
+            runtime,
+            model,
+            tokenizer,
+            fairness={**settings.model_dump(), "cross_kernel": "sdpa"},
+            trained=not runtime.random_weights,
+            decode=decode_mode(model),
         )
+        return cls(**fields, model=model, settings=settings)
 
     def prefill(self, context_ids: Sequence[int], prefix_ids: Sequence[int] = ()) -> CEPESession:
         return CEPESession(self, prefix_ids, context_ids)

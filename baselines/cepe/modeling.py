@@ -26,8 +26,10 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMS
 
 from evals.errors import UserError
 from evals.methods.decoding.prefill import read_both_ways
-from evals.methods.decoding.static_decoder import has_fixed_step
+from evals.methods.decoding.static_decoder import supports_static_decoding
+from sharedllm.nn.attention import merged
 from sharedllm.nn.fused import mlp, rms_norm
+from sharedllm.nn.layers import decoder_of
 
 ENCODE_BLOCK = 64
 """Chunks encoded at once: bounds activations to 64 x 256 tokens whatever the length of the context."""
@@ -59,10 +61,10 @@ class CrossAttention(nn.Module):
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
-        self.heads = config.num_attention_heads
-        self.kv_heads = config.num_key_value_heads or self.heads
-        self.head_dim = config.hidden_size // self.heads
-        self.encoder_hidden = config.encoder_hidden_size
+        self.heads = int(config.num_attention_heads)
+        self.kv_heads = int(config.num_key_value_heads or self.heads)
+        self.head_dim = int(config.hidden_size) // self.heads
+        self.encoder_hidden = int(config.encoder_hidden_size)
         self.q_proj = nn.Linear(config.hidden_size, self.heads * self.head_dim, bias=False)
         self.k_proj = nn.Linear(self.encoder_hidden, self.kv_heads * self.head_dim, bias=False)
         self.v_proj = nn.Linear(self.encoder_hidden, self.kv_heads * self.head_dim, bias=False)
@@ -99,15 +101,16 @@ class CrossAttention(nn.Module):
         scores = wide @ states.transpose(1, 2)
         if mask is not None:
             scores = scores.masked_fill(~mask[:, None], -torch.inf)
-        mixed = (scores.softmax(-1) @ states).unflatten(1, (self.kv_heads, -1))  # sums are float32 in any dtype
+        mixed = torch.unflatten(scores.softmax(-1) @ states, 1, (self.kv_heads, -1))  # sums are float32 in any dtype
         return (mixed @ self.v_proj.weight.view(by_group).transpose(1, 2)).view(batch, heads, tokens, dim)
 
     def forward(self, hidden: torch.Tensor, context: EncodedContext, layer: int) -> torch.Tensor:
         """What is added to `hidden` (batch, tokens, hidden)."""
-        q = self.q_proj(rms_norm(self.layernorm, hidden)).unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
+        made: torch.Tensor = self.q_proj(rms_norm(self.layernorm, hidden))
+        q = torch.unflatten(made, -1, (self.heads, self.head_dim)).transpose(1, 2)
         if context.states is not None and self.absorbs(q.shape[2]):
-            parts = [self._absorbed(p, context.states, context.mask) for p in q.split(ABSORBED_TOKENS, dim=2)]
-            return self.o_proj(torch.cat(parts, dim=2).transpose(1, 2).flatten(2))
+            parts = [self._absorbed(p, context.states, context.mask) for p in torch.split(q, ABSORBED_TOKENS, dim=2)]
+            return self._output(torch.cat(parts, dim=2))
         if context.keys_values is not None:
             pair = context.keys_values[layer]
             assert pair is not None
@@ -116,10 +119,15 @@ class CrossAttention(nn.Module):
             pair = self.project(context.states)
         mask = None if context.mask is None else context.mask[:, None, None]
         out = F.scaled_dot_product_attention(q, *pair, attn_mask=mask, enable_gqa=self.heads != self.kv_heads)
-        return self.o_proj(out.transpose(1, 2).flatten(2))
+        return self._output(out)
+
+    def _output(self, heads: torch.Tensor) -> torch.Tensor:
+        """(batch, heads, tokens, head_dim) -> (batch, tokens, hidden)."""
+        out: torch.Tensor = self.o_proj(merged(heads))
+        return out
 
 
-class CrossAttentionLayer(LlamaDecoderLayer):
+class CrossAttentionLayer(LlamaDecoderLayer):  # type: ignore[no-untyped-call]  # its hook is untyped in transformers
     """A Llama layer with cross-attention between self-attention and MLP."""
 
     def __init__(self, config: LlamaConfig, layer_idx: int) -> None:
@@ -136,7 +144,7 @@ class CrossAttentionLayer(LlamaDecoderLayer):
         return hidden_states + mlp(self.mlp, rms_norm(self.post_attention_layernorm, hidden_states))
 
 
-class CEPEForCausalLM(LlamaForCausalLM):
+class CEPEForCausalLM(LlamaForCausalLM):  # type: ignore[no-untyped-call]  # its hook is untyped in transformers
     """The released form: a Llama config with `encoder_config` and `num_cross_attn_layers` as extra fields.
 
     Raises UserError for a config without an encoder, or with a variant that no released checkpoint has.
@@ -149,7 +157,7 @@ class CEPEForCausalLM(LlamaForCausalLM):
         for index in range(count - config.num_cross_attn_layers, count):
             self.model.layers[index] = CrossAttentionLayer(config, index)
         self.encoder = LlamaModel(encoder_config(config))
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]  # untyped in transformers
 
     def encode(
         self,
@@ -173,9 +181,10 @@ class CEPEForCausalLM(LlamaForCausalLM):
 
     def _encode(self, ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """Final states (chunks, length, hidden) of a block; the stock forward takes what `read_both_ways` cannot."""
-        if mask is None and has_fixed_step(self, self.encoder.config):
-            return read_both_ways(self.encoder, ids)
-        return self.encoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        if mask is None and supports_static_decoding(self, self.encoder.config):
+            return read_both_ways(decoder_of(self.encoder), ids)
+        states: torch.Tensor = self.encoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        return states
 
     def project(self, context: EncodedContext) -> EncodedContext:
         """The context as keys and values of every layer, in place of its states."""
@@ -187,11 +196,12 @@ class CEPEForCausalLM(LlamaForCausalLM):
         return replace(context, states=None, keys_values=pairs)
 
     def cross(self, index: int, hidden: torch.Tensor, context: EncodedContext | None) -> torch.Tensor:
-        """States (batch, tokens, hidden) of layer `index` behind its cross-attention, where it has one."""
+        """States (batch, tokens, hidden) of layer `index` after its cross-attention, where it has one."""
         layer = self.model.layers[index]
         if context is None or not isinstance(layer, CrossAttentionLayer):
             return hidden
-        return hidden + layer.cross_attn(hidden, context, index)
+        crossed: torch.Tensor = layer.cross_attn(hidden, context, index)
+        return hidden + crossed
 
     def forward(
         self,
@@ -207,7 +217,8 @@ class CEPEForCausalLM(LlamaForCausalLM):
         """
         if encoder_input_ids is not None:
             context = self.encode(encoder_input_ids, encoder_attention_mask)
-        return super().forward(input_ids=input_ids, context=context, **kwargs)
+        output: CausalLMOutputWithPast = super().forward(input_ids=input_ids, context=context, **kwargs)
+        return output
 
     @torch.no_grad()
     def generate(  # type: ignore[override]
@@ -227,7 +238,7 @@ class CEPEForCausalLM(LlamaForCausalLM):
 def check_config(config: LlamaConfig) -> None:
     """Raises UserError where a config is not of a form that the released checkpoints have."""
     if not isinstance(getattr(config, "encoder_config", None), dict):
-        raise UserError("This is no CEPE model: its config.json has no `encoder_config`; name one that has.")
+        raise UserError("This is not a CEPE model: its config.json has no `encoder_config`. Name a CEPE checkpoint.")
     if getattr(config, "num_cross_attn_hidden_states", 1) != 1 or getattr(config, "encoder_is_model", False):
         raise UserError("Only CEPE models whose layers all attend to one encoder's final states are supported.")
     if config.encoder_config["hidden_size"] != config.encoder_hidden_size:

@@ -5,43 +5,41 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from baselines.longllama.modeling import LongLlamaForCausalLM
 from baselines.longllama.step import LongLLaMAStep
 from evals.errors import UserError
 from evals.methods import flops
-from evals.methods.base import Cost, LongContextModel, Runtime
-from evals.methods.decoding.session import CachedSession
-from evals.methods.decoding.static_decoder import decoding, has_fixed_step
+from evals.methods.base import Cost, LongContextModel, MethodSettings, Runtime, common_fields
+from evals.methods.decoding.session import GraphSession
+from evals.methods.decoding.static_decoder import decode_mode, supports_static_decoding
 from evals.methods.presets import Preset
 from evals.methods.weights import load_class
-from evals.settings import validate
+from sharedllm.nn.layers import output_head
 
 
-class LongLLaMASettings(BaseModel):
+class LongLLaMASettings(MethodSettings):
     """last_context_length: tokens at the end of the context that stay in the local cache; what is left of the window
     is for query and answer. None takes the checkpoint's, as for mem_dtype. mem_attention_grouping: heads and queries
     that attend at a time, where a kernel that holds scores would need too much memory.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     last_context_length: int | None = Field(None, ge=1)
     mem_dtype: str | None = Field(None, pattern="^(float32|bfloat16|float16)$")
     mem_attention_grouping: tuple[int, int] | None = None
 
 
-class LongLLaMASession(CachedSession):
+class LongLLaMASession(GraphSession):
     """A prompt that has been read: memory, and the local cache of its last tokens."""
 
     def __init__(self, model: LongLlamaForCausalLM, ids: Sequence[int]) -> None:
         self.device = model.device
         self._model = model
-        self._fixed = has_fixed_step(model)
+        self._static = supports_static_decoding(model)
         self._state = model.new_state(reserve=len(ids) + model.window)
         if ids:
             hidden = model.read(self._tensor(ids), self._state, every_token=False)
@@ -56,18 +54,18 @@ class LongLLaMASession(CachedSession):
         return self._model.append(ids, self._state)[0]
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self._model.lm_head(hidden)
+        return output_head(self._model)(hidden)
 
     def _rewind(self) -> None:
         self._state.restore(self._context)
 
-    def _fixed_room(self) -> int:
-        return self._model.window - self._state.local if self._fixed else 0
+    def _graph_room(self) -> int:
+        return self._model.window - self._state.local if self._static else 0
 
-    def _fixed_step(self, tokens: int) -> LongLLaMAStep:
+    def _graph_step(self, tokens: int) -> LongLLaMAStep:
         return LongLLaMAStep(self._model, self._state, tokens)
 
-    def trace(self) -> dict[str, Any]:
+    def trace(self) -> dict[str, int]:
         return {"local_tokens": self._state.local, "memory_tokens": self._state.stored}
 
 
@@ -80,8 +78,8 @@ class LongLLaMA(LongContextModel):
     model: LongLlamaForCausalLM
 
     @classmethod
-    def load(cls, preset: Preset, runtime: Runtime) -> LongLLaMA:
-        settings = validate(LongLLaMASettings, preset.settings, preset.name)
+    def load(cls, preset: Preset, runtime: Runtime) -> Self:
+        settings = LongLLaMASettings.of(preset)
         if runtime.attn != "sdpa":
             raise UserError(f"LongLLaMA's memory attention runs on sdpa, not on {runtime.attn}: use --attn sdpa.")
         model, tokenizer = load_class(LongLlamaForCausalLM, preset.weights, runtime, preset.shape)
@@ -92,25 +90,22 @@ class LongLLaMA(LongContextModel):
                 f"The setting last_context_length of {preset.name} is {config.last_context_length}, more than its "
                 f"window of {model.window} tokens: lower it."
             )
-        return cls(
-            name=preset.name,
-            tokenizer=tokenizer,
-            device=model.device,
-            dtype=model.dtype,
-            max_context=preset.max_context,
+        fields = common_fields(
+            preset,
+            runtime,
+            model,
+            tokenizer,
             fairness={
                 "window": model.window,
                 "last_context_length": config.last_context_length,
                 "mem_layers": list(config.mem_layers),
                 "mem_dtype": config.mem_dtype,
                 "mem_attention_grouping": config.mem_attention_grouping and list(config.mem_attention_grouping),
-                "kernel": runtime.attn,
-                "decode": decoding(model),
-                "dtype": runtime.dtype,
-                "trained": not runtime.random_weights,
             },
-            model=model,
+            trained=not runtime.random_weights,
+            decode=decode_mode(model),
         )
+        return cls(**fields, model=model)
 
     @torch.inference_mode()
     def prefill(self, context_ids: Sequence[int], prefix_ids: Sequence[int] = ()) -> LongLLaMASession:
@@ -177,7 +172,7 @@ class Count:
         linear = last * flops.layer_flops(config) + 4.0 * config.hidden_size * config.hidden_size
         below = len(self.mem) - 1
         attention = (last - below) * self._attention(tokens) + below * self._attention(tokens, self.stored)
-        return tokens * linear + attention
+        return float(tokens * linear + attention)
 
     def _attention(self, tokens: int, memory: int = 0) -> float:
         return 4.0 * self.heads_width * flops.causal_pairs(tokens, self.local + memory)

@@ -55,7 +55,7 @@ class LocalLayer:
 class MemoryLayer(LocalLayer):
     """A local cache that moves into memory when it is flushed.
 
-    stored: tokens in memory. The buffer holds them and, behind them, a copy of the local cache. Memory is rounded
+    stored: tokens in memory. The buffer holds them and, after them, a copy of the local cache. Memory is rounded
     to `dtype` (the released `mem_dtype`) but held in the dtype of the model, in which it is used.
     reserve: tokens that fit before the buffer must grow, by `step` at a time.
     """
@@ -157,7 +157,7 @@ class LongLlamaState:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the tokens held; the room behind them is not counted."""
+        """Bytes of the tokens held, without the free room after them."""
         return sum(layer.nbytes for layer in self.layers)
 
 

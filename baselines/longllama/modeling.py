@@ -17,36 +17,32 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import LlamaConfig, LlamaModel
-from transformers.models.llama.modeling_llama import (
-    LlamaAttention,
-    LlamaDecoderLayer,
-    LlamaPreTrainedModel,
-)
+from transformers.models.llama.modeling_llama import LlamaPreTrainedModel
 
 from baselines.longllama.memory import LocalLayer, LongLlamaState
 from evals.errors import UserError
-from evals.methods.flops import head_dim
 from sharedllm.nn import fused
 from sharedllm.nn.attention import attend_last, merged
+from sharedllm.nn.base_config import head_dim
+from sharedllm.nn.layers import Attention, Decoder, DecoderLayer, Projection, Rotation, decoder_of, output_head
 
 ALIGNMENT = 8
 """Fused kernels want head sizes that are multiples of 8; the 3B model has 100. Padding new keys once is cheaper than
 leaving it to the kernel, which would copy the whole memory at every step."""
-Rotation = tuple[torch.Tensor, torch.Tensor]
 
 
-class LongLlamaConfig(LlamaConfig):
+class LongLlamaConfig(LlamaConfig):  # type: ignore[no-untyped-call]  # its hook is untyped in transformers
     """The released config.json: Llama's fields and those of the memory, with the released defaults."""
 
     model_type = "longllama"
-    mem_layers: tuple | list = ()
+    mem_layers: tuple[int, ...] | list[int] = ()
     mem_positionals: bool = True
     mem_dtype: str = "bfloat16"
-    mem_attention_grouping: tuple | list | None = None
+    mem_attention_grouping: tuple[int, int] | list[int] | None = None
     last_context_length: int = 1024
 
 
-class LongLlamaForCausalLM(LlamaPreTrainedModel):
+class LongLlamaForCausalLM(LlamaPreTrainedModel):  # type: ignore[no-untyped-call]  # its hook is untyped
     """`read` fills a state from a prompt and `append` continues it; a forward reads a prompt and returns logits.
 
     There is no `generate`: the loop of transformers assumes positions that count from the start of the text.
@@ -59,11 +55,17 @@ class LongLlamaForCausalLM(LlamaPreTrainedModel):
         super().__init__(config)
         self.model = LlamaModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]  # untyped in transformers
 
     @property
     def window(self) -> int:
-        return self.config.max_position_embeddings
+        """Tokens of a window and of the local cache."""
+        return int(self.config.max_position_embeddings)
+
+    @property
+    def decoder(self) -> Decoder:
+        """The stack of layers."""
+        return decoder_of(self)
 
     @property
     def padded_head_dim(self) -> int:
@@ -89,14 +91,14 @@ class LongLlamaForCausalLM(LlamaPreTrainedModel):
         """
         head = max(input_ids.shape[1] - (last_context_length or self.config.last_context_length), 0)
         hidden = []
-        for piece in input_ids[:, :head].split(self.window, dim=1) if head else ():
+        for piece in torch.split(input_ids[:, :head], self.window, dim=1) if head else ():
             if every_token:
                 hidden.append(self._read_window(piece, state))
             elif self.config.mem_layers:
                 self._remember_window(piece, state)
             state.flush()
         hidden.append(self._read_window(input_ids[:, head:], state))
-        return self.model.norm(torch.cat(hidden, dim=1))
+        return self.decoder.norm(torch.cat(hidden, dim=1))
 
     def append(self, input_ids: torch.Tensor, state: LongLlamaState) -> torch.Tensor:
         """Continue a state with ids (batch, n), n >= 1; returns final hidden states (batch, n, hidden).
@@ -111,21 +113,21 @@ class LongLlamaForCausalLM(LlamaPreTrainedModel):
             piece = input_ids[:, start : start + self.window - state.local]
             hidden.append(self._read_window(piece, state))
             start += piece.shape[1]
-        return self.model.norm(torch.cat(hidden, dim=1))
+        return self.decoder.norm(torch.cat(hidden, dim=1))
 
     def forward(self, input_ids: torch.Tensor, last_context_length: int | None = None) -> torch.Tensor:
         """Logits (batch, n, vocabulary) of every token of a prompt."""
-        return self.lm_head(self.read(input_ids, self.new_state(), last_context_length))
+        return output_head(self)(self.read(input_ids, self.new_state(), last_context_length))
 
     def _embed(self, ids: torch.Tensor, state: LongLlamaState) -> tuple[torch.Tensor, Rotation]:
         """Embeddings, and the rotation of their places in the local cache."""
-        hidden = self.model.embed_tokens(ids)
+        hidden = self.decoder.embed_tokens(ids)
         positions = torch.arange(state.local, state.local + ids.shape[1], device=ids.device)
-        return hidden, self.model.rotary_emb(hidden, positions[None])
+        return hidden, self.decoder.rotary_emb(hidden, positions[None])
 
     def _read_window(self, ids: torch.Tensor, state: LongLlamaState) -> torch.Tensor:
         hidden, rotation = self._embed(ids, state)
-        for layer, cache in zip(self.model.layers, state.layers, strict=True):
+        for layer, cache in zip(self.decoder.layers, state.layers, strict=True):
             hidden = self._layer(layer, hidden, rotation, cache)
         state.local += ids.shape[1]
         return hidden
@@ -133,35 +135,33 @@ class LongLlamaForCausalLM(LlamaPreTrainedModel):
     def _remember_window(self, ids: torch.Tensor, state: LongLlamaState) -> None:
         hidden, rotation = self._embed(ids, state)
         last = max(self.config.mem_layers)
-        for layer, cache in zip(self.model.layers[:last], state.layers, strict=False):
+        for layer, cache in zip(self.decoder.layers[:last], state.layers, strict=False):
             hidden = self._layer(layer, hidden, rotation, cache)
-        layer = self.model.layers[last]
+        layer = self.decoder.layers[last]
         normed = fused.rms_norm(layer.input_layernorm, hidden)
         state.layers[last].append(*self.keys_values(layer.self_attn, normed, rotation))
 
-    def _heads(self, projection: nn.Linear, x: torch.Tensor) -> torch.Tensor:
-        return projection(x).unflatten(-1, (self.config.num_attention_heads, -1)).transpose(1, 2)
+    def _heads(self, projection: Projection, x: torch.Tensor) -> torch.Tensor:
+        return torch.unflatten(projection(x), -1, (self.config.num_attention_heads, -1)).transpose(1, 2)
 
     def _padded(self, x: torch.Tensor) -> torch.Tensor:
         pad = self.padded_head_dim - x.shape[-1]
         return F.pad(x, (0, pad)) if pad else x
 
-    def queries(self, attention: LlamaAttention, x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
+    def queries(self, attention: Attention, x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
         """Rotated queries (batch, heads, tokens, padded head_dim)."""
         return self._padded(rotate(self._heads(attention.q_proj, x), rotation))
 
-    def keys_values(self, attention: LlamaAttention, x: torch.Tensor, rotation: Rotation) -> list[torch.Tensor]:
+    def keys_values(self, attention: Attention, x: torch.Tensor, rotation: Rotation) -> list[torch.Tensor]:
         """Keys as they are, rotated keys, and values: (batch, heads, tokens, padded head_dim)."""
         keys, values = (self._heads(p, x) for p in (attention.k_proj, attention.v_proj))
         return [self._padded(t) for t in (keys, rotate(keys, rotation), values)]
 
-    def merged(self, attention: LlamaAttention, out: torch.Tensor) -> torch.Tensor:
+    def merged(self, attention: Attention, out: torch.Tensor) -> torch.Tensor:
         """What is added to the states (batch, tokens, hidden), of attended values (batch, heads, tokens, padded d)."""
         return attention.o_proj(merged(out[..., : attention.head_dim]))
 
-    def _layer(
-        self, layer: LlamaDecoderLayer, hidden: torch.Tensor, rotation: Rotation, cache: LocalLayer
-    ) -> torch.Tensor:
+    def _layer(self, layer: DecoderLayer, hidden: torch.Tensor, rotation: Rotation, cache: LocalLayer) -> torch.Tensor:
         attention, x = layer.self_attn, fused.rms_norm(layer.input_layernorm, hidden)
         q = self.queries(attention, x, rotation)
         keys, values = cache.append(*self.keys_values(attention, x, rotation))

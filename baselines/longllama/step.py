@@ -1,19 +1,19 @@
-"""LongLLaMA's fixed step: one token behind the local cache and, in the memory layers, all of the memory."""
+"""LongLLaMA's static step: one token after the local cache and, in the memory layers, all of the memory."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 
 from baselines.longllama.memory import LongLlamaState, MemoryLayer
 from baselines.longllama.modeling import LongLlamaForCausalLM
-from evals.methods.decoding.static_decoder import DecoderStep, Reach, Rotation, Rows, Tail
+from evals.methods.decoding.static_attention import Reach, Tail
+from evals.methods.decoding.static_decoder import DecoderStep, Rows
+from sharedllm.nn.layers import Attention, Decoder, Rotation, decoder_of, output_head
 
 
-class LongLLaMAStep(DecoderStep):
-    """tokens: at most what the local cache holds before it is flushed. Memory layers also keep the keys as they are
-    before rotation, which is how they go into memory."""
+class LongLLaMAStep(DecoderStep[Decoder]):
+    """tokens: no more than the local cache takes before it is flushed. Memory layers also keep keys without rotation,
+    as memory stores them."""
 
     def __init__(self, model: LongLlamaForCausalLM, state: LongLlamaState, tokens: int) -> None:
         held = [layer.held() for layer in state.layers]
@@ -21,7 +21,7 @@ class LongLLaMAStep(DecoderStep):
         by_length = {length: Reach(length, tokens, None, model.device) for length in set(lengths)}
         reaches = [by_length[length] for length in lengths]
         tails = [Tail(reach, pair) for reach, pair in zip(reaches, held, strict=True)]
-        super().__init__(model.model, model.lm_head, state.local, reaches, tails)
+        super().__init__(decoder_of(model), output_head(model), state.local, reaches, tails)
         self._model, self._state = model, state
         self._raw = {
             index: torch.zeros_like(tail.keys)
@@ -32,7 +32,7 @@ class LongLLaMAStep(DecoderStep):
     def rotation(self, hidden: torch.Tensor, position: torch.Tensor) -> Rotation:
         return self.decoder.rotary_emb(hidden, position[None])
 
-    def attend(self, index: int, attention: Any, normed: torch.Tensor, rows: Rows) -> torch.Tensor:
+    def attend(self, index: int, attention: Attention, normed: torch.Tensor, rows: Rows) -> torch.Tensor:
         raw, keys, values = self._model.keys_values(attention, normed, rows.rotation)
         tail = self.tails[index]
         tail.write(rows.place, keys, values)

@@ -1,0 +1,1 @@
+"""StreamingLLM: `sink_cache` is the cache, `adapter` the method."""

@@ -1,7 +1,7 @@
 """StreamingLLM: attention sinks and a window of recent tokens (Xiao et al., "Efficient Streaming Language Models
 with Attention Sinks", ICLR 2024). No training and no memory beyond the window: what was evicted is gone.
 
-Two regimes, which are not equivalent and must be named beside a number:
+Two regimes give different numbers, so results name theirs:
 `token`: one token per forward, evict after it, as in the authors' perplexity loop. A token sees the whole cache.
 `chunked`: sinks + recent tokens at once, then forwards of `chunk` tokens, evict after each, as CEPE's evaluation
 drives it (Yen et al. 2024). A token also sees all earlier tokens of its chunk, up to sinks + recent + chunk keys.
@@ -11,37 +11,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
-from transformers import PretrainedConfig, PreTrainedModel
+from pydantic import BaseModel, Field
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from baselines.streaming_llm.sink_cache import Eviction, SinkCache
+from baselines.streaming_llm.step import StreamingStep
 from evals.errors import UserError
 from evals.methods import flops
-from evals.methods.base import Cost, LongContextModel, Runtime
+from evals.methods.base import Cost, LongContextModel, MethodSettings, Runtime, common_fields
 from evals.methods.decoding.prefill import read
-from evals.methods.decoding.session import CachedSession
+from evals.methods.decoding.session import GraphSession
 from evals.methods.decoding.static_decoder import (
     FAMILIES,
     LENGTH_DEPENDENT,
-    DecoderStep,
-    Reach,
-    Tail,
-    decoding,
-    has_fixed_step,
+    decode_mode,
+    supports_static_decoding,
 )
 from evals.methods.presets import Preset
 from evals.methods.weights import load_base
-from evals.settings import validate
-from sharedllm.nn.masks import sliding_window
+from sharedllm.nn.base_config import windows
+from sharedllm.nn.layers import output_head
 
 
-class StreamingSettings(BaseModel):
+class StreamingSettings(MethodSettings):
     """sinks + recent tokens stay in the cache; `chunk` is the size of a forward in the chunked regime."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     sinks: int = Field(4, ge=0)
     recent: int = Field(2044, ge=1)
@@ -53,15 +49,15 @@ class StreamingSettings(BaseModel):
         return Eviction(self.sinks, self.recent, self.chunk if self.regime == "chunked" else 1)
 
 
-class StreamingSession(CachedSession):
-    """A stream that has been read; the query and the answer go on in it and are then taken back."""
+class StreamingSession(GraphSession):
+    """A stream that has been read; the query and the answer continue it and are then rewound."""
 
     def __init__(self, model: PreTrainedModel, eviction: Eviction, ids: Sequence[int]) -> None:
         self.device = model.device
         self._model = model
         inv_freq = model.base_model.get_buffer("rotary_emb.inv_freq")
         self._cache = SinkCache(eviction, model.config, model.dtype, inv_freq)
-        self._fixed = has_fixed_step(model) and _sees_all(model.config, eviction)
+        self._static = supports_static_decoding(model) and _sees_all(model.config, eviction)
         if ids:
             for hidden in self._forwards(self._tensor(ids)):
                 self.context_hidden = hidden[-1:]
@@ -85,43 +81,16 @@ class StreamingSession(CachedSession):
             yield hidden
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self._model.get_output_embeddings()(hidden)
+        return output_head(self._model)(hidden)
 
     def _rewind(self) -> None:
         self._cache.restore(self._context)
 
-    def _fixed_room(self) -> int:
-        return self._cache.steady_room if self._fixed else 0
+    def _graph_room(self) -> int:
+        return self._cache.steady_room if self._static else 0
 
-    def _fixed_step(self, tokens: int) -> StreamingStep:
+    def _graph_step(self, tokens: int) -> StreamingStep:
         return StreamingStep(self._model, self._cache, tokens)
-
-
-class StreamingStep(DecoderStep):
-    """Between two evictions a plain step. Where one token leaves for each that comes (`SinkCache.rolling`), the recent
-    tokens are a sliding window, and the sinks are turned for every token to stand right before it."""
-
-    def __init__(self, model: Any, cache: SinkCache, tokens: int) -> None:
-        position = cache.expect(tokens)
-        sinks = cache.eviction.sinks if cache.rolling else 0
-        held, pinned = cache.held[..., sinks:, :], cache.held[..., :sinks, :]
-        length = held.shape[-2]
-        reach = Reach(length, tokens, length + 1 if cache.rolling else None, model.device, sinks)
-        layers = range(model.config.num_hidden_layers)
-        tails = [Tail(reach, tuple(held[:, i]), tuple(pinned[:, i])) for i in layers]
-        super().__init__(model.base_model, model.get_output_embeddings(), position, [reach for _ in layers], tails)
-        self._cache, self._start = cache, position - length - sinks
-
-    def run(self) -> torch.Tensor:
-        if self._cache.rolling:
-            for tail, keys in zip(self.tails, self._cache.sinks_at(self._start + self.number), strict=True):
-                tail.keys[:, :, : keys.shape[2]] = keys
-        return super().run()
-
-    def finish(self) -> None:
-        for index, tail in enumerate(self.tails):
-            self._cache.update(*tail.new(self.count), index)
-        self._cache.commit(self.count)
 
 
 @dataclass(kw_only=True)
@@ -134,27 +103,20 @@ class StreamingLLM(LongContextModel):
     eviction: Eviction
 
     @classmethod
-    def load(cls, preset: Preset, runtime: Runtime) -> StreamingLLM:
-        settings = validate(StreamingSettings, preset.settings, preset.name)
+    def load(cls, preset: Preset, runtime: Runtime) -> Self:
+        settings = StreamingSettings.of(preset)
         model, tokenizer = load_base(preset.weights, runtime, preset.shape)
         check_base(model.config, settings.eviction)
-        return cls(
-            name=preset.name,
-            tokenizer=tokenizer,
-            device=model.device,
-            dtype=model.dtype,
-            max_context=preset.max_context,
-            fairness={
-                "window": settings.eviction.capacity,
-                **settings.model_dump(),
-                "kernel": runtime.attn,
-                "decode": decoding(model) if _sees_all(model.config, settings.eviction) else "eager",
-                "dtype": runtime.dtype,
-                "trained": False,
-            },
-            model=model,
-            eviction=settings.eviction,
+        fields = common_fields(
+            preset,
+            runtime,
+            model,
+            tokenizer,
+            fairness={"window": settings.eviction.capacity, **settings.model_dump()},
+            trained=False,
+            decode=decode_mode(model) if _sees_all(model.config, settings.eviction) else "eager",
         )
+        return cls(**fields, model=model, eviction=settings.eviction)
 
     @torch.inference_mode()
     def prefill(self, context_ids: Sequence[int], prefix_ids: Sequence[int] = ()) -> StreamingSession:
@@ -177,11 +139,11 @@ class StreamingLLM(LongContextModel):
         )
 
 
-def check_base(config: PretrainedConfig, eviction: Eviction) -> None:
-    """Raises UserError for a base whose keys cannot be turned, or whose positions the forwards would leave."""
+def check_base(config: PreTrainedConfig, eviction: Eviction) -> None:
+    """Raises UserError for a base whose keys cannot be rotated, or whose positions the forwards would leave."""
     if config.model_type not in FAMILIES:
         raise UserError(
-            f"StreamingLLM turns cached keys as {', '.join(FAMILIES)} models do; "
+            f"StreamingLLM rotates cached keys as {', '.join(FAMILIES)} models do; "
             f"a base of type '{config.model_type}' needs another cache: choose one of those."
         )
     rope = config.rope_parameters["rope_type"]
@@ -195,7 +157,6 @@ def check_base(config: PretrainedConfig, eviction: Eviction) -> None:
         )
 
 
-def _sees_all(config: PretrainedConfig, eviction: Eviction) -> bool:
+def _sees_all(config: PreTrainedConfig, eviction: Eviction) -> bool:
     """Whether no layer of the base has a window shorter than what the cache may hold."""
-    windows = [sliding_window(config, index) for index in range(config.num_hidden_layers)]
-    return all(window is None or window >= eviction.capacity + eviction.step for window in windows)
+    return all(window is None or window >= eviction.capacity + eviction.step for window in windows(config))

@@ -1,21 +1,21 @@
 """The cache of StreamingLLM: attention sinks and a window of recent tokens, with positions inside the cache.
 
-What the method fixes is the distance between a query and each key: that of their slots in the cache. Rotary
-attention depends on distances alone, so the whole cache may slide: a token's position is its index in a buffer,
-the window moves along the buffer, and only the few sinks are turned to stand right before it (always from their
-first keys, so rounding does not add up). At the end of the buffer the window moves back to its start, which turns
-the recent keys once. An eviction thus costs as many tokens as there are sinks, where turning every key for every
-token, as the authors' code does, costs as much as attention itself.
+The method fixes the distance between a query and each key: that of their slots in the cache. Rotary attention depends
+on distances alone, so the whole cache may slide: a token's position is its index in a buffer, the window moves along
+the buffer, and only the few sinks are rotated to stand right before it (always from their first keys, so that rounding
+does not add up). At the end of the buffer the window moves back to its start, which rotates the recent keys once. An
+eviction thus costs as many tokens as there are sinks, where rotating every key for every token, as the authors' code
+does, costs as much as attention itself.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from transformers import Cache, PretrainedConfig
+from transformers import Cache, PreTrainedConfig
 
+from sharedllm.nn.base_config import head_dim, key_value_heads
 from sharedllm.nn.fused import rotate
 
 SPARE = 1024
@@ -77,16 +77,16 @@ class SinkCache(Cache):
     """
 
     def __init__(
-        self, eviction: Eviction, config: PretrainedConfig, dtype: torch.dtype, inv_freq: torch.Tensor
+        self, eviction: Eviction, config: PreTrainedConfig, dtype: torch.dtype, inv_freq: torch.Tensor
     ) -> None:
         super().__init__(layers=[])
         self.eviction = eviction
         self.seen = 0
         self._start = self._end = 0  # the tokens held, as indices of slots
         self._inv_freq = inv_freq.float()
-        form = (2, config.num_hidden_layers, 1, config.num_key_value_heads, 0, config.head_dim)
+        form = (2, config.num_hidden_layers, 1, key_value_heads(config), 0, head_dim(config))
         self._states = torch.empty(form, dtype=dtype, device=inv_freq.device)  # keys and values
-        self._sinks: torch.Tensor | None = None  # keys of the sinks at positions 0, 1, ..., once they were turned
+        self._sinks: torch.Tensor | None = None  # keys of the sinks at positions 0, 1, ..., once they were rotated
         self._shared = False  # whether a snapshot refers to the buffer
 
     def expect(self, tokens: int) -> int:
@@ -102,17 +102,16 @@ class SinkCache(Cache):
 
     @property
     def steady_room(self) -> int:
-        """Tokens that can be read from here on before anything else happens than, where it rolls, rolling on. The
-        slots bound the latter."""
+        """Tokens that can be read before the next eviction; where the cache rolls, before its slots run out."""
         return self.eviction.capacity if self.rolling else self.eviction.room(self.seen)
 
     def sinks_at(self, start: torch.Tensor) -> torch.Tensor:
         """Keys (layers, 1, kv_heads, sinks, head_dim) of the sinks at slots from `start` (1,) on."""
         first = self._states[0, ..., : self.eviction.sinks, :] if self._sinks is None else self._sinks
-        return self._turned(first, start)
+        return self._rotated(first, start)
 
     def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: object, **kwargs: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Append new tokens (1, kv_heads, q, head_dim); return all keys and values of the layer."""
         end = self._end + key_states.shape[-2]
@@ -148,7 +147,7 @@ class SinkCache(Cache):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the tokens held; slots before and behind them are not counted."""
+        """Bytes of the tokens held, without the free slots around them."""
         return self.held.nbytes + (0 if self._sinks is None else self._sinks.nbytes)
 
     def snapshot(self) -> Snapshot:
@@ -162,12 +161,12 @@ class SinkCache(Cache):
         self._states, self._sinks, self._shared = snapshot.states, snapshot.sinks, True
 
     def _evict(self, surplus: int) -> None:
-        """Drop the `surplus` tokens behind the sinks: the sinks move up to the window."""
+        """Drop the `surplus` tokens after the sinks: the sinks move up to the window."""
         old, count = self._start, self.eviction.sinks
         self._start = new = old + surplus
         if self._sinks is None:
             self._sinks = self._states[0, ..., :count, :].clone()  # old is 0 here
-        self._states[0, ..., new : new + count, :] = self._turned(self._sinks, new)
+        self._states[0, ..., new : new + count, :] = self._rotated(self._sinks, new)
         self._states[1, ..., new : new + count, :] = self._states[1, ..., old : old + count, :].clone()
 
     def _move(self, tokens: int) -> None:
@@ -181,11 +180,11 @@ class SinkCache(Cache):
         else:
             buffer[1, ..., :length, :] = self.held[1]
             buffer[0, ..., :sinks, :] = self._sinks
-            for new, keys in zip(buffer[0], self.held[0], strict=True):  # one layer at a time: turning takes copies
-                new[..., sinks:length, :] = self._turned(keys[..., sinks:, :], -self._start)
+            for new, keys in zip(buffer[0], self.held[0], strict=True):  # one layer at a time: rotating takes copies
+                new[..., sinks:length, :] = self._rotated(keys[..., sinks:, :], -self._start)
         self._states, self._start, self._end, self._shared = buffer, 0, length, False
 
-    def _turned(self, keys: torch.Tensor, by: int | torch.Tensor) -> torch.Tensor:
+    def _rotated(self, keys: torch.Tensor, by: int | torch.Tensor) -> torch.Tensor:
         """Keys (..., kv_heads, tokens, head_dim) moved by that many positions; by: an int or (1,)."""
         angle = by * torch.cat([self._inv_freq, self._inv_freq])[None, None, None]
-        return rotate(keys.flatten(0, -4), angle.cos(), angle.sin()).unflatten(0, keys.shape[:-3])
+        return torch.unflatten(rotate(keys.flatten(0, -4), angle.cos(), angle.sin()), 0, keys.shape[:-3])

@@ -66,8 +66,12 @@ def check(
     rolling = whole("rolling_context", rolling_context, 1)
     if longest is not None and rolling > longest:
         raise UserError(f"rolling_context={rolling} is more than max_length={longest} holds: choose a smaller one.")
+    found = on_device(device, _choice(DType, "dtype", dtype), _choice(Attention, "attn", attn))
     runtime = Runtime(
-        **on_device(device, _choice(DType, "dtype", dtype), _choice(Attention, "attn", attn)),
+        device=found["device"],
+        dtype=found["dtype"],
+        attn=found["attn"],
+        kernel_order=found["kernels"],
         random_weights=random_weights,
         offline=offline,
         checkpoint=checkpoint,

@@ -68,7 +68,7 @@ class AnyPreset(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
         self.query_tokens = asked.query_tokens
         self.rolling_context = asked.rolling_context
         self.max_gen_toks = asked.max_gen_toks
-        self._kernels = asked.runtime.kernels
+        self._kernels = asked.runtime.kernel_order
         self._prefix_token_id = asked.prefix_token_id
         self._think_end = think_end_token
         thinking = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
@@ -142,7 +142,7 @@ class AnyPreset(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
                 items.append(splitter.item(position, last(context, room)))
             else:
                 results[position] = self._score_in_windows(context, target)
-        with kernels.order(self._kernels):
+        with kernels.kernel_order(self._kernels):
             for group in _progress(by_context(items), "loglikelihood", disable_tqdm):
                 results |= self._score_group(group, requests)
         return [results[i] for i in range(len(requests))]
@@ -166,7 +166,7 @@ class AnyPreset(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
             self.max_length,
         )
         total, greedy = 0.0, True
-        with kernels.order(self._kernels):
+        with kernels.kernel_order(self._kernels):
             for before, window in self._windows(target, context[-1] if context else self.prefix_token_id, 1):
                 logprobs, same = self.model.prefill([]).score_greedy(Query(before), window)
                 total, greedy = total + float(logprobs.sum()), greedy and same
@@ -188,7 +188,7 @@ class AnyPreset(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
             if ids[:1] == [self.prefix_token_id]:  # the text brings its own
                 ids = ids[1:]
             total = 0.0
-            with kernels.order(self._kernels):
+            with kernels.kernel_order(self._kernels):
                 for before, target in self._windows(ids, self.prefix_token_id, self.rolling_context):
                     total += float(self.model.prefill(before[:-1]).score(Query(before[-1:]), target).sum())
             totals.append(total)
@@ -206,7 +206,7 @@ class AnyPreset(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
             items.append(splitter.item(position, last(self.tok_encode(request.args[0]), room)))
         texts: dict[int, str] = {}
         waiting: list[tuple[int, Request]] = []
-        with kernels.order(self._kernels):
+        with kernels.kernel_order(self._kernels):
             for group in _progress(by_context(items), "generate_until", disable_tqdm):
                 waiting += self._ask(group, limits)
                 while len(waiting) >= self.batch_size:

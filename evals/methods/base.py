@@ -9,12 +9,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict
+
+from pydantic import BaseModel, ConfigDict
+
+from evals.settings import validate
 
 if TYPE_CHECKING:  # `sharedllm-eval --list` must not wait for torch
     import torch
-    from pydantic import BaseModel
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from evals.methods.presets import Preset
 
@@ -23,13 +26,13 @@ if TYPE_CHECKING:  # `sharedllm-eval --list` must not wait for torch
 class Runtime:
     """Where and how a model runs: everything about a load that is not the method itself.
 
-    kernels: order of SDPA's back ends (`evals.methods.kernels.order`); empty: torch's own.
+    kernel_order: SDPA's back ends, preferred first (`evals.methods.kernels.kernel_order`); empty: torch's own order.
     """
 
     device: str = "cpu"
     dtype: str = "float32"
     attn: str = "sdpa"
-    kernels: tuple[str, ...] = ()
+    kernel_order: tuple[str, ...] = ()
     random_weights: bool = False
     offline: bool = False
     checkpoint: str | None = None
@@ -40,8 +43,8 @@ class Runtime:
 class Stop:
     """When generation ends before `max_new_tokens`: at any of `ids`, once `min_new_tokens` were produced.
 
-    The stop token itself is not part of the output. when: called with all new ids after each of them; true
-    ends generation, and the last id stays in the output (stop strings need it).
+    The stop token itself is not part of the output. when: called with all new ids after each new one. True ends
+    generation and keeps the last id in the output, because stop strings need it.
     """
 
     ids: frozenset[int] = frozenset()
@@ -67,10 +70,10 @@ class Cost:
     """Arithmetic and memory traffic of one request, by formula; the roofline columns divide by these.
 
     prefill_flops: multiply-adds x 2 until the first token (context and query read).
-    decode_flops: of one further token.
+    decode_flops: the same per further token.
     weight_bytes: parameters as stored on the device.
     state_bytes: what the session keeps between two tokens (KV cache, memories, compressed context).
-    decode_bytes: weights and state that one further token must read.
+    decode_bytes: weights and state that each further token must read.
     """
 
     prefill_flops: float
@@ -78,6 +81,10 @@ class Cost:
     weight_bytes: int
     state_bytes: int
     decode_bytes: int
+
+
+class NotFiniteError(ArithmeticError):
+    """The model produced NaN or infinite logits where an answer was due: there is nothing to choose from."""
 
 
 class Session(ABC):
@@ -94,14 +101,15 @@ class Session(ABC):
         """Greedy continuation of context + query.
 
         on_token is called with each new token as soon as it is known on the host: the time of its first call
-        is the time to first token.
+        is the time to first token. Raises NotFiniteError where logits are NaN or infinite.
         """
 
     @abstractmethod
     def score(self, query: Query, target_ids: Sequence[int]) -> torch.Tensor:
         """Log-probability of each target token after context + query + the targets before it.
 
-        Returns float32 of shape (len(target_ids),) on the CPU. Never holds (tokens x vocabulary) logits.
+        Returns float32 of shape (len(target_ids),) on the CPU. Never holds (tokens x vocabulary) logits. Values may
+        be NaN where the model's logits are; whoever uses them checks.
         """
 
     def score_greedy(self, query: Query, target_ids: Sequence[int]) -> tuple[torch.Tensor, bool]:
@@ -115,7 +123,7 @@ class Session(ABC):
         """Bytes held for the context between two calls."""
 
     def trace(self) -> dict[str, Any]:
-        """What the method did with the context in the last call, as JSON (for instance which tree nodes it kept)."""
+        """What the method did with the context in the last call, as JSON: for instance which tree nodes it kept."""
         return {}
 
 
@@ -129,12 +137,61 @@ class Request:
     stop: Stop | None = None
 
 
+class MethodSettings(BaseModel):
+    """Settings of a method, with their defaults and ranges. Unknown keys, NaN and infinity are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @classmethod
+    def of(cls, preset: Preset) -> Self:
+        """The settings of a preset. Raises UserError that names preset, key and reason."""
+        return validate(cls, preset.settings, preset.name)
+
+
+class CommonFields(TypedDict):
+    """The fields that every method has; see `LongContextModel`."""
+
+    name: str
+    tokenizer: PreTrainedTokenizerBase
+    device: torch.device
+    dtype: torch.dtype
+    max_context: int | None
+    fairness: dict[str, Any]
+
+
+def common_fields(
+    preset: Preset,
+    runtime: Runtime,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    fairness: dict[str, Any],
+    trained: bool,
+    decode: str = "eager",
+    longest: int | None = None,
+) -> CommonFields:
+    """Constructor fields that a method takes over from its preset, the runtime and the loaded base.
+
+    fairness: entries of the method's own; kernel, decode, dtype and trained follow them. trained: whether the weights
+    were trained for this method. decode: `decode_mode` of a method with CUDA graphs. longest: tokens that the method
+    was made for, where the preset does not say.
+    """
+    return CommonFields(
+        name=preset.name,
+        tokenizer=tokenizer,
+        device=model.device,
+        dtype=model.dtype,
+        max_context=preset.max_context or longest,
+        fairness={**fairness, "kernel": runtime.attn, "decode": decode, "dtype": runtime.dtype, "trained": trained},
+    )
+
+
 @dataclass
 class LongContextModel(ABC):
     """A loaded method. Subclasses add what they need; the fields below are what the harness reads."""
 
     settings_model: ClassVar[type[BaseModel] | None] = None
-    """Settings that the method declares (`--set`, preset); None: those that its preset lists."""
+    """Settings that the method declares (`--set`, preset), a `MethodSettings`; None: those that its preset lists."""
 
     name: str
     tokenizer: PreTrainedTokenizerBase
@@ -152,7 +209,7 @@ class LongContextModel(ABC):
 
     @classmethod
     def settings_in_force(cls, preset: Preset) -> dict[str, Any]:
-        """Values of the settings of a preset that are not the defaults of `settings_model`, without loading it."""
+        """Settings of a preset that differ from the defaults of `settings_model`, without loading the model."""
         return preset.settings
 
     @abstractmethod
@@ -165,7 +222,7 @@ class LongContextModel(ABC):
         """
 
     def generate_batch(self, requests: Sequence[Request]) -> list[list[int]]:
-        """New ids of each request, as `Session.generate` gives them; sessions of this model, which may repeat.
+        """New ids of each request, as `Session.generate` gives them. Sessions are of this model and may repeat.
 
         A method that can decode several requests in one step overrides this.
         """

@@ -20,8 +20,8 @@ from evals.methods import flops
 from evals.methods.base import Cost, LongContextModel, Query, Runtime, Session
 from evals.methods.decoding.cuda_graph import LONGEST
 from evals.methods.decoding.kv_cache import BufferCache
-from evals.methods.decoding.session import CachedSession
-from evals.methods.decoding.static_decoder import CacheStep, decoding, has_fixed_step
+from evals.methods.decoding.session import GraphSession
+from evals.methods.decoding.static_decoder import CacheStep, decode_mode, supports_static_decoding
 from evals.methods.presets import Preset
 from evals.methods.weights import load_base
 from evals.settings import validate
@@ -49,7 +49,7 @@ class SharedLLMSettings(BaseModel):
     fine_chunks: int | None = Field(None, description="chunks with whole leaves, those that match best; null: all")
 
 
-class SharedLLMSession(CachedSession):
+class SharedLLMSession(GraphSession):
     """A context whose chunks are compressed once, or for every question where the policy searches.
 
     The lead (prefix and remainder) is read with the first query and kept; queries are taken back.
@@ -66,7 +66,7 @@ class SharedLLMSession(CachedSession):
         self._span: tuple[int, int] | None = None
         self._asked: tuple[Any, ...] | None = None
         self._fresh = True
-        self._fixed = has_fixed_step(model, model.config.base_config)
+        self._static = supports_static_decoding(model, model.config.base_config)
         if not self._searches:
             self._read_plain()
 
@@ -142,10 +142,10 @@ class SharedLLMSession(CachedSession):
     def _rewind(self) -> None:
         self._cache.truncate(len(self._lead))
 
-    def _fixed_room(self) -> int:
-        return LONGEST if self._fixed else 0
+    def _graph_room(self) -> int:
+        return LONGEST if self._static else 0
 
-    def _fixed_step(self, tokens: int) -> SharedLLMStep:
+    def _graph_step(self, tokens: int) -> SharedLLMStep:
         return SharedLLMStep(self._model, self._compressed, self._cache, tokens)
 
 
@@ -227,7 +227,7 @@ class SharedLLM(LongContextModel):
                 "injection": f"{len(config.injection_layers)} layers from {config.injection_layers[0]}",
                 "policy": config.policy,
                 "kernel": runtime.attn,
-                "decode": decoding(model, config.base_config),
+                "decode": decode_mode(model, config.base_config),
                 "dtype": runtime.dtype,
                 "trained": preset.adapter is not None and not runtime.random_weights,
             },

@@ -91,7 +91,7 @@ class Engine:
             self._measure_isolated(isolated)
         if not todo:
             return
-        with attention.order(todo[0].model.runtime.kernels):
+        with attention.kernel_order(todo[0].model.runtime.kernel_order):
             self._run_here(todo)
 
     def _run_here(self, todo: Sequence[Cell]) -> None:
@@ -159,7 +159,7 @@ class Engine:
     def _note_model(self, choice: ModelChoice, fairness: dict[str, Any]) -> None:
         self.run.meta["models"][choice.name] = {
             "preset": choice.preset.model_dump(mode="json"),
-            "budget": {**fairness, "kernel order": list(kernels)} if (kernels := choice.runtime.kernels) else fairness,
+            "budget": {**fairness, "kernel order": list(order)} if (order := choice.runtime.kernel_order) else fairness,
             "identity": digest(choice.identity),
         }
         self.run.save()

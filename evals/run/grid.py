@@ -52,7 +52,7 @@ class ModelChoice:
             "settings": settings,
             "weights": self._weights(),
             "dtype": self.runtime.dtype,
-            "attn": " ".join((self.runtime.attn, *self.runtime.kernels)),
+            "attn": " ".join((self.runtime.attn, *self.runtime.kernel_order)),
         }
 
     def _weights(self) -> dict[str, Any]:

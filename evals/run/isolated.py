@@ -107,7 +107,7 @@ def _child(connection: Connection, cells: list[Cell]) -> None:
     """Load the model of the cells, measure each, send `Loaded` and `Result`s; None where the rest needs a new child."""
     end_with_parent()  # a child that went on measuring would slow down and crowd the run that resumes
     os.dup2(2, 1)  # stdout belongs to the parent's table
-    with attention.order(cells[0].model.runtime.kernels):
+    with attention.kernel_order(cells[0].model.runtime.kernel_order):
         _measure_all(connection, cells)
 
 

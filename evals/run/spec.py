@@ -69,7 +69,7 @@ class RunSpec(BaseModel):
             device=self.device,
             dtype=self.dtype,
             attn=self.attn,
-            kernels=self.kernels,
+            kernel_order=self.kernels,
             random_weights=self.random_weights,
             offline=self.offline,
             checkpoint=str(self.checkpoint) if self.checkpoint else None,

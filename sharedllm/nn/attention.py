@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,51 +19,53 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import eager_attention_forward
 
 from sharedllm.nn.fused import add_norm, mlp, rotate
+from sharedllm.nn.layers import Attention, DecoderLayer, Rotation
 
-Corner = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float | None], torch.Tensor]
+BottomRightKernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float | None], torch.Tensor]
 """(query, key, value, scale) -> output, shapes and mask as in `attend_last`."""
-_corner: ContextVar[Corner | None] = ContextVar("corner", default=None)
-CORNER_ROWS = 2048
-"""Queries from which `corner_kernel` is asked. Fewer take so little time that what Python does to launch such a kernel
-counts: with flash-attn-4 windows of 2048 were read 8 to 10 % faster on an H100, windows of 1152 up to 9 % slower."""
+_kernel: ContextVar[BottomRightKernel | None] = ContextVar("bottom_right_kernel", default=None)
+KERNEL_ROWS = 2048
+"""The fewest queries for which `bottom_right_kernel` is used. With fewer, launching such a kernel from Python takes too
+large a share: with flash-attn-4, windows of 2048 were read 8 to 10 % faster on an H100, windows of 1152 up to 9 %
+slower."""
 
 
 @contextmanager
-def corner_kernel(kernel: Corner) -> Iterator[None]:
-    """Within it, `kernel` computes attention with the corner at the end, of half-precision inference."""
-    token = _corner.set(kernel)
+def bottom_right_kernel(kernel: BottomRightKernel) -> Iterator[None]:
+    """Within it, `kernel` computes bottom-right causal attention of half-precision inference."""
+    token = _kernel.set(kernel)
     try:
         yield
     finally:
-        _corner.reset(token)
+        _kernel.reset(token)
 
 
-def project_queries(attention: Any, hidden: torch.Tensor) -> torch.Tensor:
+def project_queries(attention: Attention, hidden: torch.Tensor) -> torch.Tensor:
     """Queries (B, q, S, d) before rotation, with the base's per-head norm where it has one (Qwen3)."""
     query = _heads(attention.q_proj(hidden), attention)
     return attention.q_norm(query).transpose(1, 2) if hasattr(attention, "q_norm") else query.transpose(1, 2)
 
 
-def project_keys(attention: Any, hidden: torch.Tensor) -> torch.Tensor:
+def project_keys(attention: Attention, hidden: torch.Tensor) -> torch.Tensor:
     """Keys (B, kv, S, d) before rotation."""
     key = _heads(attention.k_proj(hidden), attention)
     return attention.k_norm(key).transpose(1, 2) if hasattr(attention, "k_norm") else key.transpose(1, 2)
 
 
-def project_values(attention: Any, hidden: torch.Tensor) -> torch.Tensor:
+def project_values(attention: Attention, hidden: torch.Tensor) -> torch.Tensor:
     """Values (B, kv, S, d)."""
     return _heads(attention.v_proj(hidden), attention).transpose(1, 2)
 
 
-def _heads(x: torch.Tensor, attention: Any) -> torch.Tensor:
-    return x.unflatten(-1, (-1, attention.head_dim))
+def _heads(x: torch.Tensor, attention: Attention) -> torch.Tensor:
+    return torch.unflatten(x, -1, (-1, attention.head_dim))
 
 
 def self_attention(
-    attention: Any,
+    attention: Attention,
     normed: torch.Tensor,
     mask: torch.Tensor | None,
-    rotation: tuple[torch.Tensor, torch.Tensor],
+    rotation: Rotation,
     cache: Cache | None,
 ) -> torch.Tensor:
     """The base's self-attention over normed states (B, S, H), with its kernel, cache and grouped heads.
@@ -81,8 +82,10 @@ def self_attention(
         return attention.o_proj(merged(attend_last(query, key, value, attention.scaling, dropout)))
     kernel = ALL_ATTENTION_FUNCTIONS.get_interface(attention.config._attn_implementation, eager_attention_forward)
     window = getattr(attention, "sliding_window", getattr(attention.config, "sliding_window", None))
-    scaling: float = attention.scaling
-    out, _ = kernel(attention, query, key, value, mask, dropout=dropout, scaling=scaling, sliding_window=window)
+    out: torch.Tensor
+    out, _ = kernel(
+        attention, query, key, value, mask, dropout=dropout, scaling=attention.scaling, sliding_window=window
+    )
     return attention.o_proj(out.flatten(2))
 
 
@@ -111,24 +114,24 @@ def attend_last(
 ) -> torch.Tensor:
     """Causal attention of queries that stand at the end of the keys: (B, q, S, d) on (B, kv, keys, d) -> (B, q, S, d).
 
-    The corner of the causal kernel is at the end, so on a GPU there is no mask in memory, which would keep SDPA from
-    its fastest kernels. That goes for a single query as well, whose keys grow with every token: cuDNN, torch's choice
-    for it, would plan anew for every length (50 ms on an H100; benchmarks/attention_kernels.py). scale: of the scores,
-    d ** -0.5 by default. See also `corner_kernel`.
+    A bottom-right causal mask: on a GPU kernels apply it without a tensor, which would keep SDPA from its fastest ones.
+    This holds for a single query as well, whose keys grow with every token: cuDNN, torch's choice for it, would plan
+    anew for every length (50 ms on an H100; benchmarks/attention_kernels.py). scale: of the scores, d ** -0.5 by
+    default. See also `bottom_right_kernel`.
     """
     queries, keys, grouped = query.shape[2], key.shape[2], query.shape[1] != key.shape[1]
-    kernel = _corner.get()
-    if kernel and CORNER_ROWS <= queries < keys and query.dtype.itemsize == 2 and not torch.is_grad_enabled():
+    kernel = _kernel.get()
+    if kernel and KERNEL_ROWS <= queries < keys and query.dtype.itemsize == 2 and not torch.is_grad_enabled():
         return kernel(query, key, value, scale)
     bias: torch.Tensor | None = None
     causal = queries == keys > 1
     if queries < keys and (query.is_cuda or queries > 1):
         if query.is_cuda:
             bias = causal_lower_right(queries, keys)
-        else:  # no kernel has that corner there
+        else:  # no kernel has that mask there
             bias = torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)
         if grouped and not can_use_flash_attention(SDPAParams(query, key, value, None, dropout, False, True)):
-            repeats = query.shape[1] // key.shape[1]  # only flash kernels know both this corner and grouped heads
+            repeats = query.shape[1] // key.shape[1]  # only flash kernels know both this mask and grouped heads
             key, value, grouped = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1), False
     return F.scaled_dot_product_attention(query, key, value, bias, dropout, causal, scale=scale, enable_gqa=grouped)
 
@@ -140,12 +143,12 @@ def merged(heads: torch.Tensor) -> torch.Tensor:
 
 def attend_nodes(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, sizes: list[int]) -> torch.Tensor:
     """Causal attention inside each of the packed nodes: (B, heads, S, d) -> (B, S, heads * d), S = sum(sizes)."""
-    parts = zip(query.split(sizes, 2), key.split(sizes, 2), value.split(sizes, 2), strict=True)
+    parts = zip(*(torch.split(x, sizes, 2) for x in (query, key, value)), strict=True)
     return torch.cat([attend(q, k, v, causal=True) for q, k, v in parts], 1)
 
 
-def finish_layer(layer: Any, residual: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
-    """Output projection and MLP of a decoder layer behind its attention: (B, S, H) and (B, S, heads * d)."""
+def finish_layer(layer: DecoderLayer, residual: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+    """Output projection and MLP of a decoder layer after its attention: (B, S, H) and (B, S, heads * d)."""
     hidden, normed = add_norm(layer.post_attention_layernorm, residual, layer.self_attn.o_proj(attended))
     return hidden + mlp(layer.mlp, normed)
 
@@ -154,7 +157,7 @@ def take(x: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     """x (B, S, ...) at tokens (B, T) -> (B, T, ...): whole rows, which is much faster than `gather`."""
     tokens = tokens.to(x.device)
     first = torch.arange(len(x), device=x.device)[:, None] * x.shape[1]
-    return x.flatten(0, 1).index_select(0, (tokens + first).flatten()).unflatten(0, tokens.shape)
+    return torch.unflatten(x.flatten(0, 1).index_select(0, (tokens + first).flatten()), 0, tokens.shape)
 
 
 def rows(x: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """Elementwise pieces of a decoder layer, each in one pass over memory.
 
-A stock layer walks through memory a dozen times for its norms, its rotation and its gate: at the LLaMA-2-7B shape that
-is a quarter of a long prefill and half of the kernels of a decoding step. On a GPU, outside training, these pieces are
+A stock layer reads and writes memory a dozen times for its norms, rotation and gate: at the LLaMA-2-7B shape that is a
+quarter of a long prefill and half of the kernels of a decoding step. On a GPU, outside training, these pieces are
 compiled by torch.compile, a few seconds once for all layers and lengths; matrix products stay with cuBLAS and attention
 with SDPA. Everywhere else (CPU, gradients, inside a graph that is compiled as a whole) the plain form runs.
 """
@@ -11,19 +11,25 @@ from __future__ import annotations
 import functools
 import importlib.util
 from collections.abc import Callable
-from typing import Any
+from typing import ParamSpec, TypeVar
 
 import torch
 
+from sharedllm.nn.layers import GatedMLP, Norm
 
-def rms_norm(norm: Any, x: torch.Tensor) -> torch.Tensor:
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def rms_norm(norm: Norm, x: torch.Tensor) -> torch.Tensor:
     """norm(x) for the base's RMS norm; x (..., H)."""
     if not _compiles(x):
         return norm(x)
-    return _compiled(_rms_norm)(_rows(x), norm.weight, norm.variance_epsilon).view(x.shape)
+    normed: torch.Tensor = _compiled(_rms_norm)(_rows(x), norm.weight, norm.variance_epsilon)
+    return normed.view(x.shape)
 
 
-def add_norm(norm: Any, x: torch.Tensor, update: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def add_norm(norm: Norm, x: torch.Tensor, update: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(x + update, norm(x + update)), all (..., H)."""
     if not _compiles(x):
         x = x.to(update.device) + update
@@ -32,7 +38,7 @@ def add_norm(norm: Any, x: torch.Tensor, update: torch.Tensor) -> tuple[torch.Te
     return total.view(x.shape), normed.view(x.shape)
 
 
-def mlp(block: Any, x: torch.Tensor) -> torch.Tensor:
+def mlp(block: GatedMLP, x: torch.Tensor) -> torch.Tensor:
     """block(x) for the base's gated MLP; x (..., H)."""
     if not _compiles(x):
         return block(x)
@@ -43,15 +49,16 @@ def mlp(block: Any, x: torch.Tensor) -> torch.Tensor:
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Rotary embedding of x (B, heads, S, d) by cos and sin that broadcast to it.
 
-    Dimension i turns with i + d / 2, as in Llama, Mistral and Qwen. Where cos and sin are wider than x (float32), it is
-    rounded once, at the end.
+    Dimension i is paired with i + d / 2, as in Llama, Mistral and Qwen. Where cos and sin are wider than x (float32),
+    the result is rounded once, at the end.
     """
     cos, sin = cos.to(x.device), sin.to(x.device)
     if not _compiles(x):
         return rotated(x, cos, sin)
     tokens = x.transpose(1, 2).contiguous()  # as projections leave it in memory
     rotation = (t.expand(len(x), 1, x.shape[2], -1).reshape(-1, 1, x.shape[-1]) for t in (cos, sin))
-    return _compiled(rotated)(tokens.flatten(0, 1), *rotation).view(tokens.shape).transpose(1, 2)
+    made: torch.Tensor = _compiled(rotated)(tokens.flatten(0, 1), *rotation)
+    return made.view(tokens.shape).transpose(1, 2)
 
 
 def attend_more(
@@ -63,18 +70,18 @@ def attend_more(
     log_sum: torch.Tensor,
     scale: float,
 ) -> torch.Tensor:
-    """Attention to a few more keys, behind a mask: what one softmax over these and those attended to before gives.
+    """Add a few masked keys to attention that has been computed: the result of one softmax over all keys.
 
-    keys, values: (n, kv, d). query: (kv, groups, q, d). bias: (q, n) added to the scores. out, log_sum: the result
-    (kv, groups, q, d) over the keys before, and the log of the sum of its exponentials (kv, groups, q) in float32.
+    keys, values: (n, kv, d). query: (kv, groups, q, d). bias: (q, n), added to the scores. out, log_sum: attention
+    (kv, groups, q, d) over the earlier keys, and its log-sum-exp (kv, groups, q) in float32.
     """
     return compiled(_attend_more, query)(keys, values, query, bias, out, log_sum, scale)
 
 
-def compiled(function: Callable[..., Any], x: torch.Tensor) -> Callable[..., Any]:
+def compiled(function: Callable[P, T], x: torch.Tensor) -> Callable[P, T]:
     """`function`, compiled where that pays for tensors like `x`.
 
-    Of its tensors with two dimensions or more, the first may differ from call to call; all other sizes are the model's.
+    In tensors of two or more dimensions the first may change between calls; all other sizes are the model's.
     """
     return _compiled(function) if _compiles(x) else function
 
@@ -89,14 +96,14 @@ def _has_triton() -> bool:
 
 
 @functools.cache
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def _compiled(function: Callable[P, T]) -> Callable[P, T]:
     made = torch.compile(function)
 
-    def call(*args: Any) -> Any:
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
         for arg in args:  # one graph for any number of rows
             if isinstance(arg, torch.Tensor) and arg.ndim > 1:
                 torch._dynamo.maybe_mark_dynamic(arg, 0)
-        return made(*args)
+        return made(*args, **kwargs)
 
     return call
 

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from transformers import PreTrainedConfig
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, CacheLayerMixin
 
-
-def sliding_window(config: PreTrainedConfig, index: int) -> int | None:
-    """Tokens that a layer of the base looks back, itself included; None where it sees everything."""
-    kinds = getattr(config, "layer_types", None)
-    if kinds is not None and kinds[index] != "sliding_attention":
-        return None
-    return getattr(config, "sliding_window", None)
+from sharedllm.nn.base_config import sliding_window
 
 
 class Masks:
@@ -41,11 +33,13 @@ class Masks:
         return self.built[keys, window]
 
     def _cached(self, index: int) -> int:
-        """Keys that the layer's cache will hand back beside the new ones (fewer in a sliding window)."""
+        """Keys that the layer's cache will return before the new ones (fewer in a sliding window)."""
         if self.cache is None or len(self.cache.layers) <= index:
             return 0
-        stored: Any = self.cache.layers[index]
-        return stored.keys.shape[-2] if stored.is_initialized else 0
+        layer = self.cache.layers[index]
+        if not isinstance(layer, CacheLayerMixin) or not layer.is_initialized or layer.keys is None:
+            return 0
+        return layer.keys.shape[-2]
 
 
 def causal_mask(

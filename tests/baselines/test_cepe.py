@@ -245,7 +245,7 @@ def preset(source: str, **settings: Any) -> Preset:
 
 def test_a_plain_llama_is_refused(tmp_path: Path) -> None:
     write_release(tmp_path, "model", leave_out=["encoder_config"])
-    with pytest.raises(UserError, match="no CEPE model"):
+    with pytest.raises(UserError, match="not a CEPE model"):
         CEPE.load(preset(str(tmp_path)), Runtime())
 
 

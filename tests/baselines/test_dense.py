@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import GptOssConfig, LlamaConfig
 
-from baselines.dense import FullAttention, Truncated, check_base, context_room
+from baselines.dense import FullAttention, check_base
+from baselines.truncated import Truncated, context_room
 from evals.errors import UserError
 from evals.methods import flops, presets
 from evals.methods.base import Query, Runtime, Stop

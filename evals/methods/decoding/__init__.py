@@ -1,0 +1,1 @@
+"""What adapters are made of: caches, sessions, prefill, static decoding and CUDA graphs."""

@@ -1,9 +1,9 @@
 """Greedy decoding of several dense requests at once.
 
-Every request is read on its own: reading keeps a device busy by itself, and needs neither padding nor a mask. Then
-the keys and values are laid side by side, padded on the left, and all requests take each step together: a step of
-one request leaves most of a GPU idle. So the tokens are those of decoding one request at a time (the same sums in
-another order: exact in float32 up to ties).
+Each request is read on its own: reading keeps a device busy by itself, and needs neither padding nor a mask. Then
+keys and values are laid side by side, padded on the left, and all requests take each step together, because a step of
+one request leaves most of a GPU idle. The tokens are those of decoding one request at a time: the same sums in
+another order, exact in float32 up to ties.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Protocol, cast
 import torch
 from transformers import PreTrainedModel
 
-from evals.methods.base import Query, Request, Stop
+from evals.methods.base import NotFiniteError, Query, Request, Stop
 from evals.methods.decoding.kv_cache import BufferCache
-
-KeysValues = tuple[torch.Tensor, torch.Tensor]
+from evals.methods.decoding.session import NOT_FINITE
+from sharedllm.nn.layers import KeysValues, output_head
 
 
 class Appendable(Protocol):
@@ -38,7 +38,7 @@ def generate_together(model: PreTrainedModel, requests: Sequence[Request]) -> li
     longest, steps = max(lengths), max(request.max_new_tokens for request in requests)
     columns = torch.arange(longest + steps, device=model.device)
     mask = (columns >= (longest - positions)[:, None]).long()
-    head = model.get_output_embeddings()
+    head = output_head(model)
     new: list[list[int]] = [[] for _ in requests]
     running = [request.max_new_tokens > 0 for request in requests]
     for step in range(steps):
@@ -48,7 +48,10 @@ def generate_together(model: PreTrainedModel, requests: Sequence[Request]) -> li
             if stop.ids and len(new[row]) < stop.min_new_tokens:
                 logits[row, list(stop.ids)] = -torch.inf
         tokens = logits.argmax(dim=-1)
-        for row, token in enumerate(tokens.tolist()):
+        finite = logits.gather(1, tokens[:, None])[:, 0].isfinite()  # the largest is NaN where any is
+        for row, (token, usable) in enumerate(torch.stack([tokens, finite]).T.tolist()):
+            if running[row] and not usable:
+                raise NotFiniteError(NOT_FINITE)
             running[row] = running[row] and _take(new[row], token, requests[row])
         if not any(running):
             break
@@ -64,7 +67,7 @@ def generate_together(model: PreTrainedModel, requests: Sequence[Request]) -> li
 
 
 def _take(new: list[int], token: int, request: Request) -> bool:
-    """Add a token to what a request has; whether the request goes on."""
+    """Add a token to the answer of a request; whether the request continues."""
     stop = request.stop or Stop()
     if token in stop.ids:
         return False

@@ -1,8 +1,8 @@
-"""Decoding with steps whose operations and shapes never change, so that a GPU can replay them as a graph.
+"""Decoding steps whose operations and shapes never change, so that a GPU can replay them as a CUDA graph.
 
-Launching the kernels of one token from Python takes several times as long as running them. A fixed step reads its
-token and its place from tensors on the device and writes nothing that the host would have to know: captured once in a
-CUDA graph, it costs one launch a token.
+Launching the kernels of one token from Python takes several times as long as running them. A static step reads its
+token and its position from tensors on the device and writes nothing that the host must know: captured once in a
+CUDA graph, it costs one launch per token.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 FEWEST = 8
-"""Tokens below which a graph does not pay: capturing costs about one token that is launched kernel by kernel."""
+"""Tokens below which a graph does not pay: capturing costs about as much as one token without a graph."""
 LONGEST = 256
 """Tokens that one step object takes: it holds, and attends to, the places of all of them from the start."""
 
@@ -24,10 +23,10 @@ FREE = 256 << 20
 """Bytes of the device that must be free for a capture."""
 
 
-class FixedStep(ABC):
-    """Reads up to `tokens` tokens, one a run, behind a state that it leaves as it is until `finish`.
+class StaticStep(ABC):
+    """Reads up to `tokens` tokens, one per run, on top of a state that does not change until `finish`.
 
-    token: (1, 1) the id to read. number: (1,) how many were read before it, or what a method counts instead. Both
+    token: (1, 1), the id to read. number: (1,), how many were read before it, or what a method counts instead. Both
     are on the device and set before each run, so a run that is repeated writes the same to the same place.
     count: tokens read so far.
     """
@@ -49,20 +48,20 @@ class FixedStep(ABC):
 
     @abstractmethod
     def run(self) -> torch.Tensor:
-        """Logits (1, vocabulary) after the token. No value may come from or go to the host."""
+        """Logits (1, vocabulary) after the token. No value may move between host and device."""
 
     @abstractmethod
     def finish(self) -> None:
         """Add the `count` tokens read to the state, as if it had read them itself."""
 
 
-class Replay:
-    """Runs a fixed step; on a GPU the second run of a kind is captured, and replayed from then on.
+class GraphRunner:
+    """Runs a static step; on a GPU the second run of a kind is captured, and replayed from then on.
 
     The first one is launched as it is: kernels are chosen, compiled and loaded then, which no capture allows.
     """
 
-    def __init__(self, step: FixedStep) -> None:
+    def __init__(self, step: StaticStep) -> None:
         self.step = step
         self._started: set[Hashable] = set()
         self._graphs: dict[Hashable, tuple[torch.cuda.CUDAGraph, torch.Tensor]] = {}
@@ -81,14 +80,14 @@ class Replay:
 
     def _captured(self, kind: Hashable) -> torch.Tensor:
         if kind not in self._graphs:
-            current, bench = torch.cuda.current_stream(), _bench(self.step.token.device)
-            bench.stream.wait_stream(current)
-            with torch.cuda.stream(bench.stream):
+            current, capture = torch.cuda.current_stream(), _capture_site(self.step.token.device)
+            capture.stream.wait_stream(current)
+            with torch.cuda.stream(capture.stream):
                 if kind in self._started:
-                    self._graphs[kind] = _capture(self.step.run, bench.graph.pool())
+                    self._graphs[kind] = _capture(self.step.run, capture.graph)
                 else:
                     logits = self.step.run()
-            current.wait_stream(bench.stream)
+            current.wait_stream(capture.stream)
             if kind not in self._started:
                 self._started.add(kind)
                 return logits
@@ -98,7 +97,7 @@ class Replay:
 
 
 @dataclass(frozen=True)
-class Bench:
+class CaptureSite:
     """Where a device captures: one stream, since every stream that runs a matrix product keeps a workspace, and a
     first graph whose memory all others share, since a graph's own would stay reserved after it."""
 
@@ -107,19 +106,21 @@ class Bench:
 
 
 @functools.cache
-def _bench(device: torch.device) -> Bench:
-    stream = torch.cuda.Stream(device)
+def _capture_site(device: torch.device) -> CaptureSite:
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # untyped in torch
     with torch.cuda.stream(stream):
-        return Bench(stream, _capture(lambda: torch.zeros(1, device=device), None)[0])
+        return CaptureSite(stream, _capture(lambda: torch.zeros(1, device=device), None)[0])
 
 
-def _capture(run: Callable[[], torch.Tensor], pool: Any) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
-    """A graph of `run` and what it returns. `torch.cuda.graph` would also hand all unused memory back to the driver,
-    every time, from which the next read has to fetch it again."""
+def _capture(
+    run: Callable[[], torch.Tensor], shared: torch.cuda.CUDAGraph | None
+) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
+    """A graph of `run` in the memory of `shared`, and what it returns. `torch.cuda.graph` would also hand all unused
+    memory back to the driver, every time, from which the next read has to fetch it again."""
     if torch.cuda.mem_get_info()[0] < FREE:
         torch.cuda.empty_cache()  # while it captures, the allocator cannot do that by itself
     graph = torch.cuda.CUDAGraph()
-    graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+    graph.capture_begin(pool=None if shared is None else shared.pool(), capture_error_mode="thread_local")
     try:
         result = run()
     finally:

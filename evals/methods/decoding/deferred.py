@@ -1,4 +1,4 @@
-"""Contexts that are read when the lengths of a query and its answer are known, because the read depends on them."""
+"""Contexts that are read once the lengths of a query and its answer are known, because the read depends on them."""
 
 from __future__ import annotations
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
@@ -12,17 +10,17 @@ ROOM = 1024
 """Tokens added at once when the buffer is full."""
 
 
-class BufferLayer(DynamicLayer):
+class BufferLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # its hook is untyped in transformers
     """Keys and values of one layer in buffers of (batch, kv_heads, capacity, head_dim); `keys` and `values` are
     views of the part in use, so whatever the base class says about lengths and masks holds."""
 
     def __init__(self, capacity: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # untyped in transformers
         self._capacity = capacity
         self._buffers: list[torch.Tensor] = []
 
     def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
@@ -45,7 +43,7 @@ class BufferLayer(DynamicLayer):
 class BufferCache(Cache):
     """A cache of BufferLayers. capacity: tokens that fit before the buffers must grow."""
 
-    layers: list[BufferLayer]  # type: ignore[assignment]
+    layers: list[BufferLayer]  # type: ignore[assignment]  # a narrower list than the base class has
 
     def __init__(self, layers: int, capacity: int) -> None:
         self._own = [BufferLayer(capacity) for _ in range(layers)]
@@ -58,12 +56,12 @@ class BufferCache(Cache):
 
     def keys_values(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """What every layer holds: keys and values of (batch, kv_heads, tokens, head_dim)."""
-        pairs = ((layer.keys, layer.values) for layer in self.layers)
+        pairs = ((layer.keys, layer.values) for layer in self._own)
         return [(keys, values) for keys, values in pairs if keys is not None and values is not None]
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the tokens held; the room behind them is not counted."""
+        """Bytes of the tokens held, without the free room after them."""
         return sum(x.nbytes for layer in self._own for x in (layer.keys, layer.values) if x is not None)
 
 

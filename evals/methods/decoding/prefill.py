@@ -1,19 +1,18 @@
 """Many tokens at once through stock decoder layers, without masks and with few passes over memory.
 
-The stock forward makes a boolean mask for new tokens behind a filled cache, which keeps SDPA from its fastest kernels,
-and walks through memory for every norm, rotation and gate. Here attention is causal with its corner at the end, which
-needs no mask, and elementwise pieces are those of `sharedllm.nn.fused`: a rival is read as SharedLLM is.
+The stock forward makes a boolean mask for new tokens after a filled cache, which keeps SDPA from its fastest kernels,
+and reads memory anew for every norm, rotation and gate. Here attention uses the bottom-right causal mask of the
+kernels, which needs no tensor, and elementwise pieces are those of `sharedllm.nn.fused`, as in SharedLLM.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from transformers import Cache, PreTrainedModel
 
-from evals.methods.decoding.static_decoder import Rotation, has_fixed_step
+from evals.methods.decoding.static_decoder import supports_static_decoding
 from sharedllm.nn.attention import (
     attend,
     attend_last,
@@ -23,8 +22,9 @@ from sharedllm.nn.attention import (
     project_queries,
     project_values,
 )
+from sharedllm.nn.base_config import windows
 from sharedllm.nn.fused import mlp, rms_norm, rotate
-from sharedllm.nn.masks import sliding_window
+from sharedllm.nn.layers import Decoder, DecoderLayer, Rotation, decoder_of
 
 Between = Callable[[int, torch.Tensor], torch.Tensor]
 """What a decoder layer does between self-attention and MLP, from its index and states (1, q, hidden) to the same."""
@@ -36,20 +36,19 @@ def read(
     first: int,
     cache: Cache,
     between: Between | None = None,
-    **stock: Any,
+    **stock: object,
 ) -> torch.Tensor:
     """Final hidden states (q, hidden) of `ids` (1, q) at positions first, first + 1, ...; the cache grows by them.
 
-    The cache hands back the keys before the new ones and these, in order. Bases that `static_decoder` does not
-    know, other kernels and layers with a sliding window go through the stock forward, which takes `stock` in place
-    of `between`.
+    The cache returns the earlier keys and the new ones, in order. The stock forward reads where `static_decoder` does
+    not know the base, for other kernels and for sliding windows; it takes `stock` in place of `between`.
     """
     positions = torch.arange(first, first + ids.shape[1], device=ids.device)[None]
-    windows = {sliding_window(model.config, index) for index in range(model.config.num_hidden_layers)}
-    if not has_fixed_step(model) or windows != {None}:
+    if not supports_static_decoding(model) or set(windows(model.config)) != {None}:
         output = model.base_model(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True, **stock)
-        return output.last_hidden_state[0]
-    decoder: Any = model.base_model
+        hidden: torch.Tensor = output.last_hidden_state
+        return hidden[0]
+    decoder = decoder_of(model)
     hidden = decoder.embed_tokens(ids)
     rotation = decoder.rotary_emb(hidden, positions)
     for index, layer in enumerate(decoder.layers):
@@ -63,7 +62,7 @@ def read(
     return rms_norm(decoder.norm, hidden)[0]
 
 
-def read_both_ways(encoder: Any, ids: torch.Tensor) -> torch.Tensor:
+def read_both_ways(encoder: Decoder, ids: torch.Tensor) -> torch.Tensor:
     """Final hidden states (texts, S, hidden) of texts (texts, S) that attend to themselves in both directions.
 
     encoder: a stock decoder stack of Llama.
@@ -75,7 +74,9 @@ def read_both_ways(encoder: Any, ids: torch.Tensor) -> torch.Tensor:
     return rms_norm(encoder.norm, hidden)
 
 
-def project(layer: Any, hidden: torch.Tensor, rotation: Rotation) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def project(
+    layer: DecoderLayer, hidden: torch.Tensor, rotation: Rotation
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Rotated queries and keys, and values, (B, heads, S, head_dim) each, of a layer's states (B, S, hidden)."""
     attention, normed = layer.self_attn, rms_norm(layer.input_layernorm, hidden)
     cos, sin = (r[:, None] for r in rotation)

@@ -1,28 +1,30 @@
 """Greedy decoding and scoring for every method that keeps a state per token, written once.
 
-An adapter implements `_forward`, `_logits` and `_rewind`; `generate` and `score` follow. One that also has fixed steps
-(`_fixed_room`, `_fixed_step`) decodes on a GPU as fast as its memory traffic allows.
+An adapter implements `_forward`, `_logits` and `_rewind`; `generate` and `score` follow. A `GraphSession` also has
+static steps and so decodes on a GPU as fast as its memory traffic allows.
 """
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 
-from evals.methods.base import Query, Session, Stop
-from evals.methods.decoding.cuda_graph import FEWEST, LONGEST, FixedStep, Replay
+from evals.methods.base import NotFiniteError, Query, Session, Stop
+from evals.methods.decoding.cuda_graph import FEWEST, LONGEST, GraphRunner, StaticStep
 
-FIXED_ON = frozenset({"cuda"})
-"""Devices that decode by fixed steps. On a CPU nothing is gained by them."""
+GRAPH_DEVICES = frozenset({"cuda"})
+"""Devices that decode with static steps. A CPU gains nothing from them."""
+NOT_FINITE = "The model's logits are NaN or infinite: try --dtype float32 (or bfloat16), or check the weights."
 SCORE_ROWS = 1024
 """Rows of logits held at once while scoring: 1024 x 128K vocabulary in float32 is 0.5 GiB."""
 
 
 class CachedSession(Session):
-    """A session over a state that only grows while a query is answered and is then taken back.
+    """A session over a state that only grows while a query is answered and is then rewound.
 
     device: where token ids go.
     context_hidden: final hidden state of the last context token, shape (1, hidden), or None where nothing was
@@ -31,7 +33,6 @@ class CachedSession(Session):
 
     device: torch.device
     context_hidden: torch.Tensor | None = None
-    _replay: Replay | None = None
 
     @abstractmethod
     def _forward(self, ids: torch.Tensor) -> torch.Tensor:
@@ -44,14 +45,6 @@ class CachedSession(Session):
     @abstractmethod
     def _rewind(self) -> None:
         """Bring the state back to the end of the context."""
-
-    def _fixed_room(self) -> int:
-        """Tokens that a fixed step can read from here on; 0 where the next one takes a `_forward`."""
-        return 0
-
-    def _fixed_step(self, tokens: int) -> FixedStep:
-        """A step behind the state as it is, for `tokens` tokens, at most `_fixed_room()`."""
-        raise NotImplementedError
 
     def _begin(self, query: Query) -> None:
         """Called before a query is read: the place for a search that depends on the question."""
@@ -83,7 +76,7 @@ class CachedSession(Session):
             while len(new) < max_new_tokens:
                 if stop.ids and len(new) < stop.min_new_tokens:
                     logits[list(stop.ids)] = -torch.inf
-                token = int(logits.argmax())
+                token = greedy_token(logits)
                 if on_token is not None:
                     on_token(token)
                 if token in stop.ids:
@@ -94,20 +87,11 @@ class CachedSession(Session):
                 if len(new) < max_new_tokens:
                     logits = self._after(token, max_new_tokens - len(new))[0].float()
         finally:
-            self._replay = None
             self._rewind()
         return new
 
     def _after(self, token: int, left: int) -> torch.Tensor:
         """Append a token to the state; logits (1, vocabulary) after it. left: tokens that may still be wanted."""
-        if self._replay is not None and not self._replay.left:
-            self._replay.step.finish()
-            self._replay = None
-        if self._replay is None and self.device.type in FIXED_ON:
-            tokens = min(left, self._fixed_room(), LONGEST)
-            self._replay = Replay(self._fixed_step(tokens)) if tokens >= FEWEST else None
-        if self._replay is not None:
-            return self._replay(token)
         return self._logits(self._forward(self._tensor([token])))
 
     def score(self, query: Query, target_ids: Sequence[int]) -> torch.Tensor:
@@ -123,7 +107,7 @@ class CachedSession(Session):
             rows = self._hidden_before_targets(ids, len(target_ids))
             targets = ids[0, -len(target_ids) :]
             parts, greedy = [], []
-            for hidden, wanted in zip(rows.split(SCORE_ROWS), targets.split(SCORE_ROWS), strict=True):
+            for hidden, wanted in zip(torch.split(rows, SCORE_ROWS), torch.split(targets, SCORE_ROWS), strict=True):
                 logits = self._logits(hidden).float()
                 parts.append(-F.cross_entropy(logits, wanted, reduction="none"))
                 greedy.append((logits.argmax(dim=-1) == wanted).all())
@@ -141,3 +125,50 @@ class CachedSession(Session):
         if self.context_hidden is None:
             raise ValueError("Context and query are both empty: the first target token follows nothing.")
         return self.context_hidden if hidden is None else torch.cat([self.context_hidden, hidden])
+
+
+class GraphSession(CachedSession):
+    """A cached session that can also decode with static steps, which a GPU replays as CUDA graphs."""
+
+    _graph_runner: GraphRunner | None = None
+
+    @abstractmethod
+    def _graph_room(self) -> int:
+        """Tokens that a static step can read from here on; 0 where the next token takes a `_forward`."""
+
+    @abstractmethod
+    def _graph_step(self, tokens: int) -> StaticStep:
+        """A step on top of the present state, for `tokens` tokens, at most `_graph_room()`."""
+
+    def generate(
+        self,
+        query: Query,
+        max_new_tokens: int,
+        stop: Stop | None = None,
+        on_token: Callable[[int], None] | None = None,
+    ) -> list[int]:
+        try:
+            return super().generate(query, max_new_tokens, stop, on_token)
+        finally:
+            self._graph_runner = None
+
+    def _after(self, token: int, left: int) -> torch.Tensor:
+        if self._graph_runner is not None and not self._graph_runner.left:
+            self._graph_runner.step.finish()
+            self._graph_runner = None
+        if self._graph_runner is None and self.device.type in GRAPH_DEVICES:
+            tokens = min(left, self._graph_room(), LONGEST)
+            self._graph_runner = GraphRunner(self._graph_step(tokens)) if tokens >= FEWEST else None
+        if self._graph_runner is not None:
+            return self._graph_runner(token)
+        return super()._after(token, left)
+
+
+def greedy_token(logits: torch.Tensor) -> int:
+    """The likeliest token of float32 logits (vocabulary,). Raises NotFiniteError where the best logit is NaN or
+    infinite, which it is wherever any is NaN."""
+    token = logits.argmax().view(1)
+    best, index = torch.cat([logits.index_select(0, token), token.float()]).tolist()  # one transfer to the host
+    if not math.isfinite(best):
+        raise NotFiniteError(NOT_FINITE)
+    return int(index)

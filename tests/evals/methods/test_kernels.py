@@ -33,13 +33,13 @@ def priority() -> list[int]:
 
 def test_an_order_holds_within_and_is_undone() -> None:
     before, query = priority(), torch.randn(1, 2, 4, 8)
-    with attention.order(("math", "efficient", "flash")):
+    with attention.kernel_order(("math", "efficient", "flash")):
         assert priority()[:3] == [int(attention.BACKENDS[n]) for n in ("math", "efficient", "flash")]
         assert not torch.backends.cuda.cudnn_sdp_enabled()
         scaled_dot_product_attention(query, query, query)
     assert priority() == before
     assert torch.backends.cuda.cudnn_sdp_enabled()
-    with attention.order(()):
+    with attention.kernel_order(()):
         assert priority() == before
 
 
@@ -78,7 +78,7 @@ def test_flash_attn_4_takes_long_queries_behind_a_context(monkeypatch: pytest.Mo
         return out.transpose(1, 2).bfloat16(), None
 
     monkeypatch.setattr(attention, "_flash_attn_func", lambda: attend)
-    monkeypatch.setattr("sharedllm.nn.attention.CORNER_ROWS", 128)
+    monkeypatch.setattr("sharedllm.nn.attention.KERNEL_ROWS", 128)
 
     def parts(queries: int, keys: int, dtype: torch.dtype = torch.bfloat16) -> list[torch.Tensor]:
         torch.manual_seed(0)
@@ -86,7 +86,7 @@ def test_flash_attn_4_takes_long_queries_behind_a_context(monkeypatch: pytest.Mo
         return [torch.randn(shape, dtype=dtype) for shape in shapes]
 
     wanted, before = attend_last(*parts(130, 200), 0.3), priority()
-    with attention.order(("flash-attn-4",)):
+    with attention.kernel_order(("flash-attn-4",)):
         torch.testing.assert_close(attend_last(*parts(130, 200), 0.3), wanted, atol=1e-2, rtol=1e-2)
         assert calls == [130]
         assert priority() == before
@@ -94,7 +94,7 @@ def test_flash_attn_4_takes_long_queries_behind_a_context(monkeypatch: pytest.Mo
         attend_last(*parts(130, 130))
         attend_last(*parts(130, 200, torch.float32))
         assert calls == [130]
-        with attention.order(("math",)):
+        with attention.kernel_order(("math",)):
             assert priority()[0] == int(SDPBackend.MATH)
     attend_last(*parts(130, 200))
     assert calls == [130]
@@ -211,4 +211,4 @@ def test_an_order_is_judged_by_what_it_runs(script: Any) -> None:
 
 def test_backends_are_those_of_torch() -> None:
     assert set(attention.BACKENDS.values()) <= set(SDPBackend.__members__.values())
-    assert all(set(order) <= {*attention.BACKENDS, attention.CORNER} for order in attention.MEASURED.values())
+    assert all(set(order) <= {*attention.BACKENDS, attention.FLASH_ATTN_4} for order in attention.MEASURED.values())

@@ -15,7 +15,7 @@ from evals.methods.base import LongContextModel
 from evals.methods.decoding import prefill
 from evals.methods.decoding.kv_cache import BufferCache
 from evals.methods.decoding.prefill import read, read_both_ways
-from evals.methods.decoding.static_decoder import has_fixed_step
+from evals.methods.decoding.static_decoder import supports_static_decoding
 from sharedllm import SharedLLMForCausalLM
 from sharedllm.nn import fused, masks
 from sharedllm.nn.attention import attend_last
@@ -71,9 +71,9 @@ def test_no_mask_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_model_over_two_devices_takes_the_stock_forward() -> None:
     model = base("llama")
-    assert has_fixed_step(model)
+    assert supports_static_decoding(model)
     model.hf_device_map = {"model": "cpu", "lm_head": "disk"}
-    assert not has_fixed_step(model)
+    assert not supports_static_decoding(model)
 
 
 def test_what_stands_between_attention_and_mlp_is_called_in_every_layer() -> None:
@@ -132,7 +132,7 @@ def stock(patch: pytest.MonkeyPatch) -> None:
     """Stock forwards and norms, without the pieces of `fused`, where there are any."""
     patch.setattr(fused, "_compiles", lambda x: False)
     for module in (prefill, cepe):
-        patch.setattr(module, "has_fixed_step", lambda *_: False)
+        patch.setattr(module, "supports_static_decoding", lambda *_: False)
 
 
 @pytest.mark.parametrize("name", ALL)

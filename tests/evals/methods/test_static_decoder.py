@@ -1,4 +1,4 @@
-"""Decoding by fixed steps: the same logits as one forward a token, nothing that depends on the host, graphs."""
+"""Decoding with static steps: the same logits as one forward per token, nothing that depends on the host, graphs."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from evals import registry
 from evals.methods.base import LongContextModel, Query, Runtime, Stop
 from evals.methods.decoding import session as decoding
-from evals.methods.decoding.cuda_graph import Replay
-from evals.methods.decoding.session import CachedSession
-from evals.methods.decoding.static_decoder import Reach, Tail
+from evals.methods.decoding.cuda_graph import GraphRunner
+from evals.methods.decoding.session import GraphSession
+from evals.methods.decoding.static_attention import Reach, Tail
 from evals.methods.presets import Preset, Weights
 
 NEW = 24
@@ -65,23 +65,23 @@ def model(request: pytest.FixtureRequest) -> Iterator[LongContextModel]:
 
 
 class Recorder:
-    """Logits after every generated token, and how many of them came from fixed steps."""
+    """Logits after every generated token, and how many of them came from static steps."""
 
-    def __init__(self, patch: pytest.MonkeyPatch, fixed_on: str = "cpu", fewest: int = 1, longest: int = 256) -> None:
+    def __init__(self, patch: pytest.MonkeyPatch, graphs_on: str = "cpu", fewest: int = 1, longest: int = 256) -> None:
         self.logits: list[torch.Tensor] = []
-        self.fixed = self.runs = 0
-        after = CachedSession._after
+        self.static = self.runs = 0
+        after = GraphSession._after
 
-        def recorded(session: CachedSession, token: int, left: int) -> torch.Tensor:
-            before = session._replay
+        def recorded(session: GraphSession, token: int, left: int) -> torch.Tensor:
+            before = session._graph_runner
             logits = after(session, token, left)
             self.logits.append(logits[0].float().cpu())
-            self.fixed += session._replay is not None
-            self.runs += session._replay is not None and session._replay is not before
+            self.static += session._graph_runner is not None
+            self.runs += session._graph_runner is not None and session._graph_runner is not before
             return logits
 
-        patch.setattr(CachedSession, "_after", recorded)
-        patch.setattr(decoding, "FIXED_ON", frozenset({fixed_on}))
+        patch.setattr(GraphSession, "_after", recorded)
+        patch.setattr(decoding, "GRAPH_DEVICES", frozenset({graphs_on}))
         patch.setattr(decoding, "FEWEST", fewest)
         patch.setattr(decoding, "LONGEST", longest)
 
@@ -92,13 +92,13 @@ def generate(session: Any, query: Query = QUERY, **recorder: Any) -> tuple[list[
         return session.generate(query, NEW), record
 
 
-def test_fixed_steps_equal_one_forward_a_token(model: LongContextModel) -> None:
+def test_static_steps_equal_one_forward_per_token(model: LongContextModel) -> None:
     """The same logits and tokens, and the same session afterwards."""
     plain, fixed = (model.prefill(CONTEXT, BOS) for _ in range(2))
-    wanted, forwards = generate(plain, fixed_on="none")
+    wanted, forwards = generate(plain, graphs_on="none")
     got, steps = generate(fixed, longest=7)
-    assert forwards.fixed == 0
-    assert steps.fixed >= 0.8 * NEW
+    assert forwards.static == 0
+    assert steps.static >= 0.8 * NEW
     assert steps.runs >= NEW // 8
     torch.testing.assert_close(torch.stack(steps.logits), torch.stack(forwards.logits), atol=1e-4, rtol=1e-5)
     assert got == wanted
@@ -126,21 +126,21 @@ def _describe(x: Any) -> Any:
 def test_steps_of_a_kind_do_the_same_operations(model: LongContextModel) -> None:
     """What a graph replays: equal operations with equal arguments, the values of tensors aside."""
     by_run: dict[Any, list[list[Any]]] = {}
-    call = Replay.__call__
+    call = GraphRunner.__call__
 
-    def recorded(replay: Replay, token: int) -> torch.Tensor:
-        replay.step.prepare(token)
+    def recorded(runner: GraphRunner, token: int) -> torch.Tensor:
+        runner.step.prepare(token)
         with Operations() as operations:
-            replay.step.run()
-        by_run.setdefault((replay, replay.step.kind), []).append(operations.seen)
-        return call(replay, token)
+            runner.step.run()
+        by_run.setdefault((runner, runner.step.kind), []).append(operations.seen)
+        return call(runner, token)
 
     session = model.prefill(CONTEXT, BOS)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Replay, "__call__", recorded)
+        patch.setattr(GraphRunner, "__call__", recorded)
         record = Recorder(patch)
         session.generate(QUERY, 10)
-    assert record.fixed
+    assert record.static
     assert any(len(runs) > 1 for runs in by_run.values())
     for runs in by_run.values():
         assert all(operations == runs[0] for operations in runs[1:])
@@ -151,9 +151,9 @@ def test_stopping_is_as_without(stop: Stop) -> None:
     session = load("sharedllm").prefill(CONTEXT, BOS)
     tokens: list[list[int]] = [[], []]
     answers = []
-    for fixed_on, seen in zip(("none", "cpu"), tokens, strict=True):
+    for graphs_on, seen in zip(("none", "cpu"), tokens, strict=True):
         with pytest.MonkeyPatch.context() as patch:
-            Recorder(patch, fixed_on=fixed_on)
+            Recorder(patch, graphs_on=graphs_on)
             answers.append(session.generate(QUERY, NEW, stop, seen.append))
     assert tokens[0] == tokens[1]
     assert answers[0] == answers[1]
@@ -162,10 +162,10 @@ def test_stopping_is_as_without(stop: Stop) -> None:
 
 def test_few_tokens_and_other_decoders_take_forwards() -> None:
     session = load("full").prefill(CONTEXT)
-    assert generate(session, fewest=NEW)[1].fixed == 0
-    assert generate(session, fewest=NEW - 1)[1].fixed == NEW - 1
+    assert generate(session, fewest=NEW)[1].static == 0
+    assert generate(session, fewest=NEW - 1)[1].static == NEW - 1
     eager = load("full", attn="eager")
-    assert generate(eager.prefill(CONTEXT))[1].fixed == 0
+    assert generate(eager.prefill(CONTEXT))[1].static == 0
     assert eager.fairness["decode"] == "eager"
 
 
@@ -210,12 +210,12 @@ def test_gpu_graph_equals_forwards(name: str, dtype: str) -> None:
     model = load(name, device="cuda", dtype=dtype)
     assert model.fairness["decode"] == "cuda graph"
     session = model.prefill(CONTEXT, BOS)
-    wanted, plain = generate(session, fixed_on="none")
+    wanted, plain = generate(session, graphs_on="none")
     before = session.score(QUERY, [1, 2, 3])
-    got, fixed = generate(session, fixed_on="cuda", fewest=8)
-    assert fixed.fixed
+    got, fixed = generate(session, graphs_on="cuda", fewest=8)
+    assert fixed.static
     assert torch.equal(session.score(QUERY, [1, 2, 3]), before)
-    assert generate(session, fixed_on="cuda", fewest=8)[0] == got
+    assert generate(session, graphs_on="cuda", fewest=8)[0] == got
     same = next((i for i, (a, b) in enumerate(zip(got, wanted, strict=True)) if a != b), NEW)
     one, other = (torch.stack(record.logits[:same]) for record in (fixed, plain))
     if dtype == "float32":

@@ -1,0 +1,109 @@
+"""Attention of new tokens with fixed shapes: a mask-free core in the state, and places for what is new.
+
+What a layer held before a run does not change while it lasts, and at most as many tokens come as the run has places.
+So attention has two parts: over all keys that stay visible throughout (the core), read in place by a kernel without a
+mask, however many they are; and over the places of the new tokens, masked by positions on the device. The two are
+joined by their log-sum-exps, which is exact.
+"""
+
+from __future__ import annotations
+
+import torch
+from transformers import PreTrainedConfig
+
+from sharedllm.nn.base_config import windows
+from sharedllm.nn.fused import attend_more
+from sharedllm.nn.layers import KeysValues
+
+PLACES = 64
+"""Places of new tokens are rounded up to a multiple of this."""
+
+
+class Reach:
+    """Which keys the tokens of a run see; layers with the same window share it.
+
+    held: tokens before the run. tokens: the most that the run takes; their places are rounded up, so that runs have few
+    shapes. window: tokens that one token sees, itself included; None for all. pinned: keys in front that every token
+    sees although they are older. The places of a layer are [pinned | leaving | new]: `leaving` keys are seen by the
+    first token of the run but not by the last. What lies between leaving and new is the core.
+    """
+
+    def __init__(self, held: int, tokens: int, window: int | None, device: torch.device, pinned: int = 0) -> None:
+        first = 0 if window is None else max(0, held + 1 - window)
+        core = first if window is None else min(max(0, held + tokens - window), held)
+        self.leaving, self.core = slice(first, core), slice(core, held)
+        self.held, self.window, self.pinned, self.tokens = held, window, pinned, tokens
+        self.offset = pinned + core - first
+        """Place of the first new token."""
+        self.places = -(-tokens // PLACES) * PLACES
+        at = [*range(first, core), *range(held, held + self.places)]
+        self._position = torch.tensor([held] * pinned + at, device=device)
+        self._pinned = torch.arange(len(self._position), device=device) < pinned
+
+    def bias(self, number: torch.Tensor) -> torch.Tensor:
+        """What is added to the scores of new tokens, whose numbers in the run are (q,): (q, places) float32."""
+        position = self.held + number[:, None]
+        seen = self._position <= position
+        if self.window is not None:
+            seen &= (self._position > position - self.window) | self._pinned
+        return torch.zeros(seen.shape, device=seen.device).masked_fill(~seen, -torch.inf)
+
+
+class Tail:
+    """What one layer attends to in a run: keys and values of its core, as they lie in the state, and the places.
+
+    keys, values: the places, (1, kv heads, places, head_dim).
+    """
+
+    def __init__(self, reach: Reach, held: KeysValues, pinned: KeysValues | None = None) -> None:
+        """held: keys and values (1, kv heads, reach.held, head_dim); pinned: those of reach.pinned more."""
+        self._offset = reach.offset
+        self.core = held[0][:, :, reach.core], held[1][:, :, reach.core]
+        self.keys, self.values = (
+            torch.cat([*([] if pinned is None else [pinned[i]]), x[:, :, reach.leaving], _zeros(x, reach.places)], 2)
+            for i, x in enumerate(held)
+        )
+
+    def write(self, place: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Store keys and values (1, kv heads, q, head_dim) of new tokens at places (q,)."""
+        self.keys.index_copy_(2, place, keys)
+        self.values.index_copy_(2, place, values)
+
+    def attend(self, query: torch.Tensor, bias: torch.Tensor, scale: float) -> torch.Tensor:
+        """(1, heads, q, head_dim) -> the same; bias: `Reach.bias`."""
+        grouped = torch.unflatten(query, 1, (self.keys.shape[1], -1))  # heads that share keys are rows of one product
+        out, log_sum = attend_all(grouped.flatten(2, 3), *self.core, scale)
+        keys, values = self.keys[0].transpose(0, 1), self.values[0].transpose(0, 1)
+        out, log_sum = out.reshape(grouped.shape)[0], log_sum.view(grouped.shape[1:-1])
+        return attend_more(keys, values, grouped[0], bias, out, log_sum, scale).reshape(query.shape)
+
+    def new(self, count: int) -> KeysValues:
+        """Keys and values of the first `count` new tokens."""
+        part = slice(self._offset, self._offset + count)
+        return self.keys[:, :, part], self.values[:, :, part]
+
+
+def attend_all(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention of (1, heads, q, d) to all of (1, heads, k, d), and its log-sum-exp (1, heads, q) in float32, which
+    PyTorch's public function does not return."""
+    if query.is_cuda:
+        params = torch.backends.cuda.SDPAParams(query, keys, values, None, 0.0, False, False)
+        if torch.backends.cuda.can_use_flash_attention(params):
+            out, log_sum, *_ = torch.ops.aten._scaled_dot_product_flash_attention(query, keys, values, scale=scale)
+            return out, log_sum
+    scores = (query @ keys.mT).float() * scale
+    return scores.softmax(-1).to(query.dtype) @ values, scores.logsumexp(-1)
+
+
+def layer_reaches(config: PreTrainedConfig, held: int, tokens: int, device: torch.device) -> list[Reach]:
+    """The reach of every layer of a base, each in its own window."""
+    by_layer = windows(config)
+    reaches = {window: Reach(held, tokens, window, device) for window in set(by_layer)}
+    return [reaches[window] for window in by_layer]
+
+
+def _zeros(like: torch.Tensor, tokens: int) -> torch.Tensor:
+    """Places for `tokens` tokens; zeros, since a mask does not hide NaN."""
+    return like.new_zeros((*like.shape[:2], tokens, like.shape[3]))

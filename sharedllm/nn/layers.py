@@ -1,0 +1,126 @@
+"""What this project needs of a stock decoder, as types: the parts of a Llama-like layer, under transformers' names.
+
+Shapes: B batch, S tokens, H hidden, d head size. transformers builds these from untyped modules, so `decoder_of` and
+`output_head` are where the types begin. Members are read-only, so that a module with more precise types conforms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, cast
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+Projection = Callable[[torch.Tensor], torch.Tensor]
+"""(..., in) -> (..., out)."""
+Rotation = tuple[torch.Tensor, torch.Tensor]
+"""Cosines and sines of positions, (B or 1, S, d) each; with one more axis where they must broadcast to heads."""
+KeysValues = tuple[torch.Tensor, torch.Tensor]
+"""Keys and values, (B, key/value heads, S, d) each."""
+
+
+class Norm(Protocol):
+    """RMS norm of (..., H)."""
+
+    @property
+    def weight(self) -> torch.Tensor: ...
+    @property
+    def variance_epsilon(self) -> float: ...
+
+    def __call__(self, hidden_states: torch.Tensor, /) -> torch.Tensor: ...
+
+
+class GatedMLP(Protocol):
+    """down(act(gate(x)) * up(x))."""
+
+    @property
+    def gate_proj(self) -> Projection: ...
+    @property
+    def up_proj(self) -> Projection: ...
+    @property
+    def down_proj(self) -> Projection: ...
+    @property
+    def act_fn(self) -> Projection: ...
+
+    def __call__(self, x: torch.Tensor, /) -> torch.Tensor: ...
+
+
+class Attention(Protocol):
+    """Self-attention with separate projections. Qwen3 has per-head norms `q_norm` and `k_norm` as well."""
+
+    @property
+    def q_proj(self) -> Projection: ...
+    @property
+    def k_proj(self) -> Projection: ...
+    @property
+    def v_proj(self) -> Projection: ...
+    @property
+    def o_proj(self) -> Projection: ...
+    @property
+    def head_dim(self) -> int: ...
+    @property
+    def scaling(self) -> float: ...
+    @property
+    def layer_idx(self) -> int: ...
+    @property
+    def attention_dropout(self) -> float: ...
+    @property
+    def training(self) -> bool: ...
+    @property
+    def config(self) -> PreTrainedConfig: ...
+
+
+class DecoderLayer(Protocol):
+    """Two residual branches, each with its norm in front."""
+
+    @property
+    def self_attn(self) -> Attention: ...
+    @property
+    def mlp(self) -> GatedMLP: ...
+    @property
+    def input_layernorm(self) -> Norm: ...
+    @property
+    def post_attention_layernorm(self) -> Norm: ...
+
+
+class Embedding(Protocol):
+    """Ids (B, S) -> (B, S, H)."""
+
+    @property
+    def weight(self) -> torch.Tensor: ...
+
+    def __call__(self, ids: torch.Tensor, /) -> torch.Tensor: ...
+
+
+class Head(Protocol):
+    """(rows, H) -> logits (rows, vocabulary)."""
+
+    @property
+    def weight(self) -> torch.Tensor: ...
+
+    def __call__(self, hidden: torch.Tensor, /) -> torch.Tensor: ...
+
+
+class Decoder(Protocol):
+    """A stack of layers with its embedding, final norm and rotary embedding."""
+
+    @property
+    def embed_tokens(self) -> Embedding: ...
+    @property
+    def layers(self) -> Sequence[DecoderLayer]: ...
+    @property
+    def norm(self) -> Norm: ...
+
+    def rotary_emb(self, x: torch.Tensor, position_ids: torch.Tensor, /) -> Rotation:
+        """Rotation of positions (B, S), in the dtype of x."""
+
+
+def decoder_of(model: PreTrainedModel) -> Decoder:
+    """The decoder of a Llama-like causal LM, or a bare decoder itself. The caller has checked the family."""
+    return cast(Decoder, model.base_model)
+
+
+def output_head(model: PreTrainedModel) -> Head:
+    """The output head of a causal LM."""
+    return cast(Head, model.get_output_embeddings())  # type: ignore[no-untyped-call]  # untyped in transformers
