@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, Field
 
 from evals.errors import UserError, unreadable
-from evals.methods.base import Stop
-from evals.tasks.base import Instance, Output, Task, TaskSettings
+from evals.tasks.base import Instance, Output, Task
 from evals.tasks.common import official_prompts
 from evals.tasks.common.fitting import explicit_budget
 from evals.tasks.common.prompt import PromptBuilder
 from evals.tasks.common.rows import RowFile, fetch, find, parse, validate
+from evals.tasks.official import OfficialSettings, naming, stop_at_end
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -58,21 +58,13 @@ class Row(BaseModel):
     context: str
 
 
-class LongBenchV2Settings(TaskSettings):
-    """chat: "official" sends the prompt as one user message where the tokenizer has a chat template.
-    max_prompt_tokens: the truncation budget, in place of --length less the answer (without a length: 120000)."""
-
-    chat: Literal["official", "never", "always"] = "official"
-    max_prompt_tokens: int | None = None
-
-
 class LongBenchV2(Task):
     """Zero-shot generate and parse. Greedy, where the official script samples at temperature 0.1."""
 
     name = "longbench-v2"
     version = 1
-    settings_model = LongBenchV2Settings
-    settings: LongBenchV2Settings
+    settings_model = OfficialSettings
+    settings: OfficialSettings
 
     def check(self) -> None:
         self._locate()
@@ -96,11 +88,11 @@ class LongBenchV2(Task):
     ) -> Iterator[Instance]:
         """The rows in file order. seed is not used: nothing is random."""
         builder = PromptBuilder.of(tokenizer)
-        chat = self.settings.chat == "always" or (self.settings.chat == "official" and bool(tokenizer.chat_template))
+        chat = self.settings.wraps(tokenizer, officially=True)
         file = self._locate()
         for number, row in islice(read(file), limit):
             before, after, question = render(row)
-            try:
+            with naming(f"{file}, row {number}"):
                 prompt = builder.build(
                     before,
                     row.context.strip(),
@@ -110,13 +102,11 @@ class LongBenchV2(Task):
                     question=question,
                     template=template(),
                 )
-            except UserError as error:
-                raise UserError(f"{file}, row {number}: {error}") from error
             yield Instance(
                 id=f"{number:04d}",
                 prompt=prompt,
                 max_new_tokens=MAX_NEW_TOKENS,
-                stop=Stop(ids=frozenset({tokenizer.eos_token_id} - {None})),
+                stop=stop_at_end(tokenizer),
                 reference=row.answer,
                 meta={
                     "row": row.id,

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AliasChoices, BaseModel, Field
 
 from evals.errors import UserError
 from evals.tasks.common.rows import RowFile, Visible, fetch, find, parse
 from evals.tasks.common.source import DataSource
-from evals.tasks.infinitebench.subsets import DEPTH_SWEEPS, label
+from evals.tasks.infinitebench.labels import Label, Value, label
+from evals.tasks.infinitebench.subsets import DEPTH_SWEEPS
 
 REPO = "xinrongzhang2022/InfiniteBench"
 REVISION = "90f0394333616266d9fe85824ceaf505093cbaa5"
 """A revision that several public reproductions pin."""
 GOLDEN_RATIO = 0.6180339887498949
 
-Value = str | int | float
 NonEmpty = Annotated[list[Value | list[int]], Field(min_length=1)]
 
 
@@ -46,12 +46,13 @@ def locate(task: str, length: int | None, data: DataSource) -> RowFile:
     return RowFile(fetch(REPO, f"{task}.jsonl", REVISION, data.offline))
 
 
-def has_length(task: str, length: int, data: DataSource) -> bool:
-    """Whether the data folder holds official rows of that very length."""
-    return data.data_dir is not None and find(data.data_dir, [f"{task}_{length}"], "infinitebench") is not None
+def brought(task: str, length: int, data: DataSource) -> bool:
+    """Whether the data folder holds rows of the task, made for the length or of the official one."""
+    names = [f"{task}_{length}", task]
+    return data.data_dir is not None and find(data.data_dir, names, "infinitebench") is not None
 
 
-def read(task: str, file: RowFile, limit: int | None) -> Iterator[tuple[int, InfiniteBenchRow, Any]]:
+def read(task: str, file: RowFile, limit: int | None) -> Iterator[tuple[int, InfiniteBenchRow, Label]]:
     """Line numbers, rows and labels. Raises UserError for a bad line, or a file without rows."""
     if limit is None:
         chosen = None
@@ -70,11 +71,6 @@ def read(task: str, file: RowFile, limit: int | None) -> Iterator[tuple[int, Inf
             wanted = label(task, row.answer, row.options)
         except ValueError as error:
             raise UserError(f"{file}, line {number}: {error}: mend the row or download the file again.") from error
-        answers = wanted if isinstance(wanted, list) else [wanted]
-        if not any(str(answer).strip() for answer in answers):
-            raise UserError(
-                f"{file}, line {number}: the answer is empty or blank: mend the row or download the file again."
-            )
         yield number, row, wanted
     if not number:
         raise UserError(f"{file} has no rows: download it again.")

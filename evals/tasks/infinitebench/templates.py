@@ -8,9 +8,11 @@ from __future__ import annotations
 import ast
 import json
 import re
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from evals.errors import UserError, unknown
 from evals.tasks.common import official_prompts
@@ -95,6 +97,9 @@ def _slots_of(task: str) -> list[tuple[str, str]]:
     return [("func_0(1)", "{question}")]
 
 
+TEXTS = TypeAdapter(dict[str, str])
+
+
 @cache
 def _from_file(file: Path, family: str) -> dict[str, str]:
     """The texts of a family from prompt.py (read, not run) or JSON."""
@@ -103,11 +108,15 @@ def _from_file(file: Path, family: str) -> dict[str, str]:
         if file.suffix == ".py":
             return _from_python(source, family)
         texts = json.loads(source)
-    except (OSError, UnicodeDecodeError, SyntaxError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, SyntaxError, RecursionError) as error:
         raise UserError(f"The templates file {file} cannot be read ({error}): give src/prompt.py or JSON.") from error
+    wrong = f"The templates file {file} does not map tasks to texts: it should be {{task: text}} or {{family: ...}}."
     if not isinstance(texts, dict):
-        raise UserError(f"The templates file {file} is not a JSON object: it should map tasks to texts.")
-    return texts.get(family, texts)
+        raise UserError(wrong)
+    try:
+        return TEXTS.validate_python(texts.get(family, texts), strict=True)
+    except ValidationError as error:
+        raise UserError(wrong) from error
 
 
 def _from_python(source: str, family: str) -> dict[str, str]:
@@ -128,21 +137,21 @@ def _text(node: ast.expr) -> str:
     return str(ast.literal_eval(node))
 
 
-def fields(task: str, row_input: str, options: list[str]) -> dict[str, Any]:
+def fields(task: str, row_input: str, options: Sequence[str]) -> dict[str, str]:
     """What fills the slots beside {context}, as the official create_prompt has it.
 
-    Raises ValueError where the input does not name what the template asks for.
+    Raises UserError where the input does not name what the template asks for.
     """
-    values: dict[str, Any] = {"input": row_input, "question": row_input}
+    values = {"input": row_input, "question": row_input}
     values.update((f"OPTION_{letter}", option) for letter, option in zip("ABCD", options, strict=False))
     if task == "code_run":
         call = re.search(r"(func_[0-9]+)\(-?[0-9]+\)", row_input)
         if call is None:
-            raise ValueError("the input names no call such as func_1(2)")
+            raise UserError("the input names no call such as func_1(2): fix or delete the row.")
         values.update(func=call.group(1), func_call=call.group(0))
     if task == "math_find":
         target = re.search("The .+ of", row_input)
         if target is None:
-            raise ValueError('the input does not say "The ... of"')
+            raise UserError('the input does not say "The ... of": fix or delete the row.')
         values["prefix"] = f"What is {target.group(0).lower()[:-3]} in the following list?"
     return values

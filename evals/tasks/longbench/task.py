@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from evals.errors import UserError
 from evals.methods.base import Stop
-from evals.tasks.base import Instance, Output, Task, TaskSettings
+from evals.tasks.base import Instance, Output, Task
 from evals.tasks.common.fitting import explicit_budget
 from evals.tasks.common.prompt import PromptBuilder
+from evals.tasks.common.rows import RowFile
 from evals.tasks.common.view import View
 from evals.tasks.longbench import datasets, metrics, rows
 from evals.tasks.longbench.templates import parts, template
 from evals.tasks.longbench.views import views
+from evals.tasks.official import OfficialSettings, end_of_text, naming, stop_at_end
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -31,23 +33,16 @@ def score(dataset: str, prediction: str, answers: Sequence[str], all_classes: Se
     return metrics.score(dataset, prediction, answers, all_classes).value
 
 
-class LongBenchSettings(TaskSettings):
-    """chat: "official" wraps the prompt in the tokenizer's chat template, if it has one, except for few-shot
-    and code sets. max_prompt_tokens: the truncation budget, in place of the one that --length implies."""
-
-    chat: Literal["official", "never", "always"] = "official"
-    max_prompt_tokens: int | None = None
-
-
 class LongBench(Task):
     """The 21 data sets. --length is the window of which the official rule leaves a part to the prompt."""
 
     name = "longbench"
     version = 1
     subsets = tuple(datasets.DATASETS)
-    settings_model = LongBenchSettings
-    settings: LongBenchSettings
+    settings_model = OfficialSettings
+    settings: OfficialSettings
     suffix = ""
+    """What ends the names of the data files."""
 
     @property
     def dataset(self) -> str:
@@ -55,7 +50,10 @@ class LongBench(Task):
         return self.subset
 
     def check(self) -> None:
-        rows.locate(self.dataset + self.suffix, self.data)
+        self._file()
+
+    def _file(self) -> RowFile:
+        return rows.locate(self.dataset + self.suffix, self.data)
 
     def instances(
         self, tokenizer: PreTrainedTokenizerBase, length: int | None, limit: int | None, seed: int
@@ -64,12 +62,12 @@ class LongBench(Task):
         known = datasets.get(self.dataset)
         builder = PromptBuilder.of(tokenizer)
         budget = prompt_budget(length, self.settings.max_prompt_tokens, known.max_new_tokens)
-        file = rows.locate(self.dataset + self.suffix, self.data)
-        chat = self._chat(known, tokenizer)
+        file = self._file()
+        chat = self.settings.wraps(tokenizer, known.chat)
         stop = stop_rule(self.dataset, tokenizer)
         for line, row in islice(rows.read(self.dataset, file), limit):
             text = parts(self.dataset, row.context, row.input)
-            try:
+            with naming(f"{file}, line {line}"):
                 prompt = builder.build(
                     text.before,
                     text.context,
@@ -79,8 +77,6 @@ class LongBench(Task):
                     question=text.question,
                     template=template(self.dataset),
                 )
-            except UserError as error:
-                raise UserError(f"{file}, line {line}: {error}") from error
             yield Instance(
                 id=f"{line:04d}",
                 prompt=prompt,
@@ -90,13 +86,8 @@ class LongBench(Task):
                 meta=self._meta(row, chat),
             )
 
-    def _chat(self, known: datasets.Dataset, tokenizer: PreTrainedTokenizerBase) -> bool:
-        if self.settings.chat == "official":
-            return known.chat and bool(tokenizer.chat_template)
-        return self.settings.chat == "always"
-
-    def _meta(self, row: rows.LongBenchRow, chat: bool) -> dict[str, Any]:
-        meta: dict[str, Any] = {"row": row.id, "length": row.length, "chat": chat}
+    def _meta(self, row: rows.LongBenchRow, chat: bool) -> dict[str, object]:
+        meta: dict[str, object] = {"row": row.id, "length": row.length, "chat": chat}
         if datasets.get(self.dataset).metric == "classification":
             meta["all_classes"] = row.all_classes
         return meta
@@ -151,8 +142,7 @@ def prompt_budget(length: int | None, max_prompt_tokens: int | None, max_new_tok
 def stop_rule(dataset: str, tokenizer: PreTrainedTokenizerBase) -> Stop:
     """End of text. samsum also ends at a newline, after one token at least: the official guard against a model
     that goes on with the next dialogue (the last id of "\\n" encoded alone)."""
-    eos = {tokenizer.eos_token_id} - {None}
     if dataset != "samsum":
-        return Stop(ids=frozenset(eos))
+        return stop_at_end(tokenizer)
     newline = tokenizer.encode("\n", add_special_tokens=False)[-1]
-    return Stop(ids=frozenset(eos | {newline}), min_new_tokens=1)
+    return Stop(ids=end_of_text(tokenizer) | {newline}, min_new_tokens=1)

@@ -7,16 +7,21 @@ not move scores; its messages about building the dictionary stay off stderr.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from functools import cache
-from typing import Any
+from typing import Protocol, cast
+
+
+class _Segmenter(Protocol):
+    def cut(self, text: str, cut_all: bool) -> Iterable[str]: ...
 
 
 @cache
-def _segmenter() -> Any:
-    import jieba  # a second, and only needed for Chinese data sets
+def _segmenter() -> _Segmenter:
+    import jieba  # takes a second, and only Chinese data sets need it
 
     jieba.setLogLevel(logging.WARNING)
-    return jieba.Tokenizer()
+    return cast(_Segmenter, jieba.Tokenizer())
 
 
 def segment(text: str) -> list[str]:

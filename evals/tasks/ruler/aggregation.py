@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from evals.tasks.ruler.sample import Family, Sample
-from evals.tasks.ruler.templates import template
+from evals.tasks.ruler.templates import Revision, template
 from evals.tasks.ruler.words import compound, letters, vocabulary
 
 COMMON = 10
@@ -18,23 +18,28 @@ CODED_LETTERS = 6
 
 @dataclass(frozen=True)
 class CommonWords(Family):
-    """Ten words appear often, all others seldom. size: different words. length: tokens of the cell."""
+    """Ten words appear often, all others seldom. size: different words. length: tokens of the cell.
+
+    Since 2025 a space stands before the answer of the worked example.
+    """
 
     family: ClassVar[str] = "cwe"
     new_tokens: ClassVar[int] = 120
 
     length: int
+    revision: Revision = "2025-06"
 
     def smallest(self, index: int) -> int:
         return COMMON + 1
 
     def sample(self, rng: random.Random, size: int, index: int) -> Sample:
-        official = template("cwe")
+        official = template("cwe", self.revision)
         short = self.length < 4096
         shown, shown_answers = _word_list(rng, 20, 3, 1) if short else _word_list(rng, 40, 10, 3)
         context, answers = _word_list(rng, size, 6, 1) if short else _word_list(rng, size, 30, 3)
         numbered = " ".join(f"{i}. {word}" for i, word in enumerate(shown_answers, 1))
-        example = official.text.format(context=shown) + official.answer_prefix + numbered + "\n"
+        gap = "" if self.revision == "2024-12" else " "
+        example = official.text.format(context=shown) + official.answer_prefix + gap + numbered + "\n"
         lead, question = official.after.split("Question: ")
         return Sample(
             before=example + official.before,
@@ -49,8 +54,8 @@ class CommonWords(Family):
 def _word_list(rng: random.Random, size: int, often: int, seldom: int) -> tuple[str, list[str]]:
     """`1. word 2. word ...` of `size` different words, and the ten that appear `often` times.
 
-    Past the end of the word list (some 8,700 words, about 128K tokens) adjective-noun pairs follow, where the
-    official code turns to another dictionary file.
+    After the end of the word list (some 8,700 words, about 128K tokens) adjective-noun pairs follow, where the
+    official code reads another dictionary.
     """
     known = vocabulary()
     drawn = rng.sample(known, min(size, len(known)))
@@ -68,21 +73,24 @@ def _word_list(rng: random.Random, size: int, often: int, seldom: int) -> tuple[
 class FrequentWords(Family):
     """Coded words whose counts follow a zeta distribution with exponent 2; the most frequent one reads `...`.
 
-    size: words in the text before rounding. length: tokens of the cell; one coded word for every 50 of them.
+    size: words in the text before rounding. length: tokens of the cell. The vocabulary has one coded word for every
+    50 tokens of prompt, before 2025 for every 50 tokens of prompt and answer.
     """
 
     family: ClassVar[str] = "fwe"
     new_tokens: ClassVar[int] = 50
 
     length: int
+    revision: Revision = "2025-06"
 
     def smallest(self, index: int) -> int:
         """From 75 words on, the counts of the fourth and the fifth word differ: the answer is unique."""
         return 75
 
     def sample(self, rng: random.Random, size: int, index: int) -> Sample:
-        official = template("fwe")
-        coded = letters(rng, max(self.length // 50, 5), CODED_LETTERS, string.ascii_lowercase)
+        official = template("fwe", self.revision)
+        tokens = self.length if self.revision == "2024-12" else self.length - self.new_tokens
+        coded = letters(rng, max(tokens // 50, 5), CODED_LETTERS, string.ascii_lowercase)
         ranked = ["...", *coded[1:]]
         text = [word for rank, word in enumerate(ranked, 1) for _ in range(zeta_count(size, rank))]
         rng.shuffle(text)

@@ -6,7 +6,6 @@ import json
 import lzma
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel
 
@@ -61,7 +60,7 @@ def _find(data_dir: Path | None, names: Sequence[str], what: str) -> Path:
     raise UserError(f"There is no {' or '.join(names)} in {data_dir}: --data-dir needs {what}.")
 
 
-def load_json(path: Path) -> Any:
+def load_json(path: Path) -> object:
     """The content of a JSON file, plain or .xz. Raises UserError for one that cannot be read."""
     opener = lzma.open if path.suffix == ".xz" else open
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, Field, RootModel, model_validator
 
@@ -40,11 +40,11 @@ class Documents(Family):
         return len(self.questions[index].gold)
 
     @property
-    def count(self) -> int:  # type: ignore[override]
+    def count(self) -> int:
         return len(self.questions)
 
     @property
-    def largest(self) -> int:  # type: ignore[override]
+    def largest(self) -> int:
         return len(self.documents)
 
     def sample(self, rng: random.Random, size: int, index: int) -> Sample:
@@ -110,8 +110,8 @@ class Squad(BaseModel):
     data: list[SquadArticle]
 
 
-def _tuple(value: Any) -> Any:
-    """JSON has lists alone, and a strict tuple is none of them."""
+def _tuple(value: object) -> object:
+    """JSON has only lists, and strict validation does not take them for tuples."""
     return tuple(value) if isinstance(value, list) else value
 
 

@@ -1,4 +1,4 @@
-"""What every generator family produces, and the sizes to try for a haystack."""
+"""What every generator family produces, and how a haystack shrinks until it fits."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 
 @dataclass(frozen=True)
 class Sample:
-    """The text of one instance: before + context + question + answer_prefix.
+    """The text of one instance: before + context + lead + question + answer_prefix.
 
-    question: what is asked (the span that a search may look at), `lead` what stands between it and the context.
+    question: what is asked (the span that a search may look at); `lead` stands between it and the context.
     answers: official references. meta: for plots and reports.
     """
 
@@ -23,7 +23,7 @@ class Sample:
     question: str
     answer_prefix: str
     answers: list[str]
-    meta: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, list[float]] = field(default_factory=dict)
 
 
 class Family(ABC):
@@ -33,10 +33,16 @@ class Family(ABC):
     """Name of the template."""
     new_tokens: ClassVar[int]
     """Tokens to generate, part of the length."""
-    count: int | None = None
-    """Instances there are; None: as many as one likes."""
-    largest: int | None = None
-    """Units there are; None: the haystack is endless."""
+
+    @property
+    def count(self) -> int | None:
+        """Number of instances; None: no limit."""
+        return None
+
+    @property
+    def largest(self) -> int | None:
+        """Number of units; None: the haystack is endless."""
+        return None
 
     @abstractmethod
     def sample(self, rng: random.Random, size: int, index: int) -> Sample:
@@ -51,7 +57,7 @@ def shrinking(size: int, smallest: int) -> Iterator[int]:
     """`size`, then 2% less each time, down to `smallest`.
 
     The official steps are fixed (500 words of essay, 25 sentences of noise), which takes a sixth of a 4K prompt
-    at once; 2% keeps every prompt close to the length that its cell claims.
+    at once; 2% keeps every prompt close to the length of its cell.
     """
     while size > smallest:
         yield size

@@ -9,8 +9,9 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from evals.errors import UserError
 from evals.methods.base import Stop
@@ -21,7 +22,7 @@ from evals.tasks.ruler import data, qa
 from evals.tasks.ruler.aggregation import CommonWords, FrequentWords
 from evals.tasks.ruler.niah import Niah
 from evals.tasks.ruler.sample import Family, Sample, shrinking
-from evals.tasks.ruler.templates import template
+from evals.tasks.ruler.templates import Revision, template
 from evals.tasks.ruler.tracking import VariableTracking
 
 if TYPE_CHECKING:
@@ -30,22 +31,25 @@ if TYPE_CHECKING:
 SAMPLES = 500
 """Official number of samples of a task at a length."""
 
-NIAH: dict[str, dict[str, Any]] = {
-    "niah_single_1": {"haystack": "noise"},
-    "niah_single_2": {"haystack": "essay"},
-    "niah_single_3": {"haystack": "essay", "value": "uuids"},
-    "niah_multikey_1": {"haystack": "essay", "keys": 4},
-    "niah_multikey_2": {"haystack": "needle"},
-    "niah_multikey_3": {"haystack": "needle", "key": "uuids", "value": "uuids"},
-    "niah_multivalue": {"haystack": "essay", "values": 4},
-    "niah_multiquery": {"haystack": "essay", "keys": 4, "queries": 4},
+NIAH = {
+    "niah_single_1": Niah("noise"),
+    "niah_single_2": Niah("essay"),
+    "niah_single_3": Niah("essay", value="uuids"),
+    "niah_multikey_1": Niah("essay", keys=4),
+    "niah_multikey_2": Niah("needle"),
+    "niah_multikey_3": Niah("needle", key="uuids", value="uuids"),
+    "niah_multivalue": Niah("essay", values=4),
+    "niah_multiquery": Niah("essay", keys=4, queries=4),
 }
+QUESTIONS = ("qa_1", "qa_2")
 
 
 class RulerSettings(TaskSettings):
-    """chat: wrap the prompt in the tokenizer's chat template; the answer prefix then begins the reply."""
+    """chat: wrap the prompt in the tokenizer's chat template; the answer prefix then begins the reply. prompts:
+    revision of the official texts and formats, "2025-06" (current) or "2024-12" (the paper's, and lm-eval's)."""
 
     chat: bool = False
+    prompts: Revision = "2025-06"
 
 
 class Ruler(Task):
@@ -54,35 +58,42 @@ class Ruler(Task):
     settings: RulerSettings
     settings_model = RulerSettings
     name: ClassVar[str] = "ruler"
+    version: ClassVar[int] = 2
     metric: ClassVar[str] = "score"
     subsets: ClassVar[Sequence[str]] = (*NIAH, "vt", "cwe", "fwe", "qa_1", "qa_2")
     lengths: ClassVar[Sequence[int]] = (4096, 8192, 16384, 32768, 65536, 131072)
 
     def check(self) -> None:
-        _ = self._borrowed
+        if self.subset in QUESTIONS:
+            _ = self._documents
+        elif self._niah and self._niah.haystack == "essay":
+            _ = self._essay
+
+    @property
+    def _niah(self) -> Niah | None:
+        return NIAH.get(self.subset or "")
 
     @cached_property
-    def _borrowed(self) -> Any:
-        """What the task takes from the data folder: words of essays, questions with documents, or nothing."""
+    def _essay(self) -> list[str]:
+        return data.essays(self.data.data_dir)
+
+    @cached_property
+    def _documents(self) -> qa.Documents:
         if self.subset == "qa_1":
             return qa.read_squad(data.squad(self.data.data_dir))
-        if self.subset == "qa_2":
-            return qa.read_hotpotqa(data.hotpotqa(self.data.data_dir))
-        if NIAH.get(self.subset or "", {}).get("haystack") == "essay":
-            return data.essays(self.data.data_dir)
-        return ()
+        return qa.read_hotpotqa(data.hotpotqa(self.data.data_dir))
 
     def _family(self, length: int) -> Family:
+        if self._niah:
+            return replace(self._niah, essay=self._essay) if self._niah.haystack == "essay" else self._niah
         match self.subset:
             case "vt":
-                return VariableTracking()
+                return VariableTracking(self.settings.prompts)
             case "cwe":
-                return CommonWords(length)
+                return CommonWords(length, self.settings.prompts)
             case "fwe":
-                return FrequentWords(length)
-            case "qa_1" | "qa_2":
-                return self._borrowed
-        return Niah(**NIAH[self.subset or ""], essay=self._borrowed)
+                return FrequentWords(length, self.settings.prompts)
+        return self._documents
 
     def instances(
         self, tokenizer: PreTrainedTokenizerBase, length: int | None, limit: int | None, seed: int
@@ -100,7 +111,7 @@ class Ruler(Task):
                 question=sample.question,
                 answer=sample.answer_prefix,
                 chat=self.settings.chat,
-                template=template(family.family).full,
+                template=template(family.family, self.settings.prompts).full,
             )
 
         key = f"{self.subset}:{seed}:{length}"
@@ -155,4 +166,4 @@ def score(task: str, prediction: str, answers: Sequence[str]) -> float:
     """
     text = re.sub(r"[\x00-\x1f]", "\n", prediction.strip()).strip().lower()
     found = [answer.lower() in text for answer in answers]
-    return float(any(found)) if task in ("qa_1", "qa_2") else sum(found) / len(found)
+    return float(any(found)) if task in QUESTIONS else sum(found) / len(found)

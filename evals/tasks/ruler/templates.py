@@ -1,31 +1,39 @@
-"""The official texts of RULER, read from the installed lm-evaluation-harness and checked by hash.
+"""The official texts of RULER in two revisions, read from the installed lm-evaluation-harness, checked by hash.
 
-lm-eval (0.4.13 at the time of writing) carries the texts as constants of its task modules. The modules are
-parsed, not imported: importing them downloads nltk data. Two repairs bring them to the official form: the
-answer prefix of the needle tasks is an f-string there, and that of question answering lost its leading space.
+lm-eval carries the texts as constants of its task modules. The modules are parsed, not imported: importing them
+downloads nltk data. Repairs bring them to the official form: the answer prefix of the needle tasks is an f-string
+there, that of question answering lost its leading space, and variable tracking has the spelling of 2024.
 """
 
 from __future__ import annotations
 
 import ast
-import hashlib
-import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import version
-from pathlib import Path
-from typing import Any
+from typing import Literal, NamedTuple
 
 from evals.errors import UserError
+from evals.tasks.common import official_prompts
+
+Revision = Literal["2025-06", "2024-12"]
+"""Texts and formats of github.com/NVIDIA/RULER by date. "2024-12": commit c5341b4, as in the paper and in lm-eval
+0.4.13. "2025-06": commit 9f1c84d; the newest commit that was compared (c3f5e3b, July 2026) has the same."""
+
+Constant = str | int | list["Constant"] | dict[str, "Constant"] | None
+
+SPELLING = {"2024-12": "assgined", "2025-06": "assigned"}
+"""The one word that differs, in the answer prefix of variable tracking."""
 
 SHA256 = {
     "niah": "0085bba9db9754912f6f4ea5b25a39c7fa7eb3c1625fcd42d67ad767569a173e",
-    "vt": "e741649dad6d1b9d3554b01f86dafa6bfe1efee23811ad3afe87fbde2ea5ebba",
+    "vt": "c5c26643da53fc0d4a25c2bd8f2e0f3fe1090228534c9590575566e718118f13",
     "cwe": "a5199b048bceea6fc3c2fa06e7f7710cff46ed0eb66264ec461552b0b8268e5c",
     "fwe": "002a5c2a6b8f4e3b85b1b3ad1aff437a4c2fdd765abfab48ff19e00d7bb41b66",
     "qa": "59688fe0e10df6c49a7392bd6fc0a49474e05f4967f43b10cf72912c84758647",
 }
-"""Of task text + answer prefix + snippets of every family, in that order."""
+"""Of task text + answer prefix + snippets of every family, in that order, in the revision 2025."""
+VT_2024 = "e741649dad6d1b9d3554b01f86dafa6bfe1efee23811ad3afe87fbde2ea5ebba"
 
 
 @dataclass(frozen=True)
@@ -55,56 +63,63 @@ class Template:
         return self.text.split("{context}")[1]
 
 
+class _Text(NamedTuple):
+    """A template as it is read, before its hash is known to be official."""
+
+    text: str
+    answer_prefix: str
+    snippets: tuple[str, ...] = ()
+
+
 @cache
-def template(family: str) -> Template:
+def template(family: str, revision: Revision = "2025-06") -> Template:
     """The official template of `niah`, `vt`, `cwe`, `fwe` or `qa`.
 
     Raises UserError where the installed lm-eval holds another text than the official one.
     """
     text, answer_prefix, snippets = _READERS[family]()
-    digest = hashlib.sha256("\x00".join([text, answer_prefix, *snippets]).encode()).hexdigest()
-    if digest != SHA256[family]:
-        raise UserError(
-            f"The RULER template '{family}' in lm-eval {version('lm-eval')} is not the official text "
-            f"(sha256 {digest[:12]}, expected {SHA256[family][:12]}): pip install lm-eval==0.4.13."
-        )
+    if family == "vt":
+        for word in SPELLING.values():
+            answer_prefix = answer_prefix.replace(word, SPELLING[revision])
+    expected = VT_2024 if (family, revision) == ("vt", "2024-12") else SHA256[family]
+    joined = "\x00".join([text, answer_prefix, *snippets])
+    official_prompts.check(joined, expected, f"RULER {family}", official_prompts.version())
     return Template(text, answer_prefix, snippets)
 
 
-def _niah() -> tuple[str, str, tuple[str, ...]]:
-    tree = _tree("prepare_niah")
-    prefixes = [
-        node.orelse for node in ast.walk(tree) if isinstance(node, ast.IfExp) and isinstance(node.orelse, ast.JoinedStr)
-    ]
-    (plural,) = prefixes
-    constants = _constants("prepare_niah")
+def _niah() -> _Text:
+    (plural,) = (
+        node.orelse
+        for node in ast.walk(_tree("prepare_niah"))
+        if isinstance(node, ast.IfExp) and isinstance(node.orelse, ast.JoinedStr)
+    )
     answer_prefix = " " + "".join(
         str(part.value) if isinstance(part, ast.Constant) else "{" + ast.unparse(part.value) + "}"
         for part in plural.values
         if isinstance(part, ast.Constant | ast.FormattedValue)
     )
-    noise = _constants("vt_utils")["noise"].strip()
-    return _constants("niah_utils")["TEMPLATE"], answer_prefix, (constants["NEEDLE"], noise)
+    needle = _text(_constants("prepare_niah"), "NEEDLE")
+    return _Text(_text(_constants("niah_utils"), "TEMPLATE"), answer_prefix, (needle, _noise()))
 
 
-def _vt() -> tuple[str, str, tuple[str, ...]]:
-    constants = _constants("vt_utils")
-    config = constants["CONFIG"]["variable_tracking"]
-    return config["template"], config["answer_prefix"], (constants["noise"].strip(),)
+def _vt() -> _Text:
+    config = _table(_table(_constants("vt_utils"), "CONFIG"), "variable_tracking")
+    return _Text(_text(config, "template"), _text(config, "answer_prefix"), (_noise(),))
 
 
-def _words(module: str) -> tuple[str, str, tuple[str, ...]]:
-    config = _constants(module)["CONFIG"]
-    return config["template"], config["answer_prefix"], ()
+def _words(module: str) -> _Text:
+    config = _table(_constants(module), "CONFIG")
+    return _Text(_text(config, "template"), _text(config, "answer_prefix"))
 
 
-def _qa() -> tuple[str, str, tuple[str, ...]]:
+def _qa() -> _Text:
     constants = _constants("qa_utils")
-    config = constants["CONFIG"]
-    return config["template"], " " + config["answer_prefix"], (constants["DOCUMENT_PROMPT"],)
+    config = _table(constants, "CONFIG")
+    heading = _text(constants, "DOCUMENT_PROMPT")
+    return _Text(_text(config, "template"), " " + _text(config, "answer_prefix"), (heading,))
 
 
-_READERS = {
+_READERS: dict[str, Callable[[], _Text]] = {
     "niah": _niah,
     "vt": _vt,
     "cwe": lambda: _words("cwe_utils"),
@@ -113,9 +128,33 @@ _READERS = {
 }
 
 
-def _constants(module: str) -> dict[str, Any]:
+def _noise() -> str:
+    return _text(_constants("vt_utils"), "noise").strip()
+
+
+def _text(constants: dict[str, Constant], name: str) -> str:
+    value = constants.get(name)
+    if not isinstance(value, str):
+        raise _other(name)
+    return value
+
+
+def _table(constants: dict[str, Constant], name: str) -> dict[str, Constant]:
+    value = constants.get(name)
+    if not isinstance(value, dict):
+        raise _other(name)
+    return value
+
+
+def _other(name: str) -> UserError:
+    return UserError(
+        f"The RULER files of {official_prompts.version()} have no text {name}: pip install 'lm-eval==0.4.13'."
+    )
+
+
+def _constants(module: str) -> dict[str, Constant]:
     """Literal assignments `NAME = value` of one of lm-eval's RULER modules, wherever they stand in it."""
-    found = {}
+    found: dict[str, Constant] = {}
     for node in ast.walk(_tree(module)):
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             try:
@@ -127,9 +166,7 @@ def _constants(module: str) -> dict[str, Any]:
 
 @cache
 def _tree(module: str) -> ast.Module:
-    spec = importlib.util.find_spec("lm_eval")
-    assert spec is not None and spec.submodule_search_locations, "lm-eval is a dependency of this package"
-    path = Path(spec.submodule_search_locations[0], "tasks", "ruler", f"{module}.py")
+    path = official_prompts.tasks_folder() / "ruler" / f"{module}.py"
     if not path.is_file():
-        raise UserError(f"lm-eval {version('lm-eval')} has no RULER file {path.name}: pip install lm-eval==0.4.13.")
+        raise UserError(f"{official_prompts.version()} has no RULER file {path.name}: pip install 'lm-eval==0.4.13'.")
     return ast.parse(path.read_text(encoding="utf-8"))

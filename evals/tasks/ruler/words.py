@@ -37,6 +37,7 @@ def number(rng: random.Random) -> str:
 
 
 def random_uuid(rng: random.Random) -> str:
+    """A random UUID of version 4."""
     return str(uuid.UUID(int=rng.getrandbits(128), version=4))
 
 

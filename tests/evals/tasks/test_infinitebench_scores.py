@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from evals.errors import UserError
-from evals.tasks.infinitebench.scorers import JUNE_SCORES, TASK_SCORES
-from evals.tasks.infinitebench.subsets import MAX_NEW_TOKENS, label, views
+from evals.tasks.infinitebench.labels import label
+from evals.tasks.infinitebench.scorers import JUNE_SCORES, SCORES
+from evals.tasks.infinitebench.subsets import MAX_NEW_TOKENS, views
 from evals.tasks.infinitebench.task import score
 
 BOTH: list[tuple[str, str, Any, float]] = [
@@ -77,9 +78,9 @@ def test_gpt4_s_first_number_is_dropped() -> None:
 
 
 def test_every_task_has_a_budget_and_a_score() -> None:
-    assert set(TASK_SCORES) == set(MAX_NEW_TOKENS)
-    assert len(TASK_SCORES) == 12
-    assert set(JUNE_SCORES) < set(TASK_SCORES)
+    assert set(SCORES) == set(MAX_NEW_TOKENS)
+    assert len(SCORES) == 12
+    assert set(JUNE_SCORES) < set(SCORES)
 
 
 @pytest.mark.parametrize(
@@ -106,8 +107,43 @@ def test_labels_are_those_of_get_answer() -> None:
     assert label("math_calc", ["1", "2"], []) == [1, 2]
     assert label("code_run", 4, []) == 4
     assert label("passkey", "01234", []) == "01234"
-    with pytest.raises(ValueError, match="not one of four options"):
-        label("code_debug", ["v"], options)
+
+
+@pytest.mark.parametrize(
+    ("task", "answer", "message"),
+    [
+        ("code_debug", ["v"], "not one of four options"),
+        ("code_debug", ["w", "B"], "not the one of its option"),
+        ("code_debug", ["w", ""], "not the one of its option"),
+        ("code_debug", ["w", "AB"], "not the one of its option"),
+        ("code_debug", ["w", 0], "not the one of its option"),
+        ("code_debug", ["w", "A", "A"], "not one of four options"),
+        ("code_run", "four", "is not a number"),
+        ("code_run", "...", "is not a number"),
+        ("code_run", "nan", "is not a number"),
+        ("code_run", 4.5, "not a whole number"),
+        ("code_run", True, "is not a number"),
+        ("code_run", 10**30, "more than 15 digits"),
+        ("code_run", "9" * 5000, "is not a number"),
+        ("code_run", [], "a list of 0 values"),
+        ("math_find", float("nan"), "is not a number"),
+        ("math_find", float("inf"), "is not a number"),
+        ("math_find", ["3", "4"], "a list of 2 values"),
+        ("math_calc", 4, "not a list of numbers"),
+        ("math_calc", ["x"], "is not a number"),
+        ("math_calc", [[1], [2]], "is not a number"),
+        ("passkey", "12a45", "not a run of digits"),
+        ("passkey", 12345, "is not text"),
+        ("kv_retrieval", "two words", "not one word"),
+        ("longbook_qa_eng", ["Ann", 3], "is not text"),
+        ("longbook_qa_eng", float("nan"), "is not text"),
+        ("longbook_qa_eng", ["A\x00nn"], "NUL"),
+        ("longbook_qa_eng", [" "], "empty or blank"),
+    ],
+)
+def test_an_answer_that_makes_no_sense_is_refused(task: str, answer: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        label(task, answer, ["w", "x", "y", "z"])
 
 
 def test_the_paper_s_view_needs_its_three_tasks() -> None:

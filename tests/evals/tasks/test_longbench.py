@@ -22,9 +22,10 @@ from evals.tasks.base import DataSource, Instance, Output
 from evals.tasks.common import official_prompts, rows
 from evals.tasks.longbench import templates
 from evals.tasks.longbench.datasets import DATASETS, LONGBENCH_E
-from evals.tasks.longbench.task import LongBench, LongBenchE, LongBenchSettings, prompt_budget
+from evals.tasks.longbench.task import LongBench, LongBenchE, prompt_budget
 from evals.tasks.longbench.templates import parts, template
 from evals.tasks.longbench.views import views
+from evals.tasks.official import OfficialSettings
 
 GOLDEN = json.loads((folders.GOLDEN / "prompt_hashes.json").read_text())
 CHAT = "{% for m in messages %}<u>{{ m['content'] }}</u>{% endfor %}{% if add_generation_prompt %}<a>{% endif %}"
@@ -49,7 +50,7 @@ def lines(*records: dict[str, Any]) -> bytes:
 
 
 def task(folder: Path, dataset: str = "hotpotqa", kind: type[LongBench] = LongBench, **settings: Any) -> LongBench:
-    return kind(dataset, LongBenchSettings(**settings), DataSource(folder, offline=True))
+    return kind(dataset, OfficialSettings(**settings), DataSource(folder, offline=True))
 
 
 def instances(made: LongBench, length: int | None = None, chat_template: str | None = None) -> list[Instance]:
@@ -181,12 +182,12 @@ def test_missing_data_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(UserError, match=r"LongBench hotpotqa is not in .*: put hotpotqa.jsonl"):
         task(tmp_path).check()
     with pytest.raises(UserError, match=r"--offline forbids a download: get it from https://huggingface.co"):
-        LongBench("hotpotqa", LongBenchSettings(), DataSource(None, offline=True)).check()
+        LongBench("hotpotqa", OfficialSettings(), DataSource(None, offline=True)).check()
     wrong = tmp_path / "data.zip"
     wrong.write_bytes(b"another archive")
     monkeypatch.setattr(rows, "_download", lambda *_: wrong)
     with pytest.raises(UserError, match="not cb45b11a4133 as published"):
-        LongBench("hotpotqa", LongBenchSettings(), DataSource()).check()
+        LongBench("hotpotqa", OfficialSettings(), DataSource()).check()
 
 
 # --- the rules of the official script

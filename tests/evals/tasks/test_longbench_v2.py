@@ -12,7 +12,8 @@ from evals.errors import UserError
 from evals.methods.weights import byte_tokenizer
 from evals.tasks.base import DataSource, Output
 from evals.tasks.common import official_prompts
-from evals.tasks.longbench_v2 import LongBenchV2, LongBenchV2Settings, parse_answer, template
+from evals.tasks.longbench_v2 import LongBenchV2, parse_answer, template
+from evals.tasks.official import OfficialSettings
 
 
 def row(**fields: Any) -> dict[str, Any]:
@@ -25,7 +26,7 @@ def row(**fields: Any) -> dict[str, Any]:
 
 def task(folder: Path, *rows: dict[str, Any]) -> LongBenchV2:
     (folder / "data.json").write_text(json.dumps(rows), encoding="utf-8")
-    return LongBenchV2(None, LongBenchV2Settings(), DataSource(folder, offline=True))
+    return LongBenchV2(None, OfficialSettings(), DataSource(folder, offline=True))
 
 
 def test_the_prompt_is_the_official_one(tmp_path: Path) -> None:
@@ -70,14 +71,14 @@ def test_scores_by_difficulty_and_length(tmp_path: Path) -> None:
 def test_bad_rows_and_missing_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data.json, row 2: answer does not fit"):
         list(task(tmp_path, row(), row(answer="E")).instances(byte_tokenizer(258), None, None, 0))
-    broken = LongBenchV2(None, LongBenchV2Settings(), DataSource(tmp_path))
+    broken = LongBenchV2(None, OfficialSettings(), DataSource(tmp_path))
     for text in ("{", f"[{'9' * 5000}]", "[" * 100_000):
         (tmp_path / "data.json").write_text(text)
         with pytest.raises(UserError, match=r"data.json is not JSON"):
             list(broken.instances(byte_tokenizer(258), None, None, 0))
     (tmp_path / "data.json").unlink()
     with pytest.raises(UserError, match=r"put data.json of https://huggingface.co"):
-        LongBenchV2(None, LongBenchV2Settings(), DataSource(tmp_path)).check()
+        LongBenchV2(None, OfficialSettings(), DataSource(tmp_path)).check()
 
 
 def test_long_documents_lose_their_middle(tmp_path: Path) -> None:

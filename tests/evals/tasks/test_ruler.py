@@ -129,11 +129,11 @@ class TestNeedles:
         for instance in instances(task, tokenizer, data, 2):
             text, query = context(instance, tokenizer), tokenizer.decode(instance.prompt.query)
             answers = instance.reference
-            assert len(answers) == config.get("values", 1) * config.get("queries", 1)
+            assert len(answers) == config.values * config.queries
             assert all(text.count(answer) == 1 for answer in answers)
-            if config["haystack"] != "needle":
-                assert text.count("One of the special magic") == config.get("keys", 1) * config.get("values", 1)
-            kind = config.get("value", "numbers")
+            if config.haystack != "needle":
+                assert text.count("One of the special magic") == config.keys * config.values
+            kind = config.value
             if len(answers) == 1:
                 assert f"What is the special magic {kind[:-1]} for" in query
                 assert query.endswith("mentioned in the provided text is")
@@ -164,15 +164,47 @@ class TestNeedles:
 class TestFormulas:
     """Against lm-eval's port of the official generators, where that can be imported without a download."""
 
-    def test_variable_chain(self) -> None:
-        sample = VariableTracking().sample(random.Random(3), 40, 0)
+    @pytest.mark.parametrize(("revision", "spelling"), [("2025-06", "assigned"), ("2024-12", "assgined")])
+    def test_variable_chain(self, revision: templates.Revision, spelling: str) -> None:
+        sample = VariableTracking(revision).sample(random.Random(3), 40, 0)
         value = re.search(r"assigned the value (\d+)", sample.question)[1]
         links = re.findall(r"VAR (\w{5}) = (?:VAR )?(\w+)", sample.context)
         assert links == list(zip(sample.answers, [value, *sample.answers], strict=False))
-        assert sample.answer_prefix.endswith(f"5 variables are assgined the value {value}, they are: ")
-        example, instruction = sample.before.split("\n\nMemorize and track")
+        assert sample.answer_prefix.endswith(f"5 variables are {spelling} the value {value}, they are: ")
+        example, instruction = re.split(r"\n{2,}Memorize and track", sample.before)
         assert re.search(r"they are:  (\w{3} ){4}\w{3}$", example)
         assert instruction.endswith("following text.\n\n")
+
+    def test_the_revision_of_2025_writes_a_line_for_every_link_and_a_fixed_number_in_the_example(self) -> None:
+        new, old = (VariableTracking(r).sample(random.Random(3), 40, 0) for r in ("2025-06", "2024-12"))
+        assert new.context.count("\n") == 44
+        assert all(re.fullmatch(r"VAR \w{5} = .*|The grass .* again\.", line) for line in new.context.split("\n"))
+        assert "again.\n The grass" in old.context
+        assert " VAR " in old.context.replace("\n", "")
+        assert new.before.count("12345") == 3  # link, question and answer of the worked example
+        assert old.before.count("12345") == 0
+        assert old.before.count("\n\n\n\nMemorize") == 1
+
+    @pytest.mark.parametrize("size", [20, 60])
+    def test_the_variable_text_of_2024_is_lm_evals(self, size: int) -> None:
+        from lm_eval.tasks.ruler.vt_utils import generate_input_output
+
+        text, _ = generate_input_output(size, 1, 4)
+        sample = VariableTracking("2024-12").sample(random.Random(3), size, 0)
+        ours = sample.context + sample.lead + sample.question + sample.answer_prefix
+        theirs = text.split("following text.\n\n")[1]
+        pieces = [sorted(re.sub(r"[A-Z]{5}|\d{5}", "X", t).split(" ")) for t in (ours, theirs)]
+        assert pieces[0] == pieces[1]
+
+    @pytest.mark.parametrize(("revision", "shown"), [("2025-06", "list are: 1. "), ("2024-12", "list are:1. ")])
+    def test_the_worked_example_of_common_words(self, revision: templates.Revision, shown: str) -> None:
+        sample = CommonWords(4096, revision).sample(random.Random(1), 40, 0)
+        assert sample.before.count(shown) == 1
+
+    @pytest.mark.parametrize(("revision", "words"), [("2025-06", (8192 - 50) // 50), ("2024-12", 8192 // 50)])
+    def test_the_vocabulary_of_frequent_words(self, revision: templates.Revision, words: int) -> None:
+        sample = FrequentWords(8192, revision).sample(random.Random(0), 10**6, 0)
+        assert len(set(sample.context.split())) == words
 
     @pytest.mark.parametrize(("length", "often", "seldom"), [(2048, 6, 1), (4096, 30, 3)])
     def test_common_words_against_lm_eval(self, length: int, often: int, seldom: int) -> None:
@@ -197,7 +229,7 @@ class TestFormulas:
         from lm_eval.tasks.ruler.fwe_utils import generate_input_output
 
         size, vocabulary = 700, 40
-        sample = FrequentWords(50 * vocabulary).sample(random.Random(0), size, 0)
+        sample = FrequentWords(50 * vocabulary, "2024-12").sample(random.Random(0), size, 0)
         text, _, _ = generate_input_output(1 << 20, tokenizer, num_words=size, vocab_size=vocabulary)
         theirs = text.split("coded words. ")[1].split("\nQuestion")[0]
         ours, theirs = (Counter(t.split()) for t in (sample.context, theirs))
@@ -342,9 +374,9 @@ class TestMistakes:
             instances("vt", tokenizer, None, length=512)
 
     def test_another_text_in_lm_eval(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(templates, "_READERS", {"vt": lambda: ("{context} Other?", " Answer:", ())})
+        monkeypatch.setattr(templates, "_READERS", {"vt": lambda: templates._Text("{context} Other?", " Answer:")})
         templates.template.cache_clear()
-        with pytest.raises(UserError, match="not the official text"):
+        with pytest.raises(UserError, match="not the official one"):
             templates.template("vt")
         templates.template.cache_clear()
 

@@ -1,0 +1,49 @@
+"""What the tasks of published benchmarks share: settings for chat and truncation, the end of an answer, bad rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from evals.errors import UserError
+from evals.methods.base import Stop
+from evals.tasks.base import TaskSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class OfficialSettings(TaskSettings):
+    """chat: "official" wraps the prompt in the tokenizer's chat template, if it has one, where the official script
+    does. max_prompt_tokens: truncation budget of the prompt, in place of the one that --length implies."""
+
+    chat: Literal["official", "never", "always"] = "official"
+    max_prompt_tokens: int | None = Field(None, ge=1)
+
+    def wraps(self, tokenizer: PreTrainedTokenizerBase, officially: bool) -> bool:
+        """Whether to apply the chat template. officially: whether the official script does for a chat model."""
+        if self.chat == "official":
+            return officially and bool(tokenizer.chat_template)
+        return self.chat == "always"
+
+
+def end_of_text(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Ids that end an answer."""
+    return frozenset({tokenizer.eos_token_id} - {None})
+
+
+def stop_at_end(tokenizer: PreTrainedTokenizerBase) -> Stop:
+    """Stop at the end of text and nowhere else."""
+    return Stop(ids=end_of_text(tokenizer))
+
+
+@contextmanager
+def naming(place: object) -> Iterator[None]:
+    """Puts the place of a row (file and line) in front of what is wrong with it."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from error
