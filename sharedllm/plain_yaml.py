@@ -7,8 +7,6 @@ sets, binary and other tags, keys that repeat or are not strings, deep nesting. 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from typing import Any
-
 import yaml
 
 MAX_BYTES = 1 << 20
@@ -30,7 +28,7 @@ class _PlainLoader(yaml.SafeLoader):
         self.depth -= 1
         return node
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
@@ -53,7 +51,7 @@ _PlainLoader.yaml_implicit_resolvers = {
 }
 
 
-def load(text: str) -> Any:
+def load(text: str) -> object:
     """The value of a YAML text: None, bool, int, float, str, or lists and dicts of them.
 
     Raises ValueError, one sentence without the place, for text that is not such YAML or longer than 1 MiB.
@@ -71,9 +69,9 @@ def load(text: str) -> Any:
         raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep") from error
 
 
-def assignments(texts: Iterable[str]) -> dict[str, Any]:
+def assignments(texts: Iterable[str]) -> dict[str, object]:
     """`key=value` texts as a dict, each value read as YAML. Raises ValueError for one that is not of that form."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():

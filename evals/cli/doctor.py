@@ -7,13 +7,12 @@ import sys
 from typing import Annotated
 
 import typer
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from evals.cli import options
 from evals.cli.command import new_app
+from evals.cli.tables import add_row, new_table
 from evals.run.spec import Attention, Device, DType, resolve_runtime
 
 COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
@@ -50,10 +49,10 @@ def doctor(
     )
     preset = presets.load_preset(model)
     console = Console() if sys.stdout.isatty() else Console(width=120)
-    table = Table("check", "", "found", box=box.SIMPLE, pad_edge=False)
+    table = new_table(("check", "", "found"), left=("check", "", "found"))
     findings = [*checks.machine(runtime.device), *checks.model(preset, runtime)]
     for finding in findings:
-        table.add_row(finding.check, Text(finding.verdict, style=COLOURS[finding.verdict]), Text(finding.text))
+        add_row(table, finding.check, Text(finding.verdict, style=COLOURS[finding.verdict]), finding.text)
     console.print(table)
     print(json.dumps({"checks": [vars(finding) for finding in findings]}, ensure_ascii=False))
     return int(any(finding.verdict == "error" for finding in findings))

@@ -5,20 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from inspect import cleandoc
-from typing import Any
 
 from pydantic import BaseModel
-from rich import box
 from rich.console import Console, Group
-from rich.table import Table
-from rich.text import Text
 
 from evals import registry
+from evals.cli.tables import add_row, new_table, plain
 from evals.methods import presets
 
 
 def show(tasks: Sequence[str], models: Sequence[str], out: Console) -> None:
-    """Print tables and, as the last line, the names as JSON. Named tasks and models are imported, others not."""
+    """Print tables and, as the last line, the names as JSON. Only the tasks and models that are named are imported."""
     if tasks or models:
         for name in tasks:
             _show_task(name.partition(":")[0], out)
@@ -26,41 +23,57 @@ def show(tasks: Sequence[str], models: Sequence[str], out: Console) -> None:
             _show_model(name, out)
         return
     known = [presets.load_preset(name) for name in presets.names()]
-    table = Table("model", "method", "description", box=box.SIMPLE, pad_edge=False)
+    columns = ("model", "method", "window", "weights", "description")
+    table = new_table(columns, left=("model", "method", "weights", "description"))
     for preset in known:
-        table.add_row(preset.name, preset.method, preset.description)
+        add_row(table, preset.name, preset.method, _tokens(preset.max_context), _weights(preset), preset.description)
     out.print(table)
-    table = Table("task", "from", box=box.SIMPLE, pad_edge=False)
+    table = new_table(("task", "from"), left=("task", "from"))
     for name, target in registry.tasks().items():
-        table.add_row(name, target.partition(":")[0])
+        add_row(table, name, target.partition(":")[0])
     out.print(table)
     names = {"models": [preset.name for preset in known], "tasks": list(registry.tasks())}
     out.file.write(json.dumps(names) + "\n")
 
 
+def _tokens(count: int | None) -> str:
+    if count is None:
+        return ""
+    return f"{count // 1024}K" if count % 1024 == 0 else str(count)
+
+
+def _weights(preset: presets.Preset) -> str:
+    """Size and licence, as far as the preset states them."""
+    gated = "gated" if preset.weights.gated else None
+    return ", ".join(filter(None, (preset.weights.size, preset.weights.licence, gated)))
+
+
 def _show_task(name: str, out: Console) -> None:
     cls = registry.task(name)
-    out.print(f"task {name}, version {cls.version}, metric {cls.metric}", highlight=False)
+    out.print(plain(f"task {name}, version {cls.version}, metric {cls.metric}"))
     if cls.subsets:
-        out.print("subsets: " + ", ".join(cls.subsets), highlight=False)
+        out.print(plain("subsets: " + ", ".join(cls.subsets)))
     out.print(_settings(cls.settings_model, {}))
 
 
 def _show_model(name: str, out: Console) -> None:
     preset = presets.load_preset(name)
     cls = registry.method(preset.method)
-    out.print(f"model {name}: {preset.description}", highlight=False)
+    out.print(plain(f"model {name}: {preset.description}"))
+    if weights := _weights(preset):
+        out.print(plain(f"weights: {preset.weights.source} ({weights})"))
     out.print(_settings(cls.settings_model, cls.settings_in_force(preset)))
 
 
-def _settings(model: type[BaseModel] | None, values: Mapping[str, Any]) -> Group:
+def _settings(model: type[BaseModel] | None, values: Mapping[str, object]) -> Group:
     """What the settings are about, and each with its value in the preset, or its default."""
     fields = model.model_fields if model else {}
     described = any(field.description for field in fields.values())
-    table = Table("--set", "value", *(["meaning"] if described else []), box=box.SIMPLE, pad_edge=False)
+    columns = ["--set", "value", *(["meaning"] if described else [])]
+    table = new_table(columns, left=columns)
     for key in dict.fromkeys([*fields, *values]):
         field = fields.get(key)
         default = field.get_default(call_default_factory=True) if field and not field.is_required() else ""
         meaning = [field.description or "" if field else ""] if described else []
-        table.add_row(key, str(values.get(key, default)), *meaning)
-    return Group(Text(cleandoc(model.__doc__ or "") if model else ""), table)
+        add_row(table, key, values.get(key, default), *meaning)
+    return Group(plain(cleandoc(model.__doc__ or "") if model else ""), table)

@@ -128,8 +128,8 @@ def test_an_unreadable_file_is_one_sentence(tmp_path: Path, monkeypatch: pytest.
     ("content", "message"),
     [
         (b"name: \xe9\n", r"a\.yaml is not UTF-8 \(byte 6\): save the file as UTF-8"),
-        (b"max_context: 1" + b"0" * 5000, r"a\.yaml is not valid YAML"),
-        (b"[" * 10_000, r"a\.yaml is not valid YAML"),
+        (b"max_context: 1" + b"0" * 5000, r"a\.yaml cannot be read: it is"),
+        (b"[" * 10_000, r"a\.yaml cannot be read: it is"),
     ],
 )
 def test_a_preset_file_that_cannot_be_read_is_one_sentence(tmp_path: Path, content: bytes, message: str) -> None:
