@@ -1,48 +1,82 @@
-"""The tokenizer of a checkpoint's folder."""
+"""The tokenizer of a checkpoint's folder: its own ids, whatever class it names."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, cast
 
 from evals.errors import UserError
 from evals.methods.boundary import reading
+from evals.methods.tokenizers.sentencepiece import processor, sentencepiece_backend, user_defined
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
-VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
-"""One of them makes a folder's tokenizer."""
+VOCABULARIES = (("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt"))
+"""What makes a folder's tokenizer, the first that is there."""
 TOKENIZER_FILES = (
-    *VOCABULARY_FILES,
-    "merges.txt",
+    *(name for names in VOCABULARIES for name in names),
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.json",
-    "*.jinja",
+    "chat_template.jinja",
+    "additional_chat_templates/*.jinja",
 )
 """Patterns of all files of a tokenizer."""
 ADVICE = "copy the tokenizer files of the model's release into the folder"
+PROBE = (
+    "Plain words, and a sentence.",
+    " one space before, two  within, three   and one after ",
+    "\ttabs\t\tand\nlines\n\n\n    with indents\r\n",
+    "def f(x):\n    return [x**2 for _ in range(10)]  # comment\n",
+    "3.14159, 1,234,567 and 2026-11-28",
+    "naïve Ångström Tiếng Việt; Привет; שלום; สวัสดี; 你好，世界。こんにちは 한국어",
+    "ﬁ ½ Ⅷ ｆｕｌｌ ～ \u00a0 \u200b \u2028 \u3000 e\u0301 i\u0302",
+    "emoji 😀 ❤️ 👩‍👩‍👧 1️⃣",
+    "<tag attr='v'> [x] {y} \\n ▁ ▁▁z ▁",
+    "",
+    " ",
+    "   ",
+)
+"""Texts on which loaded ids are compared with those of the file: white space, code, digits, Unicode."""
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The fast tokenizer of a folder (prompts need its character offsets); code in the folder never runs.
 
-    Its attribute `generation_stop_ids` is a frozenset: the end-of-sequence ids that the folder's generation settings
-    name beside the tokenizer's own. Raises UserError where there is no usable tokenizer.
+    Ids are those of tokenizer.json as it is, else those that sentencepiece gives for tokenizer.model: transformers
+    rebuilds some classes by rules of its own, which is corrected here and checked on PROBE. Its attribute
+    `generation_stop_ids` (frozenset) holds the end-of-sequence ids that the folder's generation settings name.
+    Raises UserError where there is no usable tokenizer.
     """
     from transformers import AutoTokenizer
 
-    if not any((folder / name).is_file() for name in VOCABULARY_FILES):
-        raise UserError(f"There is no tokenizer in {folder}: {ADVICE} (tokenizer.json, or tokenizer.model).")
+    if not has_tokenizer(folder):
+        raise UserError(
+            f"There is no tokenizer in {folder} (tokenizer.json, tokenizer.model, or vocab.json with merges.txt): "
+            f"{ADVICE}."
+        )
+    reference = _reference(folder)
     with reading(f"The tokenizer in {folder}", ADVICE):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if not tokenizer.is_fast:
-        raise UserError(f"The tokenizer in {folder} has no fast version (tokenizer.json), as prompts need.")
+        raise UserError(f"The tokenizer in {folder} has no fast version: add its tokenizer.json.")
+    if reference is not None:
+        fast = cast("_Fast", tokenizer)
+        fast._tokenizer = _with_pipeline(fast._tokenizer, reference)
+        _check(folder, fast._tokenizer, reference)
     setattr(tokenizer, "generation_stop_ids", generation_stop_ids(folder))  # noqa: B010 - not a declared attribute
     return tokenizer
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether all files of some vocabulary are there."""
+    return any(all((folder / name).is_file() for name in names) for names in VOCABULARIES)
 
 
 def generation_stop_ids(folder: Path) -> frozenset[int]:
@@ -55,11 +89,63 @@ def generation_stop_ids(folder: Path) -> frozenset[int]:
         if not path.is_file():
             continue
         with reading(path, "repair the file"):
-            settings = json.loads(path.read_text(encoding="utf-8-sig"))
-            found = settings.get("eos_token_id")
+            found = json.loads(path.read_text(encoding="utf-8-sig")).get("eos_token_id")
         ids = found if isinstance(found, list) else [found]
         if found is not None and not all(type(i) is int and i >= 0 for i in ids):
             raise UserError(f"{path}: eos_token_id is {found!r}, not a token id or a list of them: repair the file.")
         if found is not None:
             return frozenset(ids)
     return frozenset()
+
+
+class _Fast(Protocol):
+    _tokenizer: Tokenizer
+    """Where transformers keeps the pipeline; `backend_tokenizer` only reads it."""
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """The pipeline that a folder's file describes, and the ids that it must give.
+
+    symbols: pieces that the pipeline itself finds in a text, which must not be cut out of it before.
+    """
+
+    pipeline: Tokenizer
+    ids: Callable[[str], Sequence[int]]
+    symbols: frozenset[str] = frozenset()
+
+
+def _reference(folder: Path) -> _Reference | None:
+    from tokenizers import Tokenizer
+
+    path = folder / "tokenizer.json"
+    if path.is_file():
+        with reading(path, ADVICE):
+            made = Tokenizer.from_file(str(path))
+            made.no_truncation()
+            made.no_padding()
+        return _Reference(made, lambda text: made.encode(text, add_special_tokens=False).ids)
+    path = folder / "tokenizer.model"
+    if path.is_file():
+        return _Reference(sentencepiece_backend(path), processor(path).encode, user_defined(path))
+    return None
+
+
+def _with_pipeline(tokenizer: Tokenizer, reference: _Reference) -> Tokenizer:
+    """Text becomes ids as in the reference; special tokens and what is added around a text stay."""
+    from tokenizers import Tokenizer
+
+    made = json.loads(tokenizer.to_str())
+    own = json.loads(reference.pipeline.to_str())
+    made |= {part: own[part] for part in ("normalizer", "pre_tokenizer", "model", "decoder")}
+    made["added_tokens"] = [token for token in made["added_tokens"] if token["content"] not in reference.symbols]
+    return Tokenizer.from_str(json.dumps(made))
+
+
+def _check(folder: Path, tokenizer: Tokenizer, reference: _Reference) -> None:
+    for text in PROBE:
+        if tokenizer.encode(text, add_special_tokens=False).ids != list(reference.ids(text)):
+            raise UserError(
+                f"The tokenizer in {folder} gives other ids than its own file for {text!r}: its tokenizer_config.json "
+                "or added_tokens.json does not belong to it; copy all tokenizer files of one release."
+            )

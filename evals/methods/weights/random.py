@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from evals.errors import UserError
 from evals.methods.base import Runtime
 from evals.methods.presets import Weights
-from evals.methods.tokenizers import VOCABULARY_FILES, byte_tokenizer, load_tokenizer
+from evals.methods.tokenizers import byte_tokenizer, has_tokenizer, load_tokenizer
 from evals.methods.weights.sources import resolve
 
 if TYPE_CHECKING:
@@ -71,4 +71,4 @@ def tokenizer_folder(weights: Weights, runtime: Runtime) -> Path | None:
         folder = resolve(weights, replace(runtime, offline=True), need_weights=False)
     except UserError:
         return None
-    return folder if any((folder / name).is_file() for name in VOCABULARY_FILES) else None
+    return folder if has_tokenizer(folder) else None
