@@ -14,12 +14,17 @@ if TYPE_CHECKING:
     from evals.measure.task import MeasuredTask as MeasuredTask
     from evals.methods.base import Cost as Cost
     from evals.methods.base import LongContextModel as LongContextModel
+    from evals.methods.base import MethodSettings as MethodSettings
+    from evals.methods.base import NotFiniteError as NotFiniteError
     from evals.methods.base import Query as Query
     from evals.methods.base import Request as Request
     from evals.methods.base import Runtime as Runtime
     from evals.methods.base import Session as Session
     from evals.methods.base import Stop as Stop
+    from evals.methods.base import common_fields as common_fields
+    from evals.methods.decoding.buffer_session import BufferSession as BufferSession
     from evals.methods.decoding.session import CachedSession as CachedSession
+    from evals.methods.flops import parameter_cost as parameter_cost
     from evals.methods.presets import Preset as Preset
     from evals.methods.presets import load_preset as load_preset
     from evals.methods.weights import load_base as load_base
@@ -36,8 +41,21 @@ if TYPE_CHECKING:
 _HOMES = {
     "evals.errors": ("UserError",),
     "evals.measure.task": ("Measured", "MeasuredTask"),
-    "evals.methods.base": ("Cost", "LongContextModel", "Query", "Request", "Runtime", "Session", "Stop"),
+    "evals.methods.base": (
+        "Cost",
+        "LongContextModel",
+        "MethodSettings",
+        "NotFiniteError",
+        "Query",
+        "Request",
+        "Runtime",
+        "Session",
+        "Stop",
+        "common_fields",
+    ),
+    "evals.methods.decoding.buffer_session": ("BufferSession",),
     "evals.methods.decoding.session": ("CachedSession",),
+    "evals.methods.flops": ("parameter_cost",),
     "evals.methods.presets": ("Preset", "load_preset"),
     "evals.methods.weights": ("load_base",),
     "evals.registry": ("method",),

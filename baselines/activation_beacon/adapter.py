@@ -21,7 +21,6 @@ from evals.methods.decoding.static_decoder import decode_mode, supports_static_d
 from evals.methods.presets import Preset
 from evals.methods.weights import load_class, resolve, shape_config
 from sharedllm.nn.base_config import head_dim, key_value_heads
-from sharedllm.nn.layers import output_head
 
 
 class BeaconSettings(MethodSettings):
@@ -35,12 +34,11 @@ class BeaconSettings(MethodSettings):
     reserve: int = Field(1024, ge=0)
 
 
-class BeaconSession(GraphSession):
+class BeaconSession(GraphSession[BeaconModel]):
     """A context whose full windows are condensed. Answers may fill further windows: `rewind` undoes that."""
 
     def __init__(self, model: BeaconModel, cache: BeaconCache, ids: Sequence[int]) -> None:
-        self.device = model.device
-        self._model = model
+        super().__init__(model)
         self._cache = cache
         self._static = supports_static_decoding(model)
         if ids:
@@ -53,9 +51,6 @@ class BeaconSession(GraphSession):
 
     def _forward(self, ids: torch.Tensor) -> torch.Tensor:
         return self._model.read(ids, self._cache)[0]
-
-    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        return output_head(self._model)(hidden)
 
     def _rewind(self) -> None:
         self._cache.rewind()

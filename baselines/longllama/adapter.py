@@ -19,7 +19,6 @@ from evals.methods.decoding.session import GraphSession
 from evals.methods.decoding.static_decoder import decode_mode, supports_static_decoding
 from evals.methods.presets import Preset
 from evals.methods.weights import load_class
-from sharedllm.nn.layers import output_head
 
 
 class LongLLaMASettings(MethodSettings):
@@ -33,12 +32,11 @@ class LongLLaMASettings(MethodSettings):
     mem_attention_grouping: tuple[int, int] | None = None
 
 
-class LongLLaMASession(GraphSession):
+class LongLLaMASession(GraphSession[LongLlamaForCausalLM]):
     """A prompt that has been read: memory, and the local cache of its last tokens."""
 
     def __init__(self, model: LongLlamaForCausalLM, ids: Sequence[int]) -> None:
-        self.device = model.device
-        self._model = model
+        super().__init__(model)
         self._static = supports_static_decoding(model)
         self._state = model.new_state(reserve=len(ids) + model.window)
         if ids:
@@ -52,9 +50,6 @@ class LongLLaMASession(GraphSession):
 
     def _forward(self, ids: torch.Tensor) -> torch.Tensor:
         return self._model.append(ids, self._state)[0]
-
-    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        return output_head(self._model)(hidden)
 
     def _rewind(self) -> None:
         self._state.restore(self._context)

@@ -33,7 +33,6 @@ from evals.methods.decoding.static_decoder import (
 from evals.methods.presets import Preset
 from evals.methods.weights import load_base
 from sharedllm.nn.base_config import windows
-from sharedllm.nn.layers import output_head
 
 
 class StreamingSettings(MethodSettings):
@@ -49,12 +48,11 @@ class StreamingSettings(MethodSettings):
         return Eviction(self.sinks, self.recent, self.chunk if self.regime == "chunked" else 1)
 
 
-class StreamingSession(GraphSession):
+class StreamingSession(GraphSession[PreTrainedModel]):
     """A stream that has been read; the query and the answer continue it and are then rewound."""
 
     def __init__(self, model: PreTrainedModel, eviction: Eviction, ids: Sequence[int]) -> None:
-        self.device = model.device
-        self._model = model
+        super().__init__(model)
         inv_freq = model.base_model.get_buffer("rotary_emb.inv_freq")
         self._cache = SinkCache(eviction, model.config, model.dtype, inv_freq)
         self._static = supports_static_decoding(model) and _sees_all(model.config, eviction)
@@ -79,9 +77,6 @@ class StreamingSession(GraphSession):
             self._cache.commit(piece.shape[1])
             at += piece.shape[1]
             yield hidden
-
-    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        return output_head(self._model)(hidden)
 
     def _rewind(self) -> None:
         self._cache.restore(self._context)

@@ -42,7 +42,10 @@ def doctor(
 
     chosen = resolve_runtime(device, dtype, attn)
     runtime = Runtime(
-        **chosen,
+        device=chosen["device"],
+        dtype=chosen["dtype"],
+        attn=chosen["attn"],
+        kernel_order=chosen["kernels"],
         random_weights=random_weights,
         offline=offline,
         checkpoint=str(checkpoint) if checkpoint else None,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from evals.methods.base import Cost
 from sharedllm.nn.base_config import head_dim, key_value_heads
 from sharedllm.nn.layers import output_head
 
@@ -58,3 +59,10 @@ def decode_weight_bytes(model: PreTrainedModel) -> int:
     embedding = model.get_input_embeddings().get_parameter("weight")
     tied = output_head(model).weight is embedding
     return weight_bytes(model) - (0 if tied else embedding.nbytes)
+
+
+def parameter_cost(model: PreTrainedModel, prefill: float, decode: float, state_bytes: int) -> Cost:
+    """Cost of a method of which only this is known: `prefill` tokens are read for the first new token and `decode` for
+    each one after it. 2 FLOPs per parameter and token (Kaplan et al. 2020, section 2.1); attention is left out."""
+    flops, weights = 2.0 * sum(p.numel() for p in model.parameters()), weight_bytes(model)
+    return Cost(flops * prefill, flops * decode, weights, state_bytes, weights + state_bytes)

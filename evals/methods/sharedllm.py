@@ -49,7 +49,7 @@ class SharedLLMSettings(BaseModel):
     fine_chunks: int | None = Field(None, description="chunks with whole leaves, those that match best; null: all")
 
 
-class SharedLLMSession(GraphSession):
+class SharedLLMSession(GraphSession[SharedLLMForCausalLM]):
     """A context whose chunks are compressed once, or for every question where the policy searches.
 
     The lead (prefix and remainder) is read with the first query and kept; queries are taken back.

@@ -1,58 +1,41 @@
-"""Sliding window with re-computation: for every query the base reads the last `window` tokens anew.
-
-The strong but slow rival in the StreamingLLM paper (Xiao et al., ICLR 2024, figure 1): nothing of what left the
-window is in the keys and values, since they are computed again from the tokens that remain.
-"""
-
-from __future__ import annotations
+"""Sliding window with re-computation (Xiao et al., ICLR 2024, figure 1): each token reads its last `window` anew."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from transformers import PreTrainedModel
 
-from evals.methods.base import Cost, LongContextModel, Runtime
-from evals.methods.decoding.session import CachedSession
-from evals.methods.presets import Preset
-from evals.methods.weights import load_base
-from evals.settings import validate
+import evals
+from evals import Cost, Preset, Runtime
 
 
-class Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class Settings(evals.MethodSettings):
     window: int = Field(2048, ge=1)
 
 
-class WindowSession(CachedSession):
-    """Holds tokens, not keys: `_forward` runs the base over each new token's own window."""
+class WindowSession(evals.CachedSession[PreTrainedModel]):
+    """Holds tokens, not keys and values: nothing depends on what left the window."""
 
-    def __init__(self, model: PreTrainedModel, window: int, ids: Sequence[int]) -> None:
-        self.device = model.device
-        self._model = model
+    def __init__(self, model: PreTrainedModel, window: int, ids: list[int]) -> None:
+        super().__init__(model)
         self._window = window
-        self._context = torch.tensor(ids[-window:], dtype=torch.long, device=model.device)
-        self._tokens = self._context
-        if len(ids):
-            self.context_hidden = self._last_hidden(self._context)
+        self._context = self._tokens = self._tensor(ids[-window:])
+        self.context_hidden = self._last_hidden() if ids else None
 
-    def _last_hidden(self, ids: torch.Tensor) -> torch.Tensor:
-        return self._model.base_model(input_ids=ids[None], use_cache=False).last_hidden_state[0, -1:]
+    def _last_hidden(self) -> torch.Tensor:  # (1, hidden)
+        return self._model.base_model(input_ids=self._tokens, use_cache=False).last_hidden_state[0, -1:]
 
-    def _forward(self, ids: torch.Tensor) -> torch.Tensor:
+    def _forward(self, ids: torch.Tensor) -> torch.Tensor:  # token ids (1, q) -> hidden states (q, hidden)
         hidden = []
-        for token in ids[0]:
-            self._tokens = torch.cat([self._tokens, token[None]])[-self._window :]
-            hidden.append(self._last_hidden(self._tokens))
+        for token in ids.split(1, dim=1):
+            self._tokens = torch.cat([self._tokens, token], dim=1)[:, -self._window :]
+            hidden.append(self._last_hidden())
         return torch.cat(hidden)
 
-    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self._model.lm_head(hidden)
-
-    def _rewind(self) -> None:
+    def _rewind(self) -> None:  # back to the end of the context
         self._tokens = self._context
 
     @property
@@ -61,42 +44,23 @@ class WindowSession(CachedSession):
 
 
 @dataclass(kw_only=True)
-class RecomputeWindow(LongContextModel):
-    """Any causal base of transformers."""
-
-    settings_model: ClassVar[type[BaseModel]] = Settings
-
+class RecomputeWindow(evals.LongContextModel):
+    settings_model = Settings
     model: PreTrainedModel
     window: int
 
     @classmethod
-    def load(cls, preset: Preset, runtime: Runtime) -> RecomputeWindow:
-        settings = validate(Settings, preset.settings, preset.name)
-        model, tokenizer = load_base(preset.weights, runtime, preset.shape)
-        return cls(
-            name=preset.name,
-            tokenizer=tokenizer,
-            device=model.device,
-            dtype=model.dtype,
-            max_context=preset.max_context,
-            fairness={"window": settings.window, "kernel": runtime.attn, "dtype": runtime.dtype, "trained": False},
-            model=model,
-            window=settings.window,
-        )
+    def load(cls, preset: Preset, runtime: Runtime) -> Self:
+        window = Settings.of(preset).window
+        model, tokenizer = evals.load_base(preset.weights, runtime, preset.shape)
+        fields = evals.common_fields(preset, runtime, model, tokenizer, fairness={"window": window}, trained=False)
+        return cls(**fields, model=model, window=window)
 
     @torch.inference_mode()
     def prefill(self, context_ids: Sequence[int], prefix_ids: Sequence[int] = ()) -> WindowSession:
         return WindowSession(self.model, self.window, [*prefix_ids, *context_ids])
 
     def cost(self, context_tokens: int, query_tokens: int) -> Cost:
-        """Every token after the context costs one read of its window. Attention itself is left out here."""
-        weights = sum(p.nbytes for p in self.model.parameters())
-        parameters = sum(p.numel() for p in self.model.parameters())
-        window = 2 * parameters * min(context_tokens + query_tokens, self.window)
-        return Cost(
-            prefill_flops=float(window * (1 + query_tokens)),
-            decode_flops=float(window),
-            weight_bytes=weights,
-            state_bytes=8 * min(context_tokens, self.window),
-            decode_bytes=weights,
-        )
+        window = min(context_tokens + query_tokens, self.window)  # tokens read per new token
+        state = 8 * min(context_tokens, self.window)
+        return evals.parameter_cost(self.model, window * (1 + query_tokens), window, state)

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
-
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 
 from evals.methods.decoding.cuda_graph import LONGEST, StaticStep
 from evals.methods.decoding.kv_cache import ROOM, BufferCache
 from evals.methods.decoding.prefill import read
-from evals.methods.decoding.session import GraphSession
+from evals.methods.decoding.session import GraphSession, M
 from evals.methods.decoding.static_decoder import CacheStep, supports_static_decoding
 from sharedllm.nn.layers import decoder_of, output_head
 
-M = TypeVar("M", bound=PreTrainedModel)
 
-
-class BufferSession(GraphSession, Generic[M]):
+class BufferSession(GraphSession[M]):
     """Appends to the cache, and cuts it back to the first `kept` tokens, those of the context.
 
     config: of the decoder, where it is not the model's. room: free tokens after the context before buffers grow.
@@ -25,8 +21,7 @@ class BufferSession(GraphSession, Generic[M]):
     """
 
     def __init__(self, model: M, kept: int, config: PreTrainedConfig | None = None, room: int = ROOM) -> None:
-        self.device = model.device
-        self._model = model
+        super().__init__(model)
         self._kept = kept
         self._config = config or model.config
         self._room = room
@@ -47,9 +42,6 @@ class BufferSession(GraphSession, Generic[M]):
 
     def _forward(self, ids: torch.Tensor) -> torch.Tensor:
         return read(self._model, ids, self._cache.get_seq_length(), self._cache)
-
-    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        return output_head(self._model)(hidden)
 
     def _rewind(self) -> None:
         self._cache.truncate(self._kept)

@@ -1,6 +1,6 @@
 """Greedy decoding and scoring for every method that keeps a state per token, written once.
 
-An adapter implements `_forward`, `_logits` and `_rewind`; `generate` and `score` follow. A `GraphSession` also has
+An adapter implements `_forward` and `_rewind`; `generate` and `score` follow. A `GraphSession` also has
 static steps and so decodes on a GPU as fast as its memory traffic allows.
 """
 
@@ -9,13 +9,17 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
 
 import torch
 import torch.nn.functional as F
+from transformers import PreTrainedModel
 
 from evals.methods.base import NotFiniteError, Query, Session, Stop
 from evals.methods.decoding.cuda_graph import FEWEST, LONGEST, GraphRunner, StaticStep
+from sharedllm.nn.layers import output_head
 
+M = TypeVar("M", bound=PreTrainedModel)
 GRAPH_DEVICES = frozenset({"cuda"})
 """Devices that decode with static steps. A CPU gains nothing from them."""
 NOT_FINITE = "The model's logits are NaN or infinite: try --dtype float32 (or bfloat16), or check the weights."
@@ -23,7 +27,7 @@ SCORE_ROWS = 1024
 """Rows of logits held at once while scoring: 1024 x 128K vocabulary in float32 is 0.5 GiB."""
 
 
-class CachedSession(Session):
+class CachedSession(Session, Generic[M]):
     """A session over a state that only grows while a query is answered and is then rewound.
 
     device: where token ids go.
@@ -34,13 +38,17 @@ class CachedSession(Session):
     device: torch.device
     context_hidden: torch.Tensor | None = None
 
+    def __init__(self, model: M) -> None:
+        self._model = model
+        self.device = model.device
+
     @abstractmethod
     def _forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Append `ids` of shape (1, q), q >= 1, to the state; return final hidden states (q, hidden)."""
 
-    @abstractmethod
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits (rows, vocabulary) of final hidden states (rows, hidden)."""
+        return output_head(self._model)(hidden)
 
     @abstractmethod
     def _rewind(self) -> None:
@@ -127,7 +135,7 @@ class CachedSession(Session):
         return self.context_hidden if hidden is None else torch.cat([self.context_hidden, hidden])
 
 
-class GraphSession(CachedSession):
+class GraphSession(CachedSession[M]):
     """A cached session that can also decode with static steps, which a GPU replays as CUDA graphs."""
 
     _graph_runner: GraphRunner | None = None
