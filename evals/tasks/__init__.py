@@ -1,0 +1,1 @@
+"""Benchmarks: what they ask, and how they score the answers."""

@@ -40,7 +40,7 @@ class Instance:
     target: list[int] | None = None
     max_new_tokens: int = 0
     stop: Stop = field(default_factory=Stop)
-    thinking: Thinking = Thinking()
+    thinking: Thinking = field(default_factory=Thinking)
     reference: Any = None
     group: str = ""
     meta: dict[str, Any] = field(default_factory=dict)

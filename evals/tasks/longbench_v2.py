@@ -15,9 +15,11 @@ from pydantic import BaseModel, Field
 from evals.errors import UserError, unreadable
 from evals.tasks.base import Instance, Output, Task
 from evals.tasks.common import official_prompts
+from evals.tasks.common.files import RowFile
 from evals.tasks.common.fitting import explicit_budget
+from evals.tasks.common.hub import fetch
 from evals.tasks.common.prompt import PromptBuilder
-from evals.tasks.common.rows import RowFile, fetch, find, parse, validate
+from evals.tasks.common.rows import find, parse, validate
 from evals.tasks.official import OfficialSettings, naming, stop_at_end
 
 if TYPE_CHECKING:

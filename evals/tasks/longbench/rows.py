@@ -8,7 +8,9 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from evals.errors import UserError
-from evals.tasks.common.rows import RowFile, Visible, fetch, find, parse
+from evals.tasks.common.files import RowFile
+from evals.tasks.common.hub import fetch
+from evals.tasks.common.rows import Visible, find, parse
 from evals.tasks.common.source import DataSource
 from evals.tasks.longbench import datasets
 

@@ -71,7 +71,7 @@ class Needle(Task):
         self._haystacks: dict[tuple[str, int], Haystack] = {}  # by tokenizer and sample, for all lengths
 
     def check(self) -> None:
-        next(data.haystack(self.data))
+        data.verify(self.data)
 
     def files(self) -> Sequence[Path]:
         return data.folder_files(self.data.data_dir) if self.data.data_dir else []

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from evals.errors import UserError
 from evals.methods.weights import byte_tokenizer
 from evals.tasks.base import DataSource, Instance, Output
-from evals.tasks.common import official_prompts, rows
+from evals.tasks.common import hub, official_prompts
 from evals.tasks.longbench import templates
 from evals.tasks.longbench.datasets import DATASETS, LONGBENCH_E
 from evals.tasks.longbench.task import LongBench, LongBenchE, prompt_budget
@@ -185,7 +185,7 @@ def test_missing_data_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest.Mo
         LongBench("hotpotqa", OfficialSettings(), DataSource(None, offline=True)).check()
     wrong = tmp_path / "data.zip"
     wrong.write_bytes(b"another archive")
-    monkeypatch.setattr(rows, "_download", lambda *_: wrong)
+    monkeypatch.setattr(hub, "_download", lambda *_: wrong)
     with pytest.raises(UserError, match="not cb45b11a4133 as published"):
         LongBench("hotpotqa", OfficialSettings(), DataSource()).check()
 

@@ -256,7 +256,7 @@ NOT_UTF8 = pyarrow.Array.from_buffers(pyarrow.string(), 1, pyarrow.array([b"\xff
         ("text", ["one", None], ", row 2: text does not fit (Input should be a valid string)"),
         ("content", ["one", " \n"], ", row 2: content does not fit (it is empty or blank)"),
         ("text", [1, 2], ", row 1: text does not fit (Input should be a valid string)"),
-        ("text", NOT_UTF8, ", row 1 is not UTF-8 (byte 0): mend or delete the row."),
+        ("text", NOT_UTF8, ", row 1 is not UTF-8 (byte 0): fix or delete the row."),
         ("text", pyarrow.array([], pyarrow.string()), " has no rows: remove it from the folder."),
     ],
 )

@@ -16,7 +16,10 @@ from evals.methods.weights import byte_tokenizer
 from evals.tasks.base import DataSource, Instance, Output
 from evals.tasks.common import documents as data
 from evals.tasks.common.documents import Document, embedded_documents, folder_documents
-from evals.tasks.perplexity.task import Perplexity, PerplexitySettings, in_turn
+from evals.tasks.common.embedded import DOCUMENT_CHARS
+from evals.tasks.perplexity.settings import PerplexitySettings
+from evals.tasks.perplexity.task import Perplexity
+from evals.tasks.perplexity.windows import in_turn
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +77,7 @@ def test_targets_are_the_same_at_every_length_and_under_every_control(tokenizer,
             assert len(own.prompt.context) == len(other.prompt.context)
             assert none.prompt.context == []
             assert own.prompt.context != other.prompt.context
-            assert other.meta["other"].partition(":")[0] == own.meta["domain"]  # of its own domain where it can be
+            assert other.meta["other"].partition(".")[0] == own.meta["domain"]  # of its own domain where it can be
             assert other.meta["other"] != own.meta["document"]
 
 
@@ -206,7 +209,7 @@ def test_parquet_files_are_read_as_hub_sets_have_them(tmp_path: Path) -> None:
     import pyarrow.parquet
 
     pyarrow.parquet.write_table(pyarrow.table({"text": ["one", "two"]}), tmp_path / "set.parquet")
-    assert [(d.id, d.text) for d in folder_documents(tmp_path)] == [("set:1", "one"), ("set:2", "two")]
+    assert [(d.id, d.text) for d in folder_documents(tmp_path)] == [("set.parquet:1", "one"), ("set.parquet:2", "two")]
     pyarrow.parquet.write_table(pyarrow.table({"words": ["one"]}), tmp_path / "set.parquet")
     with pytest.raises(UserError, match="no column `text`"):
         list(folder_documents(tmp_path))
@@ -225,4 +228,4 @@ def test_embedded_text_is_long_and_of_two_domains() -> None:
     assert {d.domain for d in documents} == {"python", "docs"}
     for domain in ("python", "docs"):
         assert sum(d.domain == domain for d in documents) >= 2
-    assert min(len(d.text) for d in documents) >= data.DOCUMENT_CHARS
+    assert min(len(d.text) for d in documents) >= DOCUMENT_CHARS

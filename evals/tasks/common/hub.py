@@ -1,0 +1,67 @@
+"""Files of data sets on the hub, at one revision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from evals.errors import UserError
+from evals.hashing import digest_of_file
+
+
+@dataclass(frozen=True)
+class HubSet:
+    """A data set on the hub at one revision; files is a pattern of the files to fetch."""
+
+    repo: str
+    files: str
+    revision: str
+
+
+def fetch(repo: str, filename: str, revision: str, offline: bool, sha256: str | None = None) -> Path:
+    """A file of a data set, from the cache where it is there.
+
+    sha256: of the file, if known. Raises UserError where the file cannot be had or is another one.
+    """
+    path = _download(repo, filename, revision, offline)
+    if path is None:
+        why = "is not in the hub's cache, and --offline forbids a download" if offline else "cannot be downloaded"
+        raise UserError(
+            f"{filename} of the data set {repo} {why}: get it from https://huggingface.co/datasets/{repo} "
+            f"(revision {revision[:12]}) and give its folder as --data-dir."
+        )
+    if sha256 is not None and (found := digest_of_file(path)) != sha256:
+        raise UserError(
+            f"{path} has sha256 {found[:12]}, not {sha256[:12]} as published: delete it and download it again."
+        )
+    return path
+
+
+def fetch_folder(hub: HubSet, offline: bool) -> Path:
+    """The folder with a data set's files. Raises UserError where it cannot be had."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        folder = snapshot_download(
+            hub.repo, repo_type="dataset", revision=hub.revision, allow_patterns=hub.files, local_files_only=offline
+        )
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise UserError(
+            f"The data set {hub.repo} is not on this machine and cannot be fetched: run `hf download --repo-type "
+            f"dataset {hub.repo} --revision {hub.revision}` where the hub is reached, or give --data-dir."
+        ) from error
+    return Path(folder)
+
+
+@cache
+def _download(repo: str, filename: str, revision: str, offline: bool) -> Path | None:
+    """None where it fails. Remembered, since every data set of a benchmark asks, and each failure takes long."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(repo, filename, repo_type="dataset", revision=revision, local_files_only=offline))
+    except (LocalEntryNotFoundError, HfHubHTTPError):
+        return None

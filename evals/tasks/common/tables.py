@@ -1,0 +1,62 @@
+"""Rows of Parquet and Arrow files, and of folders that `datasets` has saved, through the library `datasets`.
+
+It streams: a file of many gigabytes is never held. (JSON Lines are read by `evals.tasks.common.rows`.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import cast
+
+from evals.errors import UserError
+from evals.tasks.common.files import require_regular, shown
+
+SUFFIXES = {".parquet": "parquet", ".arrow": "arrow"}
+"""File suffixes and the names that `datasets` has for these formats."""
+SAVED = ("dataset_info.json", "state.json")
+"""What `save_to_disk` writes beside its .arrow files."""
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file is read here."""
+    return path.suffix in SUFFIXES
+
+
+def read(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, str, object]]:
+    """Numbers (from 1) of a file's rows, with the name and the value of the first of `columns` that the file has.
+
+    Raises UserError for a file that cannot be read or has none of the columns.
+    """
+    import pyarrow
+
+    number = 0
+    try:
+        require_regular(path)
+        for row in _stream(path):
+            number += 1
+            column = next((name for name in columns if name in row), None)
+            if column is None:
+                raise UserError(
+                    f"{shown(path)} has no column {' or '.join(f'`{name}`' for name in columns)}: its columns are "
+                    f"{', '.join(row)}."
+                )
+            yield number, column, row[column]
+    except UnicodeDecodeError as error:
+        where = f"{shown(path)}, row {number + 1}"
+        raise UserError(f"{where} is not UTF-8 (byte {error.start}): fix or delete the row.") from error
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        form = SUFFIXES[path.suffix].capitalize()
+        raise UserError(f"{shown(path)} cannot be read as {form} ({reason}): download it again.") from error
+
+
+def _stream(path: Path) -> Iterator[Mapping[str, object]]:
+    import datasets
+    import pyarrow.parquet
+
+    if path.suffix == ".parquet" and not pyarrow.parquet.ParquetFile(path).metadata.num_rows:
+        return iter(())  # `datasets` takes the number of rows for a batch size
+    with open(path, "rb"):  # a missing file is an OSError with a reason, not a list of patterns
+        loaded = datasets.load_dataset(SUFFIXES[path.suffix], data_files=str(path), split="train", streaming=True)
+    return cast("Iterator[Mapping[str, object]]", iter(loaded))

@@ -1,0 +1,73 @@
+"""Documents as ids. No more text is turned into ids than is asked for, and none twice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from evals.tasks.common.documents import Document
+from evals.tasks.common.prompt import PromptBuilder
+
+CHARS_PER_TOKEN = 5
+"""First guess of how much text holds enough tokens; doubled until it does."""
+MARGIN = 256
+"""Tokens between a cut through a text and what is used of it."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """ids (n,) of a document or of one end of it, and the span of characters (n, 2) behind each."""
+
+    ids: np.ndarray
+    spans: np.ndarray
+    whole: bool
+
+
+class TokenStore:
+    """Documents as ids. No more text is turned into ids than is asked for, and none twice."""
+
+    def __init__(self, builder: PromptBuilder) -> None:
+        self._builder = builder
+        self._held: dict[tuple[str, bool], Tokens] = {}
+
+    def fill(self, wanted: Sequence[tuple[Document, int, bool]]) -> None:
+        """Hold what `tokens` will be asked for (document, need, from_end), all of it turned into ids at once."""
+        new = [(d, _cut(d, need, end), end) for d, need, end in wanted if (d.id, end) not in self._held]
+        texts = [document.text[start:stop] for document, (start, stop), _ in new]
+        for (document, (start, _), end), encoded in zip(new, self._builder.encode_all(texts), strict=True):
+            self._hold(document, end, start, *encoded)
+
+    def tokens(self, document: Document, need: int, *, from_end: bool) -> Tokens:
+        """At least `need` tokens at one end of the document, all of them where it has fewer.
+
+        A few more are made where text is cut (at a line break), so that what is asked for does not feel the cut.
+        """
+        held = self._held.get((document.id, from_end))
+        take = need
+        while held is None or not (held.whole or len(held.ids) >= need + MARGIN):
+            start, stop = _cut(document, take, from_end)
+            held = self._hold(document, from_end, start, *self._builder.encode_with_spans(document.text[start:stop]))
+            take *= 2
+        return held
+
+    def _hold(
+        self, document: Document, from_end: bool, start: int, ids: list[int], spans: list[tuple[int, int]]
+    ) -> Tokens:
+        whole = start == 0 and (not spans or spans[-1][1] == len(document.text))
+        held = Tokens(np.array(ids), np.array(spans).reshape(-1, 2) + start, whole)
+        for end in (True, False) if whole else (from_end,):
+            self._held[document.id, end] = held
+        return held
+
+
+def _cut(document: Document, need: int, from_end: bool) -> tuple[int, int]:
+    """Span of characters at one end of a document that should have `need` tokens, up to a line break."""
+    text, chars = document.text, need * CHARS_PER_TOKEN + MARGIN
+    if chars >= len(text):
+        return 0, len(text)
+    cut = text.find("\n", len(text) - chars if from_end else chars)
+    if from_end:
+        return max(cut, 0), len(text)
+    return 0, cut if cut >= 0 else len(text)

@@ -1,0 +1,152 @@
+"""Windows: the pieces of documents that are scored, and the contexts of other documents beside them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from evals.errors import UserError
+from evals.tasks.common.documents import Document
+from evals.tasks.perplexity.overlap import SHARE, TARGET_SHARE, Runs, runs, shared
+from evals.tasks.perplexity.settings import PerplexitySettings
+from evals.tasks.perplexity.tokens import TokenStore
+
+
+@dataclass(frozen=True)
+class Window:
+    """A piece of a document: its tokens and the text of its targets.
+
+    at: where it ends, in tokens from the end (0 or less) or the start of the document, as the anchor counts. span:
+    of its characters in the document. begins: whether the document begins with it.
+    """
+
+    document: Document
+    at: int
+    ids: list[int]
+    target: str
+    span: tuple[int, int]
+    begins: bool
+
+
+class Reader:
+    """Cuts windows out of documents."""
+
+    def __init__(self, store: TokenStore, protocol: PerplexitySettings, length: int) -> None:
+        self._store = store
+        self._copies = Copies()
+        self._protocol = protocol
+        self._length = length
+        self.longest = 0
+        """Tokens of the longest document seen (or as many of it as were needed)."""
+
+    @property
+    def shortest(self) -> int:
+        """Tokens that a document must have to give a window."""
+        anchor = self._protocol.anchor if isinstance(self._protocol.anchor, int) else 0
+        return max(self._length, self._protocol.min_tokens, anchor)
+
+    def read_ahead(self, documents: Sequence[Document]) -> None:
+        """Tokenise documents on all cores: that is most of what a run does besides running its models."""
+        work = [(d, self._need, self._from_end) for d in documents]
+        if "other" in self._protocol.context and not self._from_end:
+            work += [(d, self._length, True) for d in documents]
+        self._store.fill(work)
+
+    @property
+    def _from_end(self) -> bool:
+        return self._protocol.anchor == "end"
+
+    @property
+    def _first(self) -> int:
+        """Where the first window of a document ends."""
+        return self._protocol.anchor if isinstance(self._protocol.anchor, int) else self._length
+
+    @property
+    def _need(self) -> int:
+        """Tokens of a document that its windows take."""
+        return max(self._first + (self._protocol.windows - 1) * self._protocol.stride, self.shortest)
+
+    def windows(self, document: Document) -> Iterator[Window]:
+        """The windows of a document, none where it is too short."""
+        protocol, length, from_end, first = self._protocol, self._length, self._from_end, self._first
+        held = self._store.tokens(document, self._need, from_end=from_end)
+        total = len(held.ids)
+        self.longest = max(self.longest, total)
+        if total < protocol.min_tokens:
+            return
+        for step in range(0, protocol.windows * protocol.stride, protocol.stride):
+            end = -step if from_end else first + step
+            stop = total + end if from_end else end
+            if (stop < length and from_end) or stop > total:
+                return  # the windows to come lie outside as well
+            if stop < length:
+                continue
+            span = int(held.spans[stop - length, 0]), int(held.spans[stop - 1, 1])
+            target = document.text[held.spans[stop - protocol.scored, 0] : span[1]]
+            ids = held.ids[stop - length : stop].tolist()
+            begins = stop == length and held.spans[0, 0] == 0
+            yield Window(document, end, ids, target, span, bool(begins))
+
+    def other(self, documents: Sequence[Document], window: Window, tokens: int) -> tuple[str, list[int]]:
+        """The last `tokens` tokens of the next document after the window's that has as many and shares no text with
+        it, one of the same domain if there is one. Raises UserError where there is none.
+        """
+        own = window.document
+        at = documents.index(own)
+        later = [*documents[at + 1 :], *documents[:at]]
+        copies = 0
+        for document in sorted(later, key=lambda document: document.domain != own.domain):
+            held = self._store.tokens(document, tokens, from_end=True)
+            start = len(held.ids) - tokens
+            if start < 0:
+                continue
+            if not self._copies.between(window, document, document.text[held.spans[start, 0] :]):
+                return document.id, held.ids[start:].tolist()
+            copies += 1
+        raise UserError(
+            f"The control `other` needs a second document of {tokens} tokens"
+            + (f", and the {copies} others share text with {own.id}" if copies else "")
+            + ": add one, or --set context=own,none."
+        )
+
+
+class Copies:
+    """Which documents share text with a window. What was found of a document or a context is remembered."""
+
+    def __init__(self) -> None:
+        self._documents: dict[str, Runs] = {}
+        self._contexts: dict[tuple[str, int], Runs] = {}
+
+    def between(self, window: Window, document: Document, context: str) -> bool:
+        """Whether `context`, the end of `document`, shares text with the window, or the two documents do."""
+        own = window.document
+        if own.text == document.text:
+            return True
+        key = document.id, len(context)
+        read = self._contexts[key] = self._contexts[key] if key in self._contexts else runs(context)
+        return (
+            shared(self._of(own), self._of(document)) > SHARE
+            or shared(runs(own.text[slice(*window.span)]), read) > SHARE
+            or shared(runs(window.target), read) > TARGET_SHARE
+        )
+
+    def _of(self, document: Document) -> Runs:
+        if document.id not in self._documents:
+            self._documents[document.id] = runs(document.text)
+        return self._documents[document.id]
+
+
+def in_turn(documents: Sequence[Document]) -> list[Document]:
+    """Longest first within a domain, one of each domain in turn: every start of the list is a fair sample, and
+    longer lengths use a start of what shorter ones use."""
+    queues: dict[str, list[Document]] = defaultdict(list)
+    for document in sorted(documents, key=lambda document: (-len(document.text), document.id)):
+        queues[document.domain].append(document)
+    ordered = []
+    while queues:
+        for domain in sorted(queues):
+            ordered.append(queues[domain].pop(0))
+            if not queues[domain]:
+                del queues[domain]
+    return ordered
