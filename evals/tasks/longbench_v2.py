@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Iterator
 from functools import cache
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -18,9 +17,8 @@ from evals.tasks.common import official_prompts
 from evals.tasks.common.files import RowFile
 from evals.tasks.common.fitting import explicit_budget
 from evals.tasks.common.hub import fetch
-from evals.tasks.common.prompt import PromptBuilder
 from evals.tasks.common.rows import find, parse, validate
-from evals.tasks.official import OfficialSettings, naming, stop_at_end
+from evals.tasks.official import OfficialSettings, first, naming, stop_at_end
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -64,7 +62,7 @@ class LongBenchV2(Task):
     """Zero-shot generate and parse. Greedy, where the official script samples at temperature 0.1."""
 
     name = "longbench-v2"
-    version = 1
+    version = 2
     settings_model = OfficialSettings
     settings: OfficialSettings
 
@@ -89,10 +87,10 @@ class LongBenchV2(Task):
         self, tokenizer: PreTrainedTokenizerBase, length: int | None, limit: int | None, seed: int
     ) -> Iterator[Instance]:
         """The rows in file order. seed is not used: nothing is random."""
-        builder = PromptBuilder.of(tokenizer)
+        builder = self.settings.builder(tokenizer)
         chat = self.settings.wraps(tokenizer, officially=True)
         file = self._locate()
-        for number, row in islice(read(file), limit):
+        for number, row in first(read(file), limit):
             before, after, question = render(row)
             with naming(f"{file}, row {number}"):
                 prompt = builder.build(
@@ -100,6 +98,7 @@ class LongBenchV2(Task):
                     row.context.strip(),
                     after,
                     budget=self._budget(length),
+                    rule="uneven",
                     chat=chat,
                     question=question,
                     template=template(),
@@ -109,6 +108,7 @@ class LongBenchV2(Task):
                 prompt=prompt,
                 max_new_tokens=MAX_NEW_TOKENS,
                 stop=stop_at_end(tokenizer),
+                thinking=self.settings.reading(builder, chat),
                 reference=row.answer,
                 meta={
                     "row": row.id,

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from pydantic import Field
 
 from evals.errors import UserError
 from evals.methods.base import Stop
-from evals.tasks.base import TaskSettings
+from evals.tasks.chat_settings import ChatSettings
+from evals.tasks.common.stopping import stop_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-class OfficialSettings(TaskSettings):
+Row = TypeVar("Row")
+
+
+class OfficialSettings(ChatSettings):
     """chat: "official" wraps the prompt in the tokenizer's chat template, if it has one, where the official script
     does. max_prompt_tokens: truncation budget of the prompt, in place of the one that --length implies."""
 
@@ -30,14 +34,9 @@ class OfficialSettings(TaskSettings):
         return self.chat == "always"
 
 
-def end_of_text(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Ids that end an answer."""
-    return frozenset({tokenizer.eos_token_id} - {None})
-
-
 def stop_at_end(tokenizer: PreTrainedTokenizerBase) -> Stop:
-    """Stop at the end of text and nowhere else."""
-    return Stop(ids=end_of_text(tokenizer))
+    """Stop where an answer ends, and nowhere else."""
+    return Stop(ids=stop_ids(tokenizer))
 
 
 @contextmanager
@@ -47,3 +46,12 @@ def naming(place: object) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"{place}: {error}") from error
+
+
+def first(rows: Iterable[Row], limit: int | None) -> Iterator[Row]:
+    """The first `limit` rows, or all of them; no row after them is read."""
+    if limit is None:
+        yield from rows
+        return
+    for _, row in zip(range(limit), rows, strict=False):
+        yield row

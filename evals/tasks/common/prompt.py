@@ -14,6 +14,7 @@ from evals.errors import UserError
 from evals.methods.base import Query
 from evals.methods.truncation import Side, kept_ends
 from evals.tasks.common.chat import Turn, turn
+from evals.tasks.common.whole_cut import Kept, Rule, cut_middle
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -26,13 +27,16 @@ class Audit:
     """What was done to a prompt, stored with every sample.
 
     tokens: ids in the prompt as used; cut_tokens: context ids removed; cut_at: index in the context where the
-    cut lies (None: nothing cut); bos: number of BOS ids; template_sha256: of the template text, if any;
-    needle_survived: whether the evidence is still in the context (None where a task has no such notion).
+    cut lies (None: nothing cut); cut_prefix, cut_query: ids removed there, where an official script cuts them too;
+    bos: number of BOS ids; template_sha256: of the template text, if any; needle_survived: whether the evidence is
+    still in the context (None where a task has no such notion).
     """
 
     tokens: int
     cut_tokens: int = 0
     cut_at: int | None = None
+    cut_prefix: int = 0
+    cut_query: int = 0
     bos: int = 0
     template_sha256: str | None = None
     needle_survived: bool | None = None
@@ -167,6 +171,7 @@ class PromptBuilder:
         *,
         budget: int | None = None,
         side: Side = "middle",
+        rule: Rule | None = None,
         chat: bool = False,
         question: str | None = None,
         answer: str = "",
@@ -176,14 +181,16 @@ class PromptBuilder:
         """The prompt `before + context + after`, tokenised once as one text and then taken apart.
 
         A token belongs to the context only if it lies wholly inside. budget: tokens of the whole prompt; what is
-        too much is cut out of the context (`kept_ends`). chat: wrap all in the tokenizer's chat template as one
-        user message; `answer` is put behind it and begins the reply. question: text in `after` that a search may
-        look at. template: official template text, whose hash goes into the audit. evidence: span of characters of
-        the context that the answer needs; the audit says whether it was cut.
+        too much is cut out of the context (`kept_ends`), or by an official `rule` out of the whole prompt
+        (`cut_middle`). chat: wrap all in the tokenizer's chat template as one user message; `answer` follows it and
+        begins the reply. question: text in `after` that a search may look at. template: official template text,
+        whose hash goes into the audit. evidence: span of characters of the context that the answer needs; the audit
+        says whether it was cut.
         Raises UserError for an empty context, a budget without room for the context, a missing chat template.
         """
         if not context:
             raise UserError("The context of a sample is empty: remove the row, every method needs a context.")
+        opened, closed = self._wrapper(answer, chat)
         before, after = self._wrap(before, after, answer, chat)
         start, end = len(before), len(before) + len(context)
         ids, spans = self.encode_with_spans(before + context + after)
@@ -193,7 +200,23 @@ class PromptBuilder:
         where = None
         if evidence is not None:
             where = _covering([(a - start, b - start) for a, b in spans[first:last]], evidence)
-        return assemble(frame, ids[first:last], budget=budget, side=side, template=template, evidence=where)
+        ends = end + len(after) - closed
+        added = len(frame.prefix) - first
+        wrapper = (
+            (added + sum(b <= opened for _, b in spans[:first]), sum(a >= ends for a, _ in spans[last:]))
+            if opened or closed
+            else (0, 0)
+        )
+        return assemble(
+            frame,
+            ids[first:last],
+            budget=budget,
+            side=side,
+            rule=rule,
+            wrapper=wrapper,
+            template=template,
+            evidence=where,
+        )
 
     def frame(
         self, before: str, after: str, *, chat: bool = False, question: str | None = None, answer: str = ""
@@ -202,6 +225,10 @@ class PromptBuilder:
         before, after = self._wrap(before, after, answer, chat)
         ids, spans = self.encode_with_spans(after, after=".")  # contexts end in text: no dummy prefix space
         return self._frame(self.encode(before) if before else [], ids, _find(after, question, 0), spans)
+
+    def _wrapper(self, answer: str, chat: bool) -> tuple[int, int]:
+        """Characters of the chat template before and after the message, `answer` included."""
+        return (len(self.turn.before), len(self.turn.after) + len(answer)) if chat else (0, len(answer))
 
     def _wrap(self, before: str, after: str, answer: str, chat: bool) -> tuple[str, str]:
         if not chat:
@@ -230,36 +257,62 @@ def assemble(
     *,
     budget: int | None = None,
     side: Side = "middle",
+    rule: Rule | None = None,
+    wrapper: tuple[int, int] = (0, 0),
     template: str | None = None,
     evidence: tuple[int, int] | None = None,
 ) -> Prompt:
-    """A prompt from ids. evidence: span of `context` ids that the answer needs.
+    """A prompt from ids. rule: cut the whole prompt (`cut_middle`, which has `wrapper`), not the context alone.
+    evidence: span of `context` ids that the answer needs.
 
     Raises UserError if the budget leaves no room for any context.
     """
-    cut, head = 0, len(context)
     survived = None if evidence is None else True
-    if budget is not None and len(frame) + len(context) > budget:
-        if len(frame) >= budget:
-            raise UserError(
-                f"A prompt needs {len(frame)} tokens beside its context, and its length is {budget}: "
-                "choose a larger --length."
-            )
-        room = budget - len(frame)
-        head, tail = kept_ends(len(context), room, side, before=len(frame.prefix), after=len(frame.query))
-        cut = len(context) - head - tail
-        if evidence is not None:
-            survived = evidence[1] <= head or evidence[0] >= head + cut
-        context = context[:head] + context[head + cut :]
+    hashed = None if template is None else hashlib.sha256(template.encode()).hexdigest()
+    if budget is None or len(frame) + len(context) <= budget:
+        tokens = len(frame) + len(context)
+        audit = Audit(tokens=tokens, bos=frame.bos, template_sha256=hashed, needle_survived=survived)
+        return Prompt(frame.prefix, context, frame.query, frame.question, audit)
+    if rule is None:
+        kept = _cut_context(frame, context, budget, side)
+    else:
+        kept = cut_middle(
+            frame.prefix,
+            context,
+            frame.query,
+            budget,
+            rule,
+            question=frame.question,
+            wrapper=wrapper,
+            bos=frame.bos,
+        )
+    if evidence is not None:
+        survived = evidence[1] <= kept.cut_at or evidence[0] >= kept.cut_at + kept.cut_context
     audit = Audit(
-        tokens=len(frame) + len(context),
-        cut_tokens=cut,
-        cut_at=head if cut else None,
+        tokens=len(kept.prefix) + len(kept.context) + len(kept.query),
+        cut_tokens=kept.cut_context,
+        cut_at=kept.cut_at if kept.cut_context else None,
+        cut_prefix=kept.cut_prefix,
+        cut_query=kept.cut_query,
         bos=frame.bos,
-        template_sha256=None if template is None else hashlib.sha256(template.encode()).hexdigest(),
+        template_sha256=hashed,
         needle_survived=survived,
     )
-    return Prompt(frame.prefix, context, frame.query, frame.question, audit)
+    return Prompt(kept.prefix, kept.context, kept.query, kept.question, audit)
+
+
+def _cut_context(frame: Frame, context: list[int], budget: int, side: Side) -> Kept:
+    """The frame as it is, around what fits of the context."""
+    if len(frame) >= budget:
+        raise UserError(
+            f"A prompt needs {len(frame)} tokens beside its context, and its length is {budget}: "
+            "choose a larger --length."
+        )
+    room = budget - len(frame)
+    head, tail = kept_ends(len(context), room, side, before=len(frame.prefix), after=len(frame.query))
+    cut = len(context) - head - tail
+    left = context[:head] + context[head + cut :]
+    return Kept(frame.prefix, left, frame.query, frame.question, 0, cut, 0, head)
 
 
 def fill(template: str, **fields: Any) -> tuple[str, str]:
@@ -277,6 +330,8 @@ def _find(after: str, question: str | None, offset: int) -> tuple[int, int] | No
     """Span of the last occurrence of the question in `after`, which begins at character `offset`."""
     if not question:
         return None
+    if question not in after:  # chat templates often strip the message
+        question = question.strip()
     at = after.rindex(question)
     return offset + at, offset + at + len(question)
 

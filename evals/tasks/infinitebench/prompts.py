@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from evals.tasks.common.prompt import Prompt, PromptBuilder, fill
+from evals.tasks.common.whole_cut import Rule
 from evals.tasks.infinitebench.labels import Label
 from evals.tasks.infinitebench.subsets import MAX_NEW_TOKENS
 from evals.tasks.infinitebench.templates import fields
@@ -38,12 +39,16 @@ class Request:
 
 @dataclass(frozen=True)
 class Maker:
-    """Makes the requests of one task with one template and tokenizer. max_new_tokens: in place of the official one."""
+    """Makes the requests of one task with one template and tokenizer.
+
+    rule: how its script cuts. max_new_tokens: in place of the official one.
+    """
 
     task: str
     template: str
     builder: PromptBuilder
     chat: bool
+    rule: Rule
     max_new_tokens: int | None
 
     def request(self, text: Text, budget: int | None = None) -> Request:
@@ -56,6 +61,7 @@ class Maker:
             text.context,
             after,
             budget=budget,
+            rule=self.rule,
             chat=self.chat,
             question=text.input if text.input and text.input in after else after,
             template=self.template,

@@ -11,8 +11,8 @@ from pydantic import Field
 from evals.errors import UserError
 from evals.tasks.base import Instance, Output, Task
 from evals.tasks.common.fitting import explicit_budget, fitting_size
-from evals.tasks.common.prompt import PromptBuilder
 from evals.tasks.common.view import View
+from evals.tasks.common.whole_cut import Rule
 from evals.tasks.infinitebench import rows
 from evals.tasks.infinitebench.generators import GENERATORS, Generator
 from evals.tasks.infinitebench.prompts import Maker, Request, Text
@@ -69,7 +69,9 @@ class InfiniteBench(Task):
         settings = self.settings
         official = template(self.task, settings.family, settings.templates)
         chat = settings.wraps(tokenizer, officially=settings.family in CHAT_FAMILIES)
-        maker = Maker(self.task, official, PromptBuilder.of(tokenizer), chat, settings.max_new_tokens)
+        builder = settings.builder(tokenizer)
+        rule: Rule = "uneven" if settings.family in CHAT_FAMILIES else "even"  # eval_utils.py, eval_yarn_mistral.py
+        maker = Maker(self.task, official, builder, chat, rule, settings.max_new_tokens)
         if self._generates(length):
             assert length is not None
             requests = self._generated(maker, length, limit, seed)
@@ -81,6 +83,7 @@ class InfiniteBench(Task):
                 prompt=request.prompt,
                 max_new_tokens=request.new_tokens,
                 stop=stop_at_end(tokenizer),
+                thinking=settings.reading(builder, chat),
                 reference=request.text.answer,
                 meta={**request.text.meta, "family": settings.family, "chat": chat},
             )

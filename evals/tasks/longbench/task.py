@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from evals.errors import UserError
 from evals.methods.base import Stop
 from evals.tasks.base import Instance, Output, Task
 from evals.tasks.common.fitting import explicit_budget
-from evals.tasks.common.prompt import PromptBuilder
 from evals.tasks.common.rows import RowFile
+from evals.tasks.common.stopping import stop_ids
 from evals.tasks.common.view import View
 from evals.tasks.longbench import datasets, metrics, rows
 from evals.tasks.longbench.templates import parts, template
 from evals.tasks.longbench.views import views
-from evals.tasks.official import OfficialSettings, end_of_text, naming, stop_at_end
+from evals.tasks.official import OfficialSettings, first, naming, stop_at_end
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -37,7 +36,7 @@ class LongBench(Task):
     """The 21 data sets. --length is the window of which the official rule leaves a part to the prompt."""
 
     name = "longbench"
-    version = 1
+    version = 2
     subsets = tuple(datasets.DATASETS)
     settings_model = OfficialSettings
     settings: OfficialSettings
@@ -60,12 +59,12 @@ class LongBench(Task):
     ) -> Iterator[Instance]:
         """The rows in file order. seed is not used: nothing is random."""
         known = datasets.get(self.dataset)
-        builder = PromptBuilder.of(tokenizer)
+        builder = self.settings.builder(tokenizer)
         budget = prompt_budget(length, self.settings.max_prompt_tokens, known.max_new_tokens)
         file = self._file()
         chat = self.settings.wraps(tokenizer, known.chat)
-        stop = stop_rule(self.dataset, tokenizer)
-        for line, row in islice(rows.read(self.dataset, file), limit):
+        stop, thinking = stop_rule(self.dataset, tokenizer), self.settings.reading(builder, chat)
+        for line, row in first(rows.read(self.dataset, file), limit):
             text = parts(self.dataset, row.context, row.input)
             with naming(f"{file}, line {line}"):
                 prompt = builder.build(
@@ -73,6 +72,7 @@ class LongBench(Task):
                     text.context,
                     text.after,
                     budget=budget,
+                    rule="even",
                     chat=chat,
                     question=text.question,
                     template=template(self.dataset),
@@ -82,6 +82,7 @@ class LongBench(Task):
                 prompt=prompt,
                 max_new_tokens=known.max_new_tokens,
                 stop=stop,
+                thinking=thinking,
                 reference=row.answers,
                 meta=self._meta(row, chat),
             )
@@ -145,4 +146,4 @@ def stop_rule(dataset: str, tokenizer: PreTrainedTokenizerBase) -> Stop:
     if dataset != "samsum":
         return stop_at_end(tokenizer)
     newline = tokenizer.encode("\n", add_special_tokens=False)[-1]
-    return Stop(ids=end_of_text(tokenizer) | {newline}, min_new_tokens=1)
+    return Stop(ids=stop_ids(tokenizer) | {newline}, min_new_tokens=1)

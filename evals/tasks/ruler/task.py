@@ -14,10 +14,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 from evals.errors import UserError
-from evals.methods.base import Stop
-from evals.tasks.base import Instance, Output, Task, TaskSettings
+from evals.tasks.base import Instance, Output, Task
+from evals.tasks.chat_settings import ChatSettings
 from evals.tasks.common.fitting import fitting_size
-from evals.tasks.common.prompt import Prompt, PromptBuilder
+from evals.tasks.common.prompt import Prompt
+from evals.tasks.official import stop_at_end
 from evals.tasks.ruler import data, qa
 from evals.tasks.ruler.aggregation import CommonWords, FrequentWords
 from evals.tasks.ruler.niah import Niah
@@ -44,7 +45,7 @@ NIAH = {
 QUESTIONS = ("qa_1", "qa_2")
 
 
-class RulerSettings(TaskSettings):
+class RulerSettings(ChatSettings):
     """chat: wrap the prompt in the tokenizer's chat template; the answer prefix then begins the reply. prompts:
     revision of the official texts and formats, "2025-06" (current) or "2024-12" (the paper's, and lm-eval's)."""
 
@@ -101,7 +102,8 @@ class Ruler(Task):
         assert length is not None, "a cell of RULER always has a length"
         family = self._family(length)
         count = min(SAMPLES if limit is None else limit, family.count or SAMPLES)
-        builder = PromptBuilder.of(tokenizer)
+        builder = self.settings.builder(tokenizer)
+        thinking = self.settings.reading(builder, self.settings.chat)
 
         def build(sample: Sample) -> Prompt:
             return builder.build(
@@ -120,7 +122,8 @@ class Ruler(Task):
                 id=str(index),
                 prompt=prompt,
                 max_new_tokens=family.new_tokens,
-                stop=Stop(frozenset({tokenizer.eos_token_id})),
+                stop=stop_at_end(tokenizer),
+                thinking=thinking,
                 reference=sample.answers,
                 group=str(index),
                 meta=sample.meta,
