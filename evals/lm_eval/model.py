@@ -18,6 +18,7 @@ from evals.lm_eval.prompts import Item, PromptSplitter, by_context, last
 from evals.measure.request import is_out_of_memory
 from evals.methods import kernels
 from evals.methods.base import Query, Request, Session, Stop
+from evals.tasks.common.stopping import stop_ids
 
 log = logging.getLogger(__name__)
 
@@ -259,7 +260,7 @@ class AnyPreset(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
 
     def _stop(self, until: list[str]) -> Stop:
         """End of text, or a stop string among the last ids (each id holds at least one byte of text)."""
-        ends = frozenset() if self.eot_token_id is None else frozenset({self.eot_token_id})
+        ends = stop_ids(self.tokenizer)
         if not until:
             return Stop(ids=ends)
         longest = max(len(term.encode()) for term in until)

@@ -240,6 +240,16 @@ class TestArguments:
         lm._prefix_token_id = 7
         assert lm.loglikelihood(requests(("", "b")), disable_tqdm=True)[0][0] < 0
 
+    def test_every_end_that_the_model_names_stops_it(self, tiny_presets: Callable[..., Path]) -> None:
+        lm = FullAttention(preset=str(tiny_presets("full")), device="cpu", max_length=64)
+        asked = requests(("a b", {"until": [], "max_gen_toks": 6}))
+        (plain,) = lm.generate_until(asked, disable_tqdm=True)
+        third = lm.model.prefill([]).generate(Query(lm.tok_encode("a b")), 6)[2]
+        lm.tokenizer.generation_stop_ids = frozenset({third})
+        (stopped,) = lm.generate_until(asked, disable_tqdm=True)
+        assert len(stopped) < len(plain)
+        assert plain.startswith(stopped)
+
     def test_template_arguments_and_the_end_of_thinking(self, tiny_presets: Callable[..., Path]) -> None:
         lm = AnyPreset(
             preset=str(tiny_presets("full")), device="cpu", enable_thinking=False, think_end_token="</think>"
