@@ -152,6 +152,9 @@ class Shell:
     def sharedllm_eval(self, words: list[str], plan_only: bool) -> None:
         from evals.cli.evaluate import main
 
+        if words[0] == "doctor":  # the machine decides what it finds; its options must exist
+            assert called(main, [*words, "--help"]) == 0
+            return
         if plan_only or "efficiency" in words:
             assert called(main, [*words, "--dry-run"]) == 0
             return
