@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from evals.methods.decoding.session import CachedSession as CachedSession
     from evals.methods.flops import parameter_cost as parameter_cost
     from evals.methods.presets import Preset as Preset
+    from evals.methods.presets import Weights as Weights
     from evals.methods.presets import load_preset as load_preset
+    from evals.methods.tokenizers import byte_tokenizer as byte_tokenizer
     from evals.methods.weights import load_base as load_base
     from evals.registry import method as method
     from evals.tasks.base import BaseTask as BaseTask
@@ -56,7 +58,8 @@ _HOMES = {
     "evals.methods.decoding.buffer_session": ("BufferSession",),
     "evals.methods.decoding.session": ("CachedSession",),
     "evals.methods.flops": ("parameter_cost",),
-    "evals.methods.presets": ("Preset", "load_preset"),
+    "evals.methods.presets": ("Preset", "Weights", "load_preset"),
+    "evals.methods.tokenizers": ("byte_tokenizer",),
     "evals.methods.weights": ("load_base",),
     "evals.registry": ("method",),
     "evals.tasks.base": ("BaseTask", "Instance", "Output", "Task", "TaskSettings"),

@@ -48,7 +48,7 @@ def test_the_method_of_the_readme_is_dense_attention(
     from baselines.dense import FullAttention
 
     _, _, code = blocks("python")
-    assert len(code.splitlines()) < 60
+    assert len(code.splitlines()) < 40
     (tmp_path / "readme_method.py").write_text(code, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     method = import_module("readme_method").Dense
