@@ -61,11 +61,11 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             f"There is no tokenizer in {folder} (tokenizer.json, tokenizer.model, or vocab.json with merges.txt): "
             f"{ADVICE}."
         )
-    reference = _reference(folder)
     with reading(f"The tokenizer in {folder}", ADVICE):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if not tokenizer.is_fast:
         raise UserError(f"The tokenizer in {folder} has no fast version: add its tokenizer.json.")
+    reference = None if _as_saved(folder, tokenizer) else _reference(folder)
     if reference is not None:
         fast = cast("_Fast", tokenizer)
         fast._tokenizer = _with_pipeline(fast._tokenizer, reference)
@@ -115,6 +115,13 @@ class _Reference:
     symbols: frozenset[str] = frozenset()
 
 
+def _as_saved(folder: Path, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the tokenizer is tokenizer.json read as it is: only subclasses rebuild it."""
+    from transformers import PreTrainedTokenizerFast
+
+    return type(tokenizer) is PreTrainedTokenizerFast and (folder / "tokenizer.json").is_file()
+
+
 def _reference(folder: Path) -> _Reference | None:
     from tokenizers import Tokenizer
 
@@ -135,11 +142,14 @@ def _with_pipeline(tokenizer: Tokenizer, reference: _Reference) -> Tokenizer:
     """Text becomes ids as in the reference; special tokens and what is added around a text stay."""
     from tokenizers import Tokenizer
 
-    made = json.loads(tokenizer.to_str())
-    own = json.loads(reference.pipeline.to_str())
-    made |= {part: own[part] for part in ("normalizer", "pre_tokenizer", "model", "decoder")}
-    made["added_tokens"] = [token for token in made["added_tokens"] if token["content"] not in reference.symbols]
-    return Tokenizer.from_str(json.dumps(made))
+    if reference.symbols:
+        made = json.loads(tokenizer.to_str())
+        made["added_tokens"] = [token for token in made["added_tokens"] if token["content"] not in reference.symbols]
+        tokenizer = Tokenizer.from_str(json.dumps(made))
+    own = reference.pipeline
+    tokenizer.normalizer, tokenizer.pre_tokenizer = own.normalizer, own.pre_tokenizer
+    tokenizer.model, tokenizer.decoder = own.model, own.decoder
+    return tokenizer
 
 
 def _check(folder: Path, tokenizer: Tokenizer, reference: _Reference) -> None:
