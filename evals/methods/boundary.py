@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeAlias, cast
 
 from evals.errors import UserError
 
 LONGEST_REASON = 240
 """Characters of a library's message that are shown."""
+MAX_JSON_BYTES = 1 << 26
+MAX_DEPTH = 50
+LFS_POINTER = b"version https://git-lfs.github.com/spec"
+AGAIN = "download the file again"
+
+Plain: TypeAlias = "bool | int | float | str | list[Plain] | dict[str, Plain] | None"
+"""What JSON and our YAML are made of."""
 
 
 @contextmanager
@@ -22,8 +33,9 @@ def reading(what: object, advice: str) -> Iterator[None]:
     except (UserError, MemoryError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:  # a panic of a Rust library is a BaseException
-        if type(error).__name__ == "OutOfMemoryError":  # torch's: torch is not imported here
+        if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):  # torch's two kinds
             raise
+        advice = "install that package" if isinstance(error, ImportError) else advice
         raise UserError(f"{what} cannot be read ({reason(error)}): {advice}.") from error
 
 
@@ -32,3 +44,33 @@ def reason(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     short = text if len(text) <= LONGEST_REASON else text[:LONGEST_REASON].rsplit(" ", 1)[0] + " ..."
     return short.rstrip(".:")
+
+
+def read_json(path: Path, advice: str = AGAIN) -> dict[str, Plain]:
+    """The object in a JSON file (a byte-order mark is skipped). Raises UserError for anything else."""
+    with reading(path, advice):
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise ValueError("the file is too large for what it should be")
+        content = path.read_bytes()
+        if content.startswith(LFS_POINTER):
+            raise UserError(lfs_pointer(path))
+        value: object = json.loads(content.decode("utf-8-sig"))
+        if not isinstance(value, dict):
+            raise TypeError("it is not a JSON object")
+    return cast("dict[str, Plain]", value)
+
+
+def lfs_pointer(path: Path) -> str:
+    """What to do about a file that Git LFS has not fetched."""
+    return f"{path} is a Git-LFS pointer, not the file itself: run `git lfs pull` in its folder, or download it."
+
+
+def check_finite(value: object, depth: int = MAX_DEPTH) -> None:
+    """Raises ValueError for a number that JSON does not know or 64 bits do not hold, and for what is nested deeply."""
+    if depth == 0:
+        raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
+    if isinstance(value, int | float) and not (math.isfinite(value) and abs(value) < 1 << 63):
+        raise ValueError("a number is not finite, or too large")
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    for item in items:
+        check_finite(item, depth - 1)

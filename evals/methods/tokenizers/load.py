@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from evals.errors import UserError
-from evals.methods.boundary import reading
+from evals.methods.boundary import read_json, reading
 from evals.methods.tokenizers.sentencepiece import processor, sentencepiece_backend, user_defined
 
 if TYPE_CHECKING:
@@ -88,13 +88,12 @@ def generation_stop_ids(folder: Path) -> frozenset[int]:
         path = folder / name
         if not path.is_file():
             continue
-        with reading(path, "repair the file"):
-            found = json.loads(path.read_text(encoding="utf-8-sig")).get("eos_token_id")
+        found = read_json(path).get("eos_token_id")
         ids = found if isinstance(found, list) else [found]
         if found is not None and not all(type(i) is int and i >= 0 for i in ids):
             raise UserError(f"{path}: eos_token_id is {found!r}, not a token id or a list of them: repair the file.")
         if found is not None:
-            return frozenset(ids)
+            return frozenset(i for i in ids if isinstance(i, int))
     return frozenset()
 
 

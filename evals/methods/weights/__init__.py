@@ -6,14 +6,17 @@ where a model is built, so that `identity` stays cheap enough for a dry run.
 
 from evals.hashing import cache_folder
 from evals.methods.tokenizers import byte_tokenizer, load_tokenizer
+from evals.methods.weights.configs import causal_config, shape_config
+from evals.methods.weights.hub import missing
 from evals.methods.weights.identity import identity
 from evals.methods.weights.load import check_attention, load_base, load_class
-from evals.methods.weights.random import random_model, random_tokenizer, shape_config
-from evals.methods.weights.sources import missing, resolve
+from evals.methods.weights.random import random_model, random_tokenizer
+from evals.methods.weights.sources import resolve
 
 __all__ = [
     "byte_tokenizer",
     "cache_folder",
+    "causal_config",
     "check_attention",
     "identity",
     "load_base",

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from evals.errors import UserError
 from evals.methods.base import Runtime
+from evals.methods.boundary import reading
 from evals.methods.presets import Weights
-from evals.methods.tokenizers import load_tokenizer
-from evals.methods.weights.random import evaluating, random_model, random_tokenizer, shape_config
+from evals.methods.tokenizers import has_tokenizer, load_tokenizer
+from evals.methods.weights import peft_adapter
+from evals.methods.weights.checkpoint import is_adapter
+from evals.methods.weights.configs import causal_config, shape_config
+from evals.methods.weights.keys import LoadingInfo, check_keys
+from evals.methods.weights.random import evaluating, random_model, random_tokenizer
 from evals.methods.weights.sources import resolve
 from evals.packages import version
 
@@ -17,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 M = TypeVar("M", bound="PreTrainedModel")
+ADVICE = "download a damaged file again, or name another checkpoint"
 
 
 def load_base(
@@ -29,12 +37,10 @@ def load_base(
     """The causal LM in eval mode, on the device and in the dtype of `runtime`, and its tokenizer.
 
     shape: config fields with `model_type`, used with `runtime.random_weights` alone. config_overrides: config
-    fields to replace before the model is built (`rope_parameters`, `max_position_embeddings`, ...).
-    Raises UserError where weights are missing or gated.
+    fields to replace before the model is built (`rope_parameters`, `max_position_embeddings`, ...). A PEFT adapter is
+    merged into its base. Raises UserError where weights are missing, gated, broken or do not fit their config, which is
+    found out before they are read wherever it can be.
     """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     check_attention(runtime.attn)
     overrides = dict(config_overrides or {})
     if runtime.random_weights:
@@ -43,18 +49,12 @@ def load_base(
         model = random_model(config, runtime)
         return model, random_tokenizer(weights, runtime, config.vocab_size)
     folder = resolve(weights, runtime)
-    tokenizer = load_tokenizer(folder)
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    if is_adapter(folder):
+        return _load_adapted(folder, weights, runtime, overrides)
+    config, tokenizer = causal_config(folder), load_tokenizer(folder)
+    check_vocabulary(folder, tokenizer, config)
     config.update(overrides)
-    model = AutoModelForCausalLM.from_pretrained(
-        folder,
-        config=config,
-        dtype=getattr(torch, runtime.dtype),
-        attn_implementation=runtime.attn,
-        device_map=runtime.device,
-        trust_remote_code=False,
-    )
-    return evaluating(model), tokenizer
+    return _read_causal(folder, config, runtime), tokenizer
 
 
 def load_class(
@@ -65,40 +65,78 @@ def load_class(
     shape: fields of the class's config; its `model_type` is not looked at. Raises UserError also where the
     checkpoint lacks weights that the class has: random ones would take their place.
     """
-    import torch
-
     check_attention(runtime.attn)
+    config_class = cast("type[PretrainedConfig]", model_class.config_class)
     if runtime.random_weights:
         fields = {key: value for key, value in (shape or {}).items() if key != "model_type"}
-        config = _config_class(model_class)(**fields)
+        with reading("The shape", "correct its fields"):
+            config = config_class(**fields)
         model = cast("M", random_model(config, runtime, model_class))
         return model, random_tokenizer(weights, runtime, config.vocab_size)
     folder = resolve(weights, runtime)
+    if is_adapter(folder):
+        raise UserError(f"{folder} holds a PEFT adapter, and {model_class.__name__} takes whole checkpoints: merge it.")
     tokenizer = load_tokenizer(folder)
-    loaded: object = model_class.from_pretrained(
-        folder,
-        dtype=getattr(torch, runtime.dtype),
-        attn_implementation=runtime.attn,
-        device_map=runtime.device,
-        output_loading_info=True,
-        trust_remote_code=False,
-    )
-    model, info = cast("tuple[M, dict[str, set[str]]]", loaded)
-    if info["missing_keys"]:
-        first = min(info["missing_keys"])
+    with reading(folder / "config.json", ADVICE):
+        config = config_class.from_pretrained(folder)
+    check_vocabulary(folder, tokenizer, config)
+    return cast("M", _read(model_class.from_pretrained, folder, config, runtime)), tokenizer
+
+
+def check_vocabulary(folder: Path, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> None:
+    """Raises UserError where a token has no row in the embedding."""
+    rows: int | None = getattr(config.get_text_config(), "vocab_size", None)
+    name, largest = max(tokenizer.get_vocab().items(), key=lambda entry: entry[1], default=("", -1))
+    if rows is not None and largest >= rows:
         raise UserError(
-            f"The checkpoint in {folder} lacks {len(info['missing_keys'])} weights of {model_class.__name__} "
-            f"({first}, ...): name a complete one with --checkpoint DIR."
+            f"The tokenizer in {folder} has the token {name!r} with id {largest}, and the model only {rows} "
+            "embeddings: remove the token from the tokenizer's files, or take those of the model's release."
         )
-    return evaluating(model), tokenizer
-
-
-def _config_class(model_class: type[PreTrainedModel]) -> type[PretrainedConfig]:
-    assert model_class.config_class is not None  # every class of ours names one
-    return model_class.config_class
 
 
 def check_attention(attn: str) -> None:
     """Raises UserError where the attention kernel is not installed."""
     if attn == "flash_attention_2" and version("flash-attn") is None:  # flash-attn-4 has a module of that name, too
         raise UserError("--attn flash_attention_2 needs flash-attn: pip install 'sharedllm[flash]', or use sdpa.")
+
+
+def _load_adapted(
+    folder: Path, weights: Weights, runtime: Runtime, overrides: Mapping[str, Any]
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A base with a PEFT adapter merged into it, and the adapter's tokenizer where it brings one."""
+    base, base_runtime = peft_adapter.base_of(folder, weights), replace(runtime, checkpoint=None)
+    peft_adapter.check(folder)
+    model, tokenizer = load_base(base, base_runtime, None, config_overrides=overrides)
+    if has_tokenizer(folder):
+        tokenizer = load_tokenizer(folder)
+        check_vocabulary(folder, tokenizer, model.config)
+    return evaluating(peft_adapter.merged(model, folder)), tokenizer
+
+
+def _read_causal(folder: Path, config: PretrainedConfig, runtime: Runtime) -> PreTrainedModel:
+    from transformers import AutoModelForCausalLM
+
+    return _read(AutoModelForCausalLM.from_pretrained, folder, config, runtime)
+
+
+def _read(
+    from_pretrained: Callable[..., object], folder: Path, config: PretrainedConfig, runtime: Runtime
+) -> PreTrainedModel:
+    """The model of a folder, every weight of which came from there. Pickles are never run, nor code in the folder."""
+    import torch
+
+    with reading(f"The checkpoint in {folder}", ADVICE):
+        loaded = from_pretrained(
+            folder,
+            config=config,
+            dtype=getattr(torch, runtime.dtype),
+            attn_implementation=runtime.attn,
+            device_map=runtime.device,
+            trust_remote_code=False,
+            weights_only=True,
+            ignore_mismatched_sizes=True,  # so that they are listed; `check_keys` refuses them
+            output_loading_info=True,
+        )
+    model, info = cast("tuple[PreTrainedModel, LoadingInfo]", loaded)
+    check_keys(folder, info)
+    return evaluating(model)

