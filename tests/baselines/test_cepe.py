@@ -10,6 +10,7 @@ from typing import Any
 import folders
 import pytest
 import torch
+from released import write_sentencepiece
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
@@ -217,7 +218,7 @@ def write_release(folder: Path, form: str, leave_out: Sequence[str] = ()) -> Pat
     index = {key: f"{shard}.{suffix}" for shard, keys in shards.items() for key in keys}
     text = json.dumps({"metadata": {"total_size": 1}, "weight_map": index})
     (folder / f"{form}.{suffix}.index.json").write_text(text)
-    byte_tokenizer(258).save_pretrained(folder)
+    write_sentencepiece(folder, vocab_size=100, byte_fallback=False)
     return folder
 
 
@@ -257,7 +258,7 @@ def test_a_checkpoint_without_its_encoder_is_refused(tmp_path: Path) -> None:
         save_file(kept, shard, {"format": "pt"})
     index["weight_map"].pop("encoder.norm.weight")
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(UserError, match=r"lacks 1 weights .*encoder\.norm\.weight"):
+    with pytest.raises(UserError, match=r"lacks encoder\.norm\.weight"):
         CEPE.load(preset(str(folder), window=60, chunk=8), Runtime())
 
 

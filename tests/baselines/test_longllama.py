@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from released import write_sentencepiece
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
@@ -22,7 +23,6 @@ from baselines.longllama.modeling import LongLlamaConfig, LongLlamaForCausalLM, 
 from evals.errors import UserError
 from evals.methods.base import Query, Runtime
 from evals.methods.presets import Preset, Weights
-from evals.methods.weights import byte_tokenizer
 
 GOLDEN = folders.GOLDEN / "longllama"
 TOLERANCE = 1e-4
@@ -277,7 +277,7 @@ def write_release(folder: Path, form: str) -> Path:
             index |= dict.fromkeys(names[i::2], shard)
         text = json.dumps({"metadata": {"total_size": 1}, "weight_map": index})
         (folder / "pytorch_model.bin.index.json").write_text(text)
-    byte_tokenizer(258).save_pretrained(folder)
+    write_sentencepiece(folder, vocab_size=100, byte_fallback=False)
     return folder
 
 

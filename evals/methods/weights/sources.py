@@ -55,8 +55,10 @@ def package_path(name: str) -> Path:
 
 def _folder(path: Path) -> Path:
     """A folder with a config or an adapter, or the GGUF file that a path names or a folder holds."""
-    if path.suffix == ".gguf" and path.is_file():
-        return path
+    if path.is_file():
+        if path.suffix == ".gguf":
+            return path
+        raise UserError(no_model(path))
     if path.is_dir() and not (path / CONFIG).is_file() and not is_adapter(path):
         return _only_gguf(path, recursive=False) or path
     return path

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-import io
 import json
-import pydoc_data.topics
 import random
 from pathlib import Path
 from typing import Any
 
 import pytest
+from released import HELP, write_sentencepiece
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from evals.errors import UserError
@@ -18,7 +17,6 @@ from evals.methods.tokenizers import load_tokenizer
 from evals.methods.tokenizers.load import PROBE
 from evals.methods.tokenizers.sentencepiece import processor, sentencepiece_backend
 
-HELP = [pydoc_data.topics.topics[name] for name in sorted(pydoc_data.topics.topics)]
 IDENTITY = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}
 FORMS: dict[str, dict[str, Any]] = {
     "llama": {**IDENTITY, "allow_whitespace_only_pieces": True},
@@ -31,25 +29,6 @@ FORMS: dict[str, dict[str, Any]] = {
 }
 
 
-def release(folder: Path, **options: Any) -> Path:
-    """A folder as LongLLaMA's and YaRN's: tokenizer.model and its config, no tokenizer.json."""
-    import sentencepiece
-
-    model = io.BytesIO()
-    settings = {"model_type": "bpe", "vocab_size": 600, "byte_fallback": True, "split_digits": True, **options}
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=(line for text in HELP[:25] for line in text.split("\n\n")),
-        model_writer=model,
-        minloglevel=2,
-        **settings,
-    )
-    folder.mkdir(exist_ok=True)
-    (folder / "tokenizer.model").write_bytes(model.getvalue())
-    config = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "add_bos_token": True}))
-    return folder
-
-
 def random_texts(count: int) -> list[str]:
     rng = random.Random(0)
     letters = "abc the  \t\n▁éﬁ½日本😀\u200b\xa0.,1Ａ～[INST]<tab>"
@@ -58,7 +37,7 @@ def random_texts(count: int) -> list[str]:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_ids_of_a_sentencepiece_release_are_those_of_sentencepiece(form: str, tmp_path: Path) -> None:
-    folder = release(tmp_path, **FORMS[form])
+    folder = write_sentencepiece(tmp_path, **FORMS[form])
     tokenizer, own = load_tokenizer(folder), processor(folder / "tokenizer.model")
     backend = copy.deepcopy(tokenizer.backend_tokenizer)
     for text in (*PROBE, *random_texts(300), HELP[40][:2000], "a[INST]b <tab>  c\n\nd", "[INST] at the start"):
@@ -69,7 +48,7 @@ def test_ids_of_a_sentencepiece_release_are_those_of_sentencepiece(form: str, tm
 
 
 def test_offsets_of_a_sentencepiece_release_point_into_the_text(tmp_path: Path) -> None:
-    tokenizer = load_tokenizer(release(tmp_path, **FORMS["openllama"]))
+    tokenizer = load_tokenizer(write_sentencepiece(tmp_path, **FORMS["openllama"]))
     text = "two  spaces, ﬁ and \xa0 more"
     encoding = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
     assert text[slice(*encoding.offsets[-1])] in text.split()[-1]
@@ -78,7 +57,7 @@ def test_offsets_of_a_sentencepiece_release_point_into_the_text(tmp_path: Path) 
 
 
 def test_a_model_that_writes_spaces_at_the_end_of_words_is_refused(tmp_path: Path) -> None:
-    folder = release(tmp_path, treat_whitespace_as_suffix=True)
+    folder = write_sentencepiece(tmp_path, treat_whitespace_as_suffix=True)
     with pytest.raises(UserError, match="not supported"):
         sentencepiece_backend(folder / "tokenizer.model")
 
