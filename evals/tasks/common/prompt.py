@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
 
 from evals.errors import UserError
 from evals.methods.base import Query
 from evals.methods.truncation import Side, kept_ends
 from evals.tasks.common.chat import Turn, turn
+from evals.tasks.common.encoding import Encoded, TextEncoder
 from evals.tasks.common.whole_cut import Kept, Rule, cut_middle
 
 if TYPE_CHECKING:
@@ -81,7 +83,7 @@ class Frame:
         return len(self.prefix) + len(self.query)
 
 
-class PromptBuilder:
+class PromptBuilder(TextEncoder):
     """Makes prompts for one tokenizer.
 
     Exactly one BOS stands first where the tokenizer adds one by itself, none where it does not. (Some have a
@@ -95,17 +97,9 @@ class PromptBuilder:
         variables: Mapping[str, object] | None = None,
         thinking: bool | None = None,
     ) -> None:
-        if not tokenizer.is_fast:
-            raise UserError(f"{type(tokenizer).__name__} gives no character offsets: use a fast tokenizer.")
-        self.tokenizer = tokenizer
+        super().__init__(tokenizer)
         self._variables = variables
         self._thinking = thinking
-        # A post-processor adds special tokens and, for byte-level vocabularies, trims white space off the
-        # offsets; without it the spans of the tokens tile the text.
-        self._encoder = copy.deepcopy(tokenizer.backend_tokenizer)
-        self._encoder.post_processor = None
-        self._encoder.no_truncation()
-        self._encoder.no_padding()
         bos = tokenizer.bos_token_id
         adds = bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
         self.bos: int | None = bos if adds else None
@@ -145,24 +139,6 @@ class PromptBuilder:
         special = f"{self.bos} {self.tokenizer.special_tokens_map} {stops}"
         return self.fingerprint, special, str(self.tokenizer.chat_template)
 
-    def encode(self, text: str, after: str = "") -> list[int]:
-        """Ids of a text without special tokens, as they are where it stands behind the text `after`."""
-        return self.encode_with_spans(text, after)[0]
-
-    def encode_with_spans(self, text: str, after: str = "") -> tuple[list[int], list[tuple[int, int]]]:
-        """As `encode`, and the span of characters of `text` behind each id."""
-        encoding = self._encoder.encode(after + text, add_special_tokens=False)
-        if not after:
-            return encoding.ids, encoding.offsets
-        start = len(after)
-        own = [(i, a - start, b - start) for i, (a, b) in zip(encoding.ids, encoding.offsets, strict=True)]
-        own = [token for token in own if token[1] >= 0]
-        return [i for i, _, _ in own], [(a, b) for _, a, b in own]
-
-    def encode_all(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
-        """`encode_with_spans` of many texts, on all cores."""
-        return [(e.ids, e.offsets) for e in self._encoder.encode_batch(list(texts), add_special_tokens=False)]
-
     def build(
         self,
         before: str,
@@ -193,23 +169,22 @@ class PromptBuilder:
         opened, closed = self._wrapper(answer, chat)
         before, after = self._wrap(before, after, answer, chat)
         start, end = len(before), len(before) + len(context)
-        ids, spans = self.encode_with_spans(before + context + after)
-        first = next((i for i, span in enumerate(spans) if span[0] >= start), len(ids))
-        last = max(first, next((i for i, span in enumerate(spans) if span[1] > end), len(ids)))
-        frame = self._frame(ids[:first], ids[last:], _find(after, question, end), spans[last:])
-        where = None
-        if evidence is not None:
-            where = _covering([(a - start, b - start) for a, b in spans[first:last]], evidence)
+        whole = self.encode_with_spans(before + context + after)
+        first = _first(whole.spans[:, 0] >= start)
+        last = max(first, _first(whole.spans[:, 1] > end))
+        frame = self._frame(whole.ids[:first], whole.part(last), _find(after, question, end))
+        inside = whole.part(first, last)
+        where = None if evidence is None else _covering(inside.moved(-start), evidence)
         ends = end + len(after) - closed
         added = len(frame.prefix) - first
         wrapper = (
-            (added + sum(b <= opened for _, b in spans[:first]), sum(a >= ends for a, _ in spans[last:]))
+            (added + int((whole.spans[:first, 1] <= opened).sum()), int((whole.spans[last:, 0] >= ends).sum()))
             if opened or closed
             else (0, 0)
         )
         return assemble(
             frame,
-            ids[first:last],
+            inside.ids,
             budget=budget,
             side=side,
             rule=rule,
@@ -223,8 +198,8 @@ class PromptBuilder:
     ) -> Frame:
         """What `build` would put around a context, for a context that exists as ids already."""
         before, after = self._wrap(before, after, answer, chat)
-        ids, spans = self.encode_with_spans(after, after=".")  # contexts end in text: no dummy prefix space
-        return self._frame(self.encode(before) if before else [], ids, _find(after, question, 0), spans)
+        query = self.encode_with_spans(after, after=".")  # contexts end in text: no dummy prefix space
+        return self._frame(self.encode(before) if before else [], query, _find(after, question, 0))
 
     def _wrapper(self, answer: str, chat: bool) -> tuple[int, int]:
         """Characters of the chat template before and after the message, `answer` included."""
@@ -236,19 +211,13 @@ class PromptBuilder:
         before, after = self.turn.wrap(before, after)
         return before, after + answer
 
-    def _frame(
-        self,
-        prefix: list[int],
-        query: list[int],
-        question: tuple[int, int] | None,
-        spans: Sequence[tuple[int, int]],
-    ) -> Frame:
+    def _frame(self, prefix: list[int], query: Encoded, question: tuple[int, int] | None) -> Frame:
         if self.bos is not None and prefix[:1] != [self.bos]:
             prefix = [self.bos, *prefix]
         bos = 0
         while self.bos is not None and prefix[bos : bos + 1] == [self.bos]:
             bos += 1
-        return Frame(prefix, query, None if question is None else _covering(spans, question), bos)
+        return Frame(prefix, query.ids, None if question is None else _covering(query, question), bos)
 
 
 def assemble(
@@ -336,7 +305,12 @@ def _find(after: str, question: str | None, offset: int) -> tuple[int, int] | No
     return offset + at, offset + at + len(question)
 
 
-def _covering(spans: Sequence[tuple[int, int]], chars: tuple[int, int]) -> tuple[int, int]:
+def _covering(tokens: Encoded, chars: tuple[int, int]) -> tuple[int, int]:
     """Half-open span of the tokens that touch a span of characters."""
-    touching = [i for i, (begin, end) in enumerate(spans) if begin < chars[1] and end > chars[0]]
-    return (touching[0], touching[-1] + 1) if touching else (0, 0)
+    touching = np.flatnonzero((tokens.spans[:, 0] < chars[1]) & (tokens.spans[:, 1] > chars[0]))
+    return (int(touching[0]), int(touching[-1]) + 1) if len(touching) else (0, 0)
+
+
+def _first(found: np.ndarray) -> int:
+    """Index of the first true element; the length where there is none."""
+    return int(found.argmax()) if found.any() else len(found)

@@ -15,7 +15,7 @@ class Haystack:
 
     def __init__(self, builder: PromptBuilder, source: DataSource, first: int) -> None:
         self._builder = builder
-        self._texts = islice(_endless(source), first, None)
+        self._pieces = self._tokenise(islice(_endless(source), first, None))
         self._ids: list[int] = []
         self.ends: set[int] = set()
         """Ids seen so far that end a sentence, whatever the vocabulary glues to a full stop."""
@@ -23,10 +23,15 @@ class Haystack:
     def ids(self, tokens: int) -> list[int]:
         """The first `tokens` ids."""
         while len(self._ids) < tokens:
-            new = self._builder.encode("\n\n" + next(self._texts).strip(), after=".")
+            new = next(self._pieces)
             self._ids += new
             self.ends |= {i for i in set(new) - self.ends if self._text(i).rstrip().endswith(".")}
         return self._ids[:tokens]
+
+    def _tokenise(self, texts: Iterator[str]) -> Iterator[list[int]]:
+        for text in texts:
+            for block in self._builder.encode_blocks("\n\n" + text.strip(), after="."):
+                yield block.ids
 
     def _text(self, token: int) -> str:
         return str(self._builder.tokenizer.decode([token]))

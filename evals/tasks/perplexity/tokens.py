@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from evals.tasks.common.documents import Document
+from evals.tasks.common.encoding import Encoded
 from evals.tasks.common.prompt import PromptBuilder
 
 CHARS_PER_TOKEN = 5
@@ -37,7 +38,7 @@ class TokenStore:
         new = [(d, _cut(d, need, end), end) for d, need, end in wanted if (d.id, end) not in self._held]
         texts = [document.text[start:stop] for document, (start, stop), _ in new]
         for (document, (start, _), end), encoded in zip(new, self._builder.encode_all(texts), strict=True):
-            self._hold(document, end, start, *encoded)
+            self._hold(document, end, start, encoded)
 
     def tokens(self, document: Document, need: int, *, from_end: bool) -> Tokens:
         """At least `need` tokens at one end of the document, all of them where it has fewer.
@@ -48,15 +49,14 @@ class TokenStore:
         take = need
         while held is None or not (held.whole or len(held.ids) >= need + MARGIN):
             start, stop = _cut(document, take, from_end)
-            held = self._hold(document, from_end, start, *self._builder.encode_with_spans(document.text[start:stop]))
+            held = self._hold(document, from_end, start, self._builder.encode_with_spans(document.text[start:stop]))
             take *= 2
         return held
 
-    def _hold(
-        self, document: Document, from_end: bool, start: int, ids: list[int], spans: list[tuple[int, int]]
-    ) -> Tokens:
-        whole = start == 0 and (not spans or spans[-1][1] == len(document.text))
-        held = Tokens(np.array(ids), np.array(spans).reshape(-1, 2) + start, whole)
+    def _hold(self, document: Document, from_end: bool, start: int, found: Encoded) -> Tokens:
+        spans = found.spans + start
+        whole = start == 0 and (not len(spans) or int(spans[-1, 1]) == len(document.text))
+        held = Tokens(np.array(found.ids), spans, whole)
         for end in (True, False) if whole else (from_end,):
             self._held[document.id, end] = held
         return held
