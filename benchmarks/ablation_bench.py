@@ -1,4 +1,4 @@
-"""The variants of the ablations, and what it takes to train and evaluate one of them."""
+"""The variants of the ablations: what each changes, and how one is trained and evaluated."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ METHOD = {
 """The reference: the paper's method without noise. Half of a 30-layer base injects: a short run with M = 4 learns too
 little use of the context to tell variants apart."""
 WINDOWS = 8
-"""LM windows a step: half of the preset's, for a budget of minutes."""
+"""LM windows a step: half of the preset's, for a training of minutes."""
 NEEDLES: dict[str, Any] = {"windows": 12, "needles": 8, "questions": 4, "share": 0.5}
 """Half of the steps with --needles, in windows of as many chunks as language modelling has."""
 NEEDLE_DRAWS, NEEDLE_WINDOWS = 8, 16
@@ -53,7 +53,7 @@ CHECKPOINT_EVERY = 50
 
 @dataclass(frozen=True)
 class Variant:
-    """What it changes in the reference, and between which rows of table 5 the paper shows the same change."""
+    """Changes to the reference, and the rows of table 5 between which the paper shows the same change."""
 
     settings: dict[str, Any]
     paper: str | None = None
@@ -76,7 +76,7 @@ VARIANTS = {
 
 
 def select(names: Sequence[str] | None, needles: bool) -> list[str]:
-    """Names of the variants to run, in the order of VARIANTS; the reference always, to compare with.
+    """Names of the variants to run, in the order of VARIANTS. The reference is always included.
 
     Raises UserError for an unknown name, and for a search without needles: language modelling never searches.
     """
@@ -101,7 +101,7 @@ def shared_settings(steps: int, needles: bool, changes: dict[str, Any]) -> Train
 
 
 def variant_settings(settings: TrainSettings, variant: Variant) -> TrainSettings:
-    """The budget with a variant's method. Noise changes shapes at every step, so it is never compiled."""
+    """The shared settings with a variant's method. Noise changes shapes at every step, so it is never compiled."""
     method = {**settings.method, **variant.settings}
     return settings.model_copy(
         update={"method": method, "compile": settings.compile and not method.get("split_noise", 0)}
@@ -109,7 +109,7 @@ def variant_settings(settings: TrainSettings, variant: Variant) -> TrainSettings
 
 
 def longest_first(names: Sequence[str], settings: TrainSettings) -> list[str]:
-    """The reference, then what takes long, so that no worker ends alone with it; equal trees follow each other."""
+    """The reference, then the longest variants, so that no worker is left alone with one; equal trees are adjacent."""
 
     def key(name: str) -> tuple[bool, bool, int]:
         method = variant_settings(settings, VARIANTS[name]).method
@@ -124,8 +124,8 @@ def entries(method: dict[str, Any]) -> int:
 
 
 @dataclass(frozen=True)
-class Budget:
-    """What all variants share. settings: of training, as JSON. windows: held-out windows a file."""
+class Recipe:
+    """What all variants share. settings: of training, as JSON. windows: held-out windows per file."""
 
     base: str
     data: tuple[Path, ...]
@@ -139,51 +139,51 @@ class Budget:
         return Files(self.base, list(self.data), [], list(self.heldout), None, self.output)
 
     def folder(self, name: str) -> Path:
-        """Where a variant keeps its log and, until it is done, its checkpoint."""
+        """Folder of a variant's log and, until it is finished, its checkpoint."""
         return self.output / "variants" / name
 
 
-def tokenize(budget: Budget) -> None:
-    """Fill the cache of token ids once, before several processes want it. Raises ValueError for a malformed row."""
-    tokenizer = AutoTokenizer.from_pretrained(budget.base)
-    for path in (*budget.data, *budget.heldout):
-        open_corpus(path, tokenizer, budget.output / "tokens")
+def tokenize(recipe: Recipe) -> None:
+    """Fill the cache of token ids once, before several processes need it. Raises ValueError for a malformed row."""
+    tokenizer = AutoTokenizer.from_pretrained(recipe.base)
+    for path in (*recipe.data, *recipe.heldout):
+        open_corpus(path, tokenizer, recipe.output / "tokens")
 
 
 @functools.lru_cache(maxsize=1)
-def bench(budget: Budget) -> Bench:
+def bench(recipe: Recipe) -> Bench:
     """The bench of this process: the base is loaded once."""
-    return Bench(budget)
+    return Bench(recipe)
 
 
-def train(budget: Budget, name: str) -> dict[str, Any]:
+def train(recipe: Recipe, name: str) -> dict[str, Any]:
     """Train and evaluate a variant in this process; what it prints goes to its own log."""
-    folder = budget.folder(name)
+    folder = recipe.folder(name)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "train.log").open("a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
-        return bench(budget).run(VARIANTS[name], folder)
+        return bench(recipe).run(VARIANTS[name], folder)
 
 
 class Bench:
     """Base, batches and held-out texts, the same for every variant."""
 
-    def __init__(self, budget: Budget) -> None:
-        self.settings, self.windows = TrainSettings.model_validate_json(budget.settings), budget.windows
+    def __init__(self, recipe: Recipe) -> None:
+        self.settings, self.windows = TrainSettings.model_validate_json(recipe.settings), recipe.windows
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         auto = "bfloat16" if self.device == "cuda" else "float32"
         dtype = getattr(torch, auto if self.settings.dtype == "auto" else self.settings.dtype)
-        self.tokenizer = AutoTokenizer.from_pretrained(budget.base)
-        base: Any = AutoModelForCausalLM.from_pretrained(budget.base, dtype=dtype)
+        self.tokenizer = AutoTokenizer.from_pretrained(recipe.base)
+        base: Any = AutoModelForCausalLM.from_pretrained(recipe.base, dtype=dtype)
         self.base = base.to(self.device)
-        self.make = batch_maker(self.settings, budget.files, self.tokenizer, self.settings.method["chunk_size"])
-        self.heldout = [open_corpus(path, self.tokenizer, budget.output / "tokens") for path in budget.heldout]
+        self.make = batch_maker(self.settings, recipe.files, self.tokenizer, self.settings.method["chunk_size"])
+        self.heldout = [open_corpus(path, self.tokenizer, recipe.output / "tokens") for path in recipe.heldout]
         self.tree: Any = None
 
     def run(self, variant: Variant, folder: Path) -> dict[str, Any]:
-        """Train one variant, or go on from its checkpoint in `folder`, and evaluate it; its record."""
+        """Train one variant, or continue from its checkpoint in `folder`, and evaluate it. Returns its record."""
         settings = variant_settings(self.settings, variant)
         if settings.compile and settings.method["ratios"] != self.tree:
-            torch._dynamo.reset()  # static graphs for another tree, instead of dynamic ones for both
+            torch._dynamo.reset()  # static graphs for each tree instead of dynamic ones for both
             self.tree = settings.method["ratios"]
         # a copy of the base: with `trainable=[..., top]` training changes it
         model = SharedLLMForCausalLM.from_base(copy.deepcopy(self.base), **settings.method)
@@ -191,7 +191,7 @@ class Bench:
         trainer = Trainer(model, self.make, settings, folder, CHECKPOINT_EVERY, log_every=10)
         trainer.run()
         trained = time.monotonic()
-        plain = SharedLLMForCausalLM.from_base(model.base, **settings.method)  # not compiled for one more shape
+        plain = SharedLLMForCausalLM.from_base(model.base, **settings.method)  # not compiled for another shape
         plain.load_state_dict(model.state_dict())
         scores = self.evaluate(plain.eval())
         return {
@@ -207,7 +207,7 @@ class Bench:
         }
 
     def evaluate(self, model: SharedLLMForCausalLM) -> dict[str, list[list[float]]]:
-        """Of each score its values on held-out windows, the same for all variants: a list a file, one for needles."""
+        """Values of each score on held-out windows, the same for all variants: one list per file, one for needles."""
         s, chunks = self.settings, self.settings.chunks[0]
         found = [losses(model, corpus, chunks, s.running, self.windows) for corpus in self.heldout]
         scores = {name: [file[name] for file in found] for name in found[0]}
@@ -224,10 +224,10 @@ class Bench:
 def losses(
     model: SharedLLMForCausalLM, corpus: Corpus, chunks: int, running: int, windows: int
 ) -> dict[str, list[float]]:
-    """Nats a token of the running text of each window, with its own context, another document's and none.
+    """Nats per token of the running text of each window, with its own context, another document's, and none.
 
-    Windows come from all long enough documents in turn. `use` is other - own. Raises ValueError where fewer than two
-    documents are long enough, or fewer than two windows are asked for.
+    Windows come from all sufficiently long documents in turn. `use` is other - own. Raises ValueError if fewer than two
+    documents are long enough, or fewer than two windows are requested.
     """
     size = model.config.chunk_size
     length = chunks * size + running

@@ -1,4 +1,4 @@
-"""From the record of the ablations to a table beside the paper's and bars."""
+"""Makes a table beside the paper's, and bars, from the record of the ablations."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from evals.report.plots.style import STYLE
 from evals.report.stats import Interval
 from evals.report.tables import Table
 
-SCORES = {"use": "use of context (nats a token)", "own": "loss (nats a token)", "digits": "needle digits right"}
+SCORES = {"use": "use of context (nats per token)", "own": "loss (nats per token)", "digits": "needle digits right"}
 
 
 def write(record: dict[str, Any], folder: Path) -> None:
-    """Table (CSV, Markdown, LaTeX) and bars of the variants that are done, once the reference is."""
+    """Table (CSV, Markdown, LaTeX) and bars of the finished variants, once the reference is finished."""
     if REFERENCE in record["variants"]:
         table(record).write(folder)
         plot(record["variants"], folder)
@@ -48,7 +48,7 @@ def paired(done: dict[str, Any], name: str, score: str) -> Interval:
 
 
 def paper_change(variant: Variant, column: str) -> tuple[float | None, float | None]:
-    """The paper's value for a variant, and its change: of the logarithm (nats a token) where it is a perplexity."""
+    """The paper's value for a variant, and its change: of the logarithm (nats per token) if it is a perplexity."""
     known = published.table(5).set_index(["variant", "column"])["value"]
     value, reference = (known.get((row, column), np.nan) for row in (variant.paper, variant.paper_reference))
     if pd.isna(value):
@@ -58,7 +58,7 @@ def paper_change(variant: Variant, column: str) -> tuple[float | None, float | N
 
 
 def table(record: dict[str, Any]) -> Table:
-    """One row a variant: ours with paired intervals, then the paper's."""
+    """One row per variant: ours with paired intervals, then the paper's."""
     done = record["variants"]
     rows = []
     for name in (n for n in VARIANTS if n in done):
@@ -67,12 +67,12 @@ def table(record: dict[str, Any]) -> Table:
         changes = {s: None if name == REFERENCE else paired(done, name, s) for s in means}
         ours = {k: v for s in means for k, v in ((SCORES[s], means[s]), (f"change of {SCORES[s]}", changes[s]))}
         theirs = {"paper: Arxiv ppl": ppl, "in nats, change": nats, "paper: MD-QA": qa, "MD-QA, change": points}
-        rows.append({"variant": name, **ours, "entries a chunk": done[name]["entries"], **theirs})
+        rows.append({"variant": name, **ours, "entries per chunk": done[name]["entries"], **theirs})
     reference = ", ".join(f"{k}={v}" for k, v in done[REFERENCE]["method"].items())
-    budget = record["budget"]
+    recipe = record["budget"]
     notes = [
-        f"Ours: {budget['settings']['steps']} steps each, same batches; mean over {', '.join(budget['heldout'])}, "
-        f"{budget['windows']} windows each; reference: {reference}.",
+        f"Ours: {recipe['settings']['steps']} steps each, same batches; mean over {', '.join(recipe['heldout'])}, "
+        f"{recipe['windows']} windows each; reference: {reference}.",
         "Use of context: loss with another document's context minus loss with the own one. Changes are against the "
         "reference on the same held-out windows; in brackets their 95 % t interval over windows from these documents, "
         "one training seed: it does not cover other documents or seeds.",
@@ -83,12 +83,12 @@ def table(record: dict[str, Any]) -> Table:
 
 
 def found_scores(done: dict[str, Any]) -> list[str]:
-    """The scores that the runs have: needles only where they were asked for."""
+    """The scores that the runs have: needles only if they were requested."""
     return [s for s in SCORES if s in done[REFERENCE]["scores"]]
 
 
 def plot(done: dict[str, Any], folder: Path) -> None:
-    """A figure a score: bars for what is better when higher, the paired change as dots for the loss."""
+    """One figure per score: bars if higher is better, the paired change as dots for the loss."""
     names = [n for n in VARIANTS if n in done]
     with matplotlib.style.context(STYLE), matplotlib.rc_context({"backend": "agg"}):
         for score in found_scores(done):

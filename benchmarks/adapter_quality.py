@@ -2,12 +2,12 @@
 
     python benchmarks/adapter_quality.py --base BASE --adapter DIR [DIR ...] --heldout FILE ... --output OUT.json
 
-Language modelling: nats a token of the last 2048 tokens before fixed places, with the chunks before them (own), another
-document's (other) or nothing. Needles: 4 in the context, one asked, all 7 digits right at once (teacher-forced argmax,
-which equals greedy decoding); the text around them is held out, names are those of evals.tasks.needle, none of which
-occurs in training. Wording "city" was trained, wording "item" was not. The base itself, with attention over everything,
-is measured in the same windows at the lengths that it was made for: what a compressed context could be worth at most.
-Needles are asked once with every budget of chunks that keep whole leaves (`fine_chunks`; 0: all of them).
+Language modelling: nats per token of the last 2048 tokens before fixed places, with the chunks before them (own),
+another document's (other) or nothing. Needles: 4 in the context, one asked for, all 7 digits right (teacher-forced
+argmax, which equals greedy decoding). The text around them is held out; the names are those of evals.tasks.needle, none
+of which occurs in training. Wording "city" was trained, wording "item" was not. The base itself, with attention over
+everything, is measured in the same windows at the lengths that it was made for: an upper bound for a compressed
+context. Needles are asked for once with every number of chunks that keep whole leaves (`fine_chunks`; 0: all of them).
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def main() -> None:
     parser.add_argument("--adapter", nargs="+", required=True)
     parser.add_argument("--heldout", type=Path, nargs="+", required=True)
     parser.add_argument("--chunks", type=int, nargs="+", default=[6, 30, 126])
-    parser.add_argument("--lm-windows", type=int, default=8, help="a domain")
-    parser.add_argument("--needle-windows", type=int, nargs="+", default=[256, 128, 64], help="one number a length")
+    parser.add_argument("--lm-windows", type=int, default=8, help="one domain per file")
+    parser.add_argument("--needle-windows", type=int, nargs="+", default=[256, 128, 64], help="one number per length")
     parser.add_argument("--fine-chunks", type=int, nargs="+", default=[0, 1, 2, 4])
     parser.add_argument("--output", type=Path, required=True)
     chosen = parser.parse_args()
@@ -67,7 +67,7 @@ def main() -> None:
     base.to(device)
     result: dict[str, Any] = {}
 
-    def evaluate(name: str, model: Any, size: int, room: int, budgets: list[int]) -> None:
+    def evaluate(name: str, model: Any, size: int, room: int, counts: list[int]) -> None:
         rows = result.setdefault(name, {"language modelling": {}, "needles": {}})
         for chunks, windows in zip(chosen.chunks, chosen.needle_windows, strict=True):
             if chunks * size + RUNNING > room:
@@ -78,10 +78,10 @@ def main() -> None:
             print(f"{name} {chunks} chunks: {json.dumps(found['mean'])}", flush=True)
             for wording in ("city", "item"):
                 source = HeldOut(TEMPLATES[wording], tokenizer, corpora, size, 256, 0.0, 0, (DIGITS, DIGITS))
-                for budget in budgets:
-                    model.config.fine_chunks = budget or None
+                for count in counts:
+                    model.config.fine_chunks = count or None
                     score = needles(model, source, chunks, 4, windows, max(1, 96 // chunks))
-                    kept = f"fine_chunks {budget or 'all'}"
+                    kept = f"fine_chunks {count or 'all'}"
                     rows["needles"].setdefault(wording, {}).setdefault(chunks, {})[kept] = score
                     print(f"  {wording}, {kept}: {json.dumps(score)}  {time.monotonic() - begin:.0f} s", flush=True)
                 chosen.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -89,7 +89,7 @@ def main() -> None:
     for folder in chosen.adapter:
         model = load_adapter(folder, base)
         path = Path(folder).resolve()
-        name = path.parent.name if path.name == "adapter" else path.name  # RUN/adapter is where training leaves it
+        name = path.parent.name if path.name == "adapter" else path.name  # training writes it to RUN/adapter
         evaluate(name, model, model.config.chunk_size, 1 << 30, chosen.fine_chunks)
     evaluate("dense base", base.eval(), model.config.chunk_size, base.config.max_position_embeddings, [0])
 

@@ -1,12 +1,12 @@
-"""Attention kernels against each other, at the shapes that the methods run with a base of 7B parameters.
+"""Compares attention kernels at the shapes that the methods run with a base of 7B parameters.
 
     python benchmarks/attention_kernels.py --output results/measured/kernels.json
 
 For each shape the back ends of torch's scaled_dot_product_attention, and flash-attn and flash-attn-4 where they are
-installed: time, arithmetic and traffic a second, and the largest error against float32, as a share of the largest
-output. A kernel that has to be planned anew for every length is slow where lengths grow, so for such shapes the time of
-calls with ever longer keys is measured too, and counts. At the end: how far each order of back ends (the first that
-takes a shape runs it) is from the best kernel of every shape. `--attn auto` follows that (evals/methods/kernels.py).
+installed: time, arithmetic and traffic per second, and the largest error against float32 as a share of the largest
+output. A kernel that is planned anew for every length is slow when lengths grow, so for such shapes the time of calls
+with growing keys is measured too, and counts. At the end: how far each order of back ends (the first that accepts a
+shape runs it) is from the best kernel of every shape. `--attn auto` follows that (evals/methods/kernels.py).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ KERNELS = 6
 @dataclass(frozen=True)
 class Case:
     """One attention call. mask: none, causal (from the first key), lower right (causal, queries last) or boolean,
-    which is the same as a tensor, or for one query a cache that is not full. grows: keys more at every call."""
+    which is the same as a tensor, or for one query a cache that is not full. grows: keys added at every call."""
 
     name: str
     batch: int
@@ -63,7 +63,7 @@ class Case:
 
     @property
     def pairs(self) -> float:
-        """Visible pairs of a query and a key, of one head and row."""
+        """Visible pairs of a query and a key, per head and row."""
         full = float(self.queries * self.keys)
         return full if self.mask == "none" or self.queries == 1 else full - self.queries * (self.queries - 1) / 2
 
@@ -108,7 +108,7 @@ def tiny(case: Case) -> Case:
 
 
 class Inputs:
-    """Random tensors of a case, laid out as the methods have them: queries as projected, keys in a larger buffer."""
+    """Random tensors of a case, in the memory layout of the methods: queries as projected, keys in a larger buffer."""
 
     def __init__(self, case: Case, device: torch.device, dtype: torch.dtype) -> None:
         self.case = case
@@ -125,12 +125,12 @@ class Inputs:
         self.reference = self._reference()
 
     def keys_values(self, call: int = 0, kernel: int = 0) -> list[torch.Tensor]:
-        """Keys and values of the `call`-th call, at lengths that no other kernel of that number has had."""
+        """Keys and values of the `call`-th call, at lengths that no other kernel of that number has used."""
         more = self.step * call + kernel
         return [x[:, :, : self.case.keys + more] for x in (self._keys, self._values)]
 
     def _visible(self, device: torch.device) -> torch.Tensor | None:
-        """Mask (1, 1, queries, keys) as a tensor, None where every query sees all."""
+        """Mask (1, 1, queries, keys) as a tensor, or None if every query sees all keys."""
         case = self.case
         if case.mask == "none" or (case.queries == 1 and case.mask == "lower right"):
             return None
@@ -168,16 +168,16 @@ PACKAGES = {"flash-attn": "flash_attn", "flash-attn-4": "flash_attn.cute"}
 
 
 def packaged(package: str, inputs: Inputs, *lengths: int) -> torch.Tensor:
-    """The same with one of PACKAGES, whose causal mask counts from the lower right."""
+    """The same with one of PACKAGES, whose causal mask is bottom-right."""
     if inputs.case.mask == "boolean":
         raise RuntimeError("takes no mask")
     parts = [x.transpose(1, 2) for x in (inputs.query, *inputs.keys_values(*lengths))]
     try:
         attend = importlib.import_module(PACKAGES[package]).flash_attn_func
         out = attend(*parts, causal=inputs.case.mask != "none")
-    except Exception as refusal:  # each package and its compiler refuse a shape with errors of their own
+    except Exception as refusal:  # each package and its compiler have their own errors for a shape they refuse
         raise RuntimeError(f"{type(refusal).__name__}: {refusal}") from refusal
-    return (out[0] if isinstance(out, tuple) else out).transpose(1, 2)  # version 4 also hands out the sums
+    return (out[0] if isinstance(out, tuple) else out).transpose(1, 2)  # version 4 also returns the log-sum-exp
 
 
 def kernels() -> dict[str, tuple[Callable[..., torch.Tensor], list[SDPBackend]]]:
@@ -192,7 +192,7 @@ def kernels() -> dict[str, tuple[Callable[..., torch.Tensor], list[SDPBackend]]]
 
 
 def measure(inputs: Inputs, attend: Callable[..., torch.Tensor], kernel: int, dtype: torch.dtype) -> dict[str, Any]:
-    """Milliseconds, error, and where keys grow milliseconds of such calls; or why the kernel-th kernel does not run."""
+    """Milliseconds, error, and if keys grow milliseconds of such calls; or why the kernel-th kernel does not run."""
     device, case = inputs.query.device, inputs.case
     try:
         error = inputs.error(attend(inputs))
@@ -221,7 +221,7 @@ def measure(inputs: Inputs, attend: Callable[..., torch.Tensor], kernel: int, dt
 
 
 def run(cases: Sequence[Case], device: torch.device, dtype: torch.dtype) -> list[dict[str, Any]]:
-    """All kernels on all cases; prints a line each."""
+    """Runs all kernels on all cases and prints a line for each."""
     rows = []
     for case in cases:
         inputs, found = Inputs(case, device, dtype), dict[str, dict[str, Any]]()
@@ -239,7 +239,7 @@ def run(cases: Sequence[Case], device: torch.device, dtype: torch.dtype) -> list
 
 
 def line(found: dict[str, Any]) -> str:
-    """One kernel on one case, for people."""
+    """The result of one kernel on one case, as text."""
     if "refused" in found:
         return f"- ({found['refused'][:80]})"
     grows = f", {found['growing_ms']:.3f} ms where keys grow" if "growing_ms" in found else ""
@@ -256,7 +256,7 @@ def cost(found: dict[str, Any]) -> float | None:
 def orders(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Geometric mean over cases of time against the best back end of torch, for each order of them, best first.
 
-    An order that would run a wrong kernel is left out. The plain kernel comes last in all.
+    An order that would run a wrong kernel is omitted. The plain kernel comes last in all.
     """
     found = {}
     for order in itertools.permutations([name for name in BACKENDS if name != "math"]):
@@ -275,7 +275,7 @@ def orders(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def gains(rows: Sequence[dict[str, Any]], package: str) -> dict[str, float]:
-    """By case, how many times as fast as torch's choice a package is, where it was measured and right."""
+    """Speed-up of a package over torch's choice by case, if it was measured and correct."""
     found = {}
     for row in rows:
         own, other = (cost(row["kernels"].get(name, {"refused": ""})) for name in ("torch's choice", package))

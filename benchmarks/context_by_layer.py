@@ -1,11 +1,11 @@
-"""How much of the use of context lies in which layers: dense attention in which some layers alone see the context.
+"""Which layers make use of the context? Dense attention in which only some layers see it.
 
     python benchmarks/context_by_layer.py --base BASE --heldout FILE ... --output OUT.json
 
-SharedLLM shows the context to some layers of the upper model alone. Here the untrained base reads context and running
-text as one sequence, and the running text sees the keys and values of the context in the named layers alone (0-15: the
-bottom 15; 0-0: nowhere, as with no context). Nothing is compressed and nothing is trained: what the use of context
-(nats a token, other document's context minus own) keeps then is what these layers offer to the base's own attention.
+SharedLLM shows the context to only some layers of the upper model. Here the untrained base reads context and running
+text as one sequence, and the running text sees the keys and values of the context only in the named layers (0-15: the
+bottom 15; 0-0: nowhere, as with no context). Nothing is compressed or trained: the use of context that remains (nats
+per token, other document's context minus own) is what these layers offer to the base's own attention.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NAME = "context_in_some_layers"
 
 
 class SomeLayers:
-    """Attention in transformers' interface: the running text sees the context in `layers` alone."""
+    """Attention in transformers' interface: the running text sees the context only in `layers`."""
 
     layers = range(0)
 
@@ -40,7 +40,7 @@ class SomeLayers:
         if module.layer_idx not in self.layers:
             key, value = key[:, :, -new:], value[:, :, -new:]
         total = key.shape[2]
-        seen = None  # of a square, torch makes the causal mask itself
+        seen = None  # torch makes the causal mask of a square itself
         if total > new:
             seen = torch.ones(new, total, dtype=torch.bool, device=key.device).tril(total - new)
         causal = seen is None
@@ -53,7 +53,7 @@ class SomeLayers:
 def losses(
     model: Any, attention: SomeLayers, context: torch.Tensor, text: torch.Tensor, layers: Sequence[range]
 ) -> list[float]:
-    """Nats a token of text (1, S) behind context (1, T), for each choice of layers that see the context."""
+    """Nats per token of text (1, S) after context (1, T), for each choice of layers that see the context."""
     cache = DynamicCache()
     model.model(input_ids=context, past_key_values=cache)
     found = []
@@ -72,20 +72,20 @@ def span(text: str) -> range:
 
 @torch.no_grad()
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Score every window with both contexts; print a line a window and a table, write JSON."""
+    """Score every window with both contexts; print a line per window and a table, and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", required=True)
-    parser.add_argument("--heldout", type=Path, nargs="+", required=True, help="two long documents a file or more")
+    parser.add_argument("--heldout", type=Path, nargs="+", required=True, help="at least two long documents per file")
     parser.add_argument("--context", type=int, default=6144, help="tokens")
-    parser.add_argument("--running", type=int, default=2048, help="tokens that are scored, behind the context")
-    parser.add_argument("--windows", type=int, default=12, help="a file")
+    parser.add_argument("--running", type=int, default=2048, help="tokens to score, after the context")
+    parser.add_argument("--windows", type=int, default=12, help="windows per file")
     parser.add_argument(
         "--layers",
         type=span,
         nargs="+",
         default=[range(15), range(22), range(8, 23), range(10, 25), range(15, 30), range(30)],
         metavar="FIRST-END",
-        help="which see the context, the last of each not included",
+        help="layers that see the context, as half-open ranges",
     )
     parser.add_argument("--output", type=Path, required=True)
     chosen = parser.parse_args(arguments)

@@ -2,12 +2,12 @@
 
     python benchmarks/flops_vs_released.py --output results/measured/flops_vs_released.json
 
-Both sides run in full here, on random weights, and their matrix products are counted; attention is the plain kernel,
-which computes all pairs, on both sides. The released side is its procedure in stock decoder layers, part by part
+Both sides run in full on random weights, and their matrix products are counted. Attention is the plain kernel on both
+sides, which computes all pairs. The released side is its procedure in stock decoder layers, part by part
 (modeling_llama_sharedllm_flash.py of github.com/Clement25/SharedLLM, 79c3e15): the kept nodes through all M layers;
 for the search both halves of every expanded node through layer 0, and at every level the whole running text through
 layer 0 once more; the upper model with its cross-attention. The shape is one on which the released code itself was
-counted (RELEASED_GF), so that its procedure as written here is checked against it.
+counted (RELEASED_GF), so the procedure as written here is checked against it.
 """
 
 from __future__ import annotations

@@ -4,10 +4,10 @@
     python benchmarks/paper_overhead.py --tables 9 --output results/measured/injection-layers --device cuda
 
 Every variant is the preset with one setting changed, measured by `sharedllm-eval --task efficiency` in a process of
-its own; options that are not listed below, such as `--set`, are handed to it, and the same command goes on where it
-stopped. The run in OUTPUT has the tables in the paper's layout. overhead.csv and overhead.svg beside it hold measured
-and published values relative to one row of each table (M = 4, beta = 8, height 3, no search): the paper does not say
-what its seconds comprise, so only ratios can be compared.
+its own. Options that are not listed below, such as `--set`, are passed to it, and the same command resumes. The run in
+OUTPUT has the tables in the paper's layout. overhead.csv and overhead.svg beside it hold measured and published values
+relative to one row of each table (M = 4, beta = 8, height 3, no search): the paper does not say what its seconds
+comprise, so only ratios can be compared.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def variants(tables: Iterable[int]) -> list[Variant]:
 
 
 def models(base: presets.Preset, rows: Sequence[Variant]) -> list[presets.Preset]:
-    """A preset a variant, in their order. Variants that change nothing share the default, which keeps its name."""
+    """One preset per variant, in their order. Variants that change nothing share the default, which keeps its name."""
     default = base.override({**PAPER, **base.settings})
     made = []
     for row in rows:
@@ -80,7 +80,7 @@ def write(made: Iterable[presets.Preset], default: str, folder: Path) -> list[Pa
 
 
 def compare(rows: Sequence[Variant], made: Sequence[presets.Preset], summary: pd.DataFrame) -> pd.DataFrame:
-    """One row a variant: measured and published values, and both relative to the table's reference row."""
+    """One row per variant: measured and published values, and both relative to the table's reference row."""
     measured = summary.set_index("model")
     model = {(row.table, row.name): preset.name for row, preset in zip(rows, made, strict=True)}
     compared = []
@@ -111,7 +111,7 @@ def paper_ratio(table: int, variant: str, column: str) -> float:
 
 
 def plot(compared: pd.DataFrame) -> Figure:
-    """A column of panels a table: time and memory relative to its reference row, measured and published."""
+    """One column of panels per table: time and memory relative to its reference row, measured and published."""
     tables = [
         (number, compared[compared["table"] == number]) for number in REFERENCE if number in set(compared["table"])
     ]

@@ -3,11 +3,11 @@
     python benchmarks/regimes.py --output results/measured/regimes
     python benchmarks/regimes.py --matmul 790e12 --copy 4.3e12 --memory-gib 135 --output runs/regimes-h200
 
-A floor is what no implementation of the same arithmetic can beat on a device: the FLOPs of a method (its `cost`) over
-the device's rate of matrix products until the first token, the bytes that a token must read over its copy rate for each
-token after that. The ratio of two floors is what equally good implementations would show; a measured ratio beyond it
-says that the rival's code runs less efficiently. Where a token takes as long as its kernel launches, all methods decode
-equally fast: the same ratios again with --launch-ms as the least that a token takes.
+A floor is what no implementation of the same arithmetic can beat on a device: until the first token, the FLOPs of a
+method (its `cost`) over the device's rate of matrix products; for each token after that, the bytes it must read over
+the copy rate. Equally efficient implementations would show the ratio of two floors; a larger measured ratio says that
+the rival's code is less efficient. If kernel launches determine the time per token, all methods decode equally fast;
+--launch-ms gives the same ratios with a minimum time per token.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ CLAIMED = (2.0, 3.0)
 
 @dataclass(frozen=True)
 class Floor:
-    """Least seconds until the first token and of each further one, and the bytes of weights and state."""
+    """Minimum seconds until the first token and per further token, and the bytes of weights and state."""
 
     prefill_s: float
     token_s: float
@@ -76,7 +76,7 @@ def load(name: str) -> LongContextModel:
 
 
 def floors(rates: Rates) -> dict[str, dict[int, Floor]]:
-    """Of every model at every length. A token is bound by its bytes, or by its FLOPs where these take longer."""
+    """Floors of every model at every length. A token is bound by its bytes, or by its FLOPs if these take longer."""
     found: dict[str, dict[int, Floor]] = {}
     for name in MODELS:
         model, found[name] = load(name), {}
@@ -89,7 +89,7 @@ def floors(rates: Rates) -> dict[str, dict[int, Floor]]:
 
 
 def table(found: dict[str, dict[int, Floor]], new_tokens: int, launch_s: float, memory: float, where: str) -> Table:
-    """A row a model and length; ratios are to SharedLLM's."""
+    """One row per model and length; ratios are to SharedLLM's."""
     rows = []
     for length in TABLE_LENGTHS:
         shared = found[SHARED][length]
@@ -106,7 +106,7 @@ def table(found: dict[str, dict[int, Floor]], new_tokens: int, launch_s: float, 
                     "prefill ratio": floor.prefill_s / shared.prefill_s,
                     "token ratio": floor.token_s / shared.token_s,
                     "end-to-end ratio": floor.total(new_tokens) / shared.total(new_tokens),
-                    f"same at {1000 * launch_s:g} ms a token": floor.total(new_tokens, launch_s)
+                    f"same at {1000 * launch_s:g} ms per token": floor.total(new_tokens, launch_s)
                     / shared.total(new_tokens, launch_s),
                 }
             )
@@ -118,7 +118,7 @@ def table(found: dict[str, dict[int, Floor]], new_tokens: int, launch_s: float, 
 
 
 def threshold(rival: dict[int, Floor], shared: dict[int, Floor], ratio: float, answer: int, launch_s: float) -> int:
-    """The length from which on the rival takes at least `ratio` times as long; 0 where it never does."""
+    """The length from which the rival takes at least `ratio` times as long; 0 if it never does."""
     reached = 0
     for length in reversed(LENGTHS):
         if rival[length].total(answer, launch_s) < ratio * shared[length].total(answer, launch_s):
@@ -128,7 +128,7 @@ def threshold(rival: dict[int, Floor], shared: dict[int, Floor], ratio: float, a
 
 
 def thresholds(found: dict[str, dict[int, Floor]], launch_s: float, where: str) -> Table:
-    """From which length on each of the paper's ratios can hold."""
+    """The length from which each of the paper's ratios can hold."""
     rows = []
     for name, rival in found.items():
         for ratio in CLAIMED if name != SHARED else ():
@@ -148,7 +148,7 @@ def thresholds(found: dict[str, dict[int, Floor]], launch_s: float, where: str) 
 
 def plot(found: dict[str, dict[int, Floor]], new_tokens: int, launch_s: float, memory: float) -> Figure:
     """Ratios to SharedLLM against length: prefill, end to end, and end to end with launch-bound decoding."""
-    titles = ("prefill", f"prefill + {new_tokens} tokens", f"the same at {1000 * launch_s:g} ms a token or more")
+    titles = ("prefill", f"prefill + {new_tokens} tokens", f"the same at {1000 * launch_s:g} ms per token or more")
     settings = ((0, 0.0), (new_tokens, 0.0), (new_tokens, launch_s))
     figure = Figure(figsize=(PAGE, 2.6), layout="constrained")
     styles = {name: look for name, look in looks(found).items() if name != SHARED}
@@ -174,11 +174,11 @@ def plot(found: dict[str, dict[int, Floor]], new_tokens: int, launch_s: float, m
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write tables (CSV, Markdown, LaTeX) and the plot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--matmul", type=float, default=748e12, help="FLOPs a second of a large matrix product")
-    parser.add_argument("--copy", type=float, default=2.96e12, help="bytes a second, read plus written")
-    parser.add_argument("--memory-gib", type=float, default=75.0, help="of the device, less activations")
+    parser.add_argument("--matmul", type=float, default=748e12, help="FLOPs per second of a large matrix product")
+    parser.add_argument("--copy", type=float, default=2.96e12, help="bytes per second, read plus written")
+    parser.add_argument("--memory-gib", type=float, default=75.0, help="memory of the device, minus activations")
     parser.add_argument("--new-tokens", type=int, default=128)
-    parser.add_argument("--launch-ms", type=float, default=25.0, help="a token where launches take longest")
+    parser.add_argument("--launch-ms", type=float, default=25.0, help="time per token if launches take longest")
     parser.add_argument("--output", type=Path, required=True)
     chosen = parser.parse_args(arguments)
     launch_s, memory = chosen.launch_ms / 1000, chosen.memory_gib * GIB

@@ -1,10 +1,10 @@
-"""Prefill and decoding of SharedLLM against the floor that this device sets, with random weights of a real shape.
+"""Prefill and decoding of SharedLLM against the floor of this device, with random weights of a real shape.
 
     python benchmarks/sharedllm_speed.py --lengths 8192 32768 131072 --output results/measured/speed.json
 
 The floor of a prefill is its FLOPs (sharedllm.cost) over the rate of an 8192^3 matrix product measured in the same run;
 the floor of a decoding step is weights and state over the rate of a device-to-device copy. Dense attention of the same
-base is measured beside it where it fits.
+base is measured beside it if it fits.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def rates(device: str, dtype: torch.dtype) -> dict[str, float]:
 def measure(
     model: SharedLLMForCausalLM, length: int, running: int, repeats: int, speed: dict[str, float]
 ) -> dict[str, Any]:
-    """One length: prefill seconds and share of the floor, seconds a token, peak memory."""
+    """One length: prefill seconds and share of the floor, seconds per token, peak memory."""
     config = model.config
     chunks = (length - running) // config.chunk_size
     vocabulary = config.base_config.vocab_size
@@ -116,7 +116,7 @@ def dense(base: Any, length: int, repeats: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure every method at every length; print a line each and write all as JSON."""
+    """Measure every method at every length; print a line for each and write all as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="llama-2-7b")
     parser.add_argument("--lengths", type=int, nargs="+", default=[8192, 32768, 131072])

@@ -4,7 +4,7 @@
     python benchmarks/throughput.py --preset full-135m --workload shared --length 8k --batch-sizes 1,8
 
 multi_news: official LongBench prompts, nothing shared. shared: ten questions about each of a few long texts. Both
-sides answer the same requests through lm-eval's interface, after one request as a warm-up, in turns; each side is
+sides answer the same requests through lm-eval's interface, alternately, after one request as a warm-up. Each side is
 reported at its best batch size. The last line of stdout is one JSON object.
 """
 
@@ -78,7 +78,7 @@ def seconds(model: LM, requests: list[Any], device: torch.device) -> tuple[float
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Both sides at every batch size, in turns."""
+    """Both sides at every batch size, alternately."""
     preset = presets.load_preset(arguments.preset)
     folder = weights.resolve(preset.weights, Runtime(offline=True))
     ours = AnyPreset(arguments.preset, device=arguments.device, dtype=arguments.dtype, offline=True)
@@ -129,7 +129,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, help="folder with multi_news.jsonl")
     parser.add_argument("--rows", type=int, default=40)
     parser.add_argument("--length", type=parse_length, default=4096)
-    parser.add_argument("--new-tokens", type=int, help="by default those of the task, 32 for shared")
+    parser.add_argument("--new-tokens", type=int, help="default: those of the task, 32 for shared")
     parser.add_argument("--batch-sizes", type=lambda text: [int(n) for n in text.split(",")], default=[1])
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--device", default="auto")

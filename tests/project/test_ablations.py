@@ -68,7 +68,7 @@ def test_variants_are_trained_compared_and_not_run_twice(
     rows = pd.read_csv(tmp_path / "ablation.csv").set_index("variant")
     assert list(rows.index) == ["reference", *names]
     mine, reference = (np.mean(done[n]["scores"]["own"]) for n in ("beta=1", "reference"))
-    assert rows.loc["beta=1", "change of loss (nats a token)"] == pytest.approx(mine - reference)
+    assert rows.loc["beta=1", "change of loss (nats per token)"] == pytest.approx(mine - reference)
     assert rows.loc["beta=1", "paper: Arxiv ppl"] == 2.43
     assert "split_noise=0.2" in (tmp_path / "ablation.md").read_text(encoding="utf-8")
     assert {p.name for p in tmp_path.glob("*.png")} == {"ablation-use.png", "ablation-own.png"}
@@ -110,7 +110,7 @@ def test_a_variant_does_not_depend_on_those_before_it(options: list[str], tmp_pa
     training = {"max_chunks": 8, "trainable": ["cross_attention", "top"], "lr_base": 0.01}
     settings = bench.shared_settings(2, False, changes | training)
     text = (Path(options[3]),)
-    found = bench.Bench(bench.Budget(options[1], text, text, tmp_path, settings.model_dump_json(), 2))
+    found = bench.Bench(bench.Recipe(options[1], text, text, tmp_path, settings.model_dump_json(), 2))
     names = ("key_positions=node", "injection=top", "key_positions=node")
     alone, _, after = (found.run(bench.VARIANTS[n], tmp_path / str(i)) for i, n in enumerate(names))
     assert alone["scores"] == after["scores"]
@@ -130,7 +130,7 @@ def test_needles_vary_the_search(options: list[str], tmp_path: Path) -> None:
 def test_held_out_losses_are_those_of_each_window_alone(options: list[str], tmp_path: Path) -> None:
     settings = bench.shared_settings(1, False, {"chunk_size": 64, "lower_layers": 2, "chunks": [2], "running": 64})
     text = (Path(options[3]),)
-    found = bench.Bench(bench.Budget(options[1], text, text, tmp_path, settings.model_dump_json(), 2))
+    found = bench.Bench(bench.Recipe(options[1], text, text, tmp_path, settings.model_dump_json(), 2))
     model = SharedLLMForCausalLM.from_base(found.base, **settings.method).eval()
     model.cross_attention[0].o_proj.weight.data.normal_(std=0.5)
     [corpus] = found.heldout
@@ -167,12 +167,12 @@ def test_mistakes_are_one_sentence(
     assert message in capsys.readouterr().err
 
 
-def test_another_budget_does_not_join_a_record(options: list[str], tmp_path: Path, capsys: Any) -> None:
+def test_a_variant_with_other_settings_does_not_join_a_record(options: list[str], tmp_path: Path, capsys: Any) -> None:
     chosen = ["--variants", "reference", "--set", *SETTINGS]
     run(options, tmp_path, "--steps", "1", *chosen)
     with pytest.raises(SystemExit):
         run(options, tmp_path, "--steps", "2", *chosen)
-    assert "another budget" in capsys.readouterr().err
+    assert "other settings" in capsys.readouterr().err
 
 
 def test_the_variants_are_those_of_the_paper() -> None:

@@ -26,7 +26,7 @@ def test_floors_of_the_7b_shape(script: Any, monkeypatch: pytest.MonkeyPatch) ->
     # linear maps of 32 layers against 3 layers with keys and values of a fourth, 202M and 34M weights a layer
     assert streaming[1 << 20].prefill_s / shared[1 << 20].prefill_s == pytest.approx(32 / (3 + 34 / 202), rel=0.12)
     assert streaming[1 << 20].token_s == streaming[8192].token_s  # its state does not grow
-    kept = 2 * 4 * 4096 * 2 * (128 - 8) * 128  # keys and values of 4 layers, 128 entries a chunk
+    kept = 2 * 4 * 4096 * 2 * (128 - 8) * 128  # keys and values of 4 layers, 128 entries per chunk
     assert shared[1 << 17].nbytes - shared[1 << 13].nbytes == kept
     assert dense[1 << 17].nbytes > 75 * script.GIB > shared[1 << 20].nbytes
 
