@@ -49,10 +49,10 @@ tools.plots(scores, "scores-longbench")
 # What a prompt was, and what was cut, is stored with every sample:
 
 # %%
-cell = next(c for c, r in scores.run.cells.items() if r["task"] == "longbench:qasper")
+cell = next(c for c, r in scores.run.cells.items() if r.task == "longbench:qasper")
 sample = scores.run.scored(cell)[0]
-print(sample["audit"])
-print("...", sample["prompt"]["tail"][-260:], "->", repr(sample["output"]["text"][:80]))
+print(sample.audit)
+print("...", sample.prompt.tail[-260:], "->", repr(sample.output.text[:80]))
 
 # %% [markdown]
 # ## InfiniteBench (table 3)

@@ -63,13 +63,13 @@ rows = [
     "| --- | --- | --- | --- | --- | --- |",
 ]
 for cell, record in run.cells.items():
-    if (record["model"], record["task"], record["length"]) != ("sharedllm-135m", "needle", 131072):
+    if (record.model, record.task, record.length) != ("sharedllm-135m", "needle", 131072):
         continue
     for sample in run.scored(cell):
-        at = sample["meta"]["token"]
-        pieces = [p for p in sample["trace"].get("kept_full", []) if p["chunk"] == at // 1024]
+        at = sample.meta["token"]
+        pieces = [p for p in sample.trace.get("kept_full", []) if p["chunk"] == at // 1024]
         kept = ", ".join(f"{p['start']} to {p['end']}" for p in pieces) or "nothing"
-        answer = sample["output"]["text"].split(".")[0].strip()
+        answer = sample.output.text.split(".")[0].strip()
         depth = f"{sample['meta']['depth']:.0f}"
         rows.append(f"| {depth} | {at} | {at // 1024} | {kept} | {answer} | {sample['reference']} |")
 Markdown("\n".join(rows))

@@ -41,12 +41,12 @@ def run(command: str) -> dict[str, Any]:
 def origin(*folders: Path | str) -> None:
     """Say by which commands, when and on what runs were made."""
     for folder in folders:
-        record = load(Path(folder)).record
-        machine = record["environment"]
+        record = load(Path(folder)).meta
+        machine = record.environment
         gpu = machine.get("gpu")
         device = gpu["name"] if gpu else f"{machine['cores']} CPU cores"
-        print(f"$ {shlex.join(record['command'])}")
-        print(f"made {record['created'][:10]} on {device}, seed {record['spec']['seed']}")
+        print(f"$ {shlex.join(record.command)}")
+        print(f"made {record.created[:10]} on {device}, seed {record.spec['seed']}")
 
 
 def data(*folders: Path | str) -> Data:

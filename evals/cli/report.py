@@ -20,8 +20,8 @@ def report(
 ) -> None:
     """Write the summary, tables, plots and report.html of each run into its folder, or of all runs into --output."""
     from evals import report as reporting
+    from evals.records.json import dumps
     from evals.report.load import load, merge
-    from evals.report.summary import dumps
 
     loaded = [load(path) for path in runs]
     jobs = [(run, run.path) for run in loaded]
@@ -48,9 +48,9 @@ def compare(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the resampling.")] = 0,
 ) -> None:
     """Is the second model better than the first? Paired differences over the samples that both answered."""
+    from evals.records.json import dumps
     from evals.report import compare as comparison
     from evals.report.load import load
-    from evals.report.summary import dumps
     from evals.run.spec import split_list
 
     runs = [load(path) for path in (run_a, run_b) if path is not None]

@@ -7,12 +7,13 @@ With `--maxlen` instead: the longest context that fits.
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
 from evals.errors import UserError
 from evals.measure.task import Measured, MeasuredTask
+from evals.records.models import Measurement
 from evals.tasks.base import Instance, TaskSettings
 from evals.tasks.common.prompt import Audit, Prompt
 
@@ -89,7 +90,7 @@ class Efficiency(_CostTask):
             repeats=self.settings.repeats,
             questions=self.settings.questions,
         )
-        return Measured(perf, costs(perf, rates) if perf["status"] == "ok" else {})
+        return Measured(perf, costs(perf, rates) if perf.status == "ok" else {})
 
 
 class MaxLength(_CostTask):
@@ -127,38 +128,42 @@ class MaxLength(_CostTask):
 
         cap = len(context) // settings.step * settings.step
         found = longest(fits, settings.start, cap, settings.step)
-        perf: dict[str, Any] = {
-            "status": "ok" if found else "oom",
-            "error": None if found else f"not even {settings.step} tokens of context fit",
-            "context_tokens": len(instance.prompt.prefix) + found,
-            "query_tokens": settings.query_tokens,
-            "new_tokens": settings.new_tokens,
-            "repeats": 1,
-        }
-        if not found:
-            return Measured(perf, {})
-        perf["peak_bytes"] = peaks[found]
-        return Measured(perf, {"max_tokens": float(found), "limited_by_memory": float(found < cap)})
+        perf = Measurement(
+            status="ok" if found else "oom",
+            error=None if found else f"not even {settings.step} tokens of context fit",
+            context_tokens=len(instance.prompt.prefix) + found,
+            query_tokens=settings.query_tokens,
+            new_tokens=settings.new_tokens,
+            repeats=1,
+            peak_bytes=peaks.get(found),
+        )
+        metrics = {"max_tokens": float(found), "limited_by_memory": float(found < cap)}
+        return Measured(perf, metrics if found else {})
 
 
-def costs(perf: dict[str, Any], rates: Rates) -> dict[str, float]:
-    """Metrics of a cold record: end to end, second question, and the share of the device's floors.
+def costs(perf: Measurement, rates: Rates) -> dict[str, float]:
+    """Metrics of a complete measurement: end to end, second question, and the share of the device's floors.
 
-    The floors: prefill FLOPs (by formula) at the matmul rate; bytes that a token must read (by formula) at the
-    copy rate. A share of 1 means that nothing is left to gain without other arithmetic.
+    The floors: prefill FLOPs (by formula) at the matmul rate; bytes read per token (by formula) at the copy rate.
+    A share of 1 means that only other arithmetic could be faster.
     """
-    ttft_s, token_s = perf["ttft_s"], perf["tpot_ms"] / 1000
-    prefill_floor_s = perf["prefill_flops"] / rates.matmul_flops
-    token_floor_s = perf["decode_bytes"] / rates.copy_bytes
+    ttft_s, token_s = _known(perf.ttft_s), _known(perf.tpot_ms) / 1000
+    prefill_floor_s = _known(perf.prefill_flops) / rates.matmul_flops
+    token_floor_s = _known(perf.decode_bytes) / rates.copy_bytes
     metrics = {
-        "total_s": ttft_s + (perf["new_tokens"] - 1) * token_s,
-        "tokens_per_s": perf["tokens_per_s"],
+        "total_s": ttft_s + (_known(perf.new_tokens) - 1) * token_s,
+        "tokens_per_s": _known(perf.tokens_per_s),
         "prefill_floor_s": prefill_floor_s,
         "prefill_share": prefill_floor_s / ttft_s,
         "token_floor_ms": token_floor_s * 1000,
         "token_share": token_floor_s / token_s,
-        "reserved_gib": perf["reserved_bytes"] / GIB,
+        "reserved_gib": _known(perf.reserved_bytes) / GIB,
     }
-    if "again_s" in perf:
-        metrics["again_s"] = perf["again_s"]
+    if perf.again_s is not None:
+        metrics["again_s"] = perf.again_s
     return metrics
+
+
+def _known(value: float | None) -> float:
+    assert value is not None, "a complete measurement has it"
+    return value

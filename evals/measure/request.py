@@ -10,12 +10,12 @@ import statistics
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import psutil
 import torch
 
 from evals.methods.base import LongContextModel, Query
+from evals.records.models import Measurement
 from evals.tasks.base import Instance
 
 NEW_TOKENS = 16
@@ -97,24 +97,25 @@ class Clock:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._marks: list[Any] = []
+        self._times: list[float] = []
+        self._events: list[torch.cuda.Event] = []
 
     def mark(self, token: int = 0) -> None:
         """Now. Also serves as `on_token`: a token is known on the host when all work before it is done."""
         if self._device.type == "cuda":
-            event = torch.cuda.Event(enable_timing=True)
+            event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch has no stub for it
             event.record(torch.cuda.current_stream(self._device))
-            self._marks.append(event)
+            self._events.append(event)
         else:
-            self._marks.append(time.perf_counter())
+            self._times.append(time.perf_counter())
 
     def spans(self) -> list[float]:
         """Seconds between each mark and the next."""
-        pairs = zip(self._marks, self._marks[1:], strict=False)
         if self._device.type == "cuda":
             synchronize(self._device)
-            return [one.elapsed_time(other) / 1000 for one, other in pairs]
-        return [other - one for one, other in pairs]
+            events = zip(self._events, self._events[1:], strict=False)
+            return [one.elapsed_time(other) / 1000 for one, other in events]
+        return [other - one for one, other in zip(self._times, self._times[1:], strict=False)]
 
 
 def request(model: LongContextModel, instance: Instance, new_tokens: int, questions: int = 1) -> Timing:
@@ -122,7 +123,7 @@ def request(model: LongContextModel, instance: Instance, new_tokens: int, questi
 
     Where an instance has a target instead of a generation, its tokens are read as part of the query: both
     kinds then cost the whole length. No stop token applies, so that every method generates as many tokens.
-    questions: how many are put to the one read. The further ones are the query with its ids turned, so that a
+    questions: how many are put to the one read. The further ones are the query with its ids rotated, so that a
     method cannot answer from what it did for the one before; they ask for one token.
     """
     prompt = instance.prompt
@@ -152,8 +153,8 @@ def cold(
     new_tokens: int = NEW_TOKENS,
     repeats: int = REPEATS,
     questions: int = 1,
-) -> dict[str, Any]:
-    """The performance record of an instance (without `kind` and `cell`): medians over fresh requests.
+) -> Measurement:
+    """Time and memory of an instance: medians over fresh requests.
 
     Times are in seconds, `tpot` in milliseconds. Out of memory is a result: status `oom` with the peak until
     then. The peak is of the measured requests alone, weights included. questions: see `request`; with more than
@@ -165,12 +166,9 @@ def cold(
     gc.collect()  # a session of the accuracy pass may still hang in a reference cycle
     memory = PeakMemory(model.device)
     memory.start()
-    record = {
-        "context_tokens": context_tokens,
-        "query_tokens": query_tokens,
-        "new_tokens": new_tokens,
-        "repeats": 0,
-    }
+    counted = Measurement(
+        status="ok", context_tokens=context_tokens, query_tokens=query_tokens, new_tokens=new_tokens, repeats=0
+    )
     try:
         _warm_up(model, instance, new_tokens)
         memory.start()
@@ -178,20 +176,30 @@ def cold(
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        peak = {"peak_bytes": memory.peak_bytes(), "reserved_bytes": memory.reserved_bytes()}
-        return {**record, "status": "oom", "error": first_line(error), **peak}
+        lost = out_of_memory(memory, error)
+        return counted.model_copy(update=lost.model_dump(exclude_none=True))
     cost = model.cost(context_tokens, query_tokens)
-    return {
-        **record,
-        "status": "ok",
-        "error": None,
-        "repeats": len(runs),
-        **_summary(runs),
-        "peak_bytes": memory.peak_bytes(),
-        "reserved_bytes": memory.reserved_bytes(),
-        "prefill_flops": cost.prefill_flops,
-        "decode_bytes": cost.decode_bytes,
-    }
+    return counted.model_copy(
+        update={
+            **_summary(runs),
+            "repeats": len(runs),
+            "state_bytes": runs[-1].state_bytes,
+            "peak_bytes": memory.peak_bytes(),
+            "reserved_bytes": memory.reserved_bytes(),
+            "prefill_flops": cost.prefill_flops,
+            "decode_bytes": cost.decode_bytes,
+        }
+    )
+
+
+def out_of_memory(memory: PeakMemory, error: BaseException) -> Measurement:
+    """A measurement that ended for lack of memory: the reason, and the peak until then."""
+    return Measurement(
+        status="oom",
+        error=first_line(error),
+        peak_bytes=memory.peak_bytes(),
+        reserved_bytes=memory.reserved_bytes(),
+    )
 
 
 def _warm_up(model: LongContextModel, instance: Instance, new_tokens: int) -> None:
@@ -212,7 +220,7 @@ def _repeat(model: LongContextModel, instance: Instance, new_tokens: int, repeat
     return runs
 
 
-def _summary(runs: list[Timing]) -> dict[str, Any]:
+def _summary(runs: list[Timing]) -> dict[str, float | None]:
     gaps = sorted(gap for run in runs for gap in run.token_s)
     tpot = statistics.median(gaps) if gaps else None
     again = [seconds for run in runs for seconds in run.again_s]
@@ -224,8 +232,7 @@ def _summary(runs: list[Timing]) -> dict[str, Any]:
         "tpot_ms": None if tpot is None else tpot * 1000,
         "tpot_p95_ms": None if p95 is None else p95 * 1000,
         "tokens_per_s": None if not tpot else 1 / tpot,
-        **({"again_s": statistics.median(again)} if again else {}),
-        "state_bytes": runs[-1].state_bytes,
+        "again_s": statistics.median(again) if again else None,
     }
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from evals.records.models import Measurement
 from evals.tasks.base import BaseTask, Instance
 
 if TYPE_CHECKING:
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Measured:
-    """What `MeasuredTask.measure` found: the performance record of the cell (without `cell`), and its metrics."""
+    """What `MeasuredTask.measure` found: time and memory, and the metrics made of them."""
 
-    perf: dict[str, Any]
+    perf: Measurement
     metrics: dict[str, float]
 
 

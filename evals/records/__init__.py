@@ -1,0 +1,1 @@
+"""What a run leaves on the disk: typed records, written and read only through this package."""

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from evals.errors import UserError, unknown
+from evals.records.models import CellState, SampleRecord
 from evals.report import stats
-from evals.report.load import Record, Run, task_of
+from evals.report.load import Run, task_of
 from evals.tasks.base import BaseTask
 
 LEVEL = 0.05
@@ -26,6 +27,9 @@ SAME_PROMPT = {
 }
 
 
+Pairs = list[tuple[SampleRecord, SampleRecord]]
+
+
 @dataclass(frozen=True)
 class Side:
     """A model of a run."""
@@ -36,9 +40,9 @@ class Side:
     def cells(self) -> dict[tuple[str, int | None, str], str]:
         """Cell ids by task, length and settings."""
         return {
-            (c["task"], c["length"], json.dumps(c["settings"], sort_keys=True)): cell
+            (c.task, c.length, json.dumps(c.settings, sort_keys=True)): cell
             for cell, c in self.run.cells.items()
-            if c["model"] == self.model
+            if c.model == self.model
         }
 
 
@@ -152,31 +156,31 @@ def _pair(first: Side, second: Side, seed: int) -> list[Difference | Refusal]:
     return results
 
 
-def _common(first: list[Record], second: list[Record]) -> list[tuple[Record, Record]]:
-    known = {s["sample"]: s for s in second}
-    return [(s, known[s["sample"]]) for s in first if s["sample"] in known]
+def _common(first: list[SampleRecord], second: list[SampleRecord]) -> Pairs:
+    known = {s.sample: s for s in second}
+    return [(s, known[s.sample]) for s in first if s.sample in known]
 
 
-def _obstacle(first: Record, second: Record, rows: list[tuple[Record, Record]]) -> str:
+def _obstacle(first: CellState, second: CellState, rows: Pairs) -> str:
     """Why two cells cannot be compared sample by sample; empty where they can."""
-    if first["task_version"] != second["task_version"]:
-        return f"other versions of the task ({first['task_version']} and {second['task_version']})"
+    if first.task_version != second.task_version:
+        return f"other versions of the task ({first.task_version} and {second.task_version})"
     if not rows:
         return "no sample that both answered (out of memory, failed or not run)"
     for a, b in rows:
-        where = f" (sample {a['sample']})"
-        if a["prompt"] != b["prompt"]:
+        where = f" (sample {a.sample})"
+        if a.prompt != b.prompt:
             return "other prompts" + where
-        if a["reference"] != b["reference"]:
+        if a.reference != b.reference:
             return "other references" + where
         for field, reason in SAME_PROMPT.items():
-            if a["audit"].get(field) != b["audit"].get(field):
+            if a.audit.get(field) != b.audit.get(field):
                 return reason + where
     return ""
 
 
-def _difference(first: Side, second: Side, cell: Record, rows: list[tuple[Record, Record]], seed: int) -> Difference:
-    task, metric = task_of(cell), cell["metric"]
+def _difference(first: Side, second: Side, cell: CellState, rows: Pairs, seed: int) -> Difference:
+    task, metric = task_of(cell), cell.metric
     before, after = [a for a, _ in rows], [b for _, b in rows]
     values = [task.summarize(before)[metric], task.summarize(after)[metric]]
     measure = _of_means if type(task).summarize is BaseTask.summarize else _of_statistic
@@ -184,10 +188,10 @@ def _difference(first: Side, second: Side, cell: Record, rows: list[tuple[Record
     return Difference(
         first_model=first.model,
         second_model=second.model,
-        task=cell["task"],
-        length=cell["length"],
+        task=cell.task,
+        length=cell.length,
         metric=metric,
-        higher_is_better=cell["higher_is_better"],
+        higher_is_better=cell.higher_is_better,
         n=len(rows),
         groups=stats.cluster_codes(before)[1],
         first=values[0],
@@ -204,7 +208,9 @@ def _difference(first: Side, second: Side, cell: Record, rows: list[tuple[Record
 Measured = tuple[stats.Interval, str, float, bool]
 
 
-def _of_means(task: BaseTask, metric: str, before: list[Record], after: list[Record], seed: int) -> Measured:
+def _of_means(
+    task: BaseTask, metric: str, before: list[SampleRecord], after: list[SampleRecord], seed: int
+) -> Measured:
     """A mean of sample scores: McNemar where they are 0 or 1 and independent, else sign flips of whole
     clusters.
     """
@@ -219,7 +225,9 @@ def _of_means(task: BaseTask, metric: str, before: list[Record], after: list[Rec
     return found, "sign flips by group", stats.sign_flip(sums[:, 0], seed), binary
 
 
-def _of_statistic(task: BaseTask, metric: str, before: list[Record], after: list[Record], seed: int) -> Measured:
+def _of_statistic(
+    task: BaseTask, metric: str, before: list[SampleRecord], after: list[SampleRecord], seed: int
+) -> Measured:
     """A metric that only the task can compute (a perplexity): paired pseudo-values of the clusters."""
     (a, pulls_a), (b, pulls_b) = (stats.influences(side, task.summarize) for side in (before, after))
     influence = pulls_b[metric] - pulls_a[metric]

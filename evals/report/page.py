@@ -20,18 +20,19 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from evals.records.json import Json, dumps
 from evals.report.frames import Data
-from evals.report.load import Record, Run
-from evals.report.summary import dumps, records
+from evals.report.load import Run
+from evals.report.summary import records
 from evals.report.tables import Table, fairness_table, hints
 
 MOST_SAMPLES = 5000
 MOST_CHARACTERS = 20_000_000
 """Limits of the sample browser: a page over about 20 MB opens slowly."""
-FIELDS = (
+FIELDS = {
     "cell", "sample", "status", "error", "metrics", "output", "reference", "group", "meta", "audit", "trace",
     "prompt", "seconds",
-)  # fmt: skip
+}  # fmt: skip
 
 
 def write_page(data: Data, plots: Sequence[tuple[str, str, Path]], tables: Sequence[Table], path: Path) -> None:
@@ -68,36 +69,36 @@ def facts(data: Data) -> list[str]:
     run, status = data.run, data.summary["status"].value_counts(sort=False)
     samples = sum(len(s) for s in run.samples.values())
     cells = f"{len(run.cells)} cells ({', '.join(f'{count} {name}' for name, count in status.items())})"
-    when = datetime.fromisoformat(run.record["created"]).strftime("%Y-%m-%d %H:%M %Z")
+    when = datetime.fromisoformat(run.meta.created).strftime("%Y-%m-%d %H:%M %Z")
     return [when, f"{data.summary['model'].nunique()} models", cells, f"{samples} samples"]
 
 
-def background(run: Run) -> Record:
+def background(run: Run) -> Json:
     """The run record without models and cells."""
-    return {k: v for k, v in run.record.items() if k not in ("models", "cells")}
+    return {k: v for k, v in run.meta.as_json().items() if k not in ("models", "cells")}
 
 
-def with_errors(data: Data) -> list[Record]:
+def with_errors(data: Data) -> list[Json]:
     """The summary as JSON, each cell with the error that ended it, if any."""
-    return [{**row, "error": data.run.cells[row["cell"]].get("error")} for row in records(data.summary)]
+    return [{**row, "error": data.run.cells[row["cell"]].error} for row in records(data.summary)]
 
 
-def embedded(run: Run) -> tuple[list[Record], str]:
+def embedded(run: Run) -> tuple[list[Json], str]:
     """The samples that the page holds and a sentence about those it does not.
 
     Where there are too many, the cells take turns with their first samples, so that each cell is represented.
     """
     everything = list(chain.from_iterable(run.samples.values()))
-    taken: list[Record] = []
+    taken: list[Json] = []
     characters = 0
     in_turn = (s for row in zip_longest(*run.samples.values()) for s in row if s is not None)
     for sample in in_turn:
-        chosen = {name: sample.get(name) for name in FIELDS}
+        chosen = sample.model_dump(include=FIELDS)
         characters += len(dumps(chosen))
         if len(taken) == MOST_SAMPLES or characters > MOST_CHARACTERS:
             break
         taken.append(chosen)
-    order = {(s["cell"], s["sample"]): i for i, s in enumerate(everything)}
+    order = {(s.cell, s.sample): i for i, s in enumerate(everything)}
     taken.sort(key=lambda s: order[s["cell"], s["sample"]])
     missing = len(everything) - len(taken)
     note = (

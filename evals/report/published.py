@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from evals.records.json import Json
 from evals.report.frames import Data
-from evals.report.load import Record
 
-Cell = Record
+Cell = Json
 """A line of a published table: model, version, variant, column, length, status, value."""
 
 PACKAGED = Path(__file__).with_name("published_values")
@@ -57,14 +57,14 @@ def _read(name: str) -> pd.DataFrame:
     return found.fillna({"length": "", "variant": ""})
 
 
-def measured_beside(data: Data, number: int, place: Callable[[Cell], str | None]) -> list[Record]:
+def measured_beside(data: Data, number: int, place: Callable[[Cell], str | None]) -> list[Json]:
     """Rows of a published table for the methods of a run.
 
     place: the column of ours in which a published cell belongs, or None.
     """
-    methods = {model["preset"]["method"] for model in data.run.models.values()}
+    methods = {model.method for model in data.run.models.values()}
     known = table(number)
-    found: dict[str, Record] = {}
+    found: dict[str, Json] = {}
     for row in known[known["model"].isin({MODELS[m] for m in methods if m in MODELS})].to_dict("records"):
         column = place(row)
         if column is not None:

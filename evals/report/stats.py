@@ -13,15 +13,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri, stdtrit
 from scipy.stats import binomtest
 
-Sample = dict[str, Any]
-Statistic = Callable[[Sequence[Sample]], Mapping[str, float]]
+from evals.records.models import SampleRecord
+
+Statistic = Callable[[Sequence[SampleRecord]], Mapping[str, float]]
 Floats = NDArray[np.float64]
 
 REPLICATES = 2000
@@ -42,18 +42,16 @@ class Interval:
     se: float = float("nan")
 
 
-def cluster_codes(samples: Sequence[Sample]) -> tuple[NDArray[np.int64], int]:
+def cluster_codes(samples: Sequence[SampleRecord]) -> tuple[NDArray[np.int64], int]:
     """Cluster number of each sample, and the number of clusters. Without `group` a sample is its own."""
-    names = [str(s.get("group") or f"\0{s['sample']}") for s in samples]
+    names = [str(s.group or f"\0{s.sample}") for s in samples]
     unique, codes = np.unique(names, return_inverse=True)
     return codes.astype(np.int64), len(unique)
 
 
-def metric_table(samples: Sequence[Sample], names: Sequence[str]) -> Floats:
+def metric_table(samples: Sequence[SampleRecord], names: Sequence[str]) -> Floats:
     """Metrics as an array of shape (samples, names); NaN where a sample lacks one."""
-    return np.array([[s["metrics"].get(n, np.nan) for n in names] for s in samples], dtype=float).reshape(
-        -1, len(names)
-    )
+    return np.array([[s.metrics.get(n, np.nan) for n in names] for s in samples], dtype=float).reshape(-1, len(names))
 
 
 def cluster_sums(values_SK: Floats, codes_S: NDArray[np.int64], clusters: int) -> tuple[Floats, Floats]:
@@ -103,13 +101,13 @@ def wilson(successes: float, n: int, confidence: float = 0.95) -> tuple[float, f
     return low, float(centre + half) if successes < n else 1.0
 
 
-def mean_intervals(samples: Sequence[Sample], seed: int = 0) -> dict[str, Interval]:
+def mean_intervals(samples: Sequence[SampleRecord], seed: int = 0) -> dict[str, Interval]:
     """Mean of every metric with its interval, clusters by `group`.
 
     Where every sample of a 0..1 metric scores 0, or every one 1, the bootstrap would claim certainty; there
     the interval is Wilson's with one trial a cluster.
     """
-    names = list(dict.fromkeys(name for s in samples for name in s["metrics"]))
+    names = list(dict.fromkeys(name for s in samples for name in s.metrics))
     if not names:
         return {}
     values = metric_table(samples, names)
@@ -127,7 +125,7 @@ def mean_intervals(samples: Sequence[Sample], seed: int = 0) -> dict[str, Interv
     return result
 
 
-def influences(samples: Sequence[Sample], statistic: Statistic) -> tuple[dict[str, float], dict[str, Floats]]:
+def influences(samples: Sequence[SampleRecord], statistic: Statistic) -> tuple[dict[str, float], dict[str, Floats]]:
     """Any statistic of a cell, and how much each cluster pulls on it: (G - 1)(whole - whole without the cluster).
 
     Estimate + influence is the jackknife pseudo-value (Tukey 1958); of a mean it is the cluster's own value. Where
@@ -158,14 +156,14 @@ def linear_interval(estimate: float, influence_G: Floats, seed: int = 0) -> Inte
     return interval(estimate, distribution, int(np.count_nonzero(influence_G)))
 
 
-def statistic_intervals(samples: Sequence[Sample], statistic: Statistic, seed: int = 0) -> dict[str, Interval]:
+def statistic_intervals(samples: Sequence[SampleRecord], statistic: Statistic, seed: int = 0) -> dict[str, Interval]:
     """Any statistic of a cell (a perplexity, a mean of documents' means) with its interval, by `group`.
 
     Perplexities (names that begin with `ppl`) are drawn as their logarithm: their intervals are then those of the
     mean loss, and never reach below zero.
     """
 
-    def scaled(part: Sequence[Sample]) -> dict[str, float]:
+    def scaled(part: Sequence[SampleRecord]) -> dict[str, float]:
         return {n: math.log(v) if n.startswith("ppl") else v for n, v in statistic(part).items()}
 
     whole, pulls = influences(samples, scaled)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
 
 import pandas as pd
 
+from evals.records.models import CellState, PerfRecord, SampleRecord
 from evals.report import stats
-from evals.report.load import Record, Run, task_of
+from evals.report.load import Run, task_of
 from evals.tasks.base import BaseTask
 
 GIB = 1 << 30
@@ -31,7 +31,7 @@ def summarize(run: Run, seed: int = 0) -> pd.DataFrame:
     return frame.astype({"length": "Int64", "max_context": "Int64", "n": "Int64", "groups": "Int64"})
 
 
-def cell_intervals(task: BaseTask, samples: list[Record], seed: int = 0) -> dict[str, stats.Interval]:
+def cell_intervals(task: BaseTask, samples: list[SampleRecord], seed: int = 0) -> dict[str, stats.Interval]:
     """Metrics of a cell as its task defines them, with intervals over samples clustered by group."""
     if not samples:
         return {}
@@ -72,45 +72,27 @@ def score(row: Any) -> stats.Interval:
     return stats.Interval(float(row[name]), float(row[f"{name}_low"]), float(row[f"{name}_high"]))
 
 
-def _row(run: Run, cell: str, record: Record, seed: int) -> Record:
+def _row(run: Run, cell: str, state: CellState, seed: int) -> dict[str, Any]:
     samples, perf = run.scored(cell), run.perf.get(cell)
-    row: Record = {
-        "model": record["model"],
-        "task": record["task"],
-        "length": record["length"],
-        "status": _status(record, perf),
+    row: dict[str, Any] = {
+        "model": state.model,
+        "task": state.task,
+        "length": state.length,
+        "status": _status(state, perf),
         "n": len(samples),
     }
-    for name, found in cell_intervals(task_of(record), samples, seed).items():
+    for name, found in cell_intervals(task_of(state), samples, seed).items():
         row |= {name: found.estimate, f"{name}_low": found.low, f"{name}_high": found.high}
     if perf:
-        row |= {name: perf.get(name) for name in COST if not name.endswith("_gib")}
-        row |= {f"{name}_gib": perf[f"{name}_bytes"] / GIB for name in ("peak", "state") if perf.get(f"{name}_bytes")}
-    row |= {name: record.get(name) for name in ("metric", "higher_is_better", "max_context")}
+        row |= {name: getattr(perf, name) for name in COST if not name.endswith("_gib")}
+        row |= {f"{name}_gib": size / GIB for name in ("peak", "state") if (size := getattr(perf, f"{name}_bytes"))}
+    row |= {name: getattr(state, name) for name in ("metric", "higher_is_better", "max_context")}
     return row | {"groups": stats.cluster_codes(samples)[1] if samples else 0, "cell": cell}
 
 
-def _status(record: Record, perf: Record | None) -> str:
-    return perf["status"] if record["status"] == "ok" and perf else record["status"]
+def _status(state: CellState, perf: PerfRecord | None) -> str:
+    return perf.status if state.status == "ok" and perf else state.status
 
 
 def _absent(value: Any) -> bool:
     return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
-
-
-def dumps(value: Any) -> str:
-    """One line of JSON; numbers that JSON does not know become null."""
-    return json.dumps(finite(value), ensure_ascii=False, allow_nan=False, default=_plain)
-
-
-def finite(value: Any) -> Any:
-    """The value with numbers that JSON does not know (NaN, infinities) as null."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if hasattr(value, "item") else str(value)

@@ -138,7 +138,7 @@ def fairness_table(data: Data) -> Table:
 
 def hints(data: Data) -> list[str]:
     """Where a task cannot separate methods: no model is above the floor, or full attention is at the ceiling."""
-    dense = {name for name, model in data.run.models.items() if model["preset"]["method"] == "full"}
+    dense = {name for name, model in data.run.models.items() if model.method == "full"}
     rows = data.scores[data.scores["higher_is_better"].astype(bool) & data.scores["score"].notna()]
     found = []
     for (task, length), group in rows.groupby(["task", "length"], sort=False, dropna=False):

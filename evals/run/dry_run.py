@@ -63,7 +63,7 @@ def expected_memory(choice: ModelChoice) -> Expected | None:
             return None
         config = AutoConfig.from_pretrained(folder)
     with torch.device("meta"):
-        parameters = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+        parameters = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())  # type: ignore[no-untyped-call]
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     kv = 2 * config.num_hidden_layers * config.num_key_value_heads * head
     size = BYTES[choice.runtime.dtype]

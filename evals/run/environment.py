@@ -6,9 +6,9 @@ import os
 import platform
 import subprocess
 from pathlib import Path
-from typing import Any
 
 from evals.packages import version
+from evals.records.json import Json
 
 PACKAGES = (
     "sharedllm",
@@ -26,7 +26,7 @@ PACKAGES = (
 )
 
 
-def environment(device: str) -> dict[str, Any]:
+def environment(device: str) -> Json:
     """Versions, git state of the source (None where it is not a checkout), processor, GPU, threads; JSON."""
     import psutil
     import torch
@@ -44,7 +44,7 @@ def environment(device: str) -> dict[str, Any]:
     }
 
 
-def _gpu(device: str) -> dict[str, Any] | None:
+def _gpu(device: str) -> Json | None:
     import torch
 
     if not device.startswith("cuda"):
@@ -55,7 +55,7 @@ def _gpu(device: str) -> dict[str, Any] | None:
         "memory_bytes": properties.total_memory,
         "capability": f"{properties.major}.{properties.minor}",
         "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version(),
+        "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
         "count": torch.cuda.device_count(),
     }
 
@@ -69,7 +69,7 @@ def _processor() -> str:
     return next(names, platform.machine())
 
 
-def _git() -> dict[str, Any] | None:
+def _git() -> Json | None:
     """Commit of the source tree that this file lies in, and whether tracked files differ from it."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():

@@ -12,13 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from evals import registry
 from evals.errors import UserError, unknown, unreadable
 from evals.methods import presets, weights
 from evals.methods.base import LongContextModel, Runtime
 from evals.methods.presets import Preset
+from evals.records.json import Json
+from evals.records.models import CellState
 from evals.run.spec import RunSpec
 from evals.settings import for_keys, route, validate
 from evals.tasks.base import BaseTask, TaskSettings
@@ -42,7 +43,7 @@ class ModelChoice:
         return self.preset.name
 
     @cached_property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> Json:
         """All that decides what the loaded model computes. The device does not: cells may move."""
         settings = self.preset.settings
         if self.method.settings_model:  # so that a default, written out or not, is the same
@@ -55,10 +56,10 @@ class ModelChoice:
             "attn": " ".join((self.runtime.attn, *self.runtime.kernel_order)),
         }
 
-    def _weights(self) -> dict[str, Any]:
+    def _weights(self) -> Json:
         """What the parameters are: of the base, and of what was trained on top of it."""
         preset, runtime = self.preset, self.runtime
-        found: dict[str, Any] = {}
+        found: Json = {}
         if runtime.checkpoint:
             found["base"] = preset.weights.source
             found["checkpoint"] = fingerprint(Path(runtime.checkpoint))
@@ -88,7 +89,7 @@ class TaskChoice:
 
     name: str
     task: BaseTask
-    identity: dict[str, Any]
+    identity: Json
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class Cell:
     seed: int
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> Json:
         return {
             "schema": SCHEMA,
             "model": self.model.identity,
@@ -114,22 +115,22 @@ class Cell:
     def id(self) -> str:
         return digest(self.identity)[:16]
 
-    def record(self) -> dict[str, Any]:
-        """What `run.json` says about the cell."""
+    def state(self) -> CellState:
+        """The cell as `run.json` lists it before it has run."""
         task = self.task.task
-        return {
-            "model": self.model.name,
-            "task": self.task.name,
-            "length": self.length,
-            "settings": self.task.identity["settings"],
-            "task_version": task.version,
-            "metric": task.metric,
-            "higher_is_better": task.higher_is_better,
-            "max_context": self.model.preset.max_context,
-        }
+        return CellState(
+            model=self.model.name,
+            task=self.task.name,
+            length=self.length,
+            settings=self.task.identity["settings"],
+            task_version=task.version,
+            metric=task.metric,
+            higher_is_better=task.higher_is_better,
+            max_context=self.model.preset.max_context,
+        )
 
 
-def digest(value: Any) -> str:
+def digest(value: object) -> str:
     """sha256 of the canonical JSON of a value: sorted keys, no white space, no NaN."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -217,7 +218,7 @@ def _check_paths(spec: RunSpec) -> None:
             raise UserError(f"{option} {path} does not exist: name an existing folder.")
 
 
-def _tasks(name: str, cls: type[BaseTask], settings: Mapping[str, Any], spec: RunSpec) -> list[TaskChoice]:
+def _tasks(name: str, cls: type[BaseTask], settings: Mapping[str, object], spec: RunSpec) -> list[TaskChoice]:
     """One choice a subset; a bare name stands for all of them."""
     base, _, subset = name.partition(":")
     if subset and subset not in cls.subsets:

@@ -13,16 +13,18 @@ import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Literal
 
 import torch
 
 from evals.errors import UserError
 from evals.measure.device import Rates, measure_rates
-from evals.measure.request import PeakMemory, first_line, is_out_of_memory
+from evals.measure.request import PeakMemory, first_line, is_out_of_memory, out_of_memory
 from evals.measure.task import MeasuredTask
 from evals.methods import kernels as attention
 from evals.methods.base import LongContextModel
+from evals.records.json import Json
+from evals.records.models import Answer, Measurement, PerfRecord, SampleRecord
 from evals.run.grid import Cell
 from sharedllm.processes import end_with_parent
 
@@ -31,53 +33,54 @@ from sharedllm.processes import end_with_parent
 class Loaded:
     """The model of the cells is ready."""
 
-    fairness: dict[str, Any]
+    fairness: Json
     max_context: int | None
 
 
 @dataclass(frozen=True)
 class Result:
-    """One cell is done. status: ok, oom or failed; perf: the cold record; metrics: of its only sample."""
+    """One cell is done. perf: time and memory; metrics: of its only sample."""
 
     cell: str
-    status: str
+    status: Literal["ok", "oom", "failed"]
     error: str | None = None
     traceback: str | None = None
     bad_input: bool = False
-    perf: dict[str, Any] | None = None
+    perf: Measurement | None = None
     metrics: dict[str, float] = field(default_factory=dict)
 
-    def sample(self) -> dict[str, Any]:
-        """The metrics as the record of a sample that has no text."""
-        perf = self.perf or {}
-        return {
-            "sample": "cold",
-            "status": "ok",
-            "error": None,
-            "metrics": self.metrics,
-            "output": {"text": "", "tokens": perf.get("new_tokens", 0)},
-            "reference": None,
-            "group": "cold",
-            "meta": {},
-            "audit": {},
-            "trace": {},
-            "prompt": {"head": "", "tail": ""},
-            "seconds": {"read": perf.get("read_s", 0.0), "answer": perf.get("query_s", 0.0)},
-        }
+    def records(self) -> list[SampleRecord | PerfRecord]:
+        """What is written down: the measurement, and its metrics as a sample that has no text."""
+        if self.perf is None:
+            return []
+        perf = PerfRecord.of(self.cell, self.perf)
+        if not self.metrics:
+            return [perf]
+        seconds = {"read": perf.read_s or 0.0, "answer": perf.query_s or 0.0}
+        answer = Answer(text="", tokens=perf.new_tokens or 0)
+        sample = SampleRecord(
+            cell=self.cell, sample="cold", metrics=self.metrics, output=answer, group="cold", seconds=seconds
+        )
+        return [sample, perf]
 
 
 def measure_isolated(cells: Sequence[Cell]) -> Iterator[Loaded | Result]:
-    """Measure cells of one model. Yields exactly one `Result` a cell, and `Loaded` whenever a model was loaded."""
+    """Measure cells of one model; every cell gets exactly one `Result`, `Loaded` comes once per process.
+
+    A child that dies (killed, segmentation fault) fails the cell it worked on, and the rest goes on.
+    """
     left = list(cells)
     while left:
+        done = set()
         for message in _one_process(left):
             if isinstance(message, Result):
-                left = [cell for cell in left if cell.id != message.cell]
+                done.add(message.cell)
             yield message
+        left = [cell for cell in left if cell.id not in done]
 
 
 def _one_process(cells: Sequence[Cell]) -> Iterator[Loaded | Result]:
-    """Messages of one child, in order; its death is the result of the cell that it was measuring."""
+    """What one child sends, until it is done, asks for a new child, or dies."""
     context = multiprocessing.get_context("spawn")  # CUDA cannot be used in a fork
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(there, list(cells)), daemon=True)
@@ -142,9 +145,9 @@ def _measure_all(connection: Connection, cells: list[Cell]) -> None:
 
 
 def _not_tried(cell: Cell, shortest: int) -> Result:
-    """Out of memory without a try: a method that cannot read some length would fail slowly on every longer one."""
+    """Out of memory without a try: after one length ran out, every longer one would fail slowly."""
     error = f"not tried: {shortest} tokens ran out of memory"
-    return Result(cell.id, "oom", error, perf={"status": "oom", "error": error})
+    return Result(cell.id, "oom", error, perf=Measurement(status="oom", error=error))
 
 
 def _measure(cell: Cell, model: LongContextModel, rates: Rates) -> Result:
@@ -157,8 +160,8 @@ def _measure(cell: Cell, model: LongContextModel, rates: Rates) -> Result:
         found = task.measure(model, instance, rates)
     except Exception as error:
         return _failure(cell, error, model.device)
-    perf = {**found.perf, "rates": asdict(rates)}
-    return Result(cell.id, perf["status"], perf["error"], perf=perf, metrics=found.metrics)
+    perf = found.perf.model_copy(update={"rates": asdict(rates)})
+    return Result(cell.id, perf.status, perf.error, perf=perf, metrics=found.metrics)
 
 
 def _failure(cell: Cell, error: Exception, device: torch.device) -> Result:
@@ -166,9 +169,6 @@ def _failure(cell: Cell, error: Exception, device: torch.device) -> Result:
     if isinstance(error, UserError):
         return Result(cell.id, "failed", str(error), bad_input=True)
     if is_out_of_memory(error):
-        memory = PeakMemory(device)
-        peak = {"peak_bytes": memory.peak_bytes(), "reserved_bytes": memory.reserved_bytes()}
-        perf = {"status": "oom", "error": first_line(error), **peak}
-        return Result(cell.id, "oom", first_line(error), perf=perf)
+        return Result(cell.id, "oom", first_line(error), perf=out_of_memory(PeakMemory(device), error))
     text = "".join(traceback.format_exception(error))
     return Result(cell.id, "failed", f"{type(error).__name__}: {first_line(error)}", traceback=text)

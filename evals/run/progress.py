@@ -1,14 +1,15 @@
-"""Progress on stderr: a bar with the time left on a terminal, one line a cell everywhere."""
+"""Progress on stderr: a bar with the time left on a terminal, one line per cell everywhere."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from evals.records.models import CellState
 from evals.run.grid import Cell
 
 
@@ -57,20 +58,14 @@ class Progress:
     def step(self) -> None:
         self._bar.advance(self._task, self._step)
 
-    def finish(self, cell: Cell, state: dict[str, Any]) -> None:
+    def finish(self, cell: Cell, state: CellState) -> None:
         """A cell has its state: one line, with the reason where it failed."""
         self._finished += 1
         self._weight += weight(cell)
         self._bar.update(self._task, completed=self._weight)
-        reason = f": {state['error']}" if state["error"] else ""
-        beyond = beyond_window(state)
-        note = f" (beyond the model's window of {state['max_context']})" if beyond else ""
-        self.log(f"[{self._finished}/{self._total}] {cell_name(cell)}: {state['status']}{note}{reason}")
+        reason = f": {state.error}" if state.error else ""
+        note = f" (beyond the model's window of {state.max_context})" if state.beyond_window else ""
+        self.log(f"[{self._finished}/{self._total}] {cell_name(cell)}: {state.status}{note}{reason}")
 
     def log(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def beyond_window(state: dict[str, Any]) -> bool:
-    """Whether a cell asks for more tokens than its model was made for. It runs, and every table says so."""
-    return bool(state["length"] and state["max_context"] and state["length"] > state["max_context"])

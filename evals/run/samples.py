@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from evals.methods.base import LongContextModel, Request, Session
+from evals.records.models import Answer, PromptEnds, SampleRecord
 from evals.run.grid import Cell
 from evals.tasks.base import Instance, Output, Task
 from evals.tasks.common.thinking import read_answer
@@ -67,29 +67,33 @@ def score(task: Task, instance: Instance, output: Output) -> dict[str, float]:
     return metrics
 
 
-def describe(model: LongContextModel, instance: Instance, output: Output) -> dict[str, Any]:
-    """The parts of a sample record that tell what was asked and answered."""
-    prompt = instance.prompt
+def record(
+    model: LongContextModel, cell: Cell, asked: Asked, output: Output, metrics: dict[str, float], answer_s: float
+) -> SampleRecord:
+    """What is written down about a request and its answer. answer_s: seconds that the answer took."""
+    instance, prompt = asked.instance, asked.instance.prompt
     head = [*prompt.prefix, *prompt.context[:HEAD_TOKENS]][:HEAD_TOKENS]
     tail = [*prompt.context[-TAIL_TOKENS:], *prompt.query][-TAIL_TOKENS:]
-    return {
-        "sample": instance.id,
-        "status": "ok",
-        "error": None,
-        "output": {"text": output.text, "tokens": len(output.ids) or len(output.logprobs)},
-        "reference": instance.reference,
-        "group": instance.group or prompt.context_key,
-        "meta": instance.meta,
-        "audit": prompt.audit.as_dict(),
-        "prompt": {"head": model.tokenizer.decode(head), "tail": model.tokenizer.decode(tail)},
-    }
+    return SampleRecord(
+        cell=cell.id,
+        sample=instance.id,
+        metrics=metrics,
+        output=Answer(text=output.text, tokens=len(output.ids) or len(output.logprobs)),
+        reference=instance.reference,
+        group=instance.group or prompt.context_key,
+        meta=instance.meta,
+        audit=prompt.audit.as_dict(),
+        prompt=PromptEnds(head=str(model.tokenizer.decode(head)), tail=str(model.tokenizer.decode(tail))),
+        trace=asked.session.trace(),
+        seconds={"read": asked.read_s, "answer": answer_s},
+    )
 
 
 def audit(instance: Instance, cell: Cell) -> None:
     """Raises AuditError where a prompt has two BOS, miscounts its tokens or is longer than its budget."""
     prompt, where = instance.prompt, f"{cell.task.name}, sample {instance.id}"
     if prompt.audit.bos > 1:
-        raise AuditError(f"{where}: {prompt.audit.bos} BOS tokens in one prompt; there must be one at most.")
+        raise AuditError(f"{where}: {prompt.audit.bos} BOS tokens in one prompt; the most allowed is one.")
     if prompt.audit.tokens != len(prompt):
         raise AuditError(f"{where}: the audit counts {prompt.audit.tokens} tokens, there are {len(prompt)}.")
     if cell.length is not None and len(prompt) > cell.length:

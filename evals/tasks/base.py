@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel, ConfigDict
 
 from evals.methods.base import Stop
+from evals.records.models import SampleRecord
 from evals.tasks.common.prompt import Prompt
 from evals.tasks.common.source import DataSource
 from evals.tasks.common.thinking import Thinking
@@ -97,13 +98,13 @@ class BaseTask(ABC):
         """Tokens read for one of what `limit` counts, for the plan of a run."""
         return length
 
-    def summarize(self, samples: Sequence[dict[str, Any]]) -> dict[str, float]:
+    def summarize(self, samples: Sequence[SampleRecord]) -> dict[str, float]:
         """Metrics of a cell from its sample records: by default the mean of every metric."""
-        names = dict.fromkeys(name for sample in samples for name in sample["metrics"])
+        names = dict.fromkeys(name for sample in samples for name in sample.metrics)
         return {
             name: sum(values) / len(values)
             for name in names
-            if (values := [s["metrics"][name] for s in samples if name in s["metrics"]])
+            if (values := [s.metrics[name] for s in samples if name in s.metrics])
         }
 
     @classmethod

@@ -34,11 +34,7 @@ def axes(settings: Mapping[str, object]) -> Axes:
 
 def variants(run: Run) -> dict[str, str]:
     """The SharedLLM models of a run, each with the parts in which it differs from the first."""
-    parts = {
-        name: axes(model["preset"]["settings"])
-        for name, model in run.models.items()
-        if model["preset"]["method"] == "sharedllm"
-    }
+    parts = {name: axes(model.settings) for name, model in run.models.items() if model.method == "sharedllm"}
     reference = next(iter(parts.values()), {})
     return {
         name: ", ".join(f"{k}={v}" for k, v in mine.items() if v != reference[k]) or "default"

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from evals.records.json import Json
 from evals.report import published
 from evals.report.frames import Data
-from evals.report.load import Record
 from evals.report.paper.axes import axes, variants
 from evals.report.plots.style import tokens
 from evals.report.tables import Table, fairness_lines
@@ -27,7 +27,7 @@ def tables(data: Data) -> Iterator[Table]:
         return
     nearest = min(set(costs["length"]), key=lambda n: abs(n - LENGTH))
     chosen = costs[costs["length"] == nearest].set_index("model")
-    parts = {m: axes(data.run.models[m]["preset"]["settings"]) for m in chosen.index}
+    parts = {m: axes(data.run.models[m].settings) for m in chosen.index}
     reference = next(iter(parts.values()))
     for part, number in NUMBERS.items():
         same = {m: p for m, p in parts.items() if all(p[k] == reference[k] for k in p if k != part)}
@@ -60,7 +60,7 @@ def _table(part: str, number: int, length: int, measured: dict[str, pd.Series], 
     )
 
 
-def _published(number: int) -> Iterator[Record]:
+def _published(number: int) -> Iterator[Json]:
     """Rows of the paper: seconds and GB where it gives them, else what the part adds in percent."""
     known = published.table(number)
     for variant in dict.fromkeys(known["variant"]):

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
+from evals.records.models import CellState
 from evals.report import published
 from evals.report.frames import Data
-from evals.report.load import Record
 from evals.report.plots.style import tokens
 from evals.report.stats import Interval
 from evals.report.tables import Table, fairness_lines
@@ -50,11 +50,11 @@ def tables(data: Data) -> Iterator[Table]:
     )
 
 
-def _datasets(row: Row, cell: Record) -> Iterator[tuple[str, str]]:
+def _datasets(row: Row, cell: CellState) -> Iterator[tuple[str, str]]:
     """Names of data sets and the metrics that hold their perplexities: the whole cell, then each domain of it."""
-    metric = cell["metric"]
-    dataset = cell["settings"].get("dataset")
-    yield DATASETS.get(dataset, dataset) if dataset else "all", metric
+    metric = cell.metric
+    dataset = cell.settings.get("dataset")
+    yield DATASETS.get(str(dataset), str(dataset)) if dataset else "all", metric
     for column in row:
         if column.startswith(f"{metric}/") and not column.endswith(("_low", "_high")) and not pd.isna(row[column]):
             domain = column.partition("/")[2]

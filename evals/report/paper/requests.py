@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from evals.records.json import Json
 from evals.report import published
 from evals.report.frames import Data
-from evals.report.load import Record
 from evals.report.plots import figure3
 from evals.report.plots.style import tokens
 from evals.report.tables import Table, fairness_lines
@@ -24,14 +24,14 @@ def tables(data: Data) -> Iterator[Table]:
     """One row per model and quantity, one column per length, where the run compares two methods or more."""
     rows = figure3.requests(data)
     rows = rows[rows["total_s"].notna() | (rows["status"] == "oom")] if len(rows) else rows
-    if len({data.run.models[m]["preset"]["method"] for m in rows["model"]}) < 2:
+    if len({data.run.models[m].method for m in rows["model"]}) < 2:
         return
     lengths = {n: tokens(n) for n in sorted(set(rows["length"]))}
     claims, entries = published.speed_ratios(), []
     for model, mine in rows.groupby("model", sort=False):
-        method = published.MODELS.get(data.run.models[str(model)]["preset"]["method"], "")
+        method = published.MODELS.get(data.run.models[str(model)].method, "")
         for quantity, label in figure3.QUANTITIES.items():
-            entry: Record = {"model": model, "quantity": label}
+            entry: Json = {"model": model, "quantity": label}
             for row in mine.to_dict("records"):
                 lost = row["status"] == "oom" and quantity == "total_s"
                 entry[lengths[row["length"]]] = "oom" if lost else row[quantity]

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from evals.records.json import Json
 from evals.report.frames import Data
-from evals.report.load import Record
 from evals.report.paper.axes import variants
 from evals.report.plots.style import tokens
 from evals.report.stats import Interval
@@ -21,7 +21,7 @@ def tables(data: Data) -> Iterator[Table]:
         return
     scores = data.scores[data.scores["model"].isin(names) & data.scores["score"].notna()]
     longest = scores[scores["length"].fillna(0) == scores.groupby("task")["length"].transform("max").fillna(0)]
-    rows: dict[str, Record] = {n: {"model": n, "variant": v} for n, v in names.items()}
+    rows: dict[str, Json] = {n: {"model": n, "variant": v} for n, v in names.items()}
     for row in longest.to_dict("records"):
         at = "" if pd.isna(row["length"]) else f" {tokens(row['length'])}"
         rows[row["model"]][f"{row['task']}{at} {row['metric']}"] = Interval(row["score"], row["low"], row["high"])

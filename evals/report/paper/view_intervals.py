@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from evals.records.models import SampleRecord
 from evals.report import stats
-from evals.report.stats import Floats, Interval, Sample
+from evals.report.stats import Floats, Interval
 from evals.tasks.common.view import View
 
 Views = Callable[[Mapping[str, float]], Sequence[View]]
@@ -21,7 +22,7 @@ class Scored:
 
     score: float
     metric: str
-    samples: Sequence[Sample]
+    samples: Sequence[SampleRecord]
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import cast
 import pandas as pd
 
 from evals import registry
+from evals.records.json import Json
 from evals.report import published
 from evals.report.frames import Data
-from evals.report.load import Record
 from evals.report.paper.view_intervals import Scored, percent, view_intervals
 from evals.report.plots.style import tokens
 from evals.report.tables import Table, fairness_lines
@@ -32,7 +32,7 @@ def tables(data: Data) -> Iterator[Table]:
     scores = data.scores[data.scores["score"].notna()]
     for family, cells in scores.groupby("family", sort=False):
         task = registry.task(str(family))
-        rows: dict[str, list[Record]] = {}
+        rows: dict[str, list[Json]] = {}
         titles: dict[str, str] = {}
         for (model, length), mine in cells.groupby(["model", cells["length"].fillna(0)], sort=False):
             found = {
@@ -49,7 +49,7 @@ def tables(data: Data) -> Iterator[Table]:
             yield _table(data, view_id, titles[view_id], measured)
 
 
-def _table(data: Data, view_id: str, title: str, rows: list[Record]) -> Table:
+def _table(data: Data, view_id: str, title: str, rows: list[Json]) -> Table:
     number = NUMBERS.get(view_id)
     columns = [c for c in rows[0] if c not in ("model", "length")]
     beside = (

@@ -44,8 +44,7 @@ def variants(run: Run) -> dict[str, dict[str, str]]:
     """For each method with three models or more: its models, and the settings in which each differs from the first."""
     by_method: dict[str, dict[str, Any]] = {}
     for name, model in run.models.items():
-        preset = model["preset"]
-        by_method.setdefault(preset["method"], {})[name] = preset.get("settings", {})
+        by_method.setdefault(model.method, {})[name] = model.settings
     return {method: labels(found) for method, found in by_method.items() if len(found) > 2}
 
 

@@ -39,7 +39,7 @@ def requests(data: Data) -> pd.DataFrame:
 
 def of_method(data: Data, method: str) -> list[str]:
     """Models of a method, by its registry name, in the order of the run."""
-    return [name for name, model in data.run.models.items() if model["preset"]["method"] == method]
+    return [name for name, model in data.run.models.items() if model.method == method]
 
 
 def figures(data: Data) -> Iterator[tuple[str, str, Figure]]:
@@ -62,7 +62,7 @@ def figures(data: Data) -> Iterator[tuple[str, str, Figure]]:
         length_axis(ax, rows["length"].astype(float))
         ax.set_title(QUANTITIES[quantity])
     legend(figure, styles)
-    tokens = sorted({record["new_tokens"] for record in data.run.perf.values() if "new_tokens" in record})
+    tokens = sorted({record.new_tokens for record in data.run.perf.values() if record.new_tokens is not None})
     yield "figure3", CAPTION.format(new_tokens=" or ".join(map(str, tokens)), paper=PAPER), figure
 
 
@@ -83,7 +83,7 @@ def _lost(ax: Axes, data: Data, rows: pd.DataFrame, styles: dict[str, Look]) -> 
     crosses = []
     for model, look in styles.items():
         mine = rows[(rows["model"] == model) & (rows["status"] == "oom")]
-        paper = published.lost_lengths(data.run.models[model]["preset"]["method"])
+        paper = published.lost_lengths(data.run.models[model].method)
         crosses.append((mine["length"].astype(float).tolist(), look, "out of memory", "x"))
         known = [float(n) for n in paper if rows["length"].min() <= n <= rows["length"].max()]
         crosses.append((known, look, "in the paper", "+"))
@@ -98,7 +98,7 @@ def _claims(ax: Axes, data: Data, styles: dict[str, Look]) -> None:
     ratios = published.speed_ratios()
     top = ax.get_ylim()[1]
     for model, look in styles.items():
-        ratio = ratios.get(published.MODELS.get(data.run.models[model]["preset"]["method"], ""))
+        ratio = ratios.get(published.MODELS.get(data.run.models[model].method, ""))
         if ratio is not None:
             ax.axhline(ratio, color=look.colour, lw=0.9, alpha=0.6, linestyle=(0, (1, 1)), zorder=1)
             ax.annotate(

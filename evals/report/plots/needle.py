@@ -36,10 +36,10 @@ def figures(data: Data) -> Iterator[tuple[str, str, Figure]]:
 def grid(data: Data, rows: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Mean score for each model, length and depth (in percent of the context; tenths where there are many)."""
     points = [
-        (row.model, row.length, float(s["meta"]["depth"]), s["metrics"][metric])
+        (row.model, row.length, float(s.meta["depth"]), s.metrics[metric])
         for row in rows.itertuples()
         for s in data.run.scored(str(row.cell))
-        if s["meta"].get("depth") is not None and metric in s["metrics"]
+        if s.meta.get("depth") is not None and metric in s.metrics
     ]
     frame = pd.DataFrame(points, columns=["model", "length", "depth", "score"])
     frame["depth"] = gathered(frame["depth"])

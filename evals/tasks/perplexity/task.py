@@ -16,9 +16,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from evals.errors import UserError, unknown
+from evals.records.models import SampleRecord
 from evals.tasks.base import Instance, Output, Task
 from evals.tasks.common import documents as data
 from evals.tasks.common.documents import Document
@@ -140,5 +141,5 @@ class Perplexity(Task):
     def evaluate(self, instance: Instance, output: Output) -> dict[str, float]:
         return {"nll": -sum(output.logprobs) / len(output.logprobs)}
 
-    def summarize(self, samples: Sequence[dict[str, Any]]) -> dict[str, float]:
+    def summarize(self, samples: Sequence[SampleRecord]) -> dict[str, float]:
         return summarize(samples, self.protocol)

@@ -31,6 +31,7 @@ from evals.measure.task import Measured
 from evals.methods.base import Runtime
 from evals.methods.presets import Preset, Weights
 from evals.methods.weights import byte_tokenizer
+from evals.records.models import Measurement
 from evals.run.grid import Cell, ModelChoice, TaskChoice
 from evals.run.isolated import Loaded, Result, measure_isolated
 from evals.tasks.common.source import DataSource
@@ -85,16 +86,17 @@ def test_an_instance_is_a_context_of_that_length() -> None:
 
 
 def test_costs_are_shares_of_the_floors() -> None:
-    perf = {
-        "ttft_s": 4.0,
-        "tpot_ms": 10.0,
-        "new_tokens": 101,
-        "prefill_flops": 2e12,
-        "decode_bytes": 5e9,
-        "tokens_per_s": 100.0,
-        "reserved_bytes": 3 << 30,
-        "again_s": 0.5,
-    }
+    perf = Measurement(
+        status="ok",
+        ttft_s=4.0,
+        tpot_ms=10.0,
+        new_tokens=101,
+        prefill_flops=2e12,
+        decode_bytes=5e9,
+        tokens_per_s=100.0,
+        reserved_bytes=3 << 30,
+        again_s=0.5,
+    )
     metrics = costs(perf, Rates(matmul_flops=1e12, copy_bytes=1e12))
     assert metrics["total_s"] == 5.0
     assert (metrics["prefill_floor_s"], metrics["prefill_share"]) == (2.0, 0.5)
@@ -124,17 +126,17 @@ def test_a_real_method_is_measured() -> None:
     task = Efficiency(None, EfficiencySettings(query_tokens=8, new_tokens=4, repeats=2, questions=3), DataSource())
     found = task.measure(model, task.instance(model.tokenizer, 200, 0), Rates(1e12, 1e12))
     perf, metrics = found.perf, found.metrics
-    assert perf["status"] == "ok"
-    assert perf["context_tokens"] == 201
-    assert perf["new_tokens"] == 4
-    assert perf["state_bytes"] == model.cost(201, 0).state_bytes
-    assert 0 < perf["query_s"] < perf["ttft_s"]
+    assert perf.status == "ok"
+    assert perf.context_tokens == 201
+    assert perf.new_tokens == 4
+    assert perf.state_bytes == model.cost(201, 0).state_bytes
+    assert 0 < perf.query_s < perf.ttft_s
     assert metrics["again_s"] > 0
     assert 0 < metrics["prefill_share"] < 1
-    assert metrics["total_s"] == pytest.approx(perf["ttft_s"] + 3 * perf["tpot_ms"] / 1000)
+    assert metrics["total_s"] == pytest.approx(perf.ttft_s + 3 * perf.tpot_ms / 1000)
 
 
-# --- apart: the task runs in children, so what happens there is reported through metrics
+# --- isolated: the task runs in children, so what happens there is reported through metrics
 
 
 class Telltale(Efficiency):
@@ -150,7 +152,7 @@ class Telltale(Efficiency):
             raise torch.OutOfMemoryError("CUDA out of memory")
         if tokens == 69:
             time.sleep(600)
-        return Measured({"status": "ok", "error": None}, {"pid": float(os.getpid())})
+        return Measured(Measurement(status="ok"), {"pid": float(os.getpid())})
 
 
 def cells(lengths: list[int], **settings: Any) -> list[Cell]:
@@ -172,8 +174,8 @@ def test_a_failure_does_not_reach_other_cells(standins: None) -> None:
     assert "measure" in str(results[67].traceback)
     perf = results[68].perf
     assert perf is not None
-    assert perf["status"] == "oom"
-    assert perf["peak_bytes"] > 0
+    assert perf.status == "oom"
+    assert perf.peak_bytes > 0
 
 
 def test_beyond_out_of_memory_nothing_is_tried(standins: None) -> None:
@@ -242,7 +244,7 @@ def test_maxlen_says_when_nothing_fits_and_when_the_end_is_reached(standins: Non
     for room, status, found in ((20, "oom", None), (200, "ok", 192.0), (10_000, "ok", 256.0)):
         model = registry.method("toy").load(toy_preset(room=room), Runtime())
         measured = task.measure(model, task.instance(model.tokenizer, 256, 0), Rates(1.0, 1.0))
-        assert measured.perf["status"] == status
+        assert measured.perf.status == status
         assert measured.metrics.get("max_tokens") == found
     assert measured.metrics["limited_by_memory"] == 0
 

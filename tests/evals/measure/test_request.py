@@ -27,16 +27,16 @@ def test_every_repeat_reads_the_context_anew(tmp_path: Path) -> None:
     model = toy(tmp_path)
     record = cold(model, instances(model)[0], new_tokens=4, repeats=3)
     assert model.reads == 3 + 1  # and the warm-up
-    assert (record["status"], record["repeats"], record["new_tokens"]) == ("ok", 3, 4)
-    assert (record["context_tokens"], record["query_tokens"]) == (57, 2)
-    assert record["state_bytes"] == 8 * 57
-    assert record["tokens_per_s"] == pytest.approx(1000 / record["tpot_ms"])
-    assert record["tpot_p95_ms"] >= record["tpot_ms"] > 0
+    assert (record.status, record.repeats, record.new_tokens) == ("ok", 3, 4)
+    assert (record.context_tokens, record.query_tokens) == (57, 2)
+    assert record.state_bytes == 8 * 57
+    assert record.tokens_per_s == pytest.approx(1000 / record.tpot_ms)
+    assert record.tpot_p95_ms >= record.tpot_ms > 0
 
 
 def test_a_target_is_read_as_part_of_the_query(tmp_path: Path) -> None:
     model = toy(tmp_path)
-    assert cold(model, instances(model)[1])["query_tokens"] == 2 + 3
+    assert cold(model, instances(model)[1]).query_tokens == 2 + 3
 
 
 def test_time_to_first_token_is_read_and_query(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,18 +44,18 @@ def test_time_to_first_token_is_read_and_query(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(measure.time, "perf_counter", lambda: next(clock))
     model = toy(tmp_path)
     record = cold(model, instances(model)[0], new_tokens=3, repeats=9)  # 9 s were measured: no second repeat
-    assert record["repeats"] == 1
-    assert (record["read_s"], record["query_s"], record["ttft_s"]) == (2.0, 0.5, 2.5)
-    assert record["tpot_ms"] == pytest.approx(150)
-    assert record["tpot_p95_ms"] == pytest.approx(200)
+    assert record.repeats == 1
+    assert (record.read_s, record.query_s, record.ttft_s) == (2.0, 0.5, 2.5)
+    assert record.tpot_ms == pytest.approx(150)
+    assert record.tpot_p95_ms == pytest.approx(200)
 
 
 def test_out_of_memory_is_a_record_with_its_peak(tmp_path: Path) -> None:
     model = toy(tmp_path, room=58)  # the context fits, the query does not
     record = cold(model, instances(model)[0])
-    assert record["status"] == "oom"
-    assert record["peak_bytes"] > 0
-    assert record["error"] == "CUDA out of memory: 59 tokens do not fit"
+    assert record.status == "oom"
+    assert record.peak_bytes > 0
+    assert record.error == "CUDA out of memory: 59 tokens do not fit"
 
 
 def test_only_lack_of_memory_is_out_of_memory() -> None:

@@ -72,8 +72,8 @@ def test_independent_yes_no_scores_use_mcnemar_clustered_ones_do_not(run, tmp_pa
     d = independent["needle", 8192]
     rows = {m: {} for m in (STREAM, SHARED)}
     for cell, record in single.cells.items():
-        if record["task"] == "needle" and record["length"] == 8192 and record["model"] in rows:
-            rows[record["model"]] = {s["sample"]: s["metrics"]["exact_match"] for s in single.scored(cell)}
+        if record.task == "needle" and record.length == 8192 and record.model in rows:
+            rows[record.model] = {s.sample: s.metrics["exact_match"] for s in single.scored(cell)}
     gains = sum(rows[SHARED][s] > rows[STREAM][s] for s in rows[SHARED])
     losses = sum(rows[SHARED][s] < rows[STREAM][s] for s in rows[SHARED])
     n = gains + losses
@@ -102,9 +102,9 @@ def test_the_interval_of_a_mean_difference_is_the_paired_one(run, tmp_path) -> N
     """Pairing must take out what both models share: far narrower than two independent intervals."""
     found, _ = differences(compare.choose([run], [STREAM, SHARED]))
     d = found["perplexity", 16384]
-    cells = {r["model"]: c for c, r in run.cells.items() if (r["task"], r["length"]) == ("perplexity", 16384)}
+    cells = {r.model: c for c, r in run.cells.items() if (r.task, r.length) == ("perplexity", 16384)}
     own = [
-        np.array([s["metrics"]["nll"] for s in run.scored(cells[m]) if s["meta"]["control"] == "own"])
+        np.array([s.metrics["nll"] for s in run.scored(cells[m]) if s.meta["control"] == "own"])
         for m in (STREAM, SHARED)
     ]
     unpaired = math.sqrt(sum(o.var(ddof=1) / len(o) for o in own)) * math.exp(own[0].mean())

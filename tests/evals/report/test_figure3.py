@@ -82,9 +82,9 @@ def test_models_without_data_are_not_named(tmp_path: Path) -> None:
 
 def test_the_same_for_scores(tmp_path: Path) -> None:
     run = load(write_run(tmp_path, samples=4))
-    gone = [cell for cell, record in run.cells.items() if record["model"] == "synthetic-streamingllm"]
+    gone = [cell for cell, record in run.cells.items() if record.model == "synthetic-streamingllm"]
     for cell in gone:
-        run.cells[cell]["status"] = "pending"
+        run.cells[cell].status = "pending"
         run.samples.pop(cell)
         run.perf.pop(cell)
     found = Data.of(run)
@@ -102,7 +102,7 @@ def test_overheads_compare_whole_requests(tmp_path: Path) -> None:
     run = load(write_efficiency_run(tmp_path, models=("sharedllm-7b", "beacon-7b", "cepe-7b")))
     settings: dict[str, Any] = {"lower_layers": 4, "ratios": [16, 8, 4], "policy": "last_token"}
     for name, changed in zip(run.models, ({}, {"policy": "right"}, {"lower_layers": 8}), strict=True):
-        run.models[name]["preset"].update(method="sharedllm", settings=settings | changed)
+        run.models[name].preset.update(method="sharedllm", settings=settings | changed)
     found = Data.of(run)
     tables = {table.name: table.frame.set_index("variant") for table in overheads.tables(found)}
     assert set(tables) == {"table9-m", "table12-policy"}

@@ -49,10 +49,10 @@ def test_ids_of_plots_do_not_collide(html) -> None:
 def test_a_hostile_name_is_escaped_everywhere(tmp_path) -> None:
     run = load(write_run(tmp_path, samples=2, models=("synthetic-full",), tasks=("longbench:qasper",)))
     run.models[HOSTILE] = run.models.pop("synthetic-full")
-    run.models[HOSTILE]["budget"][HOSTILE] = HOSTILE
-    run.record["environment"]["host"] = HOSTILE
+    run.models[HOSTILE].fairness[HOSTILE] = HOSTILE
+    run.meta.environment["host"] = HOSTILE
     for cell in run.cells.values():
-        cell["model"] = HOSTILE
+        cell.model = HOSTILE
     page.write_page(Data.of(run), [("p", HOSTILE, picture(tmp_path))], [], tmp_path / "report.html")
     assert HOSTILE not in (tmp_path / "report.html").read_text()
 

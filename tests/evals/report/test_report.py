@@ -17,6 +17,7 @@ from fixtures.synthetic_run import LENGTHS, MODELS, write_run
 from evals import report
 from evals.cli.report import main
 from evals.errors import UserError
+from evals.records.models import Answer, SampleRecord
 from evals.report import published, stats
 from evals.report.frames import Data
 from evals.report.load import load, merge, task_of
@@ -102,7 +103,7 @@ def test_the_newest_record_of_a_sample_counts(tmp_path) -> None:
         file.write(json.dumps(first) + "\n")
     found = load(run).samples[first["cell"]]
     assert len(found) == 2
-    assert found[0]["metrics"]["exact_match"] == 0.5
+    assert found[0].metrics["exact_match"] == 0.5
 
 
 @pytest.mark.parametrize(
@@ -112,8 +113,11 @@ def test_the_newest_record_of_a_sample_counts(tmp_path) -> None:
         (lambda f: (f / "run.json").write_text("{"), "not valid JSON"),
         (lambda f: (f / "run.json").write_text('{"format": 9}'), "format"),
         (lambda f: (f / "run.json").write_bytes(b'{"format": "\xe9"}'), "not UTF-8"),
-        (lambda f: (f / "run.json").write_text('{"format": 1}'), "lacks its cells"),
-        (lambda f: (f / "run.json").write_text('{"format": 1, "models": {}, "cells": {}}'), "is empty"),
+        (lambda f: (f / "run.json").write_text('{"format": 1, "created": "2026-01-01"}'), "lacks its cells"),
+        (
+            lambda f: (f / "run.json").write_text('{"format": 1, "created": "2026-01-01", "models": {}, "cells": {}}'),
+            "is empty",
+        ),
     ],
 )
 def test_what_is_no_run_is_one_sentence(tmp_path, capsys, prepare, message) -> None:
@@ -153,17 +157,17 @@ def test_merging_tells_models_of_one_name_apart(tmp_path) -> None:
     first = load(write_run(tmp_path / "a", samples=2, models=(SHARED,)))
     second = load(write_run(tmp_path / "b", samples=2, models=(SHARED,)))
     assert set(merge([first, second], tmp_path).models) == {SHARED}
-    second.models[SHARED]["identity"] = "other weights"
+    second.models[SHARED].identity = "other weights"
     for cell in list(second.cells):
         second.cells[cell + "x"] = second.cells.pop(cell)
     merged = merge([first, second], tmp_path)
     assert set(merged.models) == {f"{SHARED} (a)", f"{SHARED} (b)"}
-    assert {c["model"] for c in merged.cells.values()} == set(merged.models)
+    assert {c.model for c in merged.cells.values()} == set(merged.models)
 
 
 def test_a_task_that_is_not_installed_is_one_sentence(tmp_path) -> None:
     run = load(write_run(tmp_path, samples=2))
-    next(iter(run.cells.values()))["task"] = "needel"
+    next(iter(run.cells.values())).task = "needel"
     with pytest.raises(UserError, match="did you mean needle"):
         Data.of(run)
 
@@ -241,9 +245,9 @@ def sharedllm_variants(tmp_path, **changes):
     run.cells.clear()
     for i in range(3):
         settings = base | {k: v[i] for k, v in changes.items()}
-        run.models[f"v{i}"] = {**model, "preset": {**model["preset"], "settings": settings}}
+        run.models[f"v{i}"] = model.model_copy(update={"preset": {**model.preset, "settings": settings}})
         for cell, record in cells.items():
-            run.cells[f"{cell}{i}"] = {**record, "model": f"v{i}"}
+            run.cells[f"{cell}{i}"] = record.model_copy(update={"model": f"v{i}"})
             run.samples[f"{cell}{i}"] = run.samples[cell]
             run.perf[f"{cell}{i}"] = run.perf[cell]
     return Data.of(run)
@@ -274,10 +278,10 @@ def test_longbench_view_is_the_papers(tmp_path) -> None:
     from evals.tasks.longbench.views import views as longbench_views
 
     run = load(write_run(tmp_path, samples=3, models=(SHARED,)))
-    cell = next(c for c, r in run.cells.items() if r["task"] == "longbench:qasper")
+    cell = next(c for c, r in run.cells.items() if r.task == "longbench:qasper")
     for i, name in enumerate(PAPER):
-        run.cells[f"{cell}{i}"] = {**run.cells[cell], "task": f"longbench:{name}"}
-        run.samples[f"{cell}{i}"] = [{**s, "metrics": {"score": i / 20}} for s in run.samples[cell]]
+        run.cells[f"{cell}{i}"] = run.cells[cell].model_copy(update={"task": f"longbench:{name}"})
+        run.samples[f"{cell}{i}"] = [s.model_copy(update={"metrics": {"score": i / 20}}) for s in run.samples[cell]]
     del run.cells[cell]
     tables = {t.name: t for t in views.tables(Data.of(run))}
     row = tables["table4"].frame.iloc[0]
@@ -292,7 +296,10 @@ def test_longbench_view_is_the_papers(tmp_path) -> None:
 
 def scored(values, groups=None):
     names = groups or [str(i) for i in range(len(values))]
-    rows = [{"sample": str(i), "group": names[i], "metrics": {"score": v}} for i, v in enumerate(values)]
+    rows = [
+        SampleRecord(cell="c", sample=str(i), group=names[i], metrics={"score": v}, output=Answer(text="", tokens=0))
+        for i, v in enumerate(values)
+    ]
     return Scored(float(np.mean(values)), "score", rows)
 
 
@@ -312,7 +319,7 @@ def test_intervals_of_averages_over_data_sets() -> None:
     found = {"a": scored(rng.normal(0.2, 0.1, 40)), "b": scored(rng.normal(0.7, 0.4, 10))}
     views = intervals_of_one_and_both(found)
     assert views["one"] == stats.mean_intervals(found["a"].samples)["score"]
-    variances = [np.var([r["metrics"]["score"] for r in x.samples], ddof=1) / len(x.samples) for x in found.values()]
+    variances = [np.var([r.metrics["score"] for r in x.samples], ddof=1) / len(x.samples) for x in found.values()]
     assert views["both"].se == pytest.approx(np.sqrt(sum(variances)) / 2, rel=0.05)
     assert views["both"].estimate == pytest.approx((found["a"].score + found["b"].score) / 2)
     half = scipy.stats.t.ppf(0.975, 48) * np.sqrt(sum(variances)) / 2
@@ -367,8 +374,8 @@ def test_names_that_look_like_formulas_or_markup_can_be_drawn(tmp_path) -> None:
     strange = "$x^_</svg><script>&--> "
     run.models[strange] = run.models.pop(SHARED)
     for cell in run.cells.values():
-        if cell["model"] == SHARED:
-            cell["model"] = strange
+        if cell.model == SHARED:
+            cell.model = strange
     summary = report.write(run, tmp_path / "out")
     assert strange in set(summary["model"])
     assert not any("<script>" in p.read_text() for p in (tmp_path / "out" / "plots").glob("*.svg"))

@@ -10,13 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
+from evals.records.models import Answer, SampleRecord
 from evals.report import stats
 
 
 def records(values, groups=None, name="score"):
     groups = groups if groups is not None else [""] * len(values)
     return [
-        {"sample": str(i), "group": g, "metrics": {name: float(v)}}
+        SampleRecord(cell="c", sample=str(i), group=g, metrics={name: float(v)}, output=Answer(text="", tokens=0))
         for i, (v, g) in enumerate(zip(values, groups, strict=True))
     ]
 
@@ -81,7 +82,7 @@ def test_a_statistic_that_is_the_mean_gives_the_intervals_of_the_mean() -> None:
     values = np.random.default_rng(5).normal(0, 1, 60)
     groups = [str(i // 3) for i in range(60)]
     slow = stats.statistic_intervals(
-        records(values, groups), lambda rows: {"score": float(np.mean([r["metrics"]["score"] for r in rows]))}
+        records(values, groups), lambda rows: {"score": float(np.mean([r.metrics["score"] for r in rows]))}
     )["score"]
     fast = stats.mean_intervals(records(values, groups))["score"]
     assert slow.estimate == pytest.approx(fast.estimate)
@@ -92,7 +93,7 @@ def test_perplexity_interval_matches_the_delta_method() -> None:
     nll = np.random.default_rng(6).normal(2.0, 0.3, 100)
     found = stats.statistic_intervals(
         records(nll, [str(i) for i in range(100)], "nll"),
-        lambda rows: {"perplexity": math.exp(sum(r["metrics"]["nll"] for r in rows) / len(rows))},
+        lambda rows: {"perplexity": math.exp(sum(r.metrics["nll"] for r in rows) / len(rows))},
     )["perplexity"]
     assert found.se == pytest.approx(math.exp(nll.mean()) * nll.std(ddof=1) / 10, rel=0.08)
     assert 0 < found.low < found.estimate < found.high
@@ -127,8 +128,8 @@ def test_one_cluster_has_no_interval() -> None:
 
 def test_missing_metrics_do_not_count() -> None:
     rows = records([1, 0, 1, 0])
-    rows[0]["metrics"]["rare"] = 0.5
-    rows[1]["metrics"]["rare"] = 0.7
+    rows[0].metrics["rare"] = 0.5
+    rows[1].metrics["rare"] = 0.7
     assert stats.mean_intervals(rows)["rare"].estimate == pytest.approx(0.6)
 
 
@@ -206,10 +207,10 @@ def test_intervals_stay_in_the_range_of_the_data(values, per) -> None:
 
 def test_the_interval_of_a_perplexity_is_that_of_its_loss() -> None:
     losses = [0.5, 3.1, 2.2, 4.0]
-    samples = [{"sample": str(i), "group": str(i), "metrics": {"nll": v}} for i, v in enumerate(losses)]
+    samples = records(losses, list("abcd"), "nll")
 
-    def statistic(part: list[dict]) -> dict[str, float]:
-        nll = sum(s["metrics"]["nll"] for s in part) / len(part)
+    def statistic(part: list[SampleRecord]) -> dict[str, float]:
+        nll = sum(s.metrics["nll"] for s in part) / len(part)
         return {"nll": nll, "ppl": math.exp(nll)}
 
     found = stats.statistic_intervals(samples, statistic)

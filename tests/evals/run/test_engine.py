@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from standins import Sum, Toy, ToySession, write_preset
 
-from evals.records.store import read_records, read_run
+from evals.records.read import read_records, read_run
 from evals.run.samples import AuditError
 
 pytestmark = pytest.mark.usefixtures("standins")
@@ -40,7 +40,8 @@ def toy(command: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
 def samples(folder: Path) -> list[dict[str, Any]]:
     """What was measured, without what no two runs share."""
     return [
-        {key: value for key, value in record.items() if key not in (*TIMES, *MEMORY)} for record in read_records(folder)
+        {key: value for key, value in record.model_dump().items() if key not in (*TIMES, *MEMORY)}
+        for record in read_records(folder)
     ]
 
 
@@ -95,13 +96,13 @@ def test_a_sample_holds_what_was_asked_and_done(toy: Callable[..., Any], tmp_pat
     assert perf["status"] == "ok"
     assert (perf["context_tokens"], perf["query_tokens"]) == (57, 2)
     run = read_run(tmp_path / "run")
-    [cell] = run["cells"].values()
-    assert cell["settings"]["contexts"] == 1
-    assert cell["metric"] == "exact"
-    assert run["models"]["a"]["budget"] == {"kernel": "sdpa"}
-    assert run["environment"]["packages"]["torch"]
-    assert run["spec"]["seed"] == 0
-    timing = run["timing"][0]
+    [cell] = run.cells.values()
+    assert cell.settings["contexts"] == 1
+    assert cell.metric == "exact"
+    assert run.models["a"].fairness == {"kernel": "sdpa"}
+    assert run.environment["packages"]["torch"]
+    assert run.spec["seed"] == 0
+    timing = run.timing[0]
     parts = sum(timing[key] for key in ("load_s", "model_s", "report_s", "harness_s"))
     assert parts == pytest.approx(timing["wall_s"])
 
@@ -200,9 +201,9 @@ def test_out_of_memory_is_a_result(toy: Callable[..., Any], tmp_path: Path) -> N
     assert result.code == 0
     assert result.last["failed"] == 0
     assert statuses(result) == ["ok", "oom"]
-    [oom] = [r for r in read_records(tmp_path / "run") if r["kind"] == "perf" and r["status"] == "oom"]
-    assert oom["peak_bytes"] > 0
-    assert "out of memory" in oom["error"]
+    [oom] = [r for r in read_records(tmp_path / "run") if r.kind == "perf" and r.status == "oom"]
+    assert oom.peak_bytes > 0
+    assert "out of memory" in oom.error
     size = (tmp_path / "run" / "samples.jsonl").stat().st_size
     assert statuses(toy("--length", "64,256", models={"a": {"settings": {"room": 100}}})) == ["ok", "oom"]
     assert (tmp_path / "run" / "samples.jsonl").stat().st_size == size
@@ -231,8 +232,8 @@ def test_a_bug_keeps_its_traceback_and_the_sweep_goes_on(toy: Callable[..., Any]
     assert statuses(result) == ["failed", "failed"]
     assert "ZeroDivisionError: a bug in the task" in result.err
     assert "in evaluate" in result.err
-    cells = read_run(tmp_path / "run")["cells"].values()
-    assert all("ZeroDivisionError" in cell["traceback"] for cell in cells)
+    cells = read_run(tmp_path / "run").cells.values()
+    assert all("ZeroDivisionError" in cell.traceback for cell in cells)
 
 
 def test_a_failed_cell_is_tried_again(toy: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,7 +287,7 @@ def test_settings_reach_task_and_model(toy: Callable[..., Any], tmp_path: Path) 
     result = toy("--set", "questions=1", "factor=5", "--no-perf")
     run = read_run(tmp_path / "run")
     assert result.last["cells"][0]["n"] == 3
-    assert run["models"]["a"]["preset"]["settings"] == {"factor": 5}
+    assert run.models["a"].preset["settings"] == {"factor": 5}
     for bad, sentence in {
         "qestions=1": "did you mean questions",
         "shared=1": "write task.shared or model.shared",

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from evals.records.store import read_records
+from evals.records.read import read_records
 
 MODELS = ("full", "truncated")
 
@@ -62,9 +62,7 @@ def test_a_batch_answers_as_one_request_at_a_time(
     base = ["--task", "needle", "--model", tiny_presets("full"), "--length", "512", "--limit", 5, "--no-perf"]
     for name, size in (("one", 1), ("three", 3)):
         assert command(*base, "--batch-size", size, "--output", tmp_path / name).code == 0
-    texts = [
-        {record["sample"]: record["output"] for record in read_records(tmp_path / name)} for name in ("one", "three")
-    ]
+    texts = [{record.sample: record.output for record in read_records(tmp_path / name)} for name in ("one", "three")]
     assert len(texts[0]) == 5
     assert texts[0] == texts[1]
 

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from evals.errors import UserError
 from evals.methods.weights import byte_tokenizer
+from evals.records.models import Answer, SampleRecord
 from evals.tasks.base import DataSource, Instance, Output
 from evals.tasks.common import documents as data
 from evals.tasks.common.documents import Document, embedded_documents, folder_documents
@@ -128,7 +129,7 @@ def test_longer_lengths_use_a_start_of_the_documents_of_shorter_ones(tokenizer, 
     assert [d.id for d in in_turn(documents)] == ["a5", "b3", "a4", "a1"]
 
 
-def sample(control: str, document: str, nll: float, tokens: int = 10, domain: str = "d") -> dict:
+def sample(control: str, document: str, nll: float, tokens: int = 10, domain: str = "d") -> SampleRecord:
     meta = {
         "control": control,
         "document": document,
@@ -136,7 +137,8 @@ def sample(control: str, document: str, nll: float, tokens: int = 10, domain: st
         "target_tokens": tokens,
         "target_bytes": 4 * tokens,
     }
-    return {"metrics": {"nll": nll}, "meta": meta}
+    answer = Answer(text="", tokens=tokens)
+    return SampleRecord(cell="c", sample="s", metrics={"nll": nll}, output=answer, meta=meta)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,85 @@
+"""What `sharedllm-eval` shows: the plan, the results, and where they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from evals.records.json import Json, dumps
+from evals.run.dry_run import Planned
+
+GIB = 1 << 30
+
+
+def results_table(rows: Sequence[Json]) -> Table:
+    """One row per cell: status, first metric with its interval, other metrics, costs."""
+    table = _new_table("model", "task", "length", "status", "n", "score", "95 % interval", "also")
+    for name in ("TTFT s", "ms/token", "peak GiB", "state GiB"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        metrics, first = row["metrics"], row["metric"]
+        low, high = row.get("intervals", {}).get(first, (None, None))
+        table.add_row(
+            row["model"],
+            row["task"],
+            str(row["length"] or ""),
+            row["status"] + (", beyond window" if row["beyond_window"] else ""),
+            str(row["n"]),
+            f"{first} {_number(metrics[first])}" if first in metrics else "",
+            f"{_number(low)} to {_number(high)}" if low is not None and low != high else "",
+            ", ".join(f"{name} {_number(metrics[name])}" for name in metrics if name != first and "/" not in name),
+            *(_number(row.get(name)) for name in ("ttft_s", "tpot_ms", "peak_gib", "state_gib")),
+        )
+    return table
+
+
+def plan_table(rows: Sequence[Planned]) -> Table:
+    """One row per cell of a run that was not started."""
+    table = _new_table("model", "task", "length", "samples", "tokens", "weights GiB", "dense KV GiB")
+    for row in rows:
+        table.add_row(
+            row.cell.model.name,
+            row.cell.task.name,
+            str(row.cell.length or ""),
+            "all" if row.samples is None else f"up to {row.samples}",
+            "" if row.tokens is None else f"{row.tokens:,}",
+            "" if row.weight_bytes is None else f"{row.weight_bytes / GIB:.2f}",
+            "" if row.kv_bytes is None else f"{row.kv_bytes / GIB:.2f}",
+        )
+    return table
+
+
+def _new_table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for name in columns:
+        table.add_column(name, justify="left" if name in ("model", "task", "status", "also") else "right")
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def closing(err: Console, folder: Path, timing: dict[str, float], rows: Sequence[Json]) -> None:
+    """Why cells failed, where the time went, and where the results are."""
+    failures = dict.fromkeys(row["error"] for row in rows if row["status"] == "failed")
+    for sentence in failures:
+        err.print(f"Failed: {sentence}", markup=False, highlight=False, soft_wrap=True)
+    err.print(
+        f"{timing['wall_s']:.1f} s: models {timing['model_s']:.1f} s, loading {timing['load_s']:.1f} s, "
+        f"report {timing['report_s']:.1f} s, harness {timing['harness_s']:.1f} s "
+        f"({timing['harness_share']:.1%}). Results: {folder}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def last_line(out: Console, value: Json) -> None:
+    """One JSON object on the last line, whatever the width of the terminal."""
+    out.file.write(dumps(value) + "\n")
+    out.file.flush()

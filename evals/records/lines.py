@@ -1,0 +1,55 @@
+"""One record, one line of `samples.jsonl`.
+
+A line ends with a checksum of what stands before it, so that a flipped bit is found when the line is read. Lines of
+runs recorded before 0.1.0 have no checksum and are taken if they are complete records.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError
+
+from evals.records.json import well_formed
+from evals.records.models import PerfRecord, SampleRecord
+
+AnyRecord = SampleRecord | PerfRecord
+CHECK = b',"crc":"'
+CHECK_SIZE = len(CHECK) + 8 + len(b'"}')
+
+_ADAPTER: TypeAdapter[AnyRecord] = TypeAdapter(Annotated[AnyRecord, Field(discriminator="kind")])
+
+
+class Damaged(ValueError):
+    """A line that is not the record that was written."""
+
+
+def encode(record: AnyRecord) -> bytes:
+    """A record as its line, line end included. Text that UTF-8 does not have is replaced."""
+    unset = {name for name in type(record).model_fields if name != "error" and getattr(record, name) is None}
+    exclude = unset if isinstance(record, PerfRecord) else None
+    try:
+        body = record.model_dump_json(exclude=exclude).encode()
+    except (PydanticSerializationError, UnicodeEncodeError):
+        fixed = type(record).model_validate(well_formed(record.model_dump()))
+        body = fixed.model_dump_json(exclude=exclude).encode()
+    return b'%b%b%08x"}\n' % (body[:-1], CHECK, zlib.crc32(body))
+
+
+def decode(line: bytes) -> AnyRecord:
+    """The record of a line. Raises Damaged with the reason where it is not what was written."""
+    text = line.rstrip(b"\n")
+    if text[-CHECK_SIZE:].startswith(CHECK):
+        body = text[:-CHECK_SIZE] + b"}"
+        if text[-10:-2] != b"%08x" % zlib.crc32(body):
+            raise Damaged("its checksum does not fit")
+        text = body
+    try:
+        return _ADAPTER.validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        reason = "it is not valid JSON" if first["type"] == "json_invalid" else f"{where or 'it'}: {first['msg']}"
+        raise Damaged(reason) from error

@@ -1,0 +1,185 @@
+"""The records of a run: a sample, a cold measurement, the state of a cell, the run itself.
+
+A record that was read from a disk has these fields with these types; what does not fit is refused by the reader.
+Fields of later versions are ignored, so that an older reader can open a newer run.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field
+
+from evals.records.json import Json
+
+Status = Literal["pending", "ok", "oom", "failed"]
+
+
+class Record(BaseModel):
+    """Settings that all records share: NaN survives the way to the disk and back."""
+
+    model_config = ConfigDict(extra="ignore", ser_json_inf_nan="constants", protected_namespaces=())
+
+
+class Answer(Record):
+    """What a model answered. tokens: generated, or scored where there is no text."""
+
+    text: str
+    tokens: int
+
+
+class PromptEnds(Record):
+    """The first and the last tokens of a prompt as text, for people."""
+
+    head: str = ""
+    tail: str = ""
+
+
+class SampleRecord(Record):
+    """One request and its answer.
+
+    sample: its id, unique within the cell. group: the statistical cluster. meta, reference: from the task; trace:
+    from the method; audit: counts and hashes of the prompt. seconds: `read` and `answer`.
+    """
+
+    kind: Literal["sample"] = "sample"
+    cell: str
+    sample: str
+    status: Literal["ok", "failed"] = "ok"
+    error: str | None = None
+    metrics: dict[str, float]
+    output: Answer
+    reference: object = None
+    group: str = ""
+    meta: Json = Field(default_factory=dict)
+    audit: Json = Field(default_factory=dict)
+    prompt: PromptEnds = Field(default_factory=PromptEnds)
+    trace: Json = Field(default_factory=dict)
+    seconds: dict[str, float] = Field(default_factory=dict)
+
+
+class Measurement(Record):
+    """Time and memory of cold requests: seconds, milliseconds (`_ms`), bytes, FLOPs. Absent values are None.
+
+    status oom: memory ran out; peak_bytes is then the peak until that point.
+    """
+
+    status: Literal["ok", "oom"]
+    error: str | None = None
+    context_tokens: int | None = None
+    query_tokens: int | None = None
+    new_tokens: int | None = None
+    repeats: int | None = None
+    ttft_s: float | None = None
+    read_s: float | None = None
+    query_s: float | None = None
+    tpot_ms: float | None = None
+    tpot_p95_ms: float | None = None
+    tokens_per_s: float | None = None
+    again_s: float | None = None
+    state_bytes: int | None = None
+    peak_bytes: int | None = None
+    reserved_bytes: int | None = None
+    prefill_flops: float | None = None
+    decode_bytes: float | None = None
+    rates: dict[str, float] | None = None
+
+
+class PerfRecord(Measurement):
+    """The measurement of a cell."""
+
+    kind: Literal["perf"] = "perf"
+    cell: str
+
+    @classmethod
+    def of(cls, cell: str, measurement: Measurement) -> PerfRecord:
+        return cls(cell=cell, **measurement.model_dump())
+
+
+class CellState(Record):
+    """A cell in `run.json`: what it is, and how far it has come.
+
+    limit: of the last complete pass, None for all samples. traceback: of a bug; bad_input: a person's mistake.
+    max_context: the model's window in tokens.
+    """
+
+    model: str
+    task: str
+    length: int | None
+    settings: Json
+    task_version: int
+    metric: str
+    higher_is_better: bool
+    max_context: int | None = None
+    status: Status = "pending"
+    error: str | None = None
+    limit: int | None = None
+    traceback: str | None = None
+    bad_input: bool = False
+
+    @property
+    def beyond_window(self) -> bool:
+        """Whether the cell asks for more tokens than its model was made for. It runs, and every table says so."""
+        return bool(self.length and self.max_context and self.length > self.max_context)
+
+
+class ModelEntry(Record):
+    """A model in `run.json`.
+
+    fairness: what the method was allowed to use (runs recorded before 0.1.0 call it `budget`). identity: hash of
+    all that decides what the model computes.
+    """
+
+    preset: Json
+    fairness: Json = Field(default_factory=dict, validation_alias=AliasChoices("fairness", "budget"))
+    identity: str | None = None
+
+    @property
+    def method(self) -> str:
+        """Name of the method in the registry."""
+        return str(self.preset.get("method", ""))
+
+    @property
+    def settings(self) -> Json:
+        """Settings of the preset, `--set` included."""
+        return dict(self.preset.get("settings") or {})
+
+
+def _time(text: str) -> str:
+    datetime.fromisoformat(text)  # raises ValueError
+    return text
+
+
+class Resumed(Record):
+    """A later start of the same run."""
+
+    at: str
+    command: list[str] = Field(default_factory=list)
+    spec: Json = Field(default_factory=dict)
+    environment: Json = Field(default_factory=dict)
+
+
+class RunMeta(Record):
+    """`run.json`. key: hash of what is run. merged: the runs that a merged report was made of."""
+
+    format: Literal[1] = 1
+    created: Annotated[str, AfterValidator(_time)]
+    key: str = ""
+    command: list[str] = Field(default_factory=list)
+    spec: Json = Field(default_factory=dict)
+    environment: Json = Field(default_factory=dict)
+    models: dict[str, ModelEntry]
+    cells: dict[str, CellState]
+    resumed: list[Resumed] = Field(default_factory=list)
+    timing: list[dict[str, float]] = Field(default_factory=list)
+    merged: list[Json] = Field(default_factory=list)
+
+    def as_json(self) -> Json:
+        """The content of `run.json`, without the empty entries that most runs have."""
+        found = self.model_dump()
+        for state in found["cells"].values():
+            for name in ("traceback", "bad_input"):
+                if not state[name]:
+                    del state[name]
+        return {name: value for name, value in found.items() if value or name not in ("resumed", "timing", "merged")}

@@ -1,0 +1,95 @@
+"""Reading a run folder. Nothing here changes a file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from evals.errors import UserError, unreadable
+from evals.records.lines import AnyRecord, Damaged, decode
+from evals.records.models import RunMeta
+
+RUN_FILE = "run.json"
+SAMPLES_FILE = "samples.jsonl"
+DAMAGED_FILE = "samples.damaged.jsonl"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of `samples.jsonl`: its bytes, and the record that it holds or why it holds none."""
+
+    number: int
+    raw: bytes
+    record: AnyRecord | None
+    damage: str = ""
+
+
+def read_run(folder: Path) -> RunMeta:
+    """`run.json` of a run. Raises UserError where there is none or it is not one of this format."""
+    path = folder / RUN_FILE
+    try:
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"{folder} is not a run: it holds no {RUN_FILE}.") from error
+    except OSError as error:
+        raise unreadable(path, error) from error
+    try:
+        content.decode()
+        return RunMeta.model_validate_json(content)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8: choose another run.") from error
+    except ValidationError as error:
+        raise UserError(f"{path} {_fault(error)}: choose another run.") from error
+
+
+def _fault(error: ValidationError) -> str:
+    """What is wrong with a `run.json`, as the rest of a sentence."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    if first["type"] == "json_invalid":
+        return f"is not valid JSON ({first['ctx']['error']})"
+    if where == "format":
+        return "does not have the format of this version"
+    if first["type"] == "missing":
+        return "lacks its cells or models" if where in ("cells", "models") else f"lacks {where}"
+    return f"does not fit at {where}: {first['msg']}" if where else "is not the record of a run"
+
+
+def read_lines(folder: Path) -> Iterator[Line]:
+    """Every complete line of `samples.jsonl`; a last line without its end (a write cut short) is left out.
+
+    Raises UserError where the file cannot be read.
+    """
+    path = folder / SAMPLES_FILE
+    try:
+        with path.open("rb") as file:
+            for number, raw in enumerate(file, 1):
+                if not raw.endswith(b"\n"):
+                    return
+                try:
+                    yield Line(number, raw, decode(raw))
+                except Damaged as damage:
+                    yield Line(number, raw, None, str(damage))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def read_records(folder: Path) -> Iterator[AnyRecord]:
+    """Every undamaged record of `samples.jsonl`, in the order in which they were written."""
+    return (line.record for line in read_lines(folder) if line.record is not None)
+
+
+def is_torn(folder: Path) -> bool:
+    """Whether the last line has no end: the run was killed while writing it, or still goes on."""
+    path = folder / SAMPLES_FILE
+    if not path.is_file() or not path.stat().st_size:
+        return False
+    with path.open("rb") as stream:
+        stream.seek(-1, os.SEEK_END)
+        return stream.read() != b"\n"
