@@ -17,8 +17,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evals.errors import UserError
 from evals.run.environment import environment
-from sharedllm.configuration import SETTINGS
+from sharedllm.inputs import ContextInputs
 from sharedllm.modeling import SharedLLMForCausalLM
+from sharedllm.settings import SETTINGS
 from sharedllm.training import evaluate
 from sharedllm.training.corpus import Corpus, open_corpus
 from sharedllm.training.loss import next_token_loss
@@ -245,7 +246,7 @@ def losses(
     neighbours = [*range(1, windows), windows - 2]
     result = {}
     for name, context in (("own", own), ("other", own[neighbours]), ("none", None)):
-        hidden, _, _ = model.decode(input_ids=text, context_ids=context, use_cache=False)
+        hidden = model.decode(ContextInputs(input_ids=text, context_ids=context, use_cache=False)).hidden
         head: Any = model.get_output_embeddings()
         result[name] = [float(next_token_loss(hidden[i : i + 1], head.weight, text[i : i + 1])) for i in range(windows)]
     result["use"] = [other - own for other, own in zip(result["other"], result["own"], strict=True)]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,15 +19,17 @@ from transformers import (
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from sharedllm.adapter_files import BASE, fingerprint, is_adapter, read_record, read_tensors
 from sharedllm.compressor import BLOCK_BYTES, Compressor, lower_layer
-from sharedllm.configuration import SETTINGS, SharedLLMConfig, method_settings
-from sharedllm.context import CompressedContext, LayerContext
+from sharedllm.configuration import SharedLLMConfig
+from sharedllm.context import CompressedContext
 from sharedllm.cross_attention import CrossAttention
+from sharedllm.inputs import RAW, ContextInputs
 from sharedllm.layout import lay_out
-from sharedllm.nn.attention import self_attention
-from sharedllm.nn.fused import mlp, rms_norm
 from sharedllm.nn.masks import Masks
 from sharedllm.search import Question, ask
+from sharedllm.settings import check_settings
+from sharedllm.upper_layer import attend_to_text, read_context, upper_layer
 
 
 @dataclass
@@ -34,6 +37,19 @@ class SharedLLMOutput(CausalLMOutputWithPast):
     """Logits, loss and cache as in transformers, and the compressed context to hand to the next call."""
 
     context: CompressedContext | None = None
+
+
+class Decoded(NamedTuple):
+    """Final hidden states (B, S, H), the cache of the running text, and the compressed context for the next call."""
+
+    hidden: torch.Tensor
+    cache: Cache | None
+    context: CompressedContext | None
+
+
+def load_base(name: str) -> PreTrainedModel:
+    """A base model by name or folder; code that comes with a checkpoint never runs."""
+    return AutoModelForCausalLM.from_pretrained(name, trust_remote_code=False)
 
 
 class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):
@@ -70,8 +86,8 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):
         if config.own_lower:
             self.lower = nn.ModuleList(copy.deepcopy(layer) for layer in layers[: config.lower_layers])
         self.gradient_checkpointing = False
-        self._lower_layer, self._layer = lower_layer, _layer
-        self._self_attention, self._rest = _self_attention, _cross_attention_and_mlp
+        self._lower_layer, self._upper_layer = lower_layer, upper_layer
+        self._attend_to_text, self._read_context = attend_to_text, read_context
         self.post_init()
 
     @classmethod
@@ -80,14 +96,13 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):
     ) -> SharedLLMForCausalLM:
         """SharedLLM around a base model whose tensors it shares; the cross-attention starts as the identity.
 
-        base: a loaded causal LM, or the name or folder of one. settings: fields of SharedLLMConfig, instead of
-        or on top of `config`, whose base_config is replaced by that of `base`. Raises ValueError for an unknown one.
+        base: a loaded causal LM, or the name or folder of one. settings: fields of `MethodFields`, instead of or on
+        top of `config`, whose base_config is replaced by that of `base`. Raises ValueError for one that does not fit.
         """
         if isinstance(base, str):
-            base = AutoModelForCausalLM.from_pretrained(base)
-        if unknown := sorted(set(settings) - set(SETTINGS)):
-            raise ValueError(f"SharedLLM has no setting '{unknown[0]}': choose from {', '.join(SETTINGS)}.")
-        values = {} if config is None else method_settings(config)
+            base = load_base(base)
+        check_settings(settings)
+        values = {} if config is None else config.method_settings()
         config = SharedLLMConfig(base_config=base.config, **{**values, **settings})
         model = cls(config, base)
         model.cross_attention.to(device=base.device, dtype=base.dtype)
@@ -96,20 +111,45 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):
         return model.train(base.training)
 
     @classmethod
+    def from_adapter(
+        cls, folder: str | Path, base: PreTrainedModel | str | None = None, **settings: Any
+    ) -> SharedLLMForCausalLM:
+        """The model of an adapter laid over its base, in evaluation mode; only what the adapter holds has gradients.
+
+        base: the loaded base, its name or its folder; by default the name that the adapter gives. settings: fields of
+        `MethodFields` to change (policy, ratios, ...): the weights depend on lower_layers and injection alone.
+
+        Raises ValueError where the base is not the one that the adapter was trained on, or files or tensors do not fit.
+        """
+        folder = Path(folder)
+        record = read_record(folder)
+        if base is None:
+            base = record.base
+        if isinstance(base, str):
+            base = load_base(base)
+        trained = record.trained_base_parameters
+        if fingerprint(base, [name.removeprefix(BASE) for name in trained]) != record.base_fingerprint:
+            raise ValueError(f"The adapter in {folder} was trained on {record.base}: this base has other weights.")
+        model = cls.from_base(base, **{**record.settings, **settings})
+        weights = read_tensors(folder, dict(model.named_parameters()), trained)
+        model.load_state_dict(weights, strict=False)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in weights)
+        return model.eval()
+
+    @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """A full model as in transformers, or an adapter folder (then `base=` may name or be the base model)."""
-        from sharedllm.adapter import is_adapter, load_adapter
-
         if is_adapter(pretrained_model_name_or_path):
-            return load_adapter(pretrained_model_name_or_path, *args, **kwargs)
+            return cls.from_adapter(pretrained_model_name_or_path, *args, **kwargs)
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     def compile_layers(self, **options: Any) -> None:
         """torch.compile the layers, one graph for all of a kind; inputs should keep their shapes."""
         self._lower_layer = torch.compile(lower_layer, **options)
-        self._layer = torch.compile(_layer, **options)
-        self._self_attention = torch.compile(_self_attention, **options)
-        self._rest = torch.compile(_cross_attention_and_mlp, **options)
+        self._upper_layer = torch.compile(upper_layer, **options)
+        self._attend_to_text = torch.compile(attend_to_text, **options)
+        self._read_context = torch.compile(read_context, **options)
 
     # --- transformers' view -------------------------------------------------------------------------------
 
@@ -207,90 +247,88 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Any,
     ) -> SharedLLMOutput:
-        """Logits of the running text `input_ids` (B, S) given a context.
+        """Logits of the running text `input_ids` (B, S) given a context. The other inputs: see `ContextInputs`.
 
-        context_ids: (B, chunks, chunk_size) raw context, or context: what `compress` or an earlier call made of it
-        (cached decoding). query_length: the question is input_ids[:, query_start : query_start + query_length], all
-        that the search may see; None in language modelling, which never searches. Both may be (B, K) for K questions
-        in one running text; chunk_question (B, chunks) then says which one each chunk is searched with. num_chunks:
-        (B,) where rows have fewer chunks than context_ids. chunk_index: see `compress`. labels: shifted inside, -100
-        is ignored. logits_to_keep: as in transformers. The cache that comes back holds the running text only, the
-        output's `context` the rest.
+        labels: shifted inside, -100 is ignored. logits_to_keep: as in transformers. The cache that comes back holds
+        the running text only, the output's `context` the rest.
         """
-        hidden, past_key_values, context = self.decode(
-            input_ids=input_ids,
-            context_ids=context_ids,
-            query_length=query_length,
-            query_start=query_start,
-            chunk_question=chunk_question,
-            num_chunks=num_chunks,
-            chunk_index=chunk_index,
-            context=context,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            use_cache=use_cache,
+        hidden, cache, context = self.decode(
+            ContextInputs(
+                input_ids=input_ids,
+                context_ids=context_ids,
+                query_length=query_length,
+                query_start=query_start,
+                chunk_question=chunk_question,
+                num_chunks=num_chunks,
+                chunk_index=chunk_index,
+                context=context,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                past_key_values=past_key_values,
+                inputs_embeds=inputs_embeds,
+                use_cache=use_cache,
+            )
         )
         rows = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.get_output_embeddings()(hidden[:, rows])
         loss = None
         if labels is not None:
             loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())
-        return SharedLLMOutput(loss=loss, logits=logits, past_key_values=past_key_values, context=context)
+        return SharedLLMOutput(loss=loss, logits=logits, past_key_values=cache, context=context)
 
-    def decode(
-        self,
-        input_ids: torch.Tensor | None = None,
-        context_ids: torch.Tensor | None = None,
-        query_length: int | torch.Tensor | None = None,
-        query_start: int | torch.Tensor = 0,
-        chunk_question: torch.Tensor | None = None,
-        num_chunks: torch.Tensor | None = None,
-        chunk_index: torch.Tensor | None = None,
-        context: CompressedContext | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        use_cache: bool | None = None,
-    ) -> tuple[torch.Tensor, Cache | None, CompressedContext | None]:
-        """`forward` up to the final hidden states (B, S, H), for losses that never hold all logits."""
-        hidden = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
-        assert hidden is not None
+    def decode(self, inputs: ContextInputs) -> Decoded:
+        """`forward` up to the final hidden states, for losses that never hold all logits."""
+        hidden = self._embedded(inputs)
         length = hidden.shape[1]
-        if use_cache is None:
-            use_cache = not self.training
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config.base_config)
-        past = past_key_values.get_seq_length() if past_key_values is not None else 0
-        if position_ids is None:
-            position_ids = torch.arange(past, past + length, device=hidden.device)[None]
-        masks = Masks(self.config.base_config, attention_mask, past_key_values, length)
-        rotation = self._rope(hidden, position_ids)
+        cache = inputs.past_key_values
+        if cache is None and (not self.training if inputs.use_cache is None else inputs.use_cache):
+            cache = DynamicCache(config=self.config.base_config)
+        past = cache.get_seq_length() if cache is not None else 0
+        positions = inputs.position_ids
+        if positions is None:
+            positions = torch.arange(past, past + length, device=hidden.device)[None]
+        masks = Masks(self.config.base_config, inputs.attention_mask, cache, length)
+        rotation = self._rope(hidden, positions)
 
-        searches = query_length is not None and self.config.policy != "right"
-        if context is None and context_ids is not None and context_ids.shape[1] and not searches:
-            context = self.compress(context_ids, num_chunks, chunk_index=chunk_index)
+        context = inputs.context
+        searches = inputs.query_length is not None and self.config.policy != "right"
+        if context is None and inputs.has_chunks and not searches:
+            context = self._compress(inputs, None)
         injected = {layer: j for j, layer in enumerate(self.config.injection_layers)}
         for i, layer in enumerate(self.base.model.layers):
-            attention = layer, hidden, masks(i, hidden), rotation, past_key_values
-            asks = i == 0 and context is None and context_ids is not None and context_ids.shape[1] > 0
+            attention = layer, hidden, masks(i, hidden), rotation, cache
+            asks = i == 0 and context is None and inputs.has_chunks
             if asks:  # the search compares with what the first self-attention makes of the question
-                assert query_length is not None
-                assert context_ids is not None
-                hidden = self._call(self._self_attention, *attention)
-                with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.own_lower):
-                    question = ask(layer, hidden, query_start, query_length, chunk_question, context_ids.shape[1])
-                context = self.compress(context_ids, num_chunks, question, chunk_index)
+                hidden = self._call(self._attend_to_text, *attention)
+                context = self._compress(inputs, self._question(inputs, hidden))
             cross, read = None, None
             if i in injected and context is not None:
                 cross, read = self.cross_attention[injected[i]], context.layer(injected[i])
             if asks:
-                hidden = self._call(self._rest, layer, cross, hidden, read)
+                hidden = self._call(self._read_context, layer, cross, hidden, read)
             else:
-                hidden = self._call(self._layer, *attention, cross, read)
-        return self.base.model.norm(hidden), past_key_values, context
+                hidden = self._call(self._upper_layer, *attention, cross, read)
+        return Decoded(self.base.model.norm(hidden), cache, context)
+
+    def _embedded(self, inputs: ContextInputs) -> torch.Tensor:
+        """(B, S, H). Raises ValueError for inputs without running text."""
+        if inputs.inputs_embeds is not None:
+            return inputs.inputs_embeds
+        if inputs.input_ids is None:
+            raise ValueError("There is no running text: give input_ids or inputs_embeds.")
+        return self.get_input_embeddings()(inputs.input_ids)
+
+    def _question(self, inputs: ContextInputs, hidden: torch.Tensor) -> Question:
+        """What the search compares with, from the states after the first layer's self-attention (B, S, H)."""
+        assert inputs.query_length is not None
+        assert inputs.context_ids is not None
+        layer, chunks = self.base.model.layers[0], inputs.context_ids.shape[1]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.own_lower):
+            return ask(layer, hidden, inputs.query_start, inputs.query_length, inputs.chunk_question, chunks)
+
+    def _compress(self, inputs: ContextInputs, question: Question | None) -> CompressedContext:
+        assert inputs.context_ids is not None
+        return self.compress(inputs.context_ids, inputs.num_chunks, question, inputs.chunk_index)
 
     def _call(self, function: Any, *args: Any) -> torch.Tensor:
         """Run a piece of a layer, recomputed in the backward pass under gradient checkpointing."""
@@ -305,7 +343,7 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):
         inputs = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)  # type: ignore[misc]
         context = inputs.get("context")
         if context is not None:
-            for name in ("context_ids", "query_length", "query_start", "chunk_question", "num_chunks", "chunk_index"):
+            for name in RAW:
                 inputs.pop(name, None)
         return inputs
 
@@ -322,35 +360,3 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):
         if getattr(outputs, "context", None) is not None:
             model_kwargs["context"] = outputs.context
         return model_kwargs
-
-
-def _self_attention(
-    layer: Any,
-    hidden: torch.Tensor,
-    mask: torch.Tensor | None,
-    rotation: tuple[torch.Tensor, torch.Tensor],
-    cache: Cache | None,
-) -> torch.Tensor:
-    attended = self_attention(layer.self_attn, rms_norm(layer.input_layernorm, hidden), mask, rotation, cache)
-    return hidden.to(attended.device) + attended
-
-
-def _layer(
-    layer: Any,
-    hidden: torch.Tensor,
-    mask: torch.Tensor | None,
-    rotation: tuple[torch.Tensor, torch.Tensor],
-    cache: Cache | None,
-    cross: CrossAttention | None,
-    context: LayerContext | None,
-) -> torch.Tensor:
-    return _cross_attention_and_mlp(layer, cross, _self_attention(layer, hidden, mask, rotation, cache), context)
-
-
-def _cross_attention_and_mlp(
-    layer: Any, cross: CrossAttention | None, hidden: torch.Tensor, context: LayerContext | None
-) -> torch.Tensor:
-    if cross is not None:
-        hidden = cross(hidden, context)
-    update = mlp(layer.mlp, rms_norm(layer.post_attention_layernorm, hidden))
-    return hidden.to(update.device) + update

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from inspect import signature
 from typing import Any, ClassVar, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel
 
 from evals.errors import UserError
 from evals.methods import flops
@@ -25,28 +24,15 @@ from evals.methods.decoding.static_decoder import CacheStep, decode_mode, suppor
 from evals.methods.presets import Preset
 from evals.methods.weights import load_base
 from evals.settings import validate
-from sharedllm import CompressedContext, SharedLLMConfig, SharedLLMForCausalLM
-from sharedllm.adapter import adapter_settings, load_adapter
+from sharedllm import CompressedContext, SharedLLMForCausalLM
+from sharedllm.adapter_files import adapter_settings
 from sharedllm.cost import Arithmetic, arithmetic
 from sharedllm.entry_budget import columns, entries
+from sharedllm.inputs import ContextInputs
+from sharedllm.settings import DEFAULTS, partial_settings
 
-
-class SharedLLMSettings(BaseModel):
-    """Fields of SharedLLMConfig; those left out come from the adapter, or are the paper's."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    chunk_size: int | None = Field(None, description="tokens of a chunk")
-    ratios: list[float] | None = Field(None, description="tokens per kept token, by level, root's halves first")
-    lower_layers: int | None = Field(None, description="layers of the lower model")
-    injection: str | None = Field(None, description="upper layers with cross-attention: bottom, top or interleaved")
-    injection_start: int | None = Field(None, description="bottom layers without cross-attention")
-    policy: str | None = Field(None, description="search: last_token (the paper's), maxsim, or right (none)")
-    key_positions: str | None = Field(None, description="positions of context keys: node, node+chunk or chunk")
-    query_position: str | None = Field(None, description="position of queries to the context: n or n+1 chunks")
-    sampling: str | None = Field(None, description="which tokens of a node are kept")
-    leaf_overlap: int | None = Field(None, description="leaves as one node, wider by that many tokens; null: two")
-    fine_chunks: int | None = Field(None, description="chunks with whole leaves, those that match best; null: all")
+SharedLLMSettings = partial_settings("SharedLLMSettings")
+"""Settings of the method that may be changed; those left out come from the adapter, or are the paper's."""
 
 
 class SharedLLMSession(GraphSession[SharedLLMForCausalLM]):
@@ -120,21 +106,22 @@ class SharedLLMSession(GraphSession[SharedLLMForCausalLM]):
             return self._decode(ids)
         start, end = self._span
         both = torch.cat([self._tensor(self._lead), ids], 1)
-        hidden, _, self._compressed = self._model.decode(
-            input_ids=both,
-            context_ids=self._chunks,
-            query_start=len(self._lead) + start,
-            query_length=end - start,
-            past_key_values=self._cache,
-            use_cache=True,
+        read = self._model.decode(
+            ContextInputs(
+                input_ids=both,
+                context_ids=self._chunks,
+                query_start=len(self._lead) + start,
+                query_length=end - start,
+                past_key_values=self._cache,
+                use_cache=True,
+            )
         )
-        return hidden[0, len(self._lead) :]
+        self._compressed = read.context
+        return read.hidden[0, len(self._lead) :]
 
     def _decode(self, ids: torch.Tensor) -> torch.Tensor:
-        hidden, _, _ = self._model.decode(
-            input_ids=ids, context=self._compressed, past_key_values=self._cache, use_cache=True
-        )
-        return hidden[0]
+        inputs = ContextInputs(input_ids=ids, context=self._compressed, past_key_values=self._cache, use_cache=True)
+        return self._model.decode(inputs).hidden[0]
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         return self._model.get_output_embeddings()(hidden)
@@ -178,14 +165,13 @@ class SharedLLM(LongContextModel):
     @classmethod
     def settings_in_force(cls, preset: Preset) -> dict[str, Any]:
         """What the preset leaves out is the adapter's, where it is at hand, else the paper's."""
-        paper = {name: p.default for name, p in signature(SharedLLMConfig.__init__).parameters.items()}
-        found = {name: paper[name] for name in cls.settings_model.model_fields}
+        found = {name: DEFAULTS[name] for name in cls.settings_model.model_fields}
         try:
             if preset.adapter is not None:
                 trained = adapter_settings(preset.adapter_folder(None))
-                found = {name: trained[name] for name in found}
-        except UserError:
-            pass  # not downloaded yet
+                found |= {name: trained[name] for name in found if name in trained}
+        except ValueError:
+            pass  # not downloaded yet, or damaged, which loading tells
         return {**found, **preset.settings}
 
     @classmethod
@@ -203,7 +189,7 @@ class SharedLLM(LongContextModel):
                         weight: torch.Tensor = cross.o_proj.weight
                         torch.nn.init.normal_(weight, std=base.config.initializer_range, generator=generator)
             else:
-                model = load_adapter(preset.adapter_folder(runtime.checkpoint), base, **given)
+                model = SharedLLMForCausalLM.from_adapter(preset.adapter_folder(runtime.checkpoint), base, **given)
         except ValueError as error:
             raise UserError(f"The preset {preset.name} does not fit: {error}") from error
         config = model.config

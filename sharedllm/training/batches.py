@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from sharedllm.inputs import ContextInputs
 from sharedllm.processes import end_with_parent
 from sharedllm.training.corpus import Corpus
 from sharedllm.training.loss import target_rows
@@ -21,46 +21,36 @@ HOST = ("query_start", "query_length")
 """Fields that stay on the host: shapes are read off them, and a device would have to be waited for."""
 
 
-@dataclass
-class Batch:
-    """Arguments of `SharedLLMForCausalLM.decode` and of the loss.
+@dataclass(kw_only=True)
+class Batch(ContextInputs):
+    """What one step reads, and what the loss makes of it.
 
-    input_ids, labels: (B, S), -100 where nothing is learnt. context_ids: (B, chunks, chunk_size). weights: (B, S).
-    chunk_index: (B, chunks) positions of the chunks where they have gaps. query_start, query_length: (B, K) spans
-    of the questions, chunk_question: (B, chunks); None in language modelling. num_chunks: (B,) or None. rows: see
-    `target_rows`.
+    labels: (B, S), -100 where nothing is learnt. weights: (B, S) of each label. rows: see `target_rows`. kind: whose
+    loss it is in the log.
     """
 
     input_ids: torch.Tensor
     labels: torch.Tensor
-    context_ids: torch.Tensor | None = None
     weights: torch.Tensor | None = None
-    chunk_index: torch.Tensor | None = None
-    query_start: torch.Tensor | None = None
-    query_length: torch.Tensor | None = None
-    chunk_question: torch.Tensor | None = None
-    num_chunks: torch.Tensor | None = None
     rows: torch.Tensor | None = None
     kind: str = "lm"
+    use_cache: bool | None = False
 
     def prepared(self) -> Batch:
         """With `rows`."""
-        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Batch(**{**values, "rows": target_rows(self.labels)})
+        return replace(self, rows=target_rows(self.labels))
 
     def pin_memory(self) -> Batch:
         """In memory that a device copies from while it works."""
-        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        pinned: dict[str, Any] = {k: v.pin_memory() if isinstance(v, torch.Tensor) else v for k, v in values.items()}
-        return Batch(**pinned)
+        return self._each_tensor(lambda name, tensor: tensor.pin_memory())
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on a device."""
-        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        for name, value in values.items():
-            if isinstance(value, torch.Tensor) and name not in HOST:
-                values[name] = value.to(device, non_blocking=True)
-        return Batch(**values)
+        """The same batch on a device, but for what shapes are read from (`HOST`)."""
+        return self._each_tensor(lambda name, tensor: tensor if name in HOST else tensor.to(device, non_blocking=True))
+
+    def _each_tensor(self, change: Callable[[str, torch.Tensor], torch.Tensor]) -> Batch:
+        values = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return replace(self, **{name: change(name, v) for name, v in values if isinstance(v, torch.Tensor)})
 
     @property
     def tokens(self) -> int:
@@ -107,8 +97,11 @@ class LanguageModelling:
         if rng.random() < self.drop_context:
             # a chunk that does not count: all parameters still take part, as data parallelism wants it
             none = torch.zeros(windows, dtype=torch.long)
-            return Batch(running, running, context[:, :1], num_chunks=none, kind="no context")
-        return Batch(running, running, context, chunk_index=self._gaps(windows, chunks, rng))
+            return Batch(
+                input_ids=running, labels=running, context_ids=context[:, :1], num_chunks=none, kind="no context"
+            )
+        gaps = self._gaps(windows, chunks, rng)
+        return Batch(input_ids=running, labels=running, context_ids=context, chunk_index=gaps)
 
     def _gaps(self, windows: int, chunks: int, rng: np.random.Generator) -> torch.Tensor | None:
         return chunk_gaps(windows, chunks, self.max_chunks, rng) if rng.random() < self.gap_share else None

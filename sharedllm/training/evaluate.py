@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from sharedllm.inputs import ContextInputs
 from sharedllm.modeling import SharedLLMForCausalLM
 from sharedllm.training.batches import Batch
 from sharedllm.training.corpus import Corpus
@@ -89,16 +90,14 @@ def needles(
 def _hidden(model: Any, text: torch.Tensor, context: torch.Tensor | None, **query: Any) -> torch.Tensor:
     """Final states (B, S, H) of text (B, S) behind context (B, chunks, size)."""
     if isinstance(model, SharedLLMForCausalLM):
-        hidden, _, _ = model.decode(input_ids=text, context_ids=context, use_cache=False, **query)
-        return hidden
+        return model.decode(ContextInputs(input_ids=text, context_ids=context, use_cache=False, **query)).hidden
     ids = text if context is None else torch.cat([context.flatten(1), text], dim=1)
     return model.model(input_ids=ids, use_cache=False).last_hidden_state[:, -text.shape[1] :]
 
 
 def _digits_right(model: PreTrainedModel, batch: Batch) -> np.ndarray:
     """(windows, DIGITS) whether the most likely token is the right digit."""
-    start = 0 if batch.query_start is None else batch.query_start
-    query = {"query_start": start, "query_length": batch.query_length}
+    query = {"query_start": batch.query_start, "query_length": batch.query_length}
     hidden = _hidden(model, batch.input_ids, batch.context_ids, **query)
     labels, weights = batch.labels[:, 1:], batch.weights
     assert weights is not None

@@ -68,9 +68,9 @@ class FineTuning:
             ids[i, : len(text)] = text
             labels[i, len(lead) + len(example.question) : len(text)] = example.answer
         return Batch(
-            torch.from_numpy(ids),
-            torch.from_numpy(labels),
-            torch.from_numpy(context),
+            input_ids=torch.from_numpy(ids),
+            labels=torch.from_numpy(labels),
+            context_ids=torch.from_numpy(context),
             query_start=torch.from_numpy(start)[:, None],
             query_length=torch.from_numpy(length)[:, None],
             num_chunks=torch.from_numpy(count),

@@ -31,16 +31,7 @@ class Objective(nn.Module):
         self.model, self.compiled = model, compiled
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        hidden, _, _ = self.model.decode(
-            input_ids=batch.input_ids,
-            context_ids=batch.context_ids,
-            chunk_index=batch.chunk_index,
-            num_chunks=batch.num_chunks,
-            query_start=0 if batch.query_start is None else batch.query_start,
-            query_length=batch.query_length,
-            chunk_question=batch.chunk_question,
-            use_cache=False,
-        )
+        hidden = self.model.decode(batch).hidden
         head: Any = self.model.get_output_embeddings()
         return next_token_loss(hidden, head.weight, batch.labels, batch.weights, batch.rows, self.compiled)
 

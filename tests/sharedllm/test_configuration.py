@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import pytest
-from test_modeling import base_model, shared_model
+from test_modeling import CHUNK, base_model, shared_model
 from transformers import AutoConfig
 
 from sharedllm import SharedLLMConfig
@@ -42,6 +42,11 @@ from sharedllm import SharedLLMConfig
         ({"policy": None}, "policy is 'None': choose one of"),
         ({"policy": ["right"]}, "policy is"),
         ({"injection": 1}, "injection is '1': choose one of"),
+        ({"leaf_overlap": CHUNK}, "leaf_overlap is 20: a chunk has 20 tokens, use fewer"),
+        ({"chunk_size": 10**30}, "chunk_size is 1000000000000000000000000000000: give 1048576 or less"),
+        ({"chunk_size": 10**5000}, "chunk_size is a number of thousands of digits: give 1048576 or less"),
+        ({"ratios": [1e308]}, "ratios are [1e+308]: give a list with one ratio of at least 1"),
+        ({"fine_chunks": 0}, "fine_chunks is 0: give 1 or more, or null"),
         ({"chunk_size": 3}, "chunk_size 3 cannot be halved 2 times: use at least 4"),
         ({"rations": [1]}, "SharedLLM has no setting 'rations': choose from chunk_size, ratios"),
     ],

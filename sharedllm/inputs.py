@@ -1,0 +1,49 @@
+"""What one call of SharedLLM reads, as one object: running text, its context, the questions in it and the cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from transformers.cache_utils import Cache
+
+from sharedllm.context import CompressedContext
+
+
+@dataclass(kw_only=True)
+class ContextInputs:
+    """Inputs of `SharedLLMForCausalLM.decode`. B rows, S tokens of running text, K questions per row.
+
+    input_ids: (B, S) running text, or inputs_embeds: (B, S, H).
+    context_ids: (B, chunks, chunk_size) raw context, or context: what `compress` or an earlier call made of it.
+    query_start, query_length: the question is input_ids[:, query_start : query_start + query_length], all that the
+        search may see; one span for all rows, (B,), or (B, K). No query_length means language modelling, which never
+        searches.
+    chunk_question: (B, chunks) which of the K questions each chunk is searched with; the first by default.
+    num_chunks: (B,) where rows have fewer chunks than context_ids.
+    chunk_index: (B, chunks) increasing positions of the chunks, where they are not 0, 1, 2, ...
+    attention_mask, position_ids, past_key_values, use_cache: of the running text, as in transformers.
+    """
+
+    input_ids: torch.Tensor | None = None
+    context_ids: torch.Tensor | None = None
+    query_length: int | torch.Tensor | None = None
+    query_start: int | torch.Tensor = 0
+    chunk_question: torch.Tensor | None = None
+    num_chunks: torch.Tensor | None = None
+    chunk_index: torch.Tensor | None = None
+    context: CompressedContext | None = None
+    attention_mask: torch.Tensor | None = None
+    position_ids: torch.Tensor | None = None
+    past_key_values: Cache | None = None
+    inputs_embeds: torch.Tensor | None = None
+    use_cache: bool | None = None
+
+    @property
+    def has_chunks(self) -> bool:
+        """Whether there is raw context to compress."""
+        return self.context_ids is not None and self.context_ids.shape[1] > 0
+
+
+RAW = ("context_ids", "query_length", "query_start", "chunk_question", "num_chunks", "chunk_index")
+"""Inputs that a compressed context replaces."""

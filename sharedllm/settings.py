@@ -1,0 +1,171 @@
+"""What SharedLLM can be set to, declared once: the config, the harness and training all read this declaration.
+
+It imports neither torch nor transformers, so that listing the settings costs nothing.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, Literal, get_args, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic_core import ErrorDetails
+
+MOST = 2**20
+"""Upper bound of sizes and counts: beyond it a number is a typing error, not a setting."""
+
+Ratio = Annotated[float, Field(ge=1, le=MOST, allow_inf_nan=False)]
+
+
+class MethodFields:
+    """The method's own settings (paper sections 3.1 to 3.3) with their ranges and the paper's values as defaults."""
+
+    chunk_size: Annotated[
+        int, Field(ge=2, le=MOST, description="tokens per chunk (paper: 1024 for LM, 512 for SFT)")
+    ] = 1024
+    ratios: Annotated[
+        list[Ratio],
+        Field(
+            min_length=1,
+            max_length=20,
+            description="down-sampling ratio of each tree level, coarse to fine; their number is the tree's height "
+            "(paper: 16, 8, 4; 64, 32, 16, 1 keeps the leaves whole)",
+        ),
+    ] = [16, 8, 4]  # noqa: RUF012  # a declaration: instances get copies
+    lower_layers: Annotated[
+        int,
+        Field(ge=1, le=MOST, description="layers M of the lower model (paper: 4 for LM, 16 for SFT)"),
+    ] = 4
+    injection: Annotated[
+        Literal["bottom", "top", "interleaved"], Field(description="upper layers that carry a cross-attention")
+    ] = "bottom"
+    injection_start: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=MOST,
+            description="with injection at the bottom, bottom layers without a cross-attention; the lower model runs "
+            "through them all the same (paper: 0)",
+        ),
+    ] = 0
+    policy: Annotated[
+        Literal["right", "last_token", "maxsim"],
+        Field(
+            description="which half of a node a question expands: last_token compares last tokens (paper), maxsim sums "
+            "the best cosine of each question token, right never searches"
+        ),
+    ] = "last_token"
+    key_positions: Annotated[
+        Literal["chunk", "node", "node+chunk"],
+        Field(
+            description="RoPE position of compressed keys: chunk index (paper), position in the node (the released "
+            "code's effect), or their sum (the released code's intention)"
+        ),
+    ] = "chunk"
+    query_position: Annotated[
+        Literal["n", "n+1"],
+        Field(description="RoPE position of cross-attention queries after n chunks: n (paper) or n+1 (released code)"),
+    ] = "n"
+    sampling: Annotated[
+        Literal["equidistant", "strided"],
+        Field(
+            description="tokens of a node that are kept: equidistant takes fractional strides, strided is the released "
+            "rule (every floor(ratio)-th token, leaf pairs of even length)"
+        ),
+    ] = "equidistant"
+    leaf_overlap: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            le=MOST,
+            description="the two leaves become one node, wider by this many tokens on either side, so that facts "
+            "across a border survive; null keeps two leaves (paper)",
+        ),
+    ] = None
+    fine_chunks: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=MOST,
+            description="with maxsim, chunks per question that keep their leaves at the finest ratio, the best "
+            "matches; the others get the ratio of the level above; null keeps all (paper)",
+        ),
+    ] = None
+    split_noise: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            allow_inf_nan=False,
+            description="standard deviation of the split point as a share of the node's length, in training only "
+            "(paper: 0.2 for LM, 0.1 for SFT)",
+        ),
+    ] = 0.0
+    own_lower: Annotated[
+        bool, Field(description="the lower model is a trainable copy of the upper model's bottom layers")
+    ] = False
+
+
+TRAINING_ONLY = ("split_noise", "own_lower")
+"""Settings that an adapter fixes when it is trained."""
+HINTS: Mapping[str, Any] = get_type_hints(MethodFields, include_extras=True)
+SETTINGS = tuple(HINTS)
+DEFAULTS: Mapping[str, Any] = {name: getattr(MethodFields, name) for name in SETTINGS}
+_PLAIN = ConfigDict(extra="forbid", frozen=True, strict=True)
+_FIELDS: dict[str, Any] = {name: (hint, DEFAULTS[name]) for name, hint in HINTS.items()}
+MethodSettings: type[BaseModel] = create_model("MethodSettings", __config__=_PLAIN, **_FIELDS)
+"""All settings of a model, validated."""
+
+
+def partial_settings(name: str, without: Collection[str] = TRAINING_ONLY) -> type[BaseModel]:
+    """A pydantic model of the same fields in which each may be left out (None): changes to an adapter's settings."""
+    fields: dict[str, Any] = {
+        field: (hint | None, Field(None, description=MethodSettings.model_fields[field].description))
+        for field, hint in HINTS.items()
+        if field not in without
+    }
+    return create_model(name, __config__=_PLAIN, **fields)
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Refuse settings of the wrong name, type or range, with a ValueError that names the field and what it wants."""
+    try:
+        MethodSettings.model_validate({k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = str(first["loc"][0])
+        if field not in HINTS:
+            raise ValueError(f"SharedLLM has no setting '{field}': choose from {', '.join(SETTINGS)}.") from error
+        value = shown(settings[field])
+        if first["type"] == "literal_error":
+            raise ValueError(f"{field} is '{settings[field]}': {_wanted(field, first)}.") from error
+        verb = "are" if field == "ratios" else "is"
+        raise ValueError(f"{field} {verb} {value}: {_wanted(field, first)}.") from error
+
+
+def _wanted(field: str, error: ErrorDetails) -> str:
+    """What the field accepts, in words: 'give a whole number, or null'."""
+    if field == "ratios":
+        return f"give a list with one ratio of at least 1 for every tree level (up to {MOST})"
+    limits, kind = error.get("ctx", {}), get_args(HINTS[field])[0]
+    null = ", or null" if type(None) in get_args(kind) else ""
+    match error["type"]:
+        case "literal_error":
+            return f"choose one of {', '.join(get_args(kind))}"
+        case "greater_than_equal" | "finite_number":
+            return f"give {limits.get('ge', 0)} or more{null}"
+        case "less_than_equal":
+            return f"give {limits['le']} or less{null}"
+    names = {int: "a whole number", float: "a number", bool: "true or false"}
+    return f"give {names[next(k for k in names if k in (kind, *get_args(kind)))]}{null}"
+
+
+def shown(value: object) -> str:
+    """A value from outside for a message: short, whatever it is."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = 60
+    try:
+        return short.repr(value)
+    except ValueError:  # Python does not write out integers of thousands of digits
+        return "a number of thousands of digits"

@@ -1,0 +1,52 @@
+"""One layer of the upper model in pieces: self-attention, then cross-attention to the context, then the MLP.
+
+Plain functions of tensors and modules, so that torch.compile makes one graph for all layers and gradient checkpointing
+can run each piece again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers.cache_utils import Cache
+
+from sharedllm.context import LayerContext
+from sharedllm.cross_attention import CrossAttention
+from sharedllm.nn.attention import self_attention
+from sharedllm.nn.fused import mlp, rms_norm
+
+
+def attend_to_text(
+    layer: Any,
+    hidden: torch.Tensor,
+    mask: torch.Tensor | None,
+    rotation: tuple[torch.Tensor, torch.Tensor],
+    cache: Cache | None,
+) -> torch.Tensor:
+    """Self-attention with its residual, (B, S, H) -> (B, S, H). mask, rotation, cache: see `self_attention`."""
+    attended = self_attention(layer.self_attn, rms_norm(layer.input_layernorm, hidden), mask, rotation, cache)
+    return hidden.to(attended.device) + attended
+
+
+def read_context(
+    layer: Any, cross: CrossAttention | None, hidden: torch.Tensor, context: LayerContext | None
+) -> torch.Tensor:
+    """The rest of the layer: cross-attention, where it has one and there is a context, and the MLP."""
+    if cross is not None and context is not None:
+        hidden = cross(hidden, context)
+    update = mlp(layer.mlp, rms_norm(layer.post_attention_layernorm, hidden))
+    return hidden.to(update.device) + update
+
+
+def upper_layer(
+    layer: Any,
+    hidden: torch.Tensor,
+    mask: torch.Tensor | None,
+    rotation: tuple[torch.Tensor, torch.Tensor],
+    cache: Cache | None,
+    cross: CrossAttention | None,
+    context: LayerContext | None,
+) -> torch.Tensor:
+    """`attend_to_text`, then `read_context`."""
+    return read_context(layer, cross, attend_to_text(layer, hidden, mask, rotation, cache), context)
