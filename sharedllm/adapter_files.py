@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -36,7 +37,7 @@ class AdapterRecord(BaseModel):
     base: str
     base_model_type: str
     base_fingerprint: str
-    settings: dict[str, Any]
+    settings: dict[str, object]
     trained_base_parameters: list[str]
 
 
@@ -77,7 +78,7 @@ def read_record(folder: Path) -> AdapterRecord:
     return record
 
 
-def adapter_settings(folder: str | Path) -> dict[str, Any]:
+def adapter_settings(folder: str | Path) -> dict[str, object]:
     """Settings that an adapter was trained with. Raises ValueError as `read_record`."""
     return read_record(Path(folder)).settings
 
@@ -94,7 +95,7 @@ def write_adapter(folder: Path, tensors: Mapping[str, torch.Tensor], record: Ada
         old.unlink(missing_ok=True)
     for i, shard in enumerate(shards):
         path = folder / f"adapter-{i + 1:02d}-of-{len(shards):02d}.safetensors"
-        write_whole(path, lambda partial, shard=shard: save_file(shard, partial))
+        write_whole(path, partial(save_file, shard))
     write_text(folder / CONFIG, record.model_dump_json(indent=1) + "\n")
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -23,10 +22,14 @@ from sharedllm.nn.attention import (
     take,
 )
 from sharedllm.nn.fused import rms_norm, rotate
-from sharedllm.search import Found, Question, Searcher
+from sharedllm.nn.layers import DecoderLayer, Embedding, Norm, Rotation
+from sharedllm.search import Found, Question, Rope, Searcher
 from sharedllm.tree import Nodes, kept_offsets, right_spine, whole
 
-Rope = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+Kept = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""What `lower_layer` returns: its output, the kept keys and the kept values."""
+RunLayer = Callable[[DecoderLayer, torch.Tensor, Rotation, list[int], torch.Tensor, bool], Kept]
+"""`lower_layer` or its compiled form."""
 
 BLOCK_BYTES = 2**30
 """Bytes of MLP activations that a block of chunks may take: bounds memory at any context length."""
@@ -59,11 +62,11 @@ class Compressor:
     def __init__(
         self,
         config: SharedLLMConfig,
-        layers: Sequence[Any],
-        embed: Any,
+        layers: Sequence[DecoderLayer],
+        embed: Embedding,
         rope: Rope,
-        final_norm: Any,
-        run_layer: Callable[..., Any],
+        final_norm: Norm,
+        run_layer: RunLayer,
         block_bytes: int = BLOCK_BYTES,
     ) -> None:
         self.config = config
@@ -148,13 +151,13 @@ class Compressor:
 
 
 def lower_layer(
-    layer: Any,
+    layer: DecoderLayer,
     hidden: torch.Tensor,
-    rotation: tuple[torch.Tensor, torch.Tensor],
+    rotation: Rotation,
     sizes: list[int],
     kept: torch.Tensor,
     last: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> Kept:
     """One decoder layer over packed nodes; every node attends to itself alone.
 
     Returns (output (chunks, tokens, H), kept keys before rotation, kept values (chunks, kv, entries, d)). Nothing
@@ -169,8 +172,8 @@ def lower_layer(
 
 
 def _first_layer(
-    layer: Any, hidden: torch.Tensor, found: Found, kept: torch.Tensor, sizes: list[int], last: bool
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    layer: DecoderLayer, hidden: torch.Tensor, found: Found, kept: torch.Tensor, sizes: list[int], last: bool
+) -> Kept:
     """As `lower_layer`, from what the search has computed already. hidden: embeddings in text order."""
     first = found.first
     tokens = torch.cat([n.tokens(hidden.shape[1]) for n in found.nodes], 1)

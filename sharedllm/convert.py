@@ -58,4 +58,5 @@ def from_released(state_dict: Mapping[str, torch.Tensor], config: SharedLLMConfi
     tied = {"base.lm_head.weight"} if config.tie_word_embeddings else set()
     if set(missing) - tied or unexpected:
         raise ValueError(f"The checkpoint does not fit: missing {missing[:3]}, unexpected {unexpected[:3]}.")
-    return model.eval()
+    model.eval()  # type: ignore[no-untyped-call]  # untyped in transformers
+    return model

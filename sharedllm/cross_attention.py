@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import cast
 
 import torch
 from torch import nn
@@ -11,26 +11,27 @@ from torch import nn
 from sharedllm.context import LayerContext
 from sharedllm.nn.attention import attend, project_queries
 from sharedllm.nn.fused import rms_norm, rotate
+from sharedllm.nn.layers import Attention, DecoderLayer, Norm
 
 
 class CrossAttention(nn.Module):
     """h + o_proj(softmax(Q K'^T / sqrt(d)) V') over the compressed context of one layer, not causal.
 
     It has no key or value projection: K' and V' come from the lower model's self-attention as they are, grouped
-    heads included. All queries take one position, behind the last chunk. The output projection starts at zero, so
+    heads included. All queries take one position, after the last chunk. The output projection starts at zero, so
     that an untrained model equals its base; starting from a copy destroys the base in the first steps.
     """
 
-    def __init__(self, layer: Any) -> None:
+    def __init__(self, layer: DecoderLayer) -> None:
         """Shapes and start values from a decoder layer: q from its self-attention, the norm from its second norm."""
         super().__init__()
         attention = layer.self_attn
         self.head_dim = attention.head_dim
-        self.norm = copy.deepcopy(layer.post_attention_layernorm)
-        self.q_proj = copy.deepcopy(attention.q_proj)
+        self.norm: Norm = copy.deepcopy(layer.post_attention_layernorm)
+        self.q_proj = copy.deepcopy(cast(nn.Linear, attention.q_proj))
         if hasattr(attention, "q_norm"):
             self.q_norm = copy.deepcopy(attention.q_norm)
-        self.o_proj = copy.deepcopy(attention.o_proj)
+        self.o_proj = copy.deepcopy(cast(nn.Linear, attention.o_proj))
         self.reset_output()
 
     def reset_output(self) -> None:
@@ -41,9 +42,9 @@ class CrossAttention(nn.Module):
 
     def forward(self, hidden: torch.Tensor, context: LayerContext) -> torch.Tensor:
         """hidden (B, S, H) -> (B, S, H)."""
-        query = rotate(project_queries(self, rms_norm(self.norm, hidden)), context.cos, context.sin)
+        query = rotate(project_queries(cast(Attention, self), rms_norm(self.norm, hidden)), context.cos, context.sin)
         if context.mask is None:
-            return hidden + self.o_proj(attend(query, context.key, context.value))
+            return hidden + cast(torch.Tensor, self.o_proj(attend(query, context.key, context.value)))
         mask = context.mask[:, None, None, :]
         some = mask.any(-1, keepdim=True)  # a row without any chunk reads nothing, which no softmax can express
         out = self.o_proj(attend(query, context.key, context.value, mask=mask | ~some))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from sharedllm.compressor import Entries, Rope
+from sharedllm.compressor import Entries
 from sharedllm.configuration import SharedLLMConfig
 from sharedllm.context import CompressedContext
 from sharedllm.entry_budget import within
 from sharedllm.nn.attention import take
 from sharedllm.nn.fused import rotate
+from sharedllm.search import Rope
 
 
 def lay_out(
@@ -37,7 +38,7 @@ def lay_out(
     def per_row(x: torch.Tensor) -> torch.Tensor:
         if ragged:
             return x.new_zeros(batch, chunks, *x.shape[1:]).index_put((real.to(x.device),), x)
-        return x.unflatten(0, (batch, chunks))
+        return torch.unflatten(x, 0, (batch, chunks))
 
     stay, fine = None, None
     if entries.match is not None and (budget := questions * (config.leaf_budget or chunks)) < chunks:
@@ -54,8 +55,8 @@ def lay_out(
     if mask is not None:
         mask = per_row(mask).flatten(1)
         mask = mask if stay is None else mask.gather(1, stay)
-    behind = torch.where(real, chunk_index + 1, 0).amax(1)  # n, one behind the last chunk
-    last = behind + (config.query_position == "n+1")
+    after = torch.where(real, chunk_index + 1, 0).amax(1)  # n, one after the last chunk
+    last = after + (config.query_position == "n+1")
     query_cos, query_sin = rope(entries.keys[0], last[:, None])
     return CompressedContext(
         keys=[sequence(rotate(k, *rotation)) for k in entries.keys],

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,7 @@ from transformers import (
 )
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils import ModelOutput
 
 from sharedllm.adapter_files import BASE, fingerprint, is_adapter, read_record, read_tensors
 from sharedllm.compressor import BLOCK_BYTES, Compressor, lower_layer
@@ -26,10 +28,13 @@ from sharedllm.context import CompressedContext
 from sharedllm.cross_attention import CrossAttention
 from sharedllm.inputs import RAW, ContextInputs
 from sharedllm.layout import lay_out
+from sharedllm.nn.layers import DecoderLayer, Rotation, decoder_of, output_head
 from sharedllm.nn.masks import Masks
 from sharedllm.search import Question, ask
 from sharedllm.settings import check_settings
 from sharedllm.upper_layer import attend_to_text, read_context, upper_layer
+
+P = ParamSpec("P")
 
 
 @dataclass
@@ -49,10 +54,10 @@ class Decoded(NamedTuple):
 
 def load_base(name: str) -> PreTrainedModel:
     """A base model by name or folder; code that comes with a checkpoint never runs."""
-    return AutoModelForCausalLM.from_pretrained(name, trust_remote_code=False)
+    return cast(PreTrainedModel, AutoModelForCausalLM.from_pretrained(name, trust_remote_code=False))
 
 
-class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):
+class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]  # transformers' subclass hook
     """The base LLM with a lower model made of its own bottom layers and cross-attention in M upper layers.
 
     `base` is the whole base model, `cross_attention` holds the new parameters, `lower` a trainable copy of the
@@ -76,19 +81,19 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):
     def __init__(self, config: SharedLLMConfig, base: PreTrainedModel | None = None) -> None:
         super().__init__(config)
         if base is None:  # transformers initialises or loads it, rotary tables included
-            base = AutoModelForCausalLM.from_config(config.base_config)
+            base = cast(PreTrainedModel, AutoModelForCausalLM.from_config(config.base_config))  # type: ignore[no-untyped-call]
         else:
             for module in base.modules():  # weights that are there must not be initialised again
                 module._is_hf_initialized = True  # type: ignore[assignment]
         self.base = base
-        layers = base.model.layers
+        layers = decoder_of(base).layers
         self.cross_attention = nn.ModuleList(CrossAttention(layers[i]) for i in config.injection_layers)
         if config.own_lower:
-            self.lower = nn.ModuleList(copy.deepcopy(layer) for layer in layers[: config.lower_layers])
+            self.lower = nn.ModuleList(cast(nn.Module, copy.deepcopy(layer)) for layer in layers[: config.lower_layers])
         self.gradient_checkpointing = False
         self._lower_layer, self._upper_layer = lower_layer, upper_layer
         self._attend_to_text, self._read_context = attend_to_text, read_context
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]  # untyped in transformers
 
     @classmethod
     def from_base(
@@ -108,7 +113,8 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):
         model.cross_attention.to(device=base.device, dtype=base.dtype)
         if base.generation_config is not None:
             model.generation_config = base.generation_config
-        return model.train(base.training)
+        model.train(base.training)
+        return model
 
     @classmethod
     def from_adapter(
@@ -135,7 +141,8 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):
         model.load_state_dict(weights, strict=False)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in weights)
-        return model.eval()
+        model.train(False)
+        return model
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
@@ -164,19 +171,19 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):
         self.base.set_input_embeddings(value)
 
     def get_output_embeddings(self) -> nn.Module:
-        return self.base.get_output_embeddings()
+        return cast(nn.Module, self.base.get_output_embeddings())  # type: ignore[no-untyped-call]
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
-        self.base.set_output_embeddings(new_embeddings)
+        self.base.set_output_embeddings(new_embeddings)  # type: ignore[no-untyped-call]
 
     # --- the lower model ----------------------------------------------------------------------------------
 
     @property
-    def lower_layers(self) -> list[Any]:
+    def lower_layers(self) -> list[DecoderLayer]:
         """The decoder layers that compress: the base's own bottom layers unless own_lower."""
         if self.config.own_lower:
-            return list(self.lower)
-        return list(self.base.model.layers[: self.config.lower_layers])
+            return [cast(DecoderLayer, layer) for layer in self.lower]
+        return list(decoder_of(self.base).layers[: self.config.lower_layers])
 
     def compress(
         self,
@@ -199,9 +206,9 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):
         compressor = Compressor(
             self.config,
             self.lower_layers,
-            self.get_input_embeddings(),
+            decoder_of(self.base).embed_tokens,
             self._rope,
-            self.base.model.norm,
+            decoder_of(self.base).norm,
             self._lower_layer,
             # small bases are trained in larger blocks: there the host, which issues the work, is the bottleneck
             BLOCK_BYTES * (4 if self.training else 1),
@@ -223,8 +230,8 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):
             return [0.0] * self.config.height
         return (torch.randn(self.config.height) * self.config.split_noise).clamp(-0.45, 0.45).tolist()
 
-    def _rope(self, x: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.base.model.rotary_emb(x, positions)
+    def _rope(self, x: torch.Tensor, positions: torch.Tensor) -> Rotation:
+        return decoder_of(self.base).rotary_emb(x, positions)
 
     # --- the upper model ----------------------------------------------------------------------------------
 
@@ -270,7 +277,7 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):
             )
         )
         rows = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.get_output_embeddings()(hidden[:, rows])
+        logits = output_head(self.base)(hidden[:, rows])
         loss = None
         if labels is not None:
             loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())
@@ -295,7 +302,8 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):
         if context is None and inputs.has_chunks and not searches:
             context = self._compress(inputs, None)
         injected = {layer: j for j, layer in enumerate(self.config.injection_layers)}
-        for i, layer in enumerate(self.base.model.layers):
+        decoder = decoder_of(self.base)
+        for i, layer in enumerate(decoder.layers):
             attention = layer, hidden, masks(i, hidden), rotation, cache
             asks = i == 0 and context is None and inputs.has_chunks
             if asks:  # the search compares with what the first self-attention makes of the question
@@ -303,12 +311,13 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):
                 context = self._compress(inputs, self._question(inputs, hidden))
             cross, read = None, None
             if i in injected and context is not None:
-                cross, read = self.cross_attention[injected[i]], context.layer(injected[i])
+                cross = cast(CrossAttention, self.cross_attention[injected[i]])
+                read = context.layer(injected[i])
             if asks:
                 hidden = self._call(self._read_context, layer, cross, hidden, read)
             else:
                 hidden = self._call(self._upper_layer, *attention, cross, read)
-        return Decoded(self.base.model.norm(hidden), cache, context)
+        return Decoded(decoder.norm(hidden), cache, context)
 
     def _embedded(self, inputs: ContextInputs) -> torch.Tensor:
         """(B, S, H). Raises ValueError for inputs without running text."""
@@ -316,13 +325,13 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):
             return inputs.inputs_embeds
         if inputs.input_ids is None:
             raise ValueError("There is no running text: give input_ids or inputs_embeds.")
-        return self.get_input_embeddings()(inputs.input_ids)
+        return decoder_of(self.base).embed_tokens(inputs.input_ids)
 
     def _question(self, inputs: ContextInputs, hidden: torch.Tensor) -> Question:
         """What the search compares with, from the states after the first layer's self-attention (B, S, H)."""
         assert inputs.query_length is not None
         assert inputs.context_ids is not None
-        layer, chunks = self.base.model.layers[0], inputs.context_ids.shape[1]
+        layer, chunks = decoder_of(self.base).layers[0], inputs.context_ids.shape[1]
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.own_lower):
             return ask(layer, hidden, inputs.query_start, inputs.query_length, inputs.chunk_question, chunks)
 
@@ -330,33 +339,34 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):
         assert inputs.context_ids is not None
         return self.compress(inputs.context_ids, inputs.num_chunks, question, inputs.chunk_index)
 
-    def _call(self, function: Any, *args: Any) -> torch.Tensor:
+    def _call(self, function: Callable[P, torch.Tensor], *args: P.args, **kwargs: P.kwargs) -> torch.Tensor:
         """Run a piece of a layer, recomputed in the backward pass under gradient checkpointing."""
         if self.gradient_checkpointing and self.training:
-            return self._gradient_checkpointing_func(function, *args)
-        return function(*args)
+            return cast(torch.Tensor, self._gradient_checkpointing_func(function, *args))
+        return function(*args, **kwargs)
 
     # --- generation ---------------------------------------------------------------------------------------
 
-    def prepare_inputs_for_generation(self, input_ids: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def prepare_inputs_for_generation(self, input_ids: Any, *args: Any, **kwargs: Any) -> dict[str, object]:
         """transformers' inputs; after the first step the compressed context replaces the raw one."""
-        inputs = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)  # type: ignore[misc]
-        context = inputs.get("context")
-        if context is not None:
+        inputs: dict[str, object] = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)  # type: ignore[misc]
+        if inputs.get("context") is not None:
             for name in RAW:
                 inputs.pop(name, None)
         return inputs
 
-    def _expand_inputs_for_generation(self, expand_size: int = 1, **kwargs: Any) -> Any:  # type: ignore[override]
+    def _expand_inputs_for_generation(  # type: ignore[override]  # the model's own inputs are among kwargs
+        self, expand_size: int = 1, *, context: CompressedContext | None = None, **kwargs: object
+    ) -> tuple[torch.Tensor, dict[str, object]]:
         """transformers' copies of every row for beams and samples, of a context that was compressed before too."""
-        if kwargs.get("context") is not None and expand_size > 1:
-            kwargs["context"] = kwargs["context"].repeat(expand_size)
-        return super()._expand_inputs_for_generation(expand_size=expand_size, **kwargs)  # type: ignore[misc]
+        if context is not None:
+            kwargs["context"] = context.repeat(expand_size) if expand_size > 1 else context
+        return super()._expand_inputs_for_generation(expand_size=expand_size, **kwargs)  # type: ignore[misc,arg-type]
 
     def _update_model_kwargs_for_generation(
-        self, outputs: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+        self, outputs: ModelOutput, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> dict[str, Any]:
         model_kwargs = super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, **kwargs)
-        if getattr(outputs, "context", None) is not None:
-            model_kwargs["context"] = outputs.context
+        if (context := getattr(outputs, "context", None)) is not None:
+            model_kwargs["context"] = context
         return model_kwargs

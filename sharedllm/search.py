@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +25,11 @@ from sharedllm.nn.attention import (
     take,
 )
 from sharedllm.nn.fused import mlp, rms_norm, rotate
+from sharedllm.nn.layers import DecoderLayer, Norm, Rotation
 from sharedllm.tree import Nodes, choose, halves, widen
+
+Rope = Callable[[torch.Tensor, torch.Tensor], Rotation]
+"""(x, positions) -> cos and sin, as the base's rotary embedding."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Question:
 
 
 def ask(
-    layer: Any,
+    layer: DecoderLayer,
     hidden: torch.Tensor,
     start: int | torch.Tensor,
     length: int | torch.Tensor,
@@ -66,7 +69,7 @@ def ask(
         value = torch.as_tensor(value)
         return value if value.ndim == 2 else value.expand(batch)[:, None]
 
-    begin, count = torch.broadcast_tensors(spans(start), spans(length))
+    begin, count = torch.broadcast_tensors(spans(start), spans(length))  # type: ignore[no-untyped-call]  # of torch
     longest = int(count.max())  # before they move: no device is waited for where they come from the host
     begin, count = begin.to(hidden.device, non_blocking=True), count.to(hidden.device, non_blocking=True)
     per_row = begin.shape[1]
@@ -102,9 +105,9 @@ class Searcher:
     def __init__(
         self,
         config: SharedLLMConfig,
-        layer: Any,
-        rope: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
-        final_norm: Any,
+        layer: DecoderLayer,
+        rope: Rope,
+        final_norm: Norm,
     ) -> None:
         self.config, self.layer, self.rope, self.final_norm = config, layer, rope, final_norm
 
@@ -174,7 +177,7 @@ class Searcher:
 class FirstLayer:
     """The lower model's first layer over chunks: projections once, attention and MLP for the nodes asked for."""
 
-    def __init__(self, layer: Any, hidden: torch.Tensor, rope: Callable) -> None:
+    def __init__(self, layer: DecoderLayer, hidden: torch.Tensor, rope: Rope) -> None:
         self.layer, self.hidden = layer, hidden
         normed = rms_norm(layer.input_layernorm, hidden)
         cos, sin = rope(hidden, torch.arange(hidden.shape[1], device=hidden.device)[None])
@@ -226,4 +229,4 @@ def _best(target: torch.Tensor, states: torch.Tensor, nodes: Nodes) -> torch.Ten
         outside = torch.arange(nodes.size, device=states.device) >= nodes.length[:, None]
         similarity = similarity.masked_fill(outside[:, None, : similarity.shape[2]], -torch.inf)
     # a masked question token has an all-zero row: its best similarity is 0 in every half
-    return similarity.amax(2)
+    return torch.amax(similarity, 2)

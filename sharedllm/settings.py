@@ -128,7 +128,7 @@ def partial_settings(name: str, without: Collection[str] = TRAINING_ONLY) -> typ
     return create_model(name, __config__=_PLAIN, **fields)
 
 
-def check_settings(settings: Mapping[str, Any]) -> None:
+def check_settings(settings: Mapping[str, object]) -> None:
     """Refuse settings of the wrong name, type or range, with a ValueError that names the field and what it wants."""
     try:
         MethodSettings.model_validate({k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()})

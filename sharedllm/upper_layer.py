@@ -6,8 +6,6 @@ can run each piece again.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from transformers.cache_utils import Cache
 
@@ -15,13 +13,14 @@ from sharedllm.context import LayerContext
 from sharedllm.cross_attention import CrossAttention
 from sharedllm.nn.attention import self_attention
 from sharedllm.nn.fused import mlp, rms_norm
+from sharedllm.nn.layers import DecoderLayer, Rotation
 
 
 def attend_to_text(
-    layer: Any,
+    layer: DecoderLayer,
     hidden: torch.Tensor,
     mask: torch.Tensor | None,
-    rotation: tuple[torch.Tensor, torch.Tensor],
+    rotation: Rotation,
     cache: Cache | None,
 ) -> torch.Tensor:
     """Self-attention with its residual, (B, S, H) -> (B, S, H). mask, rotation, cache: see `self_attention`."""
@@ -30,7 +29,7 @@ def attend_to_text(
 
 
 def read_context(
-    layer: Any, cross: CrossAttention | None, hidden: torch.Tensor, context: LayerContext | None
+    layer: DecoderLayer, cross: CrossAttention | None, hidden: torch.Tensor, context: LayerContext | None
 ) -> torch.Tensor:
     """The rest of the layer: cross-attention, where it has one and there is a context, and the MLP."""
     if cross is not None and context is not None:
@@ -40,10 +39,10 @@ def read_context(
 
 
 def upper_layer(
-    layer: Any,
+    layer: DecoderLayer,
     hidden: torch.Tensor,
     mask: torch.Tensor | None,
-    rotation: tuple[torch.Tensor, torch.Tensor],
+    rotation: Rotation,
     cache: Cache | None,
     cross: CrossAttention | None,
     context: LayerContext | None,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from pydantic import BaseModel
@@ -29,6 +29,7 @@ from sharedllm.adapter_files import adapter_settings
 from sharedllm.cost import Arithmetic, arithmetic
 from sharedllm.entry_budget import columns, entries
 from sharedllm.inputs import ContextInputs
+from sharedllm.nn.layers import decoder_of, output_head
 from sharedllm.settings import DEFAULTS, partial_settings
 
 SharedLLMSettings = partial_settings("SharedLLMSettings")
@@ -124,7 +125,7 @@ class SharedLLMSession(GraphSession[SharedLLMForCausalLM]):
         return self._model.decode(inputs).hidden[0]
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self._model.get_output_embeddings()(hidden)
+        return output_head(self._model)(hidden)
 
     def _rewind(self) -> None:
         self._cache.truncate(len(self._lead))
@@ -142,8 +143,7 @@ class SharedLLMStep(CacheStep):
     def __init__(
         self, model: SharedLLMForCausalLM, context: CompressedContext | None, cache: BufferCache, tokens: int
     ) -> None:
-        base: Any = model.base
-        super().__init__(base.model, model.get_output_embeddings(), model.config.base_config, cache, tokens)
+        super().__init__(decoder_of(model.base), output_head(model), model.config.base_config, cache, tokens)
         self._context = context
         self._cross = dict(zip(model.config.injection_layers, enumerate(model.cross_attention), strict=True))
 
@@ -151,7 +151,7 @@ class SharedLLMStep(CacheStep):
         if self._context is None or index not in self._cross:
             return hidden
         number, cross = self._cross[index]
-        return cross(hidden, self._context.layer(number))
+        return cast(torch.Tensor, cross(hidden, self._context.layer(number)))
 
 
 @dataclass(kw_only=True)
@@ -181,7 +181,8 @@ class SharedLLM(LongContextModel):
         base, tokenizer = load_base(preset.weights, replace(runtime, checkpoint=None), preset.shape)
         try:
             if preset.adapter is None or runtime.random_weights:
-                model = SharedLLMForCausalLM.from_base(base, **given).eval()
+                model = SharedLLMForCausalLM.from_base(base, **given)
+                model.train(False)
                 if runtime.random_weights:  # as a trained one: an output projection of zeros would hide all mistakes
                     meta = base.device.type == "meta"  # a shape without numbers: its cost is all that is asked
                     generator = None if meta else torch.Generator(base.device).manual_seed(runtime.seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -42,15 +43,19 @@ class Batch(ContextInputs):
 
     def pin_memory(self) -> Batch:
         """In memory that a device copies from while it works."""
-        return self._each_tensor(lambda name, tensor: tensor.pin_memory())
+        return self._each_tensor(lambda _, tensor: tensor.pin_memory())
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device, but for what shapes are read from (`HOST`)."""
         return self._each_tensor(lambda name, tensor: tensor if name in HOST else tensor.to(device, non_blocking=True))
 
     def _each_tensor(self, change: Callable[[str, torch.Tensor], torch.Tensor]) -> Batch:
-        values = ((field.name, getattr(self, field.name)) for field in fields(self))
-        return replace(self, **{name: change(name, v) for name, v in values if isinstance(v, torch.Tensor)})
+        changed = copy.copy(self)
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, torch.Tensor):
+                setattr(changed, field.name, change(field.name, value))
+        return changed
 
     @property
     def tokens(self) -> int:
@@ -129,7 +134,7 @@ def chunk_gaps(windows: int, chunks: int, most: int, rng: np.random.Generator) -
     return torch.from_numpy(np.stack(rows).astype(np.int64))
 
 
-class _Steps(Dataset):
+class _Steps(Dataset["Batch | ValueError"]):
     """make(step) as a data set. An error travels as a value: a worker would bury its message in a traceback."""
 
     def __init__(self, make: Callable[[int], Batch]) -> None:

@@ -12,9 +12,10 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, cast
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 BROKEN = (lzma.LZMAError, gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, EOFError)
 """What reading raises where an archive is cut short or is none."""
@@ -54,7 +55,7 @@ class Corpus:
         return self.ids[start : start + length]
 
 
-def open_corpus(path: Path, tokenizer: Any, cache: Path) -> Corpus:
+def open_corpus(path: Path, tokenizer: PreTrainedTokenizerBase, cache: Path) -> Corpus:
     """Tokenise a file, or read what an earlier call left in `cache`.
 
     path: .txt (one document), .jsonl, .jsonl.gz, .jsonl.xz with a field `text`, or .tokens.npz as written by
@@ -84,8 +85,8 @@ def save_corpus(corpus: Corpus, path: Path) -> None:
     np.savez(path, ids=np.asarray(corpus.ids), starts=corpus.starts)
 
 
-def _tokenize(path: Path, tokenizer: Any) -> tuple[np.ndarray, np.ndarray]:
-    kind: Any = np.uint16 if len(tokenizer) <= 65536 else np.int32
+def _tokenize(path: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[np.ndarray, np.ndarray]:
+    kind = np.uint16 if len(tokenizer) <= 65536 else np.int32
     parts, starts = [], [0]
     for text in read_texts(path):
         pieces = tokenizer(_pieces(text), add_special_tokens=False, verbose=False)["input_ids"]

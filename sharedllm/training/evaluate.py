@@ -6,14 +6,14 @@ The harness measures the same with more care; this is the quick look at the end 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sharedllm.inputs import ContextInputs
 from sharedllm.modeling import SharedLLMForCausalLM
+from sharedllm.nn.layers import output_head
 from sharedllm.training.batches import Batch
 from sharedllm.training.corpus import Corpus
 from sharedllm.training.loss import next_token_loss
@@ -51,15 +51,14 @@ def language_modelling(
                 if source is not None:
                     context = _tensor(source[-running - chunks * size : -running], model).view(1, chunks, size)
                 hidden = _hidden(model, text, context)
-                head: Any = model.get_output_embeddings()
-                sums[name] += float(next_token_loss(hidden, head.weight, text)) / windows
+                sums[name] += float(next_token_loss(hidden, output_head(model).weight, text)) / windows
         result[corpus.name] = {**sums, "use": sums["other"] - sums["own"]}
     names = ("own", "other", "none", "use")
     result["mean"] = {n: float(np.mean([result[c.name][n] for c in corpora])) for n in names}
     return result
 
 
-def needle_source(tokenizer: Any, corpora: Sequence[Corpus], size: int, running: int) -> Needles:
+def needle_source(tokenizer: PreTrainedTokenizerBase, corpora: Sequence[Corpus], size: int, running: int) -> Needles:
     """What `needles` asks: training's wordings around numbers of one length, chunks without gaps."""
     return Needles(tokenizer, corpora, size, running, 0.0, 0, (DIGITS, DIGITS))
 
@@ -87,25 +86,38 @@ def needles(
     }
 
 
-def _hidden(model: Any, text: torch.Tensor, context: torch.Tensor | None, **query: Any) -> torch.Tensor:
+def _hidden(
+    model: PreTrainedModel,
+    text: torch.Tensor,
+    context: torch.Tensor | None,
+    query_start: int | torch.Tensor = 0,
+    query_length: int | torch.Tensor | None = None,
+) -> torch.Tensor:
     """Final states (B, S, H) of text (B, S) behind context (B, chunks, size)."""
     if isinstance(model, SharedLLMForCausalLM):
-        return model.decode(ContextInputs(input_ids=text, context_ids=context, use_cache=False, **query)).hidden
+        inputs = ContextInputs(
+            input_ids=text,
+            context_ids=context,
+            query_start=query_start,
+            query_length=query_length,
+            use_cache=False,
+        )
+        return model.decode(inputs).hidden
     ids = text if context is None else torch.cat([context.flatten(1), text], dim=1)
-    return model.model(input_ids=ids, use_cache=False).last_hidden_state[:, -text.shape[1] :]
+    hidden: torch.Tensor = model.model(input_ids=ids, use_cache=False).last_hidden_state
+    return hidden[:, -text.shape[1] :]
 
 
 def _digits_right(model: PreTrainedModel, batch: Batch) -> np.ndarray:
     """(windows, DIGITS) whether the most likely token is the right digit."""
-    query = {"query_start": batch.query_start, "query_length": batch.query_length}
-    hidden = _hidden(model, batch.input_ids, batch.context_ids, **query)
+    hidden = _hidden(model, batch.input_ids, batch.context_ids, batch.query_start, batch.query_length)
     labels, weights = batch.labels[:, 1:], batch.weights
     assert weights is not None
     rows = []
     for i in range(len(labels)):
         first = int(weights[i, 1:].argmax())  # the first digit has the largest weight
         span = slice(first, first + DIGITS)
-        logits = model.get_output_embeddings()(hidden[i, span])
+        logits = output_head(model)(hidden[i, span])
         rows.append((logits.argmax(-1) == labels[i, span]).cpu().numpy())
     return np.stack(rows)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Protocol, cast
 
 import torch
 
@@ -35,7 +35,8 @@ def next_token_loss(
     scale = hidden.new_ones(len(rows), dtype=torch.float32) if weights is None else weights[:, 1:].flatten()[rows]
     chosen = hidden[:, :-1].flatten(0, 1)[rows]
     pieces = _compiled() if compiled else _loss_and_gradient
-    return _ChunkedCrossEntropy.apply(chosen, head, targets, scale / scale.sum(), pieces)
+    loss = _ChunkedCrossEntropy.apply(chosen, head, targets, scale / scale.sum(), pieces)  # type: ignore[no-untyped-call]  # untyped in torch
+    return cast(torch.Tensor, loss)
 
 
 def _loss_and_gradient(
@@ -55,18 +56,26 @@ def _compiled() -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
     return torch.compile(_loss_and_gradient, dynamic=True)
 
 
+class _Gradients(Protocol):
+    """What torch hands from forward to backward."""
+
+    needs_input_grad: tuple[bool, ...]
+    d_hidden: torch.Tensor | None
+    d_head: torch.Tensor | None
+
+
 class _ChunkedCrossEntropy(torch.autograd.Function):
     """The gradient is computed together with the loss, chunk by chunk, so that nothing is computed twice."""
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: _Gradients,
         hidden: torch.Tensor,
         head: torch.Tensor,
         targets: torch.Tensor,
         scale: torch.Tensor,
         pieces: Callable[..., tuple[torch.Tensor, torch.Tensor]],
-    ) -> Any:
+    ) -> torch.Tensor:
         total = hidden.new_zeros((), dtype=torch.float32)
         d_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         d_head = torch.zeros_like(head, dtype=torch.float32) if ctx.needs_input_grad[1] else None
@@ -82,6 +91,6 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+    def backward(ctx: _Gradients, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         scaled = [None if d is None else d * grads[0].to(d.dtype) for d in (ctx.d_hidden, ctx.d_head)]
         return (*scaled, None, None, None)

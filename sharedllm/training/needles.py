@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from sharedllm.training.batches import Batch, chunk_gaps
 from sharedllm.training.corpus import Corpus
@@ -62,7 +63,7 @@ class Needles:
 
     def __init__(
         self,
-        tokenizer: Any,
+        tokenizer: PreTrainedTokenizerBase,
         corpora: Sequence[Corpus],
         chunk_size: int,
         running: int,
@@ -79,11 +80,24 @@ class Needles:
 
     def __call__(self, rng: np.random.Generator, shape: Shape) -> Batch:
         rows = [self._window(rng, shape) for _ in range(shape.windows)]
-        stacked = {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
         gaps = None
         if rng.random() < self.gap_share:
             gaps = chunk_gaps(shape.windows, shape.chunks, self.max_chunks, rng)
-        return Batch(**stacked, chunk_index=gaps, kind=f"needle {shape.chunks}")
+
+        def stacked(name: str) -> torch.Tensor:
+            return torch.from_numpy(np.stack([row[name] for row in rows]))
+
+        return Batch(
+            input_ids=stacked("input_ids"),
+            labels=stacked("labels"),
+            weights=stacked("weights"),
+            context_ids=stacked("context_ids"),
+            query_start=stacked("query_start"),
+            query_length=stacked("query_length"),
+            chunk_question=stacked("chunk_question"),
+            chunk_index=gaps,
+            kind=f"needle {shape.chunks}",
+        )
 
     def _window(self, rng: np.random.Generator, shape: Shape) -> dict[str, np.ndarray]:
         context = self._filler(rng, shape.chunks * self.chunk_size).reshape(shape.chunks, self.chunk_size)
@@ -173,7 +187,7 @@ class Needles:
         ]
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
-        return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return cast(list[list[int]], self.tokenizer(texts, add_special_tokens=False)["input_ids"])
 
     def _filler(self, rng: np.random.Generator, length: int) -> np.ndarray:
         return self.corpora[rng.integers(len(self.corpora))].window(length, rng).astype(np.int64)

@@ -81,7 +81,7 @@ def run(
         "seconds": round(time.monotonic() - begin, 1),
         "tokens_per_s": [e["tokens_per_s"] for e in trainer.log][-1:],
         "loss": trainer.log[-1]["loss"] if trainer.log else {},
-        "evaluation": evaluation(model.eval(), tokenizer, heldout, settings) if finished else {},
+        "evaluation": evaluation(model.train(False), tokenizer, heldout, settings) if finished else {},
     }
     (files.output / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     return {"output": str(files.output), **summary}

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from sharedllm.training.batches import Batch
 from sharedllm.training.corpus import numbered_lines
@@ -25,7 +25,7 @@ class Example:
     answer: list[int]
 
 
-def read_examples(path: Path, tokenizer: Any) -> list[Example]:
+def read_examples(path: Path, tokenizer: PreTrainedTokenizerBase) -> list[Example]:
     """Rows of a .jsonl(.gz, .xz) file with string fields context, question and answer.
 
     The answer ends with EOS. Raises ValueError for a broken archive, and with the line for a row that does not fit.

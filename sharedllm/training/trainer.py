@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from sharedllm.modeling import SharedLLMForCausalLM
+from sharedllm.nn.layers import output_head
 from sharedllm.training.batches import Batch, stream
 from sharedllm.training.loss import next_token_loss
 from sharedllm.training.settings import TrainSettings
@@ -32,8 +33,8 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         hidden = self.model.decode(batch).hidden
-        head: Any = self.model.get_output_embeddings()
-        return next_token_loss(hidden, head.weight, batch.labels, batch.weights, batch.rows, self.compiled)
+        head = output_head(self.model).weight
+        return next_token_loss(hidden, head, batch.labels, batch.weights, batch.rows, self.compiled)
 
 
 def select_trainable(model: SharedLLMForCausalLM, groups: list[str]) -> dict[str, list[nn.Parameter]]:
@@ -142,7 +143,7 @@ class Trainer:
         self.checkpoint_every, self.log_every, self.max_seconds = checkpoint_every, log_every, max_seconds
         self.model = model.to(self.accelerator.device).train()
         if settings.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
         if settings.compile:  # a graph for each kind of batch, with and without gradients
             torch._dynamo.config.recompile_limit = 64
             model.compile_layers()

@@ -8,10 +8,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import yaml
+
+if TYPE_CHECKING:  # the names alone must not wait for transformers
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def invented(rng: np.random.Generator) -> str:
     return "".join(SYLLABLES[i] for i in rng.integers(len(SYLLABLES), size=rng.integers(2, 4))).capitalize()
 
 
-def capitalised(tokenizer: Any) -> tuple[str, ...]:
+def capitalised(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
     """The words of a vocabulary that are written like names, in alphabetical order, without the evaluation's.
 
     SmolLM2 has seven thousand. Some tokenizers have none.
