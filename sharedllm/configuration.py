@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from sharedllm.nn.masks import sliding_window
+from sharedllm.nn.base_config import sliding_window
 from sharedllm.settings import DEFAULTS, SETTINGS, MethodFields, check_settings
 
 BASES = ("llama", "mistral", "qwen2", "qwen3")

@@ -19,7 +19,7 @@ from transformers import (
 )
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from sharedllm.adapter_files import BASE, fingerprint, is_adapter, read_record, read_tensors
 from sharedllm.compressor import BLOCK_BYTES, Compressor, lower_layer

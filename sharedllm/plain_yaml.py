@@ -7,6 +7,7 @@ sets, binary and other tags, keys that repeat or are not strings, deep nesting. 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
+
 import yaml
 
 MAX_BYTES = 1 << 20
