@@ -15,7 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from evals.tasks import needle as held_out
+from evals.tasks.needle import facts as held_out
 from sharedllm import SharedLLMForCausalLM
 from sharedllm.training import evaluate, settings, vocabulary
 from sharedllm.training.batches import Batch, LanguageModelling, repeat_passages
