@@ -9,6 +9,7 @@ import math
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 from transformers import PreTrainedTokenizerBase
 
 from evals.errors import UserError
@@ -18,6 +19,7 @@ from evals.tasks.base import DataSource, Instance, Output
 from evals.tasks.common import documents as data
 from evals.tasks.common.documents import Document, embedded_documents, folder_documents
 from evals.tasks.common.embedded import DOCUMENT_CHARS
+from evals.tasks.perplexity.overlap import runs, shared
 from evals.tasks.perplexity.settings import PerplexitySettings
 from evals.tasks.perplexity.task import Perplexity
 from evals.tasks.perplexity.windows import in_turn
@@ -231,3 +233,69 @@ def test_embedded_text_is_long_and_of_two_domains() -> None:
     for domain in ("python", "docs"):
         assert sum(d.domain == domain for d in documents) >= 2
     assert min(len(d.text) for d in documents) >= DOCUMENT_CHARS
+
+
+def test_documents_are_keyed_by_file_and_row_whatever_rows_call_themselves(tokenizer, tmp_path: Path) -> None:
+    rows = [{"id": "crawl", "text": "\n".join(f"{w} line {n} of {w}" for n in range(200))} for w in ("red", "blue")]
+    for n, row in enumerate(rows):
+        with gzip.open(tmp_path / f"web.{n:05d}-of-00002.json.gz", "wt", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+    instances = make(tokenizer, tmp_path)
+    assert len({i.id for i in instances}) == 6
+    assert {i.meta["document"] for i in instances} == {f"web.{n:05d}-of-00002.json.gz:1" for n in range(2)}
+    for own, other in zip(instances[::3], instances[1::3], strict=True):
+        assert other.meta["other"] != own.meta["document"]
+        text = rows[int(own.meta["document"].partition("-")[0][-1])]["text"]
+        assert whole(own)[1:] == tokenizer(text)["input_ids"][-511:]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text,  # a copy
+        lambda text: "A header of another site. " * 20 + text,
+        lambda text: text[: len(text) // 2] + text[len(text) // 2 + 3000 :],
+        lambda text: text.replace("seven", "SEVEN,").replace("w13 ", "w14 "),
+    ],
+)
+def test_a_copy_is_never_the_other_document(tokenizer, tmp_path: Path, change) -> None:
+    own = " ".join(f"w{n * n % 997} seven" if n % 7 == 0 else f"w{n * n % 997}" for n in range(2000))
+    (tmp_path / "a.txt").write_text(own, encoding="utf-8")
+    (tmp_path / "b.txt").write_text(change(own), encoding="utf-8")
+    with pytest.raises(UserError, match=r"needs a second document.* share text with .*context=own,none"):
+        make(tokenizer, tmp_path)
+    (tmp_path / "c.txt").write_text(" ".join(f"v{n}" for n in range(3000)), encoding="utf-8")
+    instances = make(tokenizer, tmp_path)
+    others = {i.meta["document"]: i.meta["other"] for i in instances if i.meta["control"] == "other"}
+    assert others["a.txt"] == others["b.txt"] == "c.txt"
+    assert others["c.txt"] in ("a.txt", "b.txt")
+
+
+def test_texts_of_scripts_without_spaces_are_compared_as_well() -> None:
+    text = "".join(chr(0x4E00 + n * 37 % 5000) for n in range(900))
+    assert shared(runs(text), runs("。" + text[100:])) > 0.8
+    assert shared(runs(text), runs(text[::-1])) < 0.05
+    assert shared(runs("short text"), runs("Short, text!")) == 1
+    assert shared(runs("short text"), runs("another text")) == 0
+
+
+def test_targets_without_bytes_have_no_bits_per_byte() -> None:
+    samples = [sample("own", "a", 1.0)]
+    samples[0]["meta"]["target_bytes"] = 0
+    metrics = Perplexity(None, PerplexitySettings(), DataSource()).summarize(samples)
+    assert metrics == {"ppl": pytest.approx(math.e), "nll": 1.0}
+
+
+def test_any_number_of_windows_ends_with_the_document(tokenizer, texts) -> None:
+    for anchor in ("end", "start", 600):
+        many = make(tokenizer, texts, context="own", anchor=anchor, windows=9_999_999_999, stride=2000)
+        assert many == make(tokenizer, texts, context="own", anchor=anchor, windows=50, stride=2000)
+        assert len(many) >= 4
+    with pytest.raises(ValidationError, match="1 or more"):
+        PerplexitySettings(anchor=-3)
+
+
+def test_only_files_with_documents_are_part_of_the_identity(texts) -> None:
+    (texts / "notes.md").write_text("x", encoding="utf-8")
+    task = Perplexity(None, PerplexitySettings(), DataSource(data_dir=texts))
+    assert [path.name for path in task.files()] == ["books.jsonl.gz", "code.jsonl.xz"]
