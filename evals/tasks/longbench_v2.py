@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, Field
 
-from evals.errors import UserError, unreadable
+from evals.errors import UserError
 from evals.tasks.base import Instance, Output, Task
+from evals.tasks.benchmark_rows import PlainVisible, distinct, first
 from evals.tasks.common import official_prompts
 from evals.tasks.common.files import RowFile
 from evals.tasks.common.fitting import explicit_budget
 from evals.tasks.common.hub import fetch
-from evals.tasks.common.rows import find, parse, validate
-from evals.tasks.official import OfficialSettings, first, naming, stop_at_end
+from evals.tasks.common.rows import Visible, find, parse, validate
+from evals.tasks.official import OfficialSettings, naming, stop_at_end
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -49,13 +49,13 @@ class Row(BaseModel):
     sub_domain: str
     difficulty: Literal["easy", "hard"]
     length: Literal["short", "medium", "long"]
-    question: str
-    choice_A: str
-    choice_B: str
-    choice_C: str
-    choice_D: str
+    question: PlainVisible
+    choice_A: PlainVisible
+    choice_B: PlainVisible
+    choice_C: PlainVisible
+    choice_D: PlainVisible
     answer: Literal["A", "B", "C", "D"]
-    context: str
+    context: Visible
 
 
 class LongBenchV2(Task):
@@ -69,19 +69,31 @@ class LongBenchV2(Task):
     def check(self) -> None:
         self._locate()
 
-    def _locate(self) -> RowFile:
-        """data.json (or longbench_v2.jsonl) of the data folder, or data.json of the hub."""
+    def files(self) -> Sequence[Path]:
+        found = self._brought()
+        return [found.path] if found else []
+
+    def _brought(self) -> RowFile | None:
+        """longbench_v2.jsonl or data.json of the data folder, if it has one of them."""
         folder = self.data.data_dir
         if folder is None:
-            return RowFile(fetch(REPO, "data.json", REVISION, self.data.offline, SHA256))
+            return None
         if (found := find(folder, ["longbench_v2"], "longbench-v2")) is not None:
             return found
-        for place in (folder / "longbench-v2", folder):
-            if (place / "data.json").is_file():
-                return RowFile(place / "data.json")
-        raise UserError(
-            f"LongBench v2 is not in {folder}: put data.json of https://huggingface.co/datasets/{REPO} there."
-        )
+        places = [place / "data.json" for place in (folder / "longbench-v2", folder)]
+        return next((RowFile(path) for path in places if path.is_file()), None)
+
+    def _locate(self) -> RowFile:
+        """The file of the data folder, else data.json of the hub. Raises UserError that says how to get it."""
+        if self.data.data_dir is None:
+            return RowFile(fetch(REPO, "data.json", REVISION, self.data.offline, SHA256))
+        found = self._brought()
+        if found is None:
+            raise UserError(
+                f"LongBench v2 is not in {self.data.data_dir}: put data.json of "
+                f"https://huggingface.co/datasets/{REPO} there."
+            )
+        return found
 
     def instances(
         self, tokenizer: PreTrainedTokenizerBase, length: int | None, limit: int | None, seed: int
@@ -173,20 +185,19 @@ def parse_answer(response: str) -> str | None:
 
 def read(file: RowFile) -> Iterator[tuple[int, Row]]:
     """Numbers and rows of a JSON array or of JSON Lines. Raises UserError for a bad row."""
-    if file.path.suffix != ".json":
-        yield from ((number, parse(file, number, line, Row)) for number, line in file.lines())
-        return
-    for number, value in enumerate(_array(file.path), start=1):
-        yield number, validate(value, Row, f"{file}, row {number}")
+    if file.path.suffix == ".json":
+        rows = ((number, validate(value, Row, f"{file}, row {number}")) for number, value in _array(file))
+    else:
+        rows = ((number, parse(file, number, line, Row)) for number, line in file.lines())
+    number = 0
+    for number, row in distinct(rows, lambda row: row.id, lambda number: f"{file}, row {number}"):
+        yield number, row
+    if not number:
+        raise UserError(f"{file} has no rows: download it again.")
 
 
-def _array(path: Path) -> list[object]:
-    try:
-        values = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON ({error}): download it again.") from error
-    except OSError as error:
-        raise unreadable(path, error) from error
-    if not isinstance(values, list) or not values:
-        raise UserError(f"{path} holds no list of rows: download it again.")
-    return values
+def _array(file: RowFile) -> Iterator[tuple[int, object]]:
+    values = file.json()
+    if not isinstance(values, list):
+        raise UserError(f"{file} does not hold a list of rows: download it again.")
+    return enumerate(values, start=1)

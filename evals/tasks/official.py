@@ -1,10 +1,10 @@
-"""What the tasks of published benchmarks share: settings for chat and truncation, the end of an answer, bad rows."""
+"""What the tasks of published benchmarks share: settings for chat and truncation, the end of an answer, errors."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -15,9 +15,6 @@ from evals.tasks.common.stopping import stop_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-
-Row = TypeVar("Row")
 
 
 class OfficialSettings(ChatSettings):
@@ -46,12 +43,3 @@ def naming(place: object) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"{place}: {error}") from error
-
-
-def first(rows: Iterable[Row], limit: int | None) -> Iterator[Row]:
-    """The first `limit` rows, or all of them; no row after them is read."""
-    if limit is None:
-        yield from rows
-        return
-    for _, row in zip(range(limit), rows, strict=False):
-        yield row

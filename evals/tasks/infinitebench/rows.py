@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import AliasChoices, BaseModel, Field
 
 from evals.errors import UserError
+from evals.tasks.benchmark_rows import REPAIR, Plain, first
 from evals.tasks.common.files import RowFile
 from evals.tasks.common.hub import fetch
 from evals.tasks.common.rows import Visible, find, parse
@@ -21,15 +23,23 @@ REVISION = "90f0394333616266d9fe85824ceaf505093cbaa5"
 GOLDEN_RATIO = 0.6180339887498949
 
 NonEmpty = Annotated[list[Value | list[int]], Field(min_length=1)]
+ASKED = ("longbook_qa_eng", "longbook_choice_eng", "longbook_qa_chn", "kv_retrieval")
+"""Tasks whose rows ask different things, so that a blank `input` asks nothing."""
 
 
 class InfiniteBenchRow(BaseModel):
     """One row as on the hub; older files say `content`. options: the four of a multiple-choice row."""
 
     context: Visible = Field(validation_alias=AliasChoices("context", "content"))
-    input: str
+    input: Plain
     answer: Value | NonEmpty
-    options: list[str] = []
+    options: list[Plain] = []
+
+
+def brought(task: str, length: int | None, data: DataSource) -> RowFile | None:
+    """The file of a task in the data folder, if there are both; one made for the length comes first."""
+    names = [f"{task}_{length}", task]
+    return None if data.data_dir is None else find(data.data_dir, names, "infinitebench")
 
 
 def locate(task: str, length: int | None, data: DataSource) -> RowFile:
@@ -37,21 +47,26 @@ def locate(task: str, length: int | None, data: DataSource) -> RowFile:
 
     Raises UserError that says how to get it.
     """
-    if data.data_dir is not None:
-        found = find(data.data_dir, [f"{task}_{length}", task], "infinitebench")
-        if found is None:
-            raise UserError(
-                f"InfiniteBench {task} is not in {data.data_dir}: put {task}.jsonl of "
-                f"https://huggingface.co/datasets/{REPO} there."
-            )
-        return found
-    return RowFile(fetch(REPO, f"{task}.jsonl", REVISION, data.offline))
+    if data.data_dir is None:
+        return RowFile(fetch(REPO, f"{task}.jsonl", REVISION, data.offline))
+    found = brought(task, length, data)
+    if found is None:
+        raise UserError(
+            f"InfiniteBench {task} is not in {data.data_dir}: put {task}.jsonl of "
+            f"https://huggingface.co/datasets/{REPO} there."
+        )
+    return found
 
 
-def brought(task: str, length: int, data: DataSource) -> bool:
-    """Whether the data folder holds rows of the task, made for the length or of the official one."""
-    names = [f"{task}_{length}", task]
-    return data.data_dir is not None and find(data.data_dir, names, "infinitebench") is not None
+def files(task: str, data: DataSource) -> list[Path]:
+    """Every file of the data folder that rows of the task may be read from, at whatever length."""
+    if data.data_dir is None:
+        return []
+    if data.data_dir.is_file():
+        return [data.data_dir]
+    patterns = (f"{task}.jsonl*", f"{task}_[0-9]*.jsonl*")
+    places = [base / sub for base in (data.data_dir, data.data_dir / "infinitebench") for sub in ("", "data")]
+    return sorted({path for place in places for pattern in patterns for path in place.glob(pattern)})
 
 
 def read(task: str, file: RowFile, limit: int | None) -> Iterator[tuple[int, InfiniteBenchRow, Label]]:
@@ -61,7 +76,7 @@ def read(task: str, file: RowFile, limit: int | None) -> Iterator[tuple[int, Inf
     elif task in DEPTH_SWEEPS:
         chosen = spread([number for number, _ in file.lines()], limit)
     else:
-        chosen = {number for _, (number, _) in zip(range(limit), file.lines(), strict=False)}
+        chosen = {number for number, _ in first(file.lines(), limit)}
     number = 0
     for number, line in file.lines():
         if chosen is not None and number not in chosen:
@@ -69,10 +84,12 @@ def read(task: str, file: RowFile, limit: int | None) -> Iterator[tuple[int, Inf
                 return
             continue
         row = parse(file, number, line, InfiniteBenchRow)
+        if task in ASKED and not row.input.strip():
+            raise UserError(f"{file}, line {number}: input is empty or blank, and this task asks it: {REPAIR}.")
         try:
             wanted = label(task, row.answer, row.options)
         except ValueError as error:
-            raise UserError(f"{file}, line {number}: {error}: mend the row or download the file again.") from error
+            raise UserError(f"{file}, line {number}: {error}: {REPAIR}.") from error
         yield number, row, wanted
     if not number:
         raise UserError(f"{file} has no rows: download it again.")

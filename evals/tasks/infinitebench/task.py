@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -62,6 +62,9 @@ class InfiniteBench(Task):
         if self.settings.source == "official" or self.task not in GENERATORS:
             rows.locate(self.task, None, self.data)
 
+    def files(self) -> Sequence[Path]:
+        return rows.files(self.task, self.data) if self.settings.source != "generated" else []
+
     def instances(
         self, tokenizer: PreTrainedTokenizerBase, length: int | None, limit: int | None, seed: int
     ) -> Iterator[Instance]:
@@ -99,7 +102,7 @@ class InfiniteBench(Task):
             return True
         if source == "official" or self.task not in GENERATORS or length is None:
             return False
-        return not rows.brought(self.task, length, self.data)
+        return rows.brought(self.task, length, self.data) is None
 
     def _official(self, maker: Maker, length: int | None, limit: int | None) -> Iterator[tuple[int, Request]]:
         budget = self._budget(length, self.settings.max_new_tokens or MAX_NEW_TOKENS[self.task])

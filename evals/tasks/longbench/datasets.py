@@ -60,16 +60,23 @@ LONGBENCH_E = (
 )  # fmt: skip
 """Data sets with an even length distribution (files `<name>_e.jsonl`)."""
 
+ANSWERS = {"retrieval": r"Paragraph (\d+)", "retrieval_zh": r"段落(\d+)", "count": r"^\d+$"}
+"""What every answer looks like, by metric; other metrics take any text."""
+
 
 def get(name: str) -> Dataset:
     """The data set of that name; a LongBench-E name (`qasper_e`) means the same set.
 
     Raises UserError for an unknown name.
     """
-    base = name.removesuffix("_e")
-    if base not in DATASETS:
+    if base(name) not in DATASETS:
         raise unknown("LongBench data set", name, DATASETS)
-    return DATASETS[base]
+    return DATASETS[base(name)]
+
+
+def base(name: str) -> str:
+    """The plain name of a data set, of a LongBench-E name too."""
+    return name.removesuffix("_e")
 
 
 def bucket(length: int) -> str:

@@ -106,7 +106,7 @@ METRICS: dict[str, Callable[[str, str, Sequence[str]], Score]] = {
     "rouge_zh": _rouge_zh,
     "classification": _classification,
     "count": _count,
-    "retrieval": _retrieval(r"Paragraph (\d+)"),
-    "retrieval_zh": _retrieval(r"段落(\d+)"),
+    "retrieval": _retrieval(datasets.ANSWERS["retrieval"]),
+    "retrieval_zh": _retrieval(datasets.ANSWERS["retrieval_zh"]),
     "code_sim": _code_sim,
 }

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, Field, model_validator
+from pydantic import AfterValidator, BaseModel, Field
 
 from evals.errors import UserError
+from evals.tasks.benchmark_rows import REPAIR, Plain, PlainVisible, distinct
 from evals.tasks.common.files import RowFile
 from evals.tasks.common.hub import fetch
 from evals.tasks.common.rows import Visible, find, parse
 from evals.tasks.common.source import DataSource
 from evals.tasks.longbench import datasets
+from evals.tasks.longbench.templates import template
 
 REPO = "zai-org/LongBench"
 REVISION = "5e628be450b7e67fb7ae6e201bd6d8f7056f7672"
@@ -30,28 +33,38 @@ def _answered(answers: list[str]) -> list[str]:
 class LongBenchRow(BaseModel):
     """One official row. length: words (characters for Chinese) as stored; it decides the LongBench-E bucket."""
 
-    input: str
+    input: Plain
     context: Visible
-    answers: Annotated[list[str], AfterValidator(_answered)]
-    length: int
-    all_classes: list[str] | None = None
+    answers: Annotated[list[Plain], AfterValidator(_answered)]
+    length: int = Field(ge=0, lt=1 << 40)
+    all_classes: list[PlainVisible] | None = None
     id: str = Field("", alias="_id")
 
 
-class ClassificationRow(LongBenchRow):
-    """A row of trec or lsht, which cannot be scored without the class names."""
+def wrong(name: str, row: LongBenchRow) -> str | None:
+    """Why a row of that data set cannot be asked or scored; None where it can."""
+    if "{input}" in template(datasets.base(name)) and not row.input.strip():
+        return "input is empty or blank, and this data set asks it"
+    metric = datasets.get(name).metric
+    if metric == "classification":
+        if not row.all_classes:
+            return "all_classes is missing or empty"
+        if not set(row.answers) & set(row.all_classes):
+            return "none of the answers is one of all_classes"
+    if metric in datasets.ANSWERS and not all(re.search(datasets.ANSWERS[metric], answer) for answer in row.answers):
+        return f"an answer does not match {datasets.ANSWERS[metric]!r}"
+    return None
 
-    @model_validator(mode="after")
-    def _has_classes(self) -> ClassificationRow:
-        if not self.all_classes:
-            raise ValueError("all_classes is missing or empty")
-        return self
+
+def brought(name: str, data: DataSource) -> RowFile | None:
+    """The file of a data set in the data folder, if there are both."""
+    return None if data.data_dir is None else find(data.data_dir, [name], "longbench", ARCHIVE)
 
 
 def locate(name: str, data: DataSource) -> RowFile:
     """The file of a data set; LongBench-E's end in `_e`. Raises UserError that says how to get it."""
     if data.data_dir is not None:
-        found = find(data.data_dir, [name], "longbench", ARCHIVE)
+        found = brought(name, data)
         if found is None:
             raise UserError(
                 f"LongBench {name} is not in {data.data_dir}: put {name}.jsonl (or .jsonl.xz, .jsonl.gz, or the "
@@ -63,9 +76,14 @@ def locate(name: str, data: DataSource) -> RowFile:
 
 def read(name: str, file: RowFile) -> Iterator[tuple[int, LongBenchRow]]:
     """Line numbers and rows of a data set. Raises UserError for a bad line, or a file without rows."""
-    model = ClassificationRow if datasets.get(name).metric == "classification" else LongBenchRow
     number = 0
-    for number, line in file.lines():
-        yield number, parse(file, number, line, model)
+    for number, row in distinct(_parsed(file), lambda row: row.id, lambda line: f"{file}, line {line}"):
+        if reason := wrong(name, row):
+            raise UserError(f"{file}, line {number}: {reason}: {REPAIR}.")
+        yield number, row
     if not number:
         raise UserError(f"{file} has no rows: download it again.")
+
+
+def _parsed(file: RowFile) -> Iterator[tuple[int, LongBenchRow]]:
+    return ((number, parse(file, number, line, LongBenchRow)) for number, line in file.lines())

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evals.errors import UserError
 from evals.methods.base import Stop
 from evals.tasks.base import Instance, Output, Task
+from evals.tasks.benchmark_rows import first
 from evals.tasks.common.files import RowFile
 from evals.tasks.common.fitting import explicit_budget
 from evals.tasks.common.stopping import stop_ids
@@ -15,7 +17,7 @@ from evals.tasks.common.view import View
 from evals.tasks.longbench import datasets, metrics, rows
 from evals.tasks.longbench.templates import parts, template
 from evals.tasks.longbench.views import views
-from evals.tasks.official import OfficialSettings, first, naming, stop_at_end
+from evals.tasks.official import OfficialSettings, naming, stop_at_end
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -50,6 +52,10 @@ class LongBench(Task):
 
     def check(self) -> None:
         self._file()
+
+    def files(self) -> Sequence[Path]:
+        found = rows.brought(self.dataset + self.suffix, self.data)
+        return [found.path] if found else []
 
     def _file(self) -> RowFile:
         return rows.locate(self.dataset + self.suffix, self.data)

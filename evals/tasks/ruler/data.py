@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import lzma
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from pydantic import BaseModel
 from evals.errors import UserError
 from evals.tasks.common import rows
 from evals.tasks.common.documents import read_text
+from evals.tasks.common.files import RowFile
 
 ESSAYS = "a folder PaulGrahamEssays of .txt files (github gkamradt/LLMTest_NeedleInAHaystack) or PaulGrahamEssays.json"
 SQUAD = "the SQuAD v2 development set as squad.json or dev-v2.0.json (rajpurkar.github.io/SQuAD-explorer)"
@@ -28,13 +27,18 @@ class Essays(BaseModel):
 
 def essays(data_dir: Path | None) -> list[str]:
     """The words of all essays in the order of their file names. Raises UserError where they are missing or broken."""
-    path = _find(data_dir, ["PaulGrahamEssays.json", "PaulGrahamEssays"], ESSAYS)
+    path = essay_path(data_dir)
     if path.is_file():
-        return rows.validate(load_json(path), Essays, str(path)).text.split()
+        return rows.validate(RowFile(path).json(), Essays, str(path)).text.split()
     files = sorted(path.glob("*.txt"))
     if not files:
         raise UserError(f"{path} holds no .txt files: --data-dir needs {ESSAYS}.")
     return [word for file in files for word in read_text(file).split()]
+
+
+def essay_path(data_dir: Path | None) -> Path:
+    """The file or the folder of the essays. Raises UserError where there is neither."""
+    return _find(data_dir, ["PaulGrahamEssays.json", "PaulGrahamEssays"], ESSAYS)
 
 
 def squad(data_dir: Path | None) -> Path:
@@ -58,13 +62,3 @@ def _find(data_dir: Path | None, names: Sequence[str], what: str) -> Path:
                 if found:
                     return found[0]
     raise UserError(f"There is no {' or '.join(names)} in {data_dir}: --data-dir needs {what}.")
-
-
-def load_json(path: Path) -> object:
-    """The content of a JSON file, plain or .xz. Raises UserError for one that cannot be read."""
-    opener = lzma.open if path.suffix == ".xz" else open
-    try:
-        with opener(path, "rt", encoding="utf-8") as file:
-            return json.load(file)
-    except (ValueError, RecursionError, lzma.LZMAError, EOFError, OSError) as error:
-        raise UserError(f"{path} is not a readable JSON file ({error}): get the original file again.") from error

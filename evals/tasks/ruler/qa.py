@@ -10,8 +10,9 @@ from typing import Annotated, ClassVar
 from pydantic import BaseModel, BeforeValidator, Field, RootModel, model_validator
 
 from evals.errors import UserError
+from evals.tasks.benchmark_rows import PlainVisible
 from evals.tasks.common import rows
-from evals.tasks.ruler.data import load_json
+from evals.tasks.common.files import RowFile
 from evals.tasks.ruler.sample import Family, Sample
 from evals.tasks.ruler.templates import template
 
@@ -74,13 +75,13 @@ class Documents(Family):
 class SquadAnswer(BaseModel):
     """An answer to a question of SQuAD."""
 
-    text: rows.Visible
+    text: PlainVisible
 
 
 class SquadQuestion(BaseModel):
     """A question of SQuAD; those that are impossible have no answers."""
 
-    question: str
+    question: PlainVisible
     answers: list[SquadAnswer]
     is_impossible: bool
 
@@ -118,8 +119,8 @@ def _tuple(value: object) -> object:
 class HotpotRow(BaseModel):
     """A row of HotpotQA. context: title and sentences of each paragraph."""
 
-    question: str
-    answer: rows.Visible
+    question: PlainVisible
+    answer: PlainVisible
     context: Annotated[list[Annotated[tuple[str, list[str]], BeforeValidator(_tuple)]], Field(min_length=1)]
 
 
@@ -129,7 +130,7 @@ class Hotpot(RootModel[list[HotpotRow]]):
 
 def read_squad(path: Path) -> Documents:
     """The answerable questions of a SQuAD v2 file and all its paragraphs. Raises UserError for another file."""
-    articles = rows.validate(load_json(path), Squad, str(path)).data
+    articles = rows.validate(RowFile(path).json(), Squad, str(path)).data
     documents = sorted({p.context for article in articles for p in article.paragraphs})
     place = {text: i for i, text in enumerate(documents)}
     questions = []
@@ -151,7 +152,7 @@ def read_hotpotqa(path: Path) -> Documents:
 
     Raises UserError for another file.
     """
-    asked = rows.validate(load_json(path), Hotpot, str(path)).root
+    asked = rows.validate(RowFile(path).json(), Hotpot, str(path)).root
     titled = [[f"{title}\n{''.join(sentences)}" for title, sentences in row.context] for row in asked]
     documents = sorted({text for texts in titled for text in texts})
     place = {text: i for i, text in enumerate(documents)}

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from evals.errors import UserError
@@ -69,6 +70,18 @@ class Ruler(Task):
             _ = self._documents
         elif self._niah and self._niah.haystack == "essay":
             _ = self._essay
+
+    def files(self) -> Sequence[Path]:
+        if self.subset in QUESTIONS:
+            find = data.squad if self.subset == "qa_1" else data.hotpotqa
+        elif self._niah and self._niah.haystack == "essay":
+            find = data.essay_path
+        else:
+            return []
+        try:
+            return [find(self.data.data_dir)]
+        except UserError:  # `check` says what is missing
+            return []
 
     @property
     def _niah(self) -> Niah | None:

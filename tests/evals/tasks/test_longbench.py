@@ -46,7 +46,9 @@ def row(**fields: Any) -> dict[str, Any]:
 
 
 def lines(*records: dict[str, Any]) -> bytes:
-    return b"".join(json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in records)
+    """JSON Lines; every row gets an _id of its own."""
+    numbered = ({**record, "_id": str(i)} for i, record in enumerate(records))
+    return b"".join(json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in numbered)
 
 
 def task(folder: Path, dataset: str = "hotpotqa", kind: type[LongBench] = LongBench, **settings: Any) -> LongBench:
@@ -239,7 +241,9 @@ def test_a_length_without_room_is_refused(tmp_path: Path) -> None:
 def test_the_chat_template_goes_around_fifteen_sets(tmp_path: Path) -> None:
     wrapped = []
     for dataset in DATASETS:
-        (tmp_path / f"{dataset}.jsonl").write_bytes(lines(row(all_classes=["Ann"])))
+        answer = {"passage_retrieval_en": "Paragraph 1", "passage_retrieval_zh": "段落1", "passage_count": "3"}
+        rows = lines(row(answers=[answer.get(dataset, "Ann")], all_classes=["Ann"]))
+        (tmp_path / f"{dataset}.jsonl").write_bytes(rows)
         (instance,) = instances(task(tmp_path, dataset), chat_template=CHAT)
         shown = text(instance)
         assert instance.meta["chat"] == shown.startswith("<u>") == shown.endswith("</u><a>")

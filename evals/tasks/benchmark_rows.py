@@ -1,0 +1,51 @@
+"""Checks that the rows of several benchmarks share, beside those of their types."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Annotated, TypeVar
+
+from pydantic import AfterValidator
+
+from evals.errors import UserError
+from evals.tasks.common.rows import Visible
+
+Row = TypeVar("Row")
+REPAIR = "fix the row or download the file again"
+
+
+def _plain(text: str) -> str:
+    if "\x00" in text:
+        raise ValueError("it holds a NUL character")
+    return text
+
+
+Plain = Annotated[str, AfterValidator(_plain)]
+"""Text of a question or an answer, maybe empty. Contexts may hold whatever was extracted from a document."""
+PlainVisible = Annotated[Visible, AfterValidator(_plain)]
+"""As `Plain`, with something in it besides white space."""
+
+
+def first(rows: Iterable[Row], limit: int | None) -> Iterator[Row]:
+    """The first `limit` rows, or all of them; no row after them is read."""
+    if limit is None:
+        yield from rows
+        return
+    for _, row in zip(range(limit), rows, strict=False):
+        yield row
+
+
+def distinct(
+    rows: Iterable[tuple[int, Row]], identity: Callable[[Row], str], place: Callable[[int], str]
+) -> Iterator[tuple[int, Row]]:
+    """Numbered rows as they come. identity: the benchmark's own id of a row, empty where it has none.
+
+    Raises UserError for an id that was there before: such a row would count twice.
+    """
+    seen: dict[str, int] = {}
+    for number, row in rows:
+        name = identity(row)
+        if name and name in seen:
+            raise UserError(f"{place(number)} has the _id {name!r} of {place(seen[name])}: delete one of them.")
+        seen[name] = number
+        yield number, row
