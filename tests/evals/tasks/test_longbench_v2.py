@@ -10,6 +10,7 @@ import pytest
 
 from evals.errors import UserError
 from evals.methods.weights import byte_tokenizer
+from evals.records.models import SampleRecord
 from evals.tasks.base import DataSource, Output
 from evals.tasks.common import official_prompts
 from evals.tasks.longbench_v2 import LongBenchV2, parse_answer, template
@@ -61,8 +62,8 @@ def test_scores_by_difficulty_and_length(tmp_path: Path) -> None:
     made = task(tmp_path, row(), row(difficulty="hard", length="long"))
     first, second = made.instances(byte_tokenizer(258), None, None, 0)
     samples = [
-        {"metrics": made.evaluate(first, Output(text="The correct answer is (B)"))},
-        {"metrics": made.evaluate(second, Output(text="B"))},
+        SampleRecord(cell="c", sample=instance.id, metrics=made.evaluate(instance, Output(text=text)))
+        for instance, text in ((first, "The correct answer is (B)"), (second, "B"))
     ]
     assert made.summarize(samples) == {
         "score": 0.5, "score_easy": 1.0, "score_short": 1.0, "score_hard": 0.0, "score_long": 0.0, "unparsed": 0.5
