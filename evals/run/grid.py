@@ -164,12 +164,12 @@ def plan(spec: RunSpec) -> list[Cell]:
     """
     _check_paths(spec)
     classes = {name: registry.task(name.partition(":")[0]) for name in spec.tasks}
-    loaded = [presets.load_preset(name) for name in spec.models]
+    loaded, settings = _presets(spec)
     _check_names([preset.name for preset in loaded])
     methods = {preset.name: registry.method(preset.method) for preset in loaded}
     keys = {preset.name: _model_keys(methods[preset.name], preset) for preset in loaded}
     routed = route(
-        spec.settings,
+        settings,
         {key for task in classes.values() for key in task.settings_model.model_fields},
         {key for declared in keys.values() for key in declared},
     )
@@ -184,6 +184,18 @@ def plan(spec: RunSpec) -> list[Cell]:
         for task in tasks
         for length in _lengths(spec, task.task)
     ]
+
+
+def _presets(spec: RunSpec) -> tuple[list[Preset], Json]:
+    """The presets of the models, and the settings without `method`, which chooses that of folders and repositories."""
+    settings = {key: value for key, value in spec.settings.items() if key not in ("method", "model.method")}
+    method = spec.settings.get("method", spec.settings.get("model.method"))
+    if method is None:
+        return [presets.load_preset(name) for name in spec.models], settings
+    if not any(presets.is_unnamed(name) for name in spec.models):
+        raise UserError("--set method=... is for a folder or hub repository: these presets have their method already.")
+    registry.method(str(method))  # a name that nobody knows is told at once
+    return [presets.load_preset(name, str(method)) for name in spec.models], settings
 
 
 def _lengths(spec: RunSpec, task: BaseTask) -> Sequence[int | None]:

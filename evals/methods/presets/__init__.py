@@ -10,10 +10,10 @@ from pydantic import ValidationError
 from evals.errors import UserError, unknown, unreadable
 from evals.methods.boundary import reason
 from evals.methods.presets.model import Preset, Weights, package_folder
-from evals.methods.presets.unnamed import for_folder_or_hub, is_folder_or_hub
+from evals.methods.presets.unnamed import DEFAULT_METHOD, for_folder_or_hub, is_folder_or_hub
 from sharedllm import plain_yaml
 
-__all__ = ["Preset", "Weights", "for_folder_or_hub", "load_preset", "names", "package_folder"]
+__all__ = ["Preset", "Weights", "for_folder_or_hub", "is_unnamed", "load_preset", "names", "package_folder"]
 
 MAX_BYTES = 1 << 18
 """A preset has a page or two."""
@@ -24,18 +24,24 @@ def names() -> list[str]:
     return sorted(f.name.removesuffix(".yaml") for f in resources.files(__name__).iterdir() if f.name.endswith(".yaml"))
 
 
-def load_preset(name: str) -> Preset:
+def is_unnamed(name: str) -> bool:
+    """Whether a model is given as a folder or hub repository, not as a preset or preset file."""
+    return not name.endswith((".yaml", ".yml")) and name not in names() and is_folder_or_hub(name)
+
+
+def load_preset(name: str, method: str = DEFAULT_METHOD) -> Preset:
     """The preset of that name, the one in the YAML file of that path, or one made for a folder or hub repository.
 
+    method: of a folder or repository; a preset has its own.
     Raises UserError for an unknown name (with the nearest ones), an unreadable file or a field that does not fit.
     """
     if name.endswith((".yaml", ".yml")):
         return _parse(_read(Path(name)), name)
     if name in names():
         return _parse((resources.files(__name__) / f"{name}.yaml").read_text(encoding="utf-8"), name)
-    if is_folder_or_hub(name):
+    if is_unnamed(name):
         try:
-            return for_folder_or_hub(name)
+            return for_folder_or_hub(name, method)
         except ValidationError as error:
             raise _misfit(error, name) from error
     raise unknown("model", name[:100], names(), "--list")
