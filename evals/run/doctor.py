@@ -1,4 +1,4 @@
-"""What `sharedllm-eval doctor` looks at: each check finds one fact, and says what to do where it is not as it should be."""
+"""What `sharedllm-eval doctor` checks: each finding is one fact, with advice where something is wrong."""
 
 from __future__ import annotations
 
