@@ -17,11 +17,12 @@ reports, comparisons = new_app(), new_app()
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Run folders of sharedllm-eval.")],
     output: Annotated[Path | None, typer.Option(help="Write one report of all runs to this folder.")] = None,
-) -> None:
+) -> int:
     """Write the summary, tables, plots and report.html of each run into its folder, or of all runs into --output."""
     from evals import report as reporting
     from evals.records.json import dumps
     from evals.report.load import load, merge
+    from evals.report.safe_text import plain_json, plain_line
 
     loaded = [load(path) for path in runs]
     jobs = [(run, run.path) for run in loaded]
@@ -30,11 +31,12 @@ def report(
     written = []
     for run, folder in jobs:
         for note in run.notes:
-            print(note, file=sys.stderr)
+            print(plain_line(note), file=sys.stderr)
         summary = reporting.write(run, folder)
-        print(f"{folder / 'report.html'}: {len(summary)} cells, {len(run.models)} models")
+        print(f"{plain_line(str(folder / 'report.html'))}: {len(summary)} cells, {len(run.models)} models")
         written.append({"report": str(folder / "report.html"), "cells": len(summary), "notes": run.notes})
-    print(dumps({"runs": [str(path) for path in runs], "reports": written}))
+    print(plain_json(dumps({"runs": [str(path) for path in runs], "reports": written})))
+    return 0
 
 
 @comparisons.command()
@@ -45,28 +47,27 @@ def compare(
         list[str] | None,
         typer.Option(metavar="A[,B]", help="The models to compare, where the runs hold more than two."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the resampling.")] = 0,
-) -> None:
+    seed: Annotated[int, typer.Option(min=0, hidden=True, help="Without effect: nothing is resampled any more.")] = 0,
+) -> int:
     """Is the second model better than the first? Paired differences over the samples that both answered."""
     from evals.records.json import dumps
     from evals.report import compare as comparison
     from evals.report.load import load
+    from evals.report.safe_text import plain_json
+    from evals.report.verdicts import verdicts
     from evals.run.spec import split_list
 
     runs = [load(path) for path in (run_a, run_b) if path is not None]
     pairs = comparison.choose(runs, split_list(model or []))
-    differences, refused = comparison.compare(pairs, seed)
-    print(comparison.verdicts(differences, refused))
-    print(
-        dumps(
-            {
-                "runs": [str(run.path) for run in runs],
-                "differences": [d.as_dict() for d in differences],
-                "refused": [vars(r) for r in refused],
-            }
-        )
-    )
-    raise typer.Exit(1 if refused else 0)
+    differences, refused = comparison.compare(pairs)
+    print(verdicts(differences, refused))
+    found = {
+        "runs": [str(run.path) for run in runs],
+        "differences": [d.as_dict() for d in differences],
+        "refused": [vars(r) for r in refused],
+    }
+    print(plain_json(dumps(found)))
+    return 1 if refused else 0
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,29 +1,25 @@
-"""Is one model better than another, or is it luck? Paired comparison of two models on the samples both
-answered.
-"""
+"""Is one model better than another, or is it chance? Paired comparison on the samples that both answered."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
-
-import numpy as np
 
 from evals.errors import UserError, unknown
 from evals.records.models import CellState, SampleRecord
-from evals.report import stats
 from evals.report.load import Run, task_of
+from evals.report.stats.clusters import cluster_codes, has_finite, metric_table
+from evals.report.stats.interval import LEVEL
+from evals.report.stats.paired import PairedTest, holm, holm_level, paired_scores, paired_statistic
 from evals.tasks.base import BaseTask
 
-LEVEL = 0.05
 SAME_PROMPT = {
-    "template_sha256": "other prompt templates",
-    "cut_tokens": "other truncation",
-    "cut_at": "other truncation",
-    "bos": "another number of BOS tokens",
-    "tokens": "prompts of another number of tokens (another tokenizer?)",
+    "template_sha256": "different prompt templates",
+    "cut_tokens": "different truncation",
+    "cut_at": "different truncation",
+    "bos": "different numbers of BOS tokens",
+    "tokens": "prompts with different numbers of tokens (different tokenizers?)",
 }
 
 
@@ -50,8 +46,9 @@ class Side:
 class Difference:
     """Second model minus first on the samples common to both, for one task at one length.
 
-    n: pairs; groups: their clusters. p: of `test`; p_holm: adjusted for all rows of the comparison. smallest:
-    the true difference that this many samples show with probability 0.8 (before the adjustment).
+    n: pairs; groups: their clusters. low, high: the interval at `confidence`, which leaves out 0 exactly where
+    `p_holm` is at most LEVEL. p: of `test`; p_holm: adjusted for all rows of the comparison. smallest: the true
+    difference that this many samples show with probability 0.8 at LEVEL, before any adjustment.
     """
 
     first_model: str
@@ -67,19 +64,22 @@ class Difference:
     difference: float
     low: float
     high: float
+    confidence: float
     test: str
     p: float
+    p_holm: float
     smallest: float
-    p_holm: float = 1.0
 
     @property
     def verdict(self) -> str:
+        """Which model is better, if the adjusted test shows it."""
         if self.p_holm > LEVEL:
             return "no difference shown"
         better = (self.difference > 0) == self.higher_is_better
         return f"{self.second_model if better else self.first_model} is better"
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
+        """The difference with its verdict, as JSON."""
         return {**asdict(self), "verdict": self.verdict}
 
 
@@ -93,7 +93,7 @@ class Refusal:
 
 
 def choose(runs: Sequence[Run], models: Sequence[str] = ()) -> list[tuple[Side, Side]]:
-    """The pairs to compare: two models of one run, or models of two runs.
+    """The pairs to compare: two models of one run, or the models of two runs.
 
     models: none (the run's only two models; the models that two runs share, or the single one of each), one
     (the same name in both runs) or two (first, second). Raises UserError where that does not name a pair.
@@ -109,51 +109,88 @@ def choose(runs: Sequence[Run], models: Sequence[str] = ()) -> list[tuple[Side, 
         if shared:
             return [(Side(first, m), Side(second, m)) for m in shared]
     elif len(models) == 1:
-        raise UserError("One model of one run has nothing to be compared with: name two, as --model A,B.")
+        raise UserError("One model of one run has nothing to be compared with: name two, --model A,B.")
     names = list(dict.fromkeys([*first.models, *second.models]))
     if len(names) == 2:
         return [(Side(first, names[0]), Side(second, names[1]))]
     raise UserError(f"Name the two models to compare with --model A,B, out of {', '.join(names)}.")
 
 
-def compare(pairs: Sequence[tuple[Side, Side]], seed: int = 0) -> tuple[list[Difference], list[Refusal]]:
+def compare(pairs: Sequence[tuple[Side, Side]]) -> tuple[list[Difference], list[Refusal]]:
     """Every task and length that both sides of a pair measured, Holm-adjusted over all of them.
 
     Raises UserError with the reason where nothing can be compared.
     """
-    found: list[Difference] = []
+    found: list[Found] = []
     refused: list[Refusal] = []
     for first, second in pairs:
-        for result in _pair(first, second, seed):
-            (found if isinstance(result, Difference) else refused).append(result)  # type: ignore[arg-type]
+        for result in _pair(first, second):
+            if isinstance(result, Refusal):
+                refused.append(result)
+            else:
+                found.append(result)
     if not found:
         names = " and ".join(dict.fromkeys(side.model for pair in pairs for side in pair))
         reason = refused[0].reason if refused else "they have no task in common"
         raise UserError(f"{names} cannot be compared: {reason}.")
-    adjusted = stats.holm([d.p for d in found])
-    return [Difference(**{**asdict(d), "p_holm": p}) for d, p in zip(found, adjusted, strict=True)], refused
+    p_values = [f.test.p for f in found]
+    level = holm_level(p_values)
+    return [f.difference(p, level) for f, p in zip(found, holm(p_values), strict=True)], refused
 
 
-def _pair(first: Side, second: Side, seed: int) -> list[Difference | Refusal]:
+@dataclass(frozen=True)
+class Found:
+    """A comparison of two cells before the adjustment for the others. scores: first and second model."""
+
+    models: tuple[str, str]
+    cell: CellState
+    n: int
+    groups: int
+    scores: tuple[float, float]
+    test: PairedTest
+
+    def difference(self, p_holm: float, level: float) -> Difference:
+        """The row, with its interval at confidence 1 - level."""
+        low, high = self.test.limits(level)
+        return Difference(
+            first_model=self.models[0],
+            second_model=self.models[1],
+            task=self.cell.task,
+            length=self.cell.length,
+            metric=self.cell.metric,
+            higher_is_better=self.cell.higher_is_better,
+            n=self.n,
+            groups=self.groups,
+            first=self.scores[0],
+            second=self.scores[1],
+            difference=self.scores[1] - self.scores[0],
+            low=low,
+            high=high,
+            confidence=1 - level,
+            test=self.test.name,
+            p=self.test.p,
+            p_holm=p_holm,
+            smallest=self.test.detectable(),
+        )
+
+
+def _pair(first: Side, second: Side) -> Iterator[Found | Refusal]:
     theirs = second.cells()
     tasks = {task for task, _, _ in theirs}
-    results: list[Difference | Refusal] = []
     for (task, length, settings), cell in first.cells().items():
         if task not in tasks:
             continue
         partner = theirs.get((task, length, settings))
         if partner is None:
             lengths = {known for name, known, _ in theirs if name == task}
-            reason = "other settings of the task" if length in lengths else "measured at other lengths"
-            results.append(Refusal(task, length, reason))
+            reason = "different settings of the task" if length in lengths else "measured at other lengths"
+            yield Refusal(task, length, reason)
             continue
+        ours, other = first.run.cells[cell], second.run.cells[partner]
         rows = _common(first.run.scored(cell), second.run.scored(partner))
-        reason = _obstacle(first.run.cells[cell], second.run.cells[partner], rows)
-        if reason:
-            results.append(Refusal(task, length, reason))
-        else:
-            results.append(_difference(first, second, first.run.cells[cell], rows, seed))
-    return results
+        reason = _obstacle(ours, other, rows)
+        found = None if reason else _found((first.model, second.model), ours, rows)
+        yield found or Refusal(task, length, reason or "no sample has a finite score for both")
 
 
 def _common(first: list[SampleRecord], second: list[SampleRecord]) -> Pairs:
@@ -164,116 +201,38 @@ def _common(first: list[SampleRecord], second: list[SampleRecord]) -> Pairs:
 def _obstacle(first: CellState, second: CellState, rows: Pairs) -> str:
     """Why two cells cannot be compared sample by sample; empty where they can."""
     if first.task_version != second.task_version:
-        return f"other versions of the task ({first.task_version} and {second.task_version})"
+        return f"different versions of the task ({first.task_version} and {second.task_version})"
     if not rows:
         return "no sample that both answered (out of memory, failed or not run)"
     for a, b in rows:
         where = f" (sample {a.sample})"
         if a.prompt != b.prompt:
-            return "other prompts" + where
+            return "different prompts" + where
         if a.reference != b.reference:
-            return "other references" + where
+            return "different references" + where
         for field, reason in SAME_PROMPT.items():
             if a.audit.get(field) != b.audit.get(field):
                 return reason + where
     return ""
 
 
-def _difference(first: Side, second: Side, cell: CellState, rows: Pairs, seed: int) -> Difference:
+def _found(models: tuple[str, str], cell: CellState, rows: Pairs) -> Found | None:
+    """The test of two cells on the pairs that have finite scores; None where there are none."""
     task, metric = task_of(cell), cell.metric
+    by_mean = type(task).summarize is BaseTask.summarize
+    rows = [row for row in rows if all(has_finite(sample, metric if by_mean else None) for sample in row)]
+    if not rows:
+        return None
     before, after = [a for a, _ in rows], [b for _, b in rows]
-    values = [task.summarize(before)[metric], task.summarize(after)[metric]]
-    measure = _of_means if type(task).summarize is BaseTask.summarize else _of_statistic
-    found, test, p, binary = measure(task, metric, before, after, seed)
-    return Difference(
-        first_model=first.model,
-        second_model=second.model,
-        task=cell.task,
-        length=cell.length,
-        metric=metric,
-        higher_is_better=cell.higher_is_better,
-        n=len(rows),
-        groups=stats.cluster_codes(before)[1],
-        first=values[0],
-        second=values[1],
-        difference=values[1] - values[0],
-        low=found.low,
-        high=found.high,
-        test=test,
-        p=p,
-        smallest=stats.smallest_difference(found.se, len(rows), stats.cluster_codes(before)[1], binary),
-    )
-
-
-Measured = tuple[stats.Interval, str, float, bool]
-
-
-def _of_means(
-    task: BaseTask, metric: str, before: list[SampleRecord], after: list[SampleRecord], seed: int
-) -> Measured:
-    """A mean of sample scores: McNemar where they are 0 or 1 and independent, else sign flips of whole
-    clusters.
-    """
-    a, b = (stats.metric_table(side, [metric]) for side in (before, after))
-    codes, clusters = stats.cluster_codes(before)
-    sums, counts = stats.cluster_sums(b - a, codes, clusters)
-    distribution = stats.bootstrap_means(sums, counts, stats.REPLICATES, seed)[:, 0]
-    found = stats.interval(float(np.nanmean(b - a)), distribution, clusters)
-    binary = bool(np.isin(np.stack([a, b]), [0.0, 1.0]).all())
-    if binary and clusters == len(before):
-        return found, "McNemar", stats.mcnemar(a[:, 0], b[:, 0]), binary
-    return found, "sign flips by group", stats.sign_flip(sums[:, 0], seed), binary
-
-
-def _of_statistic(
-    task: BaseTask, metric: str, before: list[SampleRecord], after: list[SampleRecord], seed: int
-) -> Measured:
-    """A metric that only the task can compute (a perplexity): paired pseudo-values of the clusters."""
-    (a, pulls_a), (b, pulls_b) = (stats.influences(side, task.summarize) for side in (before, after))
-    influence = pulls_b[metric] - pulls_a[metric]
-    difference = b[metric] - a[metric]
-    found = stats.linear_interval(difference, influence, seed)
-    return found, "sign flips by group", stats.sign_flip(difference + influence, seed), False
-
-
-def verdicts(found: Sequence[Difference], refused: Sequence[Refusal]) -> str:
-    """The comparison as text: a line a task and length, then what could not be compared."""
-    lines = []
-    for pair in dict.fromkeys((d.first_model, d.second_model) for d in found):
-        mine = [d for d in found if (d.first_model, d.second_model) == pair]
-        lines += [f"{pair[1]} minus {pair[0]}", *_table(mine), ""]
-    lines += [f"Not compared: {_where(r)}: {r.reason}." for r in refused]
-    lines.append(
-        "Intervals: 95 %, bootstrap over clusters. p: two-sided, adjusted by Holm for all lines. Detectable: the "
-        "true difference that this many samples show 4 times in 5 at p < 0.05, before the adjustment."
-    )
-    return "\n".join(lines)
-
-
-def _table(rows: Sequence[Difference]) -> list[str]:
-    head = ["task", "metric", "pairs", "first", "second", "difference", "95 % interval", "p", "test", "detectable"]
-    body = [
-        [
-            _where(d),
-            d.metric,
-            f"{d.n} in {d.groups}",
-            f"{d.first:.4g}",
-            f"{d.second:.4g}",
-            f"{d.difference:+.4g}",
-            "none" if np.isnan(d.low) else f"{d.low:+.3g} to {d.high:+.3g}",
-            f"{d.p_holm:.2g}",
-            d.test,
-            f"{d.smallest:.3g}" if np.isfinite(d.smallest) else "too few groups",
-            d.verdict,
-        ]
-        for d in rows
-    ]
-    widths = [max(map(len, column)) for column in zip([*head, "verdict"], *body, strict=True)]
-    return [
-        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
-        for line in ([*head, "verdict"], *body)
-    ]
-
-
-def _where(row: Difference | Refusal) -> str:
-    return row.task if row.length is None else f"{row.task} {row.length}"
+    codes, groups = cluster_codes(before)
+    scores: tuple[float, float]
+    test: PairedTest
+    if by_mean:
+        first, second = (metric_table(side, [metric])[:, 0] for side in (before, after))
+        scores, test = (float(first.mean()), float(second.mean())), paired_scores(first, second, codes)
+    else:
+        found = paired_statistic(before, after, task.summarize, metric)
+        if found is None:
+            return None
+        scores, test = found[:2], found[2]
+    return Found(models, cell, len(rows), groups, scores, test)

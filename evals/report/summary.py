@@ -8,8 +8,11 @@ from typing import Any
 import pandas as pd
 
 from evals.records.models import CellState, PerfRecord, SampleRecord
-from evals.report import stats
 from evals.report.load import Run, task_of
+from evals.report.stats import Interval
+from evals.report.stats.clusters import cluster_codes, has_finite
+from evals.report.stats.means import mean_intervals
+from evals.report.stats.statistics import statistic_intervals
 from evals.tasks.base import BaseTask
 
 GIB = 1 << 30
@@ -18,26 +21,26 @@ COST = ["ttft_s", "read_s", "query_s", "tpot_ms", "tpot_p95_ms", "peak_gib", "st
 LAST = ["metric", "higher_is_better", "groups", "max_context", "cell"]
 
 
-def summarize(run: Run, seed: int = 0) -> pd.DataFrame:
+def summarize(run: Run) -> pd.DataFrame:
     """One row per cell: FIRST, each metric with `_low` and `_high`, COST, LAST.
 
     status: the cell's state in the run (`ok`, `oom`, `failed`, `pending`); `oom` also if only the cold pass
-    ran out of memory. n: samples with a score. groups: clusters among them.
+    ran out of memory. n: samples whose metrics are all finite; only these count. groups: clusters among them.
     """
-    rows = [_row(run, cell, record, seed) for cell, record in run.cells.items()]
+    rows = [_row(run, cell, record) for cell, record in run.cells.items()]
     found = list(dict.fromkeys(name for row in rows for name in row))
     metrics = [name for name in found if name not in {*FIRST, *COST, *LAST}]
     frame = pd.DataFrame(rows, columns=[*FIRST, *metrics, *COST, *LAST])
     return frame.astype({"length": "Int64", "max_context": "Int64", "n": "Int64", "groups": "Int64"})
 
 
-def cell_intervals(task: BaseTask, samples: list[SampleRecord], seed: int = 0) -> dict[str, stats.Interval]:
+def cell_intervals(task: BaseTask, samples: list[SampleRecord]) -> dict[str, Interval]:
     """Metrics of a cell as its task defines them, with intervals over samples clustered by group."""
     if not samples:
         return {}
     if type(task).summarize is BaseTask.summarize:
-        return stats.mean_intervals(samples, seed)
-    return stats.statistic_intervals(samples, task.summarize, seed)
+        return mean_intervals(samples)
+    return statistic_intervals(samples, task.summarize)
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -64,16 +67,16 @@ def metric_names(frame: pd.DataFrame) -> list[str]:
     return [c for c in frame.columns if f"{c}_low" in frame.columns]
 
 
-def score(row: Any) -> stats.Interval:
+def score(row: Any) -> Interval:
     """The first metric of a summary row with its interval; NaN where the cell has none."""
     name = row["metric"]
     if name not in row or pd.isna(row[name]):
-        return stats.Interval(float("nan"))
-    return stats.Interval(float(row[name]), float(row[f"{name}_low"]), float(row[f"{name}_high"]))
+        return Interval(float("nan"))
+    return Interval(float(row[name]), float(row[f"{name}_low"]), float(row[f"{name}_high"]))
 
 
-def _row(run: Run, cell: str, state: CellState, seed: int) -> dict[str, Any]:
-    samples, perf = run.scored(cell), run.perf.get(cell)
+def _row(run: Run, cell: str, state: CellState) -> dict[str, Any]:
+    samples, perf = [s for s in run.scored(cell) if has_finite(s)], run.perf.get(cell)
     row: dict[str, Any] = {
         "model": state.model,
         "task": state.task,
@@ -81,13 +84,13 @@ def _row(run: Run, cell: str, state: CellState, seed: int) -> dict[str, Any]:
         "status": _status(state, perf),
         "n": len(samples),
     }
-    for name, found in cell_intervals(task_of(state), samples, seed).items():
+    for name, found in cell_intervals(task_of(state), samples).items():
         row |= {name: found.estimate, f"{name}_low": found.low, f"{name}_high": found.high}
     if perf:
         row |= {name: getattr(perf, name) for name in COST if not name.endswith("_gib")}
         row |= {f"{name}_gib": size / GIB for name in ("peak", "state") if (size := getattr(perf, f"{name}_bytes"))}
     row |= {name: getattr(state, name) for name in ("metric", "higher_is_better", "max_context")}
-    return row | {"groups": stats.cluster_codes(samples)[1] if samples else 0, "cell": cell}
+    return row | {"groups": cluster_codes(samples)[1] if samples else 0, "cell": cell}
 
 
 def _status(state: CellState, perf: PerfRecord | None) -> str:

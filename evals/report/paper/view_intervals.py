@@ -1,16 +1,16 @@
-"""Intervals of a benchmark's named averages: the samples of each data set are drawn again, data sets are not."""
+"""Intervals of a benchmark's named averages: over other samples of the same data sets, not over other data sets."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from evals.records.models import SampleRecord
-from evals.report import stats
-from evals.report.stats import Floats, Interval
+from evals.report.stats.clusters import ClusteredMean, cluster_codes, clustered_mean, metric_table
+from evals.report.stats.interval import Floats, Interval
+from evals.report.stats.means import mean_interval, plain, share
 from evals.tasks.common.view import View
 
 Views = Callable[[Mapping[str, float]], Sequence[View]]
@@ -25,29 +25,20 @@ class Scored:
     samples: Sequence[SampleRecord]
 
 
-@dataclass(frozen=True)
-class Spread:
-    """Bootstrap deviations of a mean, shape (replicates,), over so many clusters."""
-
-    deviations: Floats
-    clusters: int
-
-
-def view_intervals(views: Views, found: Mapping[str, Scored], seed: int = 0) -> list[tuple[View, dict[str, Interval]]]:
+def view_intervals(views: Views, found: Mapping[str, Scored]) -> list[tuple[View, dict[str, Interval]]]:
     """Every view with an interval for each of its columns.
 
     views: from scores by data set to {view: {column: weighted mean of some of them}}. The data sets of a benchmark
-    are fixed, so an interval speaks of other samples of the same data sets (a bootstrap stratified by data set,
-    clustered by context within one). None where a data set has a single cluster.
+    are fixed, so an interval covers other samples of the same data sets. None where a data set has a single cluster.
     """
-    spread = {name: _spread(scored, seed + i) for i, (name, scored) in enumerate(found.items())}
+    means = {name: _mean(scored) for name, scored in found.items()}
     shares = {name: _by_id(views({other: float(other == name) for other in found})) for name in found}
     result = []
     for view in views({name: scored.score for name, scored in found.items()}):
         columns = {}
         for column, value in view.columns.items():
             weights = {name: shares[name][view.id][column] for name in found}
-            parts = [(weight, spread[name]) for name, weight in weights.items() if weight]
+            parts = [(weight, *means[name]) for name, weight in weights.items() if weight]
             columns[column] = _interval(value, parts)
         result.append((view, columns))
     return result
@@ -57,24 +48,31 @@ def _by_id(views: Sequence[View]) -> dict[str, Mapping[str, float]]:
     return {view.id: view.columns for view in views}
 
 
-def _spread(scored: Scored, seed: int) -> Spread:
-    codes, clusters = stats.cluster_codes(scored.samples)
-    values = stats.metric_table(scored.samples, [scored.metric])
-    means = stats.bootstrap_means(*stats.cluster_sums(values, codes, clusters), stats.REPLICATES, seed)[:, 0]
-    return Spread(means - values.mean(), clusters)
+def _mean(scored: Scored) -> tuple[Floats, ClusteredMean]:
+    values = metric_table(scored.samples, [scored.metric])[:, 0]
+    return values, clustered_mean(values, cluster_codes(scored.samples)[0])
 
 
-def _interval(value: float, parts: Sequence[tuple[float, Spread]]) -> Interval:
-    """As `stats.interval`, which widens for the clusters of all data sets together; each wants its own widening."""
-    if any(spread.clusters < 2 for _, spread in parts):
+def _interval(value: float, parts: Sequence[tuple[float, Floats, ClusteredMean]]) -> Interval:
+    """A weighted mean of data sets: variances add, degrees of freedom as Welch and Satterthwaite combine them."""
+    means = [mean for _, _, mean in parts]
+    if any(mean.clusters < 2 for mean in means):
         return Interval(value)
-    clusters = 1 + sum(spread.clusters - 1 for _, spread in parts)
-    common = clusters / (clusters - 1)
-    distribution = np.full(stats.REPLICATES, value)
-    for weight, spread in parts:
-        own = spread.clusters / (spread.clusters - 1)
-        distribution += weight * math.sqrt(own / common) * spread.deviations
-    return stats.interval(value, distribution, clusters)
+    if len(parts) == 1 and parts[0][0] == 1:
+        return mean_interval(parts[0][1], means[0])
+    variances = np.array([(weight * _error(values, mean)) ** 2 for weight, values, mean in parts])
+    if not variances.sum() > 0:
+        return Interval(value)
+    df = variances.sum() ** 2 / sum(variances**2 / [mean.df for mean in means])
+    whole = ClusteredMean(value, float(np.sqrt(variances.sum())), float(df), sum(m.clusters for m in means), False)
+    shares = all(np.nanmin(values) >= 0 and np.nanmax(values) <= 1 for _, values, _ in parts)
+    return share(whole) if shares and 0 < value < 1 else plain(whole)
+
+
+def _error(values: Floats, mean: ClusteredMean) -> float:
+    """Standard error of one data set. Where all its samples agree, that of its interval, if it has one."""
+    error = mean.se if mean.se > 0 else mean_interval(values, mean).se
+    return error if error > 0 else 0.0
 
 
 def percent(interval: Interval) -> Interval:

@@ -7,12 +7,14 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 from fixtures.synthetic_run import write_run
 
 from evals.cli.report import main
 from evals.errors import UserError
 from evals.report import compare
 from evals.report.load import load
+from evals.report.verdicts import verdicts
 
 FULL, SHARED, STREAM = "synthetic-full", "synthetic-sharedllm", "synthetic-streamingllm"
 
@@ -66,7 +68,7 @@ def test_a_model_against_itself_shows_nothing(run) -> None:
 
 def test_independent_yes_no_scores_use_mcnemar_clustered_ones_do_not(run, tmp_path) -> None:
     clustered, _ = differences(compare.choose([run], [STREAM, SHARED]))
-    assert clustered["needle", 8192].test == "sign flips by group"
+    assert clustered["needle", 8192].test == "t over groups"
     single = change(write_run(tmp_path, samples=40), lambda r: r.update(group=""))
     independent, _ = differences(compare.choose([single], [STREAM, SHARED]))
     d = independent["needle", 8192]
@@ -76,11 +78,9 @@ def test_independent_yes_no_scores_use_mcnemar_clustered_ones_do_not(run, tmp_pa
             rows[record.model] = {s.sample: s.metrics["exact_match"] for s in single.scored(cell)}
     gains = sum(rows[SHARED][s] > rows[STREAM][s] for s in rows[SHARED])
     losses = sum(rows[SHARED][s] < rows[STREAM][s] for s in rows[SHARED])
-    n = gains + losses
-    expected = min(1.0, 2 * sum(math.comb(n, k) for k in range(min(gains, losses) + 1)) / 2**n)
+    z = (gains - losses) / math.sqrt(gains + losses)
     assert d.test == "McNemar"
-    assert d.p == pytest.approx(expected)
-    assert d.smallest >= 6 / d.n
+    assert d.p == pytest.approx(math.erfc(abs(z) / math.sqrt(2)))
 
 
 def test_holm_covers_all_lines(run) -> None:
@@ -90,12 +90,58 @@ def test_holm_covers_all_lines(run) -> None:
     assert all(d.p_holm >= d.p for d in found.values())
 
 
-def test_too_few_groups_can_show_nothing(tmp_path) -> None:
-    small = load(write_run(tmp_path, samples=6))
-    found, _ = differences(compare.choose([small], [STREAM, SHARED]))
-    assert found["perplexity", 8192].groups == 3
-    assert math.isinf(found["perplexity", 8192].smallest)
-    assert found["perplexity", 8192].verdict == "no difference shown"
+def test_the_interval_leaves_out_zero_exactly_where_a_verdict_is_given(tmp_path) -> None:
+    for samples in (4, 6, 20, 60):
+        small = load(write_run(tmp_path / str(samples), samples=samples))
+        for pair in ([STREAM, SHARED], [FULL, SHARED]):
+            for d in differences(compare.choose([small], pair))[0].values():
+                shown = d.verdict != "no difference shown"
+                assert shown == (d.p_holm <= 0.05) == (not d.low <= 0 <= d.high)
+
+
+def test_one_group_shows_nothing_and_says_why(run, tmp_path) -> None:
+    single = change(write_run(tmp_path, samples=4), lambda r: r.update(group="one document"))
+    found, refused = compare.compare(compare.choose([single], [STREAM, SHARED]))
+    assert all(d.verdict == "no difference shown" and math.isnan(d.low) and math.isinf(d.smallest) for d in found)
+    assert "too few groups" in verdicts(found, refused)
+
+
+def test_identical_scores_are_not_too_few_groups(run) -> None:
+    found, refused = compare.compare(compare.choose([run, run], [SHARED, SHARED]))
+    assert "too few groups" not in verdicts(found, refused)
+    needle = next(d for d in found if d.task == "needle")
+    assert needle.low < 0 < needle.high
+    assert math.isfinite(needle.smallest)
+
+
+def spoil(value):
+    def edit(row) -> None:
+        if row["kind"] == "sample" and row["metrics"]:
+            row["metrics"] = dict.fromkeys(row["metrics"], value)
+
+    return edit
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_score_that_is_not_finite_never_wins(run, tmp_path, value) -> None:
+    broken = change(write_run(tmp_path, samples=40), spoil(value))
+    with pytest.raises(UserError, match="finite"):
+        compare.compare(compare.choose([run, broken], [STREAM, SHARED]))
+
+
+def test_pairs_without_a_finite_score_are_left_out(run, tmp_path) -> None:
+    hit = []
+
+    def edit(row) -> None:
+        if row["kind"] == "sample" and row["sample"] == "longbench:qasper-3":
+            row["metrics"] = {"score": math.nan}
+            hit.append(row)
+
+    broken = change(write_run(tmp_path, samples=40), edit)
+    found, _ = differences(compare.choose([run, broken], [STREAM, SHARED]))
+    assert hit
+    assert found["longbench:qasper", None].n == 39
+    assert all(math.isfinite(d.difference) for d in found.values())
 
 
 def test_the_interval_of_a_mean_difference_is_the_paired_one(run, tmp_path) -> None:
@@ -108,18 +154,19 @@ def test_the_interval_of_a_mean_difference_is_the_paired_one(run, tmp_path) -> N
         for m in (STREAM, SHARED)
     ]
     unpaired = math.sqrt(sum(o.var(ddof=1) / len(o) for o in own)) * math.exp(own[0].mean())
-    assert (d.high - d.low) / 4 < unpaired / 2
+    z = scipy.stats.norm.isf((1 - d.confidence) / 2)
+    assert (d.high - d.low) / (2 * z) < unpaired / 2
 
 
 @pytest.mark.parametrize(
     ("edit", "reason"),
     [
-        (lambda r: r["prompt"].update(head="Another document"), "other prompts"),
-        (lambda r: r["audit"].update(cut_tokens=7), "other truncation"),
-        (lambda r: r["audit"].update(cut_at=3), "other truncation"),
-        (lambda r: r["audit"].update(tokens=5), "another number of tokens"),
-        (lambda r: r["audit"].update(template_sha256="0"), "other prompt templates"),
-        (lambda r: r.update(reference="0"), "other references"),
+        (lambda r: r["prompt"].update(head="Another document"), "different prompts"),
+        (lambda r: r["audit"].update(cut_tokens=7), "different truncation"),
+        (lambda r: r["audit"].update(cut_at=3), "different truncation"),
+        (lambda r: r["audit"].update(tokens=5), "different numbers of tokens"),
+        (lambda r: r["audit"].update(template_sha256="0"), "different prompt templates"),
+        (lambda r: r.update(reference="0"), "different references"),
         (lambda r: r.update(sample="other-" + r["sample"]), "no sample that both answered"),
     ],
 )
@@ -132,9 +179,9 @@ def test_what_differs_is_refused_with_its_reason(run, tmp_path, edit, reason) ->
 @pytest.mark.parametrize(
     ("edit", "reason"),
     [
-        (lambda c: c.update(task_version=2), "other versions of the task"),
+        (lambda c: c.update(task_version=2), "different versions of the task"),
         (lambda c: c.update(length=(c["length"] or 1) + 1), "other lengths"),
-        (lambda c: c.update(settings={**c["settings"], "x": 1}), "other settings"),
+        (lambda c: c.update(settings={**c["settings"], "x": 1}), "different settings"),
         (lambda c: c.update(task="ruler:vt"), "no task in common"),
     ],
 )
