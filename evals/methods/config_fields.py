@@ -23,13 +23,16 @@ COUNTS = {
     "head_dim": 1 << 14,
     "max_position_embeddings": 1 << 31,
     "n_positions": 1 << 31,
+    "original_max_position_embeddings": 1 << 31,
 }
 """Whole numbers above zero, and the largest that is believed."""
 SMALL = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps")
 """Numbers between zero and one."""
 OPTIONAL = ("num_key_value_heads", "head_dim", "max_position_embeddings", "intermediate_size")
 """A null stands for the default of the family."""
-NESTED = ("text_config", "encoder_config")
+POSITIVE = ("rope_theta", "factor")
+"""Numbers above zero."""
+NESTED = ("text_config", "encoder_config", "rope_parameters", "rope_scaling")
 
 
 def check_fields(fields: Mapping[str, object], what: str) -> None:
@@ -42,6 +45,8 @@ def check_fields(fields: Mapping[str, object], what: str) -> None:
             _check_count(name, value, what)
         if name in SMALL and not (isinstance(value, float) and 0 < value < 1):
             raise UserError(f"{what}: {name} is {value!r:.40}, not a number between 0 and 1.")
+        if name in POSITIVE and value is not None and not (isinstance(value, int | float) and value > 0):
+            raise UserError(f"{what}: {name} is {value!r:.40}, not a number above 0.")
         if name in NESTED and value is not None:
             if not isinstance(value, Mapping):
                 raise UserError(f"{what}: {name} is not a mapping of config fields.")

@@ -6,13 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evals.errors import UserError
+from evals.errors import UserError, unknown
 from evals.methods.boundary import AGAIN, reading
 from evals.methods.config_fields import check_fields
 from evals.methods.weights.checkpoint import CONFIG, read_config
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
+
+
+OLD_NAMES = ("rope_theta", "rope_scaling", "torch_dtype")
+"""Fields that transformers reads under new names."""
 
 
 def causal_config(folder: Path) -> PretrainedConfig:
@@ -45,6 +49,16 @@ def shape_config(shape: Mapping[str, Any] | None) -> PretrainedConfig:
         config: PretrainedConfig = AutoConfig.for_model(shape["model_type"], **fields)
     _check_direction(config, "The shape")
     return config
+
+
+def check_known(shape: Mapping[str, object]) -> None:
+    """Raises UserError for a field that the family's config lacks: transformers would keep it and not use it."""
+    from transformers import CONFIG_MAPPING
+
+    config = CONFIG_MAPPING[str(shape["model_type"])]()
+    unused = sorted(name for name in shape if name not in OLD_NAMES and not hasattr(config, name))
+    if unused:
+        raise unknown(f"field of a {shape['model_type']} shape", unused[0], config.to_dict())
 
 
 def check_family(model_type: str, what: str, *, has_code: bool) -> None:

@@ -14,7 +14,7 @@ from evals.methods.presets import Weights
 from evals.methods.tokenizers import has_tokenizer, load_tokenizer
 from evals.methods.weights import peft_adapter
 from evals.methods.weights.checkpoint import is_adapter
-from evals.methods.weights.configs import causal_config, shape_config
+from evals.methods.weights.configs import causal_config, check_known, shape_config
 from evals.methods.weights.keys import LoadingInfo, check_keys
 from evals.methods.weights.random import evaluating, random_model, random_tokenizer
 from evals.methods.weights.sources import resolve
@@ -45,6 +45,7 @@ def load_base(
     overrides = dict(config_overrides or {})
     if runtime.random_weights:
         config = shape_config(shape)
+        check_known(shape or {})
         config.update(overrides)
         model = random_model(config, runtime)
         return model, random_tokenizer(weights, runtime, config.vocab_size)
