@@ -43,9 +43,7 @@ def _tokens(count: int | None) -> str:
 
 
 def _weights(preset: presets.Preset) -> str:
-    """Size and licence, as far as the preset states them."""
-    gated = "gated" if preset.weights.gated else None
-    return ", ".join(filter(None, (preset.weights.size, preset.weights.licence, gated)))
+    return ", ".join(preset.weights.facts)
 
 
 def _show_task(name: str, out: Console) -> None:

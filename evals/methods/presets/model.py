@@ -17,6 +17,7 @@ from evals.methods.config_fields import check_fields
 HUB_NAME = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)
 """`ORG/NAME`, or the name alone of the oldest models."""
 PACKAGE = re.compile(r"[A-Za-z][\w-]*", re.ASCII)
+COMMIT = re.compile(r"[0-9a-f]{40}")
 LONGEST_PATH = 4000
 LONGEST_NAME = 255
 LONGEST_WINDOW = 1 << 31
@@ -78,6 +79,13 @@ class Weights(BaseModel):
     def name(self) -> str:
         """The source without its kind."""
         return self.source if self.kind == "folder" else self.source.partition(":")[2]
+
+    @property
+    def facts(self) -> list[str]:
+        """What a person should know before fetching them: size, licence, gate, and whether they may change."""
+        pinned = self.kind != "hub" or COMMIT.fullmatch(self.revision or "")
+        found = (self.size, self.licence, "gated" if self.gated else None, None if pinned else "no commit pinned")
+        return [fact for fact in found if fact]
 
     def folder(self) -> Path | None:
         """Where a package's folder or a folder lies, whether or not it is there; None for the hub.

@@ -78,8 +78,7 @@ def fetch(weights: Weights, patterns: Sequence[str], *, offline: bool) -> Path:
 
 def missing(weights: Weights) -> UserError:
     """What to tell a person who does not have the weights."""
-    facts = ", ".join(filter(None, [weights.size, weights.licence, "gated" if weights.gated else None]))
-    about = f" ({facts})" if facts else ""
+    about = f" ({', '.join(weights.facts)})" if weights.facts else ""
     if weights.kind != "hub":
         return UserError(f"There are no weights in {weights.source}{about}: name their folder with --checkpoint DIR.")
     name, revision = weights.name, f" --revision {weights.revision}" if weights.revision else ""

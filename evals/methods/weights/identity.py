@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,14 +11,13 @@ from typing import Any
 from evals.hashing import digest_of, digest_of_file, digest_of_tree
 from evals.methods.base import Runtime
 from evals.methods.presets import Weights
+from evals.methods.presets.model import COMMIT
 from evals.methods.tokenizers import TOKENIZER_FILES
 from evals.methods.weights import hub, peft_adapter
 from evals.methods.weights.checkpoint import ADAPTER_CONFIG, CONFIG, adapter_file, is_adapter, read_config, weight_files
 from evals.methods.weights.gguf import CONVERSION
 from evals.methods.weights.random import tokenizer_folder
 from evals.methods.weights.sources import locate, resolve
-
-COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def identity(weights: Weights, runtime: Runtime, shape: Mapping[str, Any] | None) -> str:
