@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from evals.errors import UserError
 from evals.methods.weights import byte_tokenizer
-from evals.records.models import SampleRecord
+from evals.records.models import Answer, SampleRecord
 from evals.tasks.base import DataSource, Instance, Output
 from evals.tasks.common import hub, official_prompts
 from evals.tasks.longbench import templates
@@ -281,7 +281,9 @@ def test_longbench_e_scores_by_stored_length(tmp_path: Path) -> None:
     made = task(tmp_path, kind=LongBenchE)
     answers = ["Ann", "Bob", "Ann", "Ann"]
     samples = [
-        SampleRecord(cell="c", sample=instance.id, metrics=made.evaluate(instance, Output(text=answer)))
+        SampleRecord(
+            cell="c", sample=instance.id, metrics=made.evaluate(instance, Output(text=answer)), output=Answer()
+        )
         for instance, answer in zip(instances(made), answers, strict=True)
     ]
     assert made.summarize(samples) == {"score": 0.75, "score_0-4k": 1.0, "score_4-8k": 0.5, "score_8k+": 1.0}

@@ -10,7 +10,7 @@ import pytest
 
 from evals.errors import UserError
 from evals.methods.weights import byte_tokenizer
-from evals.records.models import SampleRecord
+from evals.records.models import Answer, SampleRecord
 from evals.tasks.base import DataSource, Output
 from evals.tasks.common import official_prompts
 from evals.tasks.longbench_v2 import LongBenchV2, parse_answer, template
@@ -62,7 +62,12 @@ def test_scores_by_difficulty_and_length(tmp_path: Path) -> None:
     made = task(tmp_path, row(), row(difficulty="hard", length="long"))
     first, second = made.instances(byte_tokenizer(258), None, None, 0)
     samples = [
-        SampleRecord(cell="c", sample=instance.id, metrics=made.evaluate(instance, Output(text=text)))
+        SampleRecord(
+            cell="c",
+            sample=instance.id,
+            metrics=made.evaluate(instance, Output(text=text)),
+            output=Answer(text="", tokens=0),
+        )
         for instance, text in ((first, "The correct answer is (B)"), (second, "B"))
     ]
     assert made.summarize(samples) == {
