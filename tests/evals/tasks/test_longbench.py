@@ -282,7 +282,10 @@ def test_longbench_e_scores_by_stored_length(tmp_path: Path) -> None:
     answers = ["Ann", "Bob", "Ann", "Ann"]
     samples = [
         SampleRecord(
-            cell="c", sample=instance.id, metrics=made.evaluate(instance, Output(text=answer)), output=Answer()
+            cell="c",
+            sample=instance.id,
+            metrics=made.evaluate(instance, Output(text=answer)),
+            output=Answer(text=answer, tokens=1),
         )
         for instance, answer in zip(instances(made), answers, strict=True)
     ]
