@@ -56,6 +56,12 @@ class ChatSettings(TaskSettings):
             raise ValueError(f"{taken[0]} is not a variable of the template: leave it out")
         return value
 
+    @field_validator("thinking", mode="before")
+    @classmethod
+    def _yaml(cls, value: object) -> object:
+        """`--set thinking=off` arrives as false: YAML has it so."""
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
     @model_serializer(mode="wrap")
     def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without these two where they are not given: cells recorded before they existed keep their identity."""

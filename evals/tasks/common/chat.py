@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -58,8 +59,8 @@ def turn(
     """How the tokenizer's template writes one user message.
 
     variables: for the template. thinking: whether it is told to think; None: nothing is said.
-    Raises UserError for a missing template, one that does not hold the message as it is, and one that cannot be
-    told what `thinking` asks.
+    Raises UserError for a missing template, one that does not hold the message as it is, and one that does not know
+    the variables or cannot be told what `thinking` asks.
     """
     given = json.dumps(dict(variables or {}), sort_keys=True)
     return _turn(tokenizer, str(tokenizer.chat_template), given, thinking)
@@ -71,6 +72,8 @@ def _turn(tokenizer: PreTrainedTokenizerBase, template: str, given: str, thinkin
     if not tokenizer.chat_template:
         raise UserError("This tokenizer has no chat template: leave chat off.")
     variables: dict[str, object] = json.loads(given)
+    if ignored := [name for name in variables if not re.search(rf"\b{re.escape(name)}\b", template)]:
+        raise UserError(f"The chat template knows no variable `{ignored[0]}`: leave it out of chat_template_kwargs.")
     if thinking is None:
         return _read(tokenizer, variables)
     for name in SWITCHES:

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from evals.errors import UserError
 from evals.methods.weights import byte_tokenizer
+from evals.settings import validate
 from evals.tasks.chat_settings import ChatSettings
 from evals.tasks.common import rendering
 from evals.tasks.common.chat import Turn, end_of_turn, turn
@@ -55,6 +56,8 @@ def test_variables_reach_the_template(tokenizer) -> None:
     template = "{{ effort | default('high') }}:{{ messages[0]['content'] }}"
     assert of(tokenizer, template).before == "high:"
     assert of(tokenizer, template, variables={"effort": "low"}).before == "low:"
+    with pytest.raises(UserError, match="knows no variable `efort`"):
+        of(tokenizer, template, variables={"efort": "low"})
 
 
 def test_thinking_is_switched_where_the_template_knows_it(tokenizer) -> None:
@@ -157,3 +160,14 @@ def test_settings_reach_the_prompt(tokenizer) -> None:
 def test_settings_that_are_not_given_leave_the_identity_of_old_cells_alone() -> None:
     assert ChatSettings().model_dump(mode="json") == {}
     assert ChatSettings(thinking="off").model_dump(mode="json") == {"thinking": "off"}
+
+
+@pytest.mark.parametrize(("written", "meant"), [("off", "off"), (False, "off"), (True, "on"), ("strip", "strip")])
+def test_yaml_s_words_for_true_and_false_are_settings(written, meant) -> None:
+    assert ChatSettings(thinking=written).thinking == meant
+
+
+@pytest.mark.parametrize("name", ["tokenize", "chat_template", "messages"])
+def test_names_of_the_call_are_no_variables_of_a_template(name) -> None:
+    with pytest.raises(UserError, match=f"{name} is not a variable of the template"):
+        validate(ChatSettings, {"chat_template_kwargs": {name: 1}}, "needle")
