@@ -15,10 +15,12 @@ from evals.records.json import Json
 from evals.records.models import CellState
 from evals.records.store import RunStore, StoreError
 from evals.run.answering import Spent
+from evals.run.difference import first_difference
 from evals.run.dry_run import planned
 from evals.run.engine import Engine
 from evals.run.environment import environment
-from evals.run.grid import Cell, check, digest, plan
+from evals.run.grid import Cell, check, check_unique, plan
+from evals.run.identity import SCHEMA, digest
 from evals.run.progress import Progress
 from evals.run.spec import RunSpec
 
@@ -53,15 +55,17 @@ def execute(spec: RunSpec, output: Path | None, command: Sequence[str], out: Con
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # there is one bar: that of the run
     cells = plan(spec)
     check(cells)
+    check_unique(cells)
     planned_s = time.perf_counter() - begin
     key = digest({"cells": sorted(cell.id for cell in cells), "device": spec.device})
     folder = output or RUNS / key[:12]
-    header = {
+    header: Json = {
         "command": list(command),
         "spec": spec.model_dump(mode="json"),
         "environment": environment(spec.device),
+        "identity_schema": SCHEMA,
     }
-    with RunStore(folder, key, header) as store:
+    with RunStore(folder, key, header, lambda recorded: first_difference(recorded, header["spec"], cells)) as store:
         with Progress(cells, err) as progress:
             progress.log(f"{len(cells)} cells into {folder} on {spec.device}, {spec.dtype}, {_kernel(spec)}")
             engine = Engine(store, spec, progress, Spent(load_s=planned_s))

@@ -101,7 +101,7 @@ class CellState(Record):
     """A cell in `run.json`: what it is, and how far it has come.
 
     limit: of the last complete pass, None for all samples. traceback: of a bug; bad_input: a person's mistake.
-    max_context: the model's window in tokens.
+    max_context: the model's window in tokens. data: hash of the task's data files below `--data-dir`.
     """
 
     model: str
@@ -112,6 +112,7 @@ class CellState(Record):
     metric: str
     higher_is_better: bool
     max_context: int | None = None
+    data: str | None = None
     status: Status = "pending"
     error: str | None = None
     limit: int | None = None
@@ -128,12 +129,13 @@ class ModelEntry(Record):
     """A model in `run.json`.
 
     fairness: what the method was allowed to use (runs recorded before 0.1.0 call it `budget`). identity: hash of
-    all that decides what the model computes.
+    all that decides what the model computes; identity_parts: what was hashed (absent in earlier runs).
     """
 
     preset: Json
     fairness: Json = Field(default_factory=dict, validation_alias=AliasChoices("fairness", "budget"))
     identity: str | None = None
+    identity_parts: Json | None = None
 
     @property
     def method(self) -> str:
@@ -161,11 +163,15 @@ class Resumed(Record):
 
 
 class RunMeta(Record):
-    """`run.json`. key: hash of what is run. merged: the runs that a merged report was made of."""
+    """`run.json`.
+
+    key: hash of what is run. identity_schema: of the cells' ids. merged: the runs that a merged report was made of.
+    """
 
     format: Literal[1] = 1
     created: Annotated[str, AfterValidator(_time)]
     key: str = ""
+    identity_schema: int = 1
     command: list[str] = Field(default_factory=list)
     spec: Json = Field(default_factory=dict)
     environment: Json = Field(default_factory=dict)

@@ -38,11 +38,14 @@ class RunStore:
     damaged records were set aside when the folder was opened.
     """
 
-    def __init__(self, folder: Path, key: str, header: Json) -> None:
+    def __init__(
+        self, folder: Path, key: str, header: Json, difference: Callable[[RunMeta], str] = lambda _: "another run"
+    ) -> None:
         """Create the run, or take up the one in `folder`.
 
         key: hash of what is run: a folder made with another key is refused. header: fields of `run.json`
-        (command, spec, environment); a resumed run keeps those of its first start and notes the new ones.
+        (command, spec, environment, identity_schema); a resumed run keeps those of its first start and notes the new
+        ones. difference: in what a recorded run differs from this one, for the message.
         """
         self.folder = folder
         self.samples: dict[str, set[str]] = {}
@@ -50,7 +53,7 @@ class RunStore:
         self.healed = 0
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            resumed = self._resumable(key)
+            resumed = self._resumable(key, difference)
             self._lock = self._locked()
         except (FileExistsError, NotADirectoryError) as error:
             raise StoreError(f"{folder} is not a folder: choose another --output.") from error
@@ -116,14 +119,13 @@ class RunStore:
         meta.resumed.append(Resumed(at=now, **header))
         return meta
 
-    def _resumable(self, key: str) -> bool:
+    def _resumable(self, key: str, difference: Callable[[RunMeta], str]) -> bool:
         """Whether the folder holds this very run; False where it is empty."""
         if (self.folder / RUN_FILE).exists():
-            if read_run(self.folder).key != key:
-                raise StoreError(
-                    f"{self.folder} holds another run (other tasks, models, lengths, settings or data): "
-                    "choose another --output."
-                )
+            recorded = read_run(self.folder)
+            if recorded.key != key:
+                found = difference(recorded)
+                raise StoreError(f"{self.folder} holds another run ({found}): choose another --output.")
             return True
         if any(not path.name.startswith(".") and path.name != SAMPLES_FILE for path in self.folder.iterdir()):
             raise StoreError(f"{self.folder} is not empty and holds no run: choose another --output.")

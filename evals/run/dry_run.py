@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from evals.errors import UserError
 from evals.methods import weights
-from evals.run.grid import Cell, ModelChoice
+from evals.run.grid import Cell
+from evals.run.identity import ModelChoice
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 

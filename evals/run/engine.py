@@ -24,7 +24,8 @@ from evals.records.json import Json
 from evals.records.models import ModelEntry, PerfRecord, Status
 from evals.records.store import RunStore, StoreError
 from evals.run.answering import Answering, Spent
-from evals.run.grid import Cell, ModelChoice, digest
+from evals.run.grid import Cell
+from evals.run.identity import ModelChoice, digest
 from evals.run.instances import Instances
 from evals.run.isolated import Loaded, Result, measure_isolated
 from evals.run.progress import Progress
@@ -197,6 +198,7 @@ class Engine:
             preset=choice.preset.model_dump(mode="json"),
             fairness={**fairness, "kernel order": list(order)} if order else fairness,
             identity=digest(choice.identity),
+            identity_parts=choice.identity,
         )
         self.store.save()
 

@@ -6,90 +6,21 @@ on with the same cell.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 from evals import registry
-from evals.errors import UserError, unknown, unreadable
-from evals.methods import presets, weights
-from evals.methods.base import LongContextModel, Runtime
+from evals.errors import UserError, unknown
+from evals.methods import presets
+from evals.methods.base import LongContextModel
 from evals.methods.presets import Preset
-from evals.records.json import Json
 from evals.records.models import CellState
+from evals.run.identity import SCHEMA, ModelChoice, TaskChoice, cell_id
 from evals.run.spec import RunSpec
 from evals.settings import for_keys, route, validate
-from evals.tasks.base import BaseTask, TaskSettings
+from evals.tasks.base import BaseTask
 from evals.tasks.common.source import DataSource
-
-SCHEMA = 1
-"""Changes when the meaning of a cell's identity changes."""
-BLOCK = 1 << 16
-
-
-@dataclass(frozen=True)
-class ModelChoice:
-    """A preset with its final settings, the class of its method and where it runs."""
-
-    preset: Preset
-    method: type[LongContextModel]
-    runtime: Runtime
-
-    @property
-    def name(self) -> str:
-        return self.preset.name
-
-    @cached_property
-    def identity(self) -> Json:
-        """All that decides what the loaded model computes. The device does not: cells may move."""
-        settings = self.preset.settings
-        if self.method.settings_model:  # so that a default, written out or not, is the same
-            settings = validate(self.method.settings_model, settings, self.name).model_dump(mode="json")
-        return {
-            "method": self.preset.method,
-            "settings": settings,
-            "weights": self._weights(),
-            "dtype": self.runtime.dtype,
-            "attn": " ".join((self.runtime.attn, *self.runtime.kernel_order)),
-        }
-
-    def _weights(self) -> Json:
-        """What the parameters are: of the base, and of what was trained on top of it."""
-        preset, runtime = self.preset, self.runtime
-        found: Json = {}
-        if runtime.checkpoint:
-            found["base"] = preset.weights.source
-            found["checkpoint"] = fingerprint(Path(runtime.checkpoint))
-        else:
-            found["base"] = weights.identity(preset.weights, runtime, preset.shape)
-        if preset.adapter:
-            folder = preset.adapter.folder()
-            found["adapter"] = [preset.adapter.source, preset.adapter.revision]
-            found["adapter_files"] = fingerprint(folder) if folder and folder.exists() else None
-        return found
-
-    def check(self) -> None:
-        """Fetch hub weights, convert embedded ones. Raises UserError where they are missing."""
-        if self.runtime.random_weights:
-            if not self.preset.shape:
-                raise UserError(f"--random-weights: the preset {self.name} has no `shape`; choose another model.")
-        else:
-            if self.runtime.checkpoint is None or self.preset.adapter:
-                weights.resolve(self.preset.weights, replace(self.runtime, checkpoint=None))
-            if self.preset.adapter:
-                self.preset.adapter_folder(self.runtime.checkpoint)
-
-
-@dataclass(frozen=True)
-class TaskChoice:
-    """A task (one subset of it) with its settings. name is `task` or `task:subset`."""
-
-    name: str
-    task: BaseTask
-    identity: Json
 
 
 @dataclass(frozen=True)
@@ -101,19 +32,10 @@ class Cell:
     length: int | None
     seed: int
 
-    @property
-    def identity(self) -> Json:
-        return {
-            "schema": SCHEMA,
-            "model": self.model.identity,
-            "task": self.task.identity,
-            "length": self.length,
-            "seed": self.seed,
-        }
-
     @cached_property
     def id(self) -> str:
-        return digest(self.identity)[:16]
+        """Hash of all that decides the samples. Reads data and weights: after `check`."""
+        return cell_id(SCHEMA, self.model.identity, self.task.identity, self.length, self.seed)
 
     def state(self) -> CellState:
         """The cell as `run.json` lists it before it has run."""
@@ -122,39 +44,13 @@ class Cell:
             model=self.model.name,
             task=self.task.name,
             length=self.length,
-            settings=self.task.identity["settings"],
+            settings=task.settings.model_dump(mode="json"),
             task_version=task.version,
             metric=task.metric,
             higher_is_better=task.higher_is_better,
             max_context=self.model.preset.max_context,
+            data=self.task.data,
         )
-
-
-def digest(value: object) -> str:
-    """sha256 of the canonical JSON of a value: sorted keys, no white space, no NaN."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def fingerprint(path: Path) -> str:
-    """Hash of a file or of all files in a folder: names, sizes and sixteen blocks spread over each.
-
-    Raises UserError for a file that cannot be read.
-    """
-    parts = []
-    try:
-        files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-        for file in files:
-            size = file.stat().st_size
-            content = hashlib.sha256()
-            with file.open("rb") as stream:
-                for i in range(16):
-                    stream.seek(max(size - BLOCK, 0) * i // 15)
-                    content.update(stream.read(BLOCK))
-            parts.append([file.relative_to(path).as_posix(), size, content.hexdigest()])
-    except OSError as error:
-        raise unreadable(error.filename or path, error) from error
-    return digest(parts)
 
 
 def plan(spec: RunSpec) -> list[Cell]:
@@ -199,7 +95,8 @@ def _presets(spec: RunSpec) -> tuple[list[Preset], Json]:
 
 
 def _lengths(spec: RunSpec, task: BaseTask) -> Sequence[int | None]:
-    return spec.lengths or task.lengths or [None]
+    lengths = spec.lengths or task.lengths
+    return list(dict.fromkeys(lengths)) if lengths else [None]
 
 
 def check(cells: Sequence[Cell]) -> None:
@@ -214,6 +111,17 @@ def check(cells: Sequence[Cell]) -> None:
             problems.append(str(error))
     if problems:
         raise UserError("\n".join(dict.fromkeys(problems)))
+
+
+def check_unique(cells: Sequence[Cell]) -> None:
+    """Raises UserError where two models of a run are the same: their records could not be told apart."""
+    known: dict[str, Cell] = {}
+    for cell in cells:
+        other = known.setdefault(cell.id, cell)
+        if other is not cell:
+            raise UserError(
+                f"The models {other.model.name} and {cell.model.name} have equal settings and weights: leave one out."
+            )
 
 
 def _check_names(names: Sequence[str]) -> None:
@@ -231,25 +139,14 @@ def _check_paths(spec: RunSpec) -> None:
 
 
 def _tasks(name: str, cls: type[BaseTask], settings: Mapping[str, object], spec: RunSpec) -> list[TaskChoice]:
-    """One choice a subset; a bare name stands for all of them."""
+    """One choice per subset; a bare name stands for all of them."""
     base, _, subset = name.partition(":")
     if subset and subset not in cls.subsets:
         raise unknown(f"subset of {base}", subset, cls.subsets, f"--list --task {base}")
     subsets: list[str | None] = [subset] if subset else [*cls.subsets] or [None]
     chosen = validate(cls.settings_model, for_keys(settings, cls.settings_model.model_fields), base)
-    return [_task(base, cls, s, chosen, spec) for s in subsets]
-
-
-def _task(base: str, cls: type[BaseTask], subset: str | None, settings: TaskSettings, spec: RunSpec) -> TaskChoice:
     source = DataSource(data_dir=spec.data_dir, offline=spec.offline)
-    identity = {
-        "name": base,
-        "subset": subset,
-        "version": cls.version,
-        "settings": settings.model_dump(mode="json"),
-        "data": fingerprint(spec.data_dir) if spec.data_dir else None,
-    }
-    return TaskChoice(f"{base}:{subset}" if subset else base, cls(subset, settings, source), identity)
+    return [TaskChoice(f"{base}:{s}" if s else base, cls(s, chosen, source)) for s in subsets]
 
 
 def _model_keys(method: type[LongContextModel], preset: Preset) -> set[str]:

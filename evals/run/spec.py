@@ -18,12 +18,16 @@ UNITS = {"": 1, "k": 1024, "m": 1024 * 1024}
 
 
 class Device(StrEnum):
+    """Values of --device."""
+
     auto = "auto"
     cpu = "cpu"
     cuda = "cuda"
 
 
 class DType(StrEnum):
+    """Values of --dtype."""
+
     auto = "auto"
     float32 = "float32"
     bfloat16 = "bfloat16"
@@ -31,6 +35,8 @@ class DType(StrEnum):
 
 
 class Attention(StrEnum):
+    """Values of --attn."""
+
     auto = "auto"
     sdpa = "sdpa"
     flash_attention_2 = "flash_attention_2"

@@ -32,7 +32,8 @@ from evals.methods.base import Runtime
 from evals.methods.presets import Preset, Weights
 from evals.methods.weights import byte_tokenizer
 from evals.records.models import Measurement
-from evals.run.grid import Cell, ModelChoice, TaskChoice
+from evals.run.grid import Cell
+from evals.run.identity import ModelChoice, TaskChoice
 from evals.run.isolated import Loaded, Result, measure_isolated
 from evals.tasks.common.source import DataSource
 
@@ -157,7 +158,7 @@ class Telltale(Efficiency):
 
 def cells(lengths: list[int], **settings: Any) -> list[Cell]:
     choice = ModelChoice(toy_preset(**settings), registry.method("toy"), Runtime(random_weights=True))
-    task = TaskChoice("efficiency", Telltale(None, EfficiencySettings(), DataSource()), {"settings": {}})
+    task = TaskChoice("efficiency", Telltale(None, EfficiencySettings(), DataSource()))
     return [Cell(choice, task, length, 0) for length in lengths]
 
 

@@ -180,9 +180,23 @@ def test_another_run_is_refused_and_nothing_is_touched(toy: Callable[..., Any], 
     before = (tmp_path / "run" / "samples.jsonl").read_bytes()
     result = toy("--seed", 1)
     assert result.code == 2
-    assert "another run" in result.err
+    assert "another run (--seed was 0, now it is 1)" in result.err
     assert len(result.err.splitlines()) == 1
     assert (tmp_path / "run" / "samples.jsonl").read_bytes() == before
+
+
+def test_corrected_data_are_another_run_and_the_message_says_so(toy: Callable[..., Any], tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "rows.jsonl").write_text("Parma", encoding="utf-8")
+    assert toy("--data-dir", data).code == 0
+    (data / "run").mkdir()
+    (data / "run" / "run.json").write_text("{}", encoding="utf-8")
+    assert toy("--data-dir", data).code == 0
+    (data / "rows.jsonl").write_text("Paris", encoding="utf-8")
+    result = toy("--data-dir", data)
+    assert result.code == 2
+    assert "another run (the data files of sum changed)" in result.err
 
 
 def test_the_default_folder_depends_on_what_is_run_only(

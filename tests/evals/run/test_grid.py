@@ -13,7 +13,8 @@ from standins import SHAPE, write_preset
 
 from evals.errors import UserError
 from evals.methods import presets
-from evals.run.grid import digest, fingerprint, plan
+from evals.run.grid import check_unique, plan
+from evals.run.identity import digest, digest_of_files
 from evals.run.spec import RunSpec, parse_length, parse_settings, split_list
 from evals.settings import route
 
@@ -105,13 +106,40 @@ def test_an_adapter_trained_further_gives_another_id(tmp_path: Path) -> None:
     assert len(ids) == 2
 
 
-def test_fingerprint_sees_a_change_in_the_middle(tmp_path: Path) -> None:
-    (tmp_path / "weights").write_bytes(bytes(1 << 19))
-    before = fingerprint(tmp_path)
-    changed = bytearray(1 << 19)
-    changed[1 << 18] = 1
-    (tmp_path / "weights").write_bytes(changed)
-    assert fingerprint(tmp_path) != before
+def test_every_byte_of_a_file_counts(tmp_path: Path) -> None:
+    content = bytearray(3 << 20)
+    found = set()
+    for place in (None, 0, 1 << 20, (1 << 20) + 77, len(content) - 1):
+        if place is not None:
+            content[place] ^= 1
+        (tmp_path / "rows.jsonl").write_bytes(content)
+        found.add(digest_of_files(tmp_path, [tmp_path]))
+    assert len(found) == 5
+
+
+def test_what_is_not_read_does_not_count(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("one", encoding="utf-8")
+    before = digest_of_files(tmp_path, [tmp_path])
+    for name in ("run/run.json", "run/samples.jsonl", ".DS_Store", ".cache/x", "README.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}", encoding="utf-8")
+    assert digest_of_files(tmp_path, [tmp_path]) == before
+    (tmp_path / "rows.jsonl").rename(tmp_path / "other.jsonl")
+    assert digest_of_files(tmp_path, [tmp_path]) != before
+
+
+@pytest.mark.usefixtures("standins")
+def test_two_names_of_one_model_are_refused(tmp_path: Path) -> None:
+    models = [str(write_preset(tmp_path, name)) for name in ("a", "b")]
+    cells = plan(RunSpec(tasks=["sum"], models=models, lengths=[64], random_weights=True))
+    with pytest.raises(UserError, match="The models a and b have equal settings and weights"):
+        check_unique(cells)
+
+
+@pytest.mark.usefixtures("standins")
+def test_a_length_named_twice_is_one_cell(tmp_path: Path) -> None:
+    spec = RunSpec(tasks=["sum"], models=[str(write_preset(tmp_path, "a"))], lengths=[64, 64], random_weights=True)
+    assert len(plan(spec)) == 1
 
 
 def test_an_unreadable_file_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +149,7 @@ def test_an_unreadable_file_is_one_sentence(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "rows.jsonl").write_text("one", encoding="utf-8")
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(UserError, match=r"rows\.jsonl cannot be read \(Permission denied\): make it readable"):
-        fingerprint(tmp_path)
+        digest_of_files(tmp_path, [tmp_path])
 
 
 @pytest.mark.parametrize(

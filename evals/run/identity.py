@@ -1,0 +1,145 @@
+"""What decides the samples of a cell: the parts that its id is a hash of.
+
+Every byte of the files that a method or task reads counts, and nothing else in their folders does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from evals.errors import UserError
+from evals.hashing import digest_of_tree
+from evals.methods import weights
+from evals.methods.base import LongContextModel, Runtime
+from evals.methods.presets import Preset
+from evals.records.json import Json
+from evals.records.read import RUN_FILE
+from evals.settings import validate
+from evals.tasks.base import BaseTask
+
+SCHEMA = 2
+"""Changes when the meaning of a cell's identity changes.
+
+1: blocks of all files in the data folder and in a checkpoint. 2: every byte of the files that are read.
+"""
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """A preset with its final settings, the class of its method and where it runs."""
+
+    preset: Preset
+    method: type[LongContextModel]
+    runtime: Runtime
+
+    @property
+    def name(self) -> str:
+        """Name of the model in every table."""
+        return self.preset.name
+
+    @cached_property
+    def identity(self) -> Json:
+        """All that decides what the loaded model computes. The device does not: cells may move."""
+        settings = self.preset.settings
+        if self.method.settings_model:  # so that a default, written out or not, is the same
+            settings = validate(self.method.settings_model, settings, self.name).model_dump(mode="json")
+        return {
+            "method": self.preset.method,
+            "settings": settings,
+            "weights": self._weights(),
+            "dtype": self.runtime.dtype,
+            "attn": " ".join((self.runtime.attn, *self.runtime.kernel_order)),
+        }
+
+    def _weights(self) -> Json:
+        """What the parameters are: of the base, and of what was trained on top of it.
+
+        `--checkpoint` names the base's weights, or the adapter where the preset has one.
+        """
+        preset, runtime = self.preset, self.runtime
+        if preset.adapter is None:
+            return {"base": weights.identity(preset.weights, runtime, preset.shape)}
+        folder = Path(runtime.checkpoint) if runtime.checkpoint else preset.adapter.folder()
+        here = folder is not None and folder.is_dir()
+        return {
+            "base": weights.identity(preset.weights, replace(runtime, checkpoint=None), preset.shape),
+            "adapter": None if runtime.checkpoint else [preset.adapter.source, preset.adapter.revision],
+            "adapter_files": digest_of_files(folder, [folder]) if folder is not None and here else None,
+        }
+
+    def check(self) -> None:
+        """Fetch hub weights, convert embedded ones. Raises UserError where they are missing."""
+        if self.runtime.random_weights:
+            if not self.preset.shape:
+                raise UserError(f"--random-weights: the preset {self.name} has no `shape`; choose another model.")
+        else:
+            if self.runtime.checkpoint is None or self.preset.adapter:
+                weights.resolve(self.preset.weights, replace(self.runtime, checkpoint=None))
+            if self.preset.adapter:
+                self.preset.adapter_folder(self.runtime.checkpoint)
+
+
+@dataclass(frozen=True)
+class TaskChoice:
+    """A task (one subset of it) with its settings. name is `task` or `task:subset`."""
+
+    name: str
+    task: BaseTask
+
+    @cached_property
+    def data(self) -> str | None:
+        """Hash of the data files that the task reads below `--data-dir`; None without one."""
+        folder = self.task.data.data_dir
+        return digest_of_files(folder, self.task.files()) if folder else None
+
+    @cached_property
+    def identity(self) -> Json:
+        """All that decides what is asked and how it is scored."""
+        base, _, subset = self.name.partition(":")
+        return {
+            "name": base,
+            "subset": subset or None,
+            "version": self.task.version,
+            "settings": self.task.settings.model_dump(mode="json"),
+            "data": self.data,
+        }
+
+
+def cell_id(schema: int, model: Json, task: Json, length: int | None, seed: int) -> str:
+    """The id of a cell. schema: of the identities, since runs of an earlier one keep theirs."""
+    return digest({"schema": schema, "model": model, "task": task, "length": length, "seed": seed})[:16]
+
+
+def digest(value: object) -> str:
+    """sha256 of the canonical JSON of a value: sorted keys, no white space, no NaN."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def digest_of_files(root: Path, paths: Sequence[Path]) -> str:
+    """Hash of names and bytes of files at or below `root`; a folder stands for the files in it.
+
+    Hidden files and folders, Markdown, and folders that hold a run are left out. Raises UserError for a file that
+    cannot be read.
+    """
+    files = sorted({file for path in paths for file in _files(path)})
+    return digest_of_tree(root if root.is_dir() else root.parent, files)
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if path.is_file():
+        yield path
+        return
+    for folder, folders, names in os.walk(path):
+        if RUN_FILE in names:
+            folders.clear()
+            continue
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        files = (Path(folder, name) for name in names if not name.startswith(".") and not name.endswith(".md"))
+        yield from (file for file in files if file.is_file())
