@@ -1,4 +1,4 @@
-"""Checks that the rows of several benchmarks share, beside those of their types."""
+"""Checks of rows that several benchmarks share, in addition to those of the types."""
 
 from __future__ import annotations
 

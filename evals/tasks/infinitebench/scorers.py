@@ -1,7 +1,7 @@
 """InfiniteBench's scores of one prediction, in 0..1, in both generations of the official scorer.
 
-"2024-06" is compute_scores.py as it stood in June 2024 (github OpenBMB/InfiniteBench 88b3daa), behind the
-numbers of the paper and of most early users. "2024-08" is the version since August 2024 (pull request 22):
+"2024-06" is compute_scores.py as it stood in June 2024 (github OpenBMB/InfiniteBench 88b3daa), which gave
+the numbers of the paper and of most early users. "2024-08" is the version since August 2024 (pull request 22):
 multiple choice and code_debug first look at the last stand-alone letter, dialogue accepts any label as a
 substring. The other nine tasks are the same in both. Odd rules are kept: they are part of published numbers.
 """

@@ -138,7 +138,7 @@ def _text(node: ast.expr) -> str:
 
 
 def fields(task: str, row_input: str, options: Sequence[str]) -> dict[str, str]:
-    """What fills the slots beside {context}, as the official create_prompt has it.
+    """What fills the slots other than {context}, as in the official create_prompt.
 
     Raises UserError where the input does not name what the template asks for.
     """

@@ -56,7 +56,7 @@ class Parts(NamedTuple):
 
 
 def parts(dataset: str, context: str, question: str) -> Parts:
-    """A filled prompt, taken apart.
+    """A filled prompt in its parts.
 
     The instruction stands before the context; what follows it is the query. The question is what fills {input},
     or the whole query where a template asks without one (summaries, passage_count). Few-shot sets: the examples

@@ -118,11 +118,12 @@ class Ruler(Task):
         builder = self.settings.builder(tokenizer)
         thinking = self.settings.reading(builder, self.settings.chat)
 
-        def build(sample: Sample) -> Prompt:
+        def build(sample: Sample, budget: int | None = None) -> Prompt:
             return builder.build(
                 sample.before,
                 sample.context,
                 sample.lead + sample.question,
+                budget=budget,
                 question=sample.question,
                 answer=sample.answer_prefix,
                 chat=self.settings.chat,
@@ -147,18 +148,20 @@ class Ruler(Task):
 
 
 def fitted(
-    family: Family, build: Callable[[Sample], Prompt], key: str, length: int, count: int
+    family: Family, build: Callable[[Sample, int | None], Prompt], key: str, length: int, count: int
 ) -> Iterator[tuple[Sample, Prompt]]:
-    """`count` samples with their prompts, each of at most `length` ids with the answer budget.
+    """`count` samples with their prompts, each of no more than `length` ids with the answer budget.
 
-    The size of the haystack is found with sample 0 and shrunk for those others that it does not fit, as in the
-    official code. key: what the random numbers depend on, besides the index.
-    Raises UserError for a length that cannot hold the task.
+    The size of the haystack is found with sample 0 and shrunk for other samples where it does not fit, as in the
+    official code. That code never ends at a sample whose smallest haystack is too long (ten paragraphs of HotpotQA
+    at 2K): here its context loses its middle, and its audit counts the tokens. build: makes the prompt of a sample,
+    cut to a budget if there is one. key: what the random numbers depend on, besides the index.
+    Raises UserError for a length that cannot hold sample 0.
     """
 
     def draw(index: int, size: int) -> tuple[Sample, Prompt]:
         sample = family.sample(random.Random(f"{key}:{index}"), size, index)
-        return sample, build(sample)
+        return sample, build(sample, None)
 
     def tokens(size: int) -> int:
         return len(draw(0, size)[1]) + family.new_tokens
@@ -171,7 +174,10 @@ def fitted(
                 yield sample, prompt
                 break
         else:
-            raise UserError(f"A length of {length} tokens cannot hold {key.split(':')[0]}: choose a larger --length.")
+            if index == 0:
+                task = key.partition(":")[0]
+                raise UserError(f"A length of {length} tokens cannot hold {task}: choose a larger --length.")
+            yield sample, build(sample, length - family.new_tokens)
 
 
 def score(task: str, prediction: str, answers: Sequence[str]) -> float:

@@ -342,6 +342,25 @@ def test_official_rows_of_a_length_come_before_generated_ones(tmp_path: Path) ->
     assert cut.prompt.audit.needle_survived is False
 
 
+def test_rows_that_the_user_brings_are_never_replaced_by_generated_ones(tmp_path: Path) -> None:
+    row = {"context": str([3, 7] * 900), "input": "The largest number of the list is: ", "answer": 7}
+    write(tmp_path, "math_find", row)
+    (instance,) = instances(task("math_find", tmp_path), 4096)
+    assert instance.meta["source"] == "official"
+    assert instance.reference == 7
+    assert instance.prompt.audit.cut_tokens > 0
+    (first, *_) = instances(task("math_find", tmp_path, source="generated"), 4096, limit=2)
+    assert first.meta["source"] == "generated"
+
+
+def test_a_task_reads_its_own_files_alone(tmp_path: Path) -> None:
+    for name in ("passkey", "passkey_8192", "passkeys", "number_string"):
+        write(tmp_path, name, choice_row())
+    assert [path.name for path in task("passkey", tmp_path).files()] == ["passkey.jsonl", "passkey_8192.jsonl"]
+    assert task("passkey", tmp_path, source="generated").files() == []
+    assert task("passkey").files() == []
+
+
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no context": ({"input": "", "answer": "1"}, "line 1: context"),
     "no answer": (choice_row(answer=[]), "line 1: answer"),

@@ -193,6 +193,14 @@ def test_missing_data_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest.Mo
         LongBench("hotpotqa", OfficialSettings(), DataSource()).check()
 
 
+def test_a_data_set_reads_its_own_file_alone(tmp_path: Path) -> None:
+    for name in ("hotpotqa.jsonl", "hotpotqa_e.jsonl", "qasper.jsonl", ".DS_Store"):
+        (tmp_path / name).write_bytes(lines(row()))
+    assert task(tmp_path).files() == [tmp_path / "hotpotqa.jsonl"]
+    assert task(tmp_path, kind=LongBenchE).files() == [tmp_path / "hotpotqa_e.jsonl"]
+    assert task(tmp_path, "trec").files() == []
+
+
 # --- the rules of the official script
 
 

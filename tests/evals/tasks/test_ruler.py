@@ -267,6 +267,24 @@ class TestQuestions:
             assert f"Title {i} 0\nOne sentence. Two: {i}." in found
             assert instance.reference == [f"name {i}"]
 
+    def test_one_question_that_does_not_fit_is_cut_and_says_so(
+        self, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+    ) -> None:
+        rows = [
+            {
+                "question": f"Who is {i}?",
+                "answer": "Ann",
+                "context": [["Title", [f"Sentence {i}. " * (400 if i == 1 else 9)]]],
+            }
+            for i in range(3)
+        ]
+        (tmp_path / "hotpotqa.json").write_text(json.dumps(rows), encoding="utf-8")
+        fits, cut, again = instances("qa_2", tokenizer, tmp_path, 3, length=2048)
+        assert (fits.prompt.audit.cut_tokens, again.prompt.audit.cut_tokens) == (0, 0)
+        assert cut.prompt.audit.cut_tokens > 2000
+        assert cut.prompt.audit.cut_query == 0
+        assert 2040 < len(cut.prompt) + cut.max_new_tokens <= 2048
+
     def test_there_are_no_more_instances_than_questions(self, tokenizer: PreTrainedTokenizerFast, data: Path) -> None:
         assert len(instances("qa_2", tokenizer, data, 100, length=4096)) == 60
 
@@ -368,6 +386,17 @@ class TestMistakes:
         (tmp_path / "squad.json").write_text(json.dumps(squad), encoding="utf-8")
         with pytest.raises(UserError, match=message):
             Ruler("qa_1", RulerSettings(), DataSource(data_dir=tmp_path)).check()
+
+    def test_a_task_reads_the_files_that_it_names(self, data: Path) -> None:
+        read = {
+            task: [path.name for path in Ruler(task, RulerSettings(), DataSource(data_dir=data)).files()]
+            for task in ("niah_single_1", "niah_single_2", "vt", "qa_1", "qa_2")
+        }
+        assert read == {
+            "niah_single_1": [], "niah_single_2": ["PaulGrahamEssays"], "vt": [], "qa_1": ["squad.json.xz"],
+            "qa_2": ["hotpotqa.json"],
+        }  # fmt: skip
+        assert Ruler("qa_1", RulerSettings(), DataSource(data_dir=data / "PaulGrahamEssays")).files() == []
 
     def test_a_length_without_room(self, tokenizer: PreTrainedTokenizerFast) -> None:
         with pytest.raises(UserError, match="512 tokens cannot hold vt"):
