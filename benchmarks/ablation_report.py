@@ -77,7 +77,7 @@ def table(record: dict[str, Any]) -> Table:
         "reference on the same held-out windows; in brackets their 95 % t interval over windows from these documents, "
         "one training seed: it does not cover other documents or seeds.",
         "Paper (arXiv 2410.19318v1, table 5): LLaMA-2-7B at 32K, trained in full, changes against its default; its "
-        "default has noise, so split_noise=0.2 stands beside its change from 'without noise' to the default.",
+        "default has noise, so split_noise=0.2 is compared with its change from 'without noise' to the default.",
     ]
     return Table("ablation", "Ablations (layout of table 5)", pd.DataFrame(rows, dtype=object), notes)
 

@@ -101,7 +101,7 @@ def results(recipe: Recipe, names: Sequence[str], jobs: int, stream: TextIO) -> 
             progress.show(len(names) - len(running))
     except BrokenProcessPool:
         raise UserError(
-            f"A worker process died, perhaps for want of memory (logs: {recipe.output}/variants): run the same command "
+            f"A worker process died, perhaps out of memory (logs: {recipe.output}/variants): run the same command "
             "again, with fewer --jobs."
         ) from None
     finally:

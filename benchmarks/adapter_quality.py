@@ -30,7 +30,7 @@ from sharedllm.training.needles import Fact, Needles, numbered
 from sharedllm.training.vocabulary import Template
 
 RUNNING = 2048
-"""Tokens that are scored, behind the context."""
+"""Tokens to score, after the context."""
 
 
 class HeldOut(Needles):

@@ -4,7 +4,7 @@
 
 For each shape the back ends of torch's scaled_dot_product_attention, and flash-attn and flash-attn-4 where they are
 installed: time, arithmetic and traffic per second, and the largest error against float32 as a share of the largest
-output. A kernel that is planned anew for every length is slow when lengths grow, so for such shapes the time of calls
+output. A kernel that needs a new plan for every length is slow when lengths grow, so for such shapes the time of calls
 with growing keys is measured too, and counts. At the end: how far each order of back ends (the first that accepts a
 shape runs it) is from the best kernel of every shape. `--attn auto` follows that (evals/methods/kernels.py).
 """
@@ -80,8 +80,8 @@ K = 1024
 CASES = [
     Case("dense prefill 8K", 1, 8 * K, 8 * K, "causal"),
     Case("dense prefill 32K", 1, 32 * K, 32 * K, "causal"),
-    Case("dense, 64 behind 32K", 1, 64, 32 * K + 64, "lower right"),
-    Case("dense, 256 behind 32K", 1, 256, 32 * K + 256, "lower right"),
+    Case("dense, 64 after 32K", 1, 64, 32 * K + 64, "lower right"),
+    Case("dense, 256 after 32K", 1, 256, 32 * K + 256, "lower right"),
     Case("SharedLLM nodes of 512", 128, 512, 512, "causal"),
     Case("SharedLLM nodes of 256", 128, 256, 256, "causal"),
     Case("SharedLLM nodes of 128", 256, 128, 128, "causal"),

@@ -47,7 +47,7 @@ def run(options: list[str], output: Path, *more: str) -> dict[str, Any]:
 
 
 def without_times(done: dict[str, Any]) -> dict[str, Any]:
-    """What a variant learnt and scored."""
+    """What a variant learned and scored."""
     log = {n: [(e["step"], e["loss"], e["grad_norm"]) for e in found["log"]] for n, found in done.items()}
     return {n: (found["scores"], log[n], found["steps"]) for n, found in done.items()}
 
@@ -200,7 +200,7 @@ def test_the_interval_of_paired_windows() -> None:
     found = report.mean_interval([[1.0, 2.0, 3.0]])
     assert found.estimate == 2
     assert found.high - 2 == pytest.approx(4.302653 / math.sqrt(3)) == 2 - found.low
-    two = report.mean_interval([[1.0, 2.0, 3.0], [11.0, 12.0, 13.0]])  # how far apart two files are does not count
+    two = report.mean_interval([[1.0, 2.0, 3.0], [11.0, 12.0, 13.0]])  # distance between files does not count
     assert two.estimate == 7
     assert two.high - 7 == pytest.approx(2.776445 * math.sqrt(1 / 3 + 1 / 3) / 2)
     done = {n: {"scores": {"own": [[base, base + 5.0]]}} for n, base in (("reference", 1.0), ("x", 1.5))}

@@ -1,4 +1,4 @@
-"""benchmarks/context_by_layer.py: all layers is dense attention, none is no context, and what lies between."""
+"""benchmarks/context_by_layer.py: all layers equal dense attention, none equal no context, others lie between."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_rungs_between_dense_attention_and_no_context(tiny_llama: Path) -> None:
     every = torch.arange(40)[None]
     assert found[0] == pytest.approx(loss(torch.cat([context, text], 1), every), abs=1e-5)
     assert found[1] == pytest.approx(loss(text, every[:, 24:]), abs=1e-5)
-    assert found[4] == found[0] and len(set(found)) == 4, "a rung leaves nothing behind for the next"
+    assert found[4] == found[0] and len(set(found)) == 4, "one choice of layers does not affect the next"
 
 
 def test_the_command_writes_every_window(tiny_llama: Path, tmp_path: Path) -> None:

@@ -1,18 +1,18 @@
-"""Every shell command that README and docs show works, every snippet of Python runs, every link leads somewhere.
+"""Every shell command in README and docs works, every Python snippet runs, every link resolves.
 
-A page's commands run in the order of the page, in one empty folder into which examples/, benchmarks/ and notebooks/
-are linked, and as they stand but for this:
+The commands of a page run in order, in an empty folder into which examples/, benchmarks/ and notebooks/ are linked,
+with these changes:
 
-- a preset keeps its name and method and gets tiny random weights (`TINY`); of several lengths the longest is run, at
-  most 2k (RULER 8k: with a token a byte its tasks do not fit into less); `--limit` is 2;
-- a name in capitals (DATA, TEXTS, BASE, ...) is a folder with a few made-up rows and texts;
-- `sharedllm-report` on a run that no command before it wrote gets one of tests/fixtures/synthetic_run.py;
-- pip installs a folder of the repository into that folder; other packages must be those of the demo. make only says
-  what it would do, and of that `sharedllm-eval` is run. Training, lm-eval and the scripts in benchmarks/ have their
-  arguments checked (other tests run them).
+- A preset keeps its name and method and gets tiny random weights (`TINY`). Of several lengths the longest is run, at
+  most 2k (RULER 8k: with one token per byte its tasks do not fit into less). `--limit` is 2.
+- A name in capitals (DATA, TEXTS, BASE, ...) is a folder with a few invented rows and texts.
+- `sharedllm-report` on a run that no earlier command wrote gets one of tests/fixtures/synthetic_run.py.
+- pip installs a folder of the repository into the empty folder; other packages must be those of the demo. make only
+  says what it would do, and of that `sharedllm-eval` is run. Training, lm-eval, the scripts in benchmarks/ and
+  `doctor` have their arguments checked (other tests run them).
 
-`<!-- test: plan only (reason) -->` before a block: `sharedllm-eval` plans it (`--dry-run`) with the real presets, as it
-does every `--task efficiency`, whose models are measured in processes of their own.
+`<!-- test: plan only (reason) -->` before a block: `sharedllm-eval` only plans it (`--dry-run`) with the real presets.
+The same holds for every `--task efficiency`, whose models are measured in processes of their own.
 """
 
 from __future__ import annotations
@@ -240,7 +240,7 @@ def test_the_commands_of_a_page_work(shell: Shell, page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES[1:], ids=IDS[1:])
 def test_the_snippets_of_a_page_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The README's needs names of its page and has a test of its own (tests/project/test_readme.py)."""
+    """The README has its own tests (tests/project/test_readme.py)."""
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"__name__": page.stem}
     monkeypatch.setitem(sys.modules, page.stem, type(sys)(page.stem))  # dataclasses look their module up

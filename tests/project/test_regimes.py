@@ -39,7 +39,7 @@ def test_a_request_is_prefill_and_tokens(script: Any) -> None:
     one = floor(script, 2.0, 0.01)
     assert one.total(100) == 3.0
     assert one.total(100, launch_s=0.05) == 7.0
-    assert one.total(100, launch_s=0.001) == 3.0, "launches hide behind the bytes"
+    assert one.total(100, launch_s=0.001) == 3.0, "bytes take longer than launches"
 
 
 def test_thresholds(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
