@@ -1,12 +1,14 @@
 # %% [markdown]
 # # Ablations (table 5)
 #
-# What is each part of SharedLLM worth? The paper trains every variant; `benchmarks/ablations.py` does so on a small
-# base, every variant with the same budget. Before that, **one trained adapter is read with one setting changed**
-# and not trained again, so a loss may also mean that the adapter is not used to the setting (variants are preset
-# files in `variants/`). `FULL = False` reads a small run recorded on a CPU (five needles at 2K) and what
-# `results/measured/` has; `FULL = True` runs more needles at more lengths, perplexity, and the training, with texts
-# from the folder `TEXTS`.
+# What is each part of SharedLLM worth? The paper trains every variant. `benchmarks/ablations.py` does so on a small
+# base, with the same steps for every variant.
+#
+# The first part reads **one trained adapter with one setting changed**, without training it again. A worse score may
+# then also mean that the adapter is not used to the setting. The variants are preset files in `variants/`.
+#
+# `FULL = False` shows a small run recorded on a CPU (five needles at 2K) and the runs in `results/measured/`.
+# `FULL = True` runs more needles at more lengths, perplexity, and the training, with texts from the folder `TEXTS`.
 
 # %%
 FULL = False
@@ -33,9 +35,13 @@ tools.origin(RUN)
 # %% [markdown]
 # ## The variants
 #
-# `maxsim` is the setting that the adapter was trained with: each question token looks for its best match in a half.
-# `last_token` is the paper's search, `right` does not search at all, `halving-ratios` keeps a fourth of the leaves
-# instead of all, `node-positions` puts compressed keys at their place inside the node instead of at their chunk's.
+# | variant | change |
+# | --- | --- |
+# | `maxsim` | none: the adapter was trained with it. Each question token looks for its best match in a half |
+# | `last-token` | the paper's search |
+# | `right` | no search |
+# | `halving-ratios` | keeps a fourth of the leaves instead of all |
+# | `node-positions` | compressed keys have their position inside the node instead of their chunk's |
 
 # %%
 found = tools.data(RUN)
@@ -45,7 +51,7 @@ tools.tables(found, "table5")
 tools.plots(found, "ablation")
 
 # %% [markdown]
-# ## Compared with the first, sample by sample
+# ## Comparison with the first, sample by sample
 
 # %%
 for variant in VARIANTS[1:3]:
@@ -55,8 +61,8 @@ for variant in VARIANTS[1:3]:
 # %% [markdown]
 # ## Trained variants
 #
-# All start from the base and see the same batches. `use` is the use of context, the loss with another document's
-# context minus that with the own one.
+# All variants start from the base and see the same batches. `use` is the use of context: the loss with another
+# document's context minus the loss with its own.
 
 # %%
 if FULL:

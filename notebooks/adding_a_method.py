@@ -1,11 +1,11 @@
 # %% [markdown]
 # # Adding a method
 #
-# A method is a class that reads a context and answers queries, a line that announces it, and a preset. No fork is
-# needed: `examples/third_party_method` is such a package. Here it is installed into a folder of its own, tried in
-# Python, held to what every method owes its users, and run against full attention.
+# A method is a class that reads a context and answers queries, an entry point, and a preset. No fork is needed:
+# `examples/third_party_method` is such a package. This notebook installs it into a folder of its own, tries it in
+# Python, checks what every method must satisfy, and runs it against full attention.
 #
-# `FULL = False` uses tiny random weights (scores are those of chance); `FULL = True` the 135M base at 8K on a GPU.
+# `FULL = False` uses tiny random weights (scores are at chance level); `FULL = True` uses the 135M base at 8K on a GPU.
 
 # %%
 FULL = False
@@ -29,17 +29,17 @@ PACKAGE = Path("../examples/third_party_method").resolve()
 # %% [markdown]
 # ## The class
 #
-# Sliding window with re-computation: for every query the base reads the last `window` tokens anew. Greedy decoding
-# and scoring come from `CachedSession`; what is left to write are three small functions and the cost.
+# Sliding window with re-computation: for every new token the base reads the last `window` tokens again. Greedy
+# decoding and scoring come from `CachedSession`; the package writes only the state, `load`, `prefill` and the cost.
 
 # %%
 source = Path(PACKAGE, "recompute_window.py").read_text()
 Code(source[source.index("class WindowSession") :], language="python")
 
 # %% [markdown]
-# ## The line that announces it
+# ## The entry point
 #
-# An entry point of the package, in the group `sharedllm.methods`:
+# A line in `pyproject.toml`, in the group `sharedllm.methods`:
 
 # %%
 project = Path(PACKAGE, "pyproject.toml").read_text()
@@ -53,16 +53,15 @@ subprocess.run([sys.executable, "-m", *pip.split(), site, copy], check=True, cap
 sys.path.insert(0, str(site))
 os.environ["PYTHONPATH"] = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])  # for the commands below
 
-from evals import registry
-from evals.methods import presets
-from evals.methods.base import Query, Runtime
+from evals import Query, Runtime, load_preset, method
+from evals.registry import methods
 
-sorted(registry.methods())
+sorted(methods())
 
 # %% [markdown]
 # ## The preset
 #
-# Method, weights, settings. Tiny here:
+# A preset names method, weights and settings. Here it is tiny:
 
 # %%
 SHAPE = {
@@ -93,16 +92,14 @@ ours = preset("recompute_window", {"window": 2048 if FULL else 16})
 dense = preset("full", {})
 
 # %% [markdown]
-# ## What every method owes its users
+# ## What every method must satisfy
 #
-# Answers do not depend on what was asked before; what is generated is what is scored best; the state is as large as
-# `cost` says; and where all fits the window, it must be full attention.
+# Answers do not depend on earlier questions. The generated tokens are those with the best scores. The state is as
+# large as `cost` says. If everything fits the window, the method equals full attention.
 
 # %%
 runtime = Runtime(random_weights=not FULL)
-window, full = (
-    registry.method(presets.load_preset(p).method).load(presets.load_preset(p), runtime) for p in (ours, dense)
-)
+window, full = (method(load_preset(path).method).load(load_preset(path), runtime) for path in (ours, dense))
 context, query, other = list(range(10, 50)), Query([7, 8]), Query([90])
 
 session = window.prefill(context)
@@ -112,16 +109,16 @@ scores, greedy = session.score_greedy(query, answer)
 short = context[:8]
 distance = (window.prefill(short).score(query, [1, 2]) - full.prefill(short).score(query, [1, 2])).abs().max()
 
-print("the same after another question:", session.generate(query, 5) == answer)
+print("same answer after another question:", session.generate(query, 5) == answer)
 print("greedy decoding agrees with the scores:", greedy)
-print("state as the formula says:", session.state_bytes == window.cost(len(context), 2).state_bytes)
-print("full attention within the window:", bool(distance < 1e-4))
-print("and not beyond it:", not torch.allclose(scores, full.prefill(context).score(query, answer), atol=1e-2))
+print("state equals the formula:", session.state_bytes == window.cost(len(context), 2).state_bytes)
+print("equals full attention within the window:", bool(distance < 1e-4))
+print("differs beyond it:", not torch.allclose(scores, full.prefill(context).score(query, answer), atol=1e-2))
 
 # %% [markdown]
 # ## Against full attention, by the command
 #
-# The cost column shows what re-computation is about: almost no state, and a slow token.
+# The cost columns show the nature of re-computation: almost no state, and slow tokens.
 
 # %%
 options = "--length 8k --limit 20" if FULL else "--length 1k --limit 2 --random-weights --device cpu --set window=64"
@@ -129,5 +126,5 @@ os.chdir(site)
 result = tools.run(f"sharedllm-eval --task needle --model full.yaml,recompute_window.yaml {options} --output run")
 
 # %% [markdown]
-# That is all: intervals, plots, the page of the run, resuming and comparison work for it as for any other. For a
-# method in this repository, add a case to `tests/evals/methods/test_methods.py`; see `docs/adding_a_method.md`.
+# That is all: intervals, plots, the report, resuming and comparison work as for any other method. For a method in this
+# repository, add a case to `tests/evals/methods/test_methods.py`; see `docs/adding_a_method.md`.

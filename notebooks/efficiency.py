@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Efficiency (figure 3, tables 9 to 12)
 #
-# What a method costs does not depend on trained weights: random ones of the right shape take the same time and
-# memory. `FULL = False` reads the cold measurements of a run in `results/measured/` (shapes of 7B on one H100) and
-# does the rest by arithmetic; `FULL = True` measures the 7B shapes on one GPU, no download needed.
+# Random weights of the right shape take the same time and memory as trained ones. `FULL = False` shows the cold
+# measurements of a run in `results/measured/` (shapes of 7B on one H100) and computes the rest. `FULL = True` measures
+# the 7B shapes on one GPU, without a download.
 
 # %%
 FULL = False
@@ -18,7 +18,7 @@ import pandas as pd
 from transformers import LlamaConfig
 
 import tools
-from evals.methods import presets
+from evals import load_preset
 from sharedllm import SharedLLMConfig
 from sharedllm.cost import arithmetic
 
@@ -35,8 +35,8 @@ tools.origin(COST)
 # %% [markdown]
 # ## Memory and time against length (figure 3)
 #
-# Cold requests: nothing is reused, one request warms up, median of repeats. Out of memory is a data point. (With
-# `--task efficiency` each model has a process of its own, and the floors of the device stand beside the times.)
+# Cold requests: nothing is reused, one request warms up, medians of the repeats. Out of memory is a data point. With
+# `--task efficiency` each model has a process of its own, and the device's floors are recorded beside the times.
 
 # %%
 found = tools.data(COST)
@@ -48,7 +48,7 @@ costs = found.costs[found.costs["ttft_s"].notna()]
 costs[columns].round(4)
 
 # %% [markdown]
-# As a ratio to SharedLLM:
+# Ratios to SharedLLM:
 
 # %%
 shared = next(name for name in found.models if name.startswith("sharedllm"))
@@ -58,13 +58,13 @@ wide.div(wide.xs(shared, axis=1, level="model").reindex(wide.columns, axis=1, le
 # %% [markdown]
 # ## What each part of SharedLLM costs (tables 9 to 12)
 #
-# Every row is the paper's setting with one thing changed, for LLaMA-2-7B and 8K tokens of context. Below is the
-# arithmetic: FLOPs until the first token (`sharedllm.cost`, which the tests hold against what torch counts)
-# relative to one row of each table, beside the paper's time relative to the same row. The paper does not say what
-# its seconds comprise; ours here are FLOPs of reading alone.
+# Every row is the paper's setting with one change, for LLaMA-2-7B and 8K tokens of context. The table shows FLOPs
+# until the first token (`sharedllm.cost`, which the tests compare with torch's counter) relative to one row of each
+# table, beside the paper's time relative to the same row. The paper does not say what its seconds comprise; ours are
+# FLOPs of reading only.
 
 # %%
-base = LlamaConfig(**{k: v for k, v in presets.load_preset("sharedllm-7b").shape.items() if k != "model_type"})
+base = LlamaConfig(**{k: v for k, v in load_preset("sharedllm-7b").shape.items() if k != "model_type"})
 rows = []
 for variant in variants([9, 10, 11, 12]):
     config = SharedLLMConfig(base, **PAPER | {"policy": "right"} | variant.settings)
@@ -80,8 +80,8 @@ overhead.round(2)
 
 # %% [markdown]
 # Measured on a GPU, each variant in a process of its own. A first token after 8K tokens is bound by kernel launches, so
-# all differences but those of memory and of M = 8 and 16 are noise. The policies `right` and `maxsim` ran on another
-# machine with the same GPU and a slower host:
+# all differences except those in memory and of M = 8 and 16 are noise. The policies `right` and `maxsim` ran on
+# another machine with the same GPU and a slower host:
 
 # %%
 if FULL:

@@ -2,7 +2,7 @@
 
     python notebooks/execute.py [NAME ...]
 
-What differs from one execution to the next without need (times of execution, ids, Python's version) is left out.
+What needlessly differs between executions (timings, ids, Python's version) is removed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FOLDER = Path(__file__).parent
 HELPERS = ("execute", "sample_rows", "tools")
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 SECONDS = 600
-"""Longest cell."""
+"""Time limit of a cell."""
 
 
 def names() -> list[str]:
@@ -28,7 +28,7 @@ def names() -> list[str]:
 
 
 def read(name: str) -> NotebookNode:
-    """The notebook as its text file has it: cells without outputs, numbered in order."""
+    """The notebook of a text file: cells without outputs, numbered in order."""
     notebook = jupytext.read(FOLDER / f"{name}.py")
     notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": {"name": "python"}})
     for number, cell in enumerate(notebook.cells):
@@ -37,7 +37,7 @@ def read(name: str) -> NotebookNode:
 
 
 def execute(name: str) -> NotebookNode:
-    """The notebook with its outputs. Raises CellExecutionError where a cell fails."""
+    """The notebook with its outputs. Raises CellExecutionError if a cell fails."""
     notebook = read(name)
     NotebookClient(
         notebook,

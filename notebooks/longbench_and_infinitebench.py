@@ -2,8 +2,8 @@
 # # LongBench and InfiniteBench (tables 3 and 4)
 #
 # Both benchmarks run with their official prompts (checked by hash), truncation and scorers. Their data sets are not
-# part of this repository, so `FULL = False` reads a recorded run on **stand-in rows**: one made-up row a set, in
-# the official format, written by `sample_rows.py` out of Python's help texts. It shows the whole path and **says
+# part of this repository, so `FULL = False` shows a recorded run on **stand-in rows**: one invented row per data set,
+# in the official format, written by `sample_rows.py` from Python's help texts. It shows the whole path and **says
 # nothing about any model's LongBench score**. `FULL = True` runs the official rows, from the hub or from the folder
 # `DATA`.
 
@@ -33,10 +33,9 @@ tools.origin(INFINITEBENCH)
 # ## LongBench in five categories (table 4)
 #
 # Means of categories over 14 English and code sets, as SharedLLM and Activation Beacon report them. Averages are
-# never mixed, and a view is shown only where all its sets were run.
+# never mixed, and a view is shown only if all of its sets were run.
 #
-# While `FULL = False`, our rows are one stand-in a set and **cannot be compared with the published row** below
-# them.
+# With `FULL = False` our rows are one stand-in per set and **cannot be compared with the published row** below them.
 
 # %%
 scores = tools.data(LONGBENCH)
@@ -46,7 +45,7 @@ tools.tables(scores, "table4", "view-longbench")
 tools.plots(scores, "scores-longbench")
 
 # %% [markdown]
-# What a prompt was, and what was cut, is stored with every sample:
+# Every sample stores its prompt and what was cut:
 
 # %%
 cell = next(c for c, r in scores.run.cells.items() if r.task == "longbench:qasper")
@@ -57,8 +56,8 @@ print("...", sample.prompt.tail[-260:], "->", repr(sample.output.text[:80]))
 # %% [markdown]
 # ## InfiniteBench (table 3)
 #
-# Math.Find and Retrieve.Number can be generated at any length, so only the multiple-choice row is a stand-in here;
-# all are 2K long, the published ones 128K.
+# Math.Find and Retrieve.Number can be generated at any length, so only the multiple-choice row is a stand-in. All rows
+# are 2K long, the published ones 128K.
 
 # %%
 tools.tables(tools.data(INFINITEBENCH), "table3", "view-infinitebench")
@@ -66,8 +65,8 @@ tools.tables(tools.data(INFINITEBENCH), "table3", "view-infinitebench")
 # %% [markdown]
 # ## Scorers are plain functions
 #
-# The official post-processing is inside: for few-shot sets the first line counts, and InfiniteBench's multiple
-# choice was scored in two ways before and after August 2024.
+# They include the official post-processing: for few-shot sets only the first line counts, and InfiniteBench's multiple
+# choice was scored differently before and after August 2024.
 
 # %%
 print(longbench.score("triviaqa", "Ada Lindqvist\nQuestion: another", ["Ada Lindqvist"]))

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Needle in a haystack
 #
-# A fact with a random 7-digit number is put at a known depth of a long text and asked for; the answer is compared
-# exactly. `FULL = False` reads a run of `results/measured/`: four needles a text, four texts for each depth. `FULL =
-# True` runs more depths and ten texts for each, one needle in each.
+# A fact with a random 7-digit number is inserted at a known depth of a long text and asked for; the answer must match
+# exactly. `FULL = False` shows a run of `results/measured/`: four needles per text, four texts per depth.
+# `FULL = True` runs more depths, with ten texts per depth and one needle per text.
 
 # %%
 FULL = False
@@ -31,14 +31,14 @@ found = tools.data(RUN)
 tools.plots(found, "depth")
 
 # %% [markdown]
-# `truncated` cuts the middle of a context out until it fits its window (here 8192 tokens): beyond that it can only
-# find what lies near the ends, and `streamingllm` what lies near the last one. That is what a needle test must show,
-# whatever else it shows. `full` is dense attention, which this base does not stand beyond its window.
+# `truncated` removes the middle of a context until it fits its window (here 8192 tokens). Beyond that length it can
+# find only needles near the ends, and `streamingllm` only those near the last end: a needle test must show this. `full`
+# is dense attention, which breaks down beyond this base's window.
 #
 # ## By length, with intervals
 #
-# Twenty needles a point: the intervals say how little that is. Where no method finds anything, or full attention finds
-# all, the task cannot tell methods apart; then the report says so.
+# Each point has twenty needles, and the intervals show how few that is. If no method finds anything, or full attention
+# finds everything, the task cannot tell methods apart, and the report says so.
 
 # %%
 tools.plots(found, "length-needle")
@@ -52,9 +52,9 @@ found.summary.loc[found.summary["task"] == "needle", columns].round(2)
 # %% [markdown]
 # ## What the search kept
 #
-# SharedLLM splits every chunk of 1024 tokens in halves, follows the half that matches the question, and keeps the
-# last piece in full, in the `fine_chunks` chunks that match best. The trace of a sample says which pieces these were,
-# and `token` where the needle begins. At 128K tokens:
+# SharedLLM splits every chunk of 1024 tokens into halves and follows the half that matches the question. It keeps the
+# last piece in full in the `fine_chunks` chunks that match best. The trace of a sample lists these pieces, and
+# `token` is where the needle begins. At 128K tokens:
 
 # %%
 run = found.run

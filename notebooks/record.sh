@@ -1,6 +1,6 @@
 #!/bin/sh
-# The small runs that the notebooks read while FULL = False, recorded on a CPU. Run in this folder; the same
-# command goes on where it stopped, so remove a folder to measure it anew.
+# The small runs that the notebooks show with FULL = False, recorded on a CPU. Run in this folder. The same command
+# resumes, so delete a folder to measure it again.
 set -eu
 
 sharedllm-eval --task needle --length 2k --device cpu --no-perf --output recorded/ablations \

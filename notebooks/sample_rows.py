@@ -1,9 +1,9 @@
-"""Stand-in rows in the official formats of LongBench and InfiniteBench, so that both can be shown without their data.
+"""Stand-in rows in the official formats of LongBench and InfiniteBench, to show both without their data.
 
     python sample_rows.py FOLDER
 
-One row a set, made of texts and sources of Python itself. Scores on them say nothing about the benchmarks: the rows
-only let the official prompts, truncation and scorers run.
+One row per data set, made of texts and sources of Python itself. Scores on them say nothing about the benchmarks: the
+rows only exercise the official prompts, truncation and scorers.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def code() -> tuple[str, str]:
 
 
 def few_shot(name: str) -> dict[str, Any]:
-    """Examples, then a case of the same kind."""
+    """Examples, then a new case of the same kind."""
     if name == "trec":
         shown = [("What is an expression?", "Definition"), ("Who wrote it?", "Person"), ("When was it?", "Date")]
         context = "\n".join(f"Question: {q}\nType: {t}" for q, t in shown * 12)
@@ -65,7 +65,7 @@ def row(context: str, question: str, answers: list[str], classes: list[str] | No
 
 
 def longbench() -> dict[str, dict[str, Any]]:
-    """A row of each of the 14 English and code sets that the paper reports."""
+    """One row for each of the 14 English and code sets that the paper reports."""
     names = list(topics)
     rows = {name: row(prose(names[i], FACT), QUESTION, ["Ada Lindqvist"]) for i, name in enumerate(QA)}
     rows |= {name: row(prose(names[-1 - i]), "", [prose(names[-1 - i])[:300]]) for i, name in enumerate(SUMMARIES)}

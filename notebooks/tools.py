@@ -1,4 +1,4 @@
-"""What the notebooks share: commands of the project run as a reader would run them, tables and plots of a run shown."""
+"""What the notebooks share: they run the project's commands as a reader would, and show tables and plots of a run."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from evals.report.plots import draw
 
 
 def environment() -> dict[str, str]:
-    """That of the notebook, but for its wish for colours, which would be control characters in the output."""
+    """The notebook's environment without its request for colours, which would print control characters."""
     return {key: value for key, value in os.environ.items() if key not in ("FORCE_COLOR", "CLICOLOR_FORCE")}
 
 
 def run(command: str) -> dict[str, Any]:
     """Run a command of this project, print what it prints, return the JSON object of its last line.
 
-    Scripts are those beside the interpreter of this notebook. Raises CalledProcessError where a command fails.
+    Scripts are those beside the interpreter of this notebook. Raises CalledProcessError if a command fails.
     """
     print(f"$ {command}\n")
     name, *words = shlex.split(command)
@@ -39,7 +39,7 @@ def run(command: str) -> dict[str, Any]:
 
 
 def origin(*folders: Path | str) -> None:
-    """Say by which commands, when and on what runs were made."""
+    """Print the command, date and device of each run."""
     for folder in folders:
         record = load(Path(folder)).meta
         machine = record.environment
@@ -50,7 +50,7 @@ def origin(*folders: Path | str) -> None:
 
 
 def data(*folders: Path | str) -> Data:
-    """Runs as one, and its summary."""
+    """The runs, merged, with their summary."""
     runs = [load(Path(folder)) for folder in folders]
     return Data.of(runs[0] if len(runs) == 1 else merge(runs, runs[0].path.parent))
 
@@ -68,5 +68,5 @@ def plots(found: Data, *names: str) -> None:
         for name, caption, path in draw(found, Path(folder)):
             if name.startswith(names):
                 image = path.with_suffix(".png").read_bytes()
-                width = int.from_bytes(image[16:20])  # of the PNG; half of it on the page, for sharp screens
+                width = int.from_bytes(image[16:20])  # of the PNG; shown at half size for high-resolution screens
                 display(Image(image, width=width // 2), Markdown(f"*{caption}*"))
