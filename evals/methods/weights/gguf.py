@@ -7,9 +7,17 @@ import logging
 import shutil
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from evals.errors import UserError
 from evals.hashing import cache_folder, digest_of_file
+from evals.methods.boundary import reading
+from evals.methods.tokenizers import has_tokenizer
+from evals.methods.weights.checkpoint import check_weight_files, read_config, weight_files
+from evals.methods.weights.keys import LoadingInfo, check_keys
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +29,9 @@ def converted(gguf: Path) -> Path:
     """The folder with the GGUF file's weights as float32 safetensors (exact), made once, moved in whole."""
     target = cache_folder() / f"{gguf.stem}-{digest_of_file(gguf)[:16]}-{CONVERSION}"
     if target.is_dir():
-        return target
+        if _is_whole(target):
+            return target
+        shutil.rmtree(target, ignore_errors=True)  # damaged in the cache: made again
     if importlib.util.find_spec("gguf") is None:
         raise UserError("Reading a GGUF file needs the package gguf: pip install 'gguf>=0.10'.")
     log.warning("Converting %s once, into %s", gguf.name, target)
@@ -42,6 +52,14 @@ def converted(gguf: Path) -> Path:
     return target
 
 
+def _is_whole(folder: Path) -> bool:
+    try:
+        check_weight_files(weight_files(folder, read_config(folder)))
+    except UserError:
+        return False
+    return has_tokenizer(folder)
+
+
 def _convert(gguf: Path, folder: Path) -> None:
     import torch
     import transformers
@@ -52,6 +70,17 @@ def _convert(gguf: Path, folder: Path) -> None:
     dense = {}
     if hasattr(transformers, "GgufConfig"):  # since 5.20 or so blocks stay packed where this does not forbid it
         dense["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32, **dense)
+    with reading(gguf, "download the file again, or convert another one"):
+        tokenizer = gguf_tokenizer(gguf)
+        loaded: object = AutoModelForCausalLM.from_pretrained(
+            gguf.parent,
+            gguf_file=gguf.name,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **dense,
+        )
+    model, info = cast("tuple[PreTrainedModel, LoadingInfo]", loaded)
+    check_keys(gguf, info)
     model.save_pretrained(folder)
-    gguf_tokenizer(gguf).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
