@@ -29,6 +29,7 @@ TOKENIZER_FILES = (
 )
 """Patterns of all files of a tokenizer."""
 ADVICE = "copy the tokenizer files of the model's release into the folder"
+UNLIMITED = 1 << 62
 PROBE = (
     "Plain words, and a sentence.",
     " one space before, two  within, three   and one after ",
@@ -56,11 +57,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer
 
-    if not has_tokenizer(folder):
-        raise UserError(
-            f"There is no tokenizer in {folder} (tokenizer.json, tokenizer.model, or vocab.json with merges.txt): "
-            f"{ADVICE}."
-        )
+    check_has_tokenizer(folder)
     with reading(f"The tokenizer in {folder}", ADVICE):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if not tokenizer.is_fast:
@@ -70,6 +67,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         fast = cast("_Fast", tokenizer)
         fast._tokenizer = _with_pipeline(fast._tokenizer, reference)
         _check(folder, fast._tokenizer, reference)
+    tokenizer.model_max_length = UNLIMITED  # the harness decides lengths; releases state wrong ones
+    with reading(f"The tokenizer in {folder}", ADVICE):
+        tokenizer.decode(tokenizer(PROBE[0])["input_ids"])
     setattr(tokenizer, "generation_stop_ids", generation_stop_ids(folder))  # noqa: B010 - not a declared attribute
     return tokenizer
 
@@ -77,6 +77,15 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 def has_tokenizer(folder: Path) -> bool:
     """Whether all files of some vocabulary are there."""
     return any(all((folder / name).is_file() for name in names) for names in VOCABULARIES)
+
+
+def check_has_tokenizer(folder: Path) -> None:
+    """Raises UserError where no vocabulary is complete."""
+    if not has_tokenizer(folder):
+        raise UserError(
+            f"There is no tokenizer in {folder} (tokenizer.json, tokenizer.model, or vocab.json with merges.txt): "
+            f"{ADVICE}."
+        )
 
 
 def generation_stop_ids(folder: Path) -> frozenset[int]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from evals.errors import UserError
 from evals.methods.base import Runtime
 from evals.methods.presets import Weights, package_folder
+from evals.methods.tokenizers import check_has_tokenizer
 from evals.methods.weights import hub
 from evals.methods.weights.checkpoint import (
     CONFIG,
@@ -79,4 +80,5 @@ def _present(folder: Path, weights: Weights, runtime: Runtime) -> list[Path]:
     files = weight_files(folder, read_config(folder))
     if not files:
         raise hub.missing(weights) if fetched else UserError(no_model(folder))
+    check_has_tokenizer(folder)
     return files
