@@ -8,6 +8,7 @@ from typing import NoReturn
 import typer
 
 from evals.errors import UserError
+from evals.safe_text import plain_line
 
 
 def new_app() -> typer.Typer:
@@ -28,9 +29,9 @@ def run_command(app: typer.Typer, name: str, arguments: list[str]) -> NoReturn:
     try:
         code = app(args=arguments, standalone_mode=False, prog_name=name)
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(plain_line(str(error)), file=sys.stderr)
         code = 2
     except typer.TyperException as error:  # a command line that Typer cannot read
-        print(error.format_message(), file=sys.stderr)
+        print(plain_line(error.format_message()), file=sys.stderr)
         code = 2
     sys.exit(code)

@@ -22,7 +22,7 @@ def report(
     from evals import report as reporting
     from evals.records.json import dumps
     from evals.report.load import load, merge
-    from evals.report.safe_text import plain_json, plain_line
+    from evals.safe_text import plain_json, plain_line
 
     loaded = [load(path) for path in runs]
     jobs = [(run, run.path) for run in loaded]
@@ -53,9 +53,9 @@ def compare(
     from evals.records.json import dumps
     from evals.report import compare as comparison
     from evals.report.load import load
-    from evals.report.safe_text import plain_json
     from evals.report.verdicts import verdicts
     from evals.run.spec import split_list
+    from evals.safe_text import plain_json
 
     runs = [load(path) for path in (run_a, run_b) if path is not None]
     pairs = comparison.choose(runs, split_list(model or []))

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Sequence
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
-"""Unicode categories that a terminal would act on: control, format (bidirectional overrides), half pairs, separators."""
+from evals.safe_text import plain_text
 
 
 def plain(value: object) -> Text:
-    """A value as text: without markup, each hidden character as its escape."""
-    return Text("".join(_visible(c) for c in str(value)))
-
-
-def _visible(character: str) -> str:
-    if character == "\n" or unicodedata.category(character) not in HIDDEN:
-        return character
-    return character.encode("unicode_escape").decode()
+    """A value as text: without markup, each unsafe character as its escape."""
+    return Text(plain_text(str(value)).replace("\t", r"\t"))
 
 
 def new_table(columns: Sequence[str], left: Iterable[str] = ()) -> Table:

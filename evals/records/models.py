@@ -13,6 +13,8 @@ from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field
 
 from evals.records.json import Json
 
+Tokens = Annotated[int, Field(ge=0, le=1 << 53)]
+"""A length in tokens that every table can hold."""
 Status = Literal["pending", "ok", "oom", "failed"]
 
 
@@ -106,12 +108,12 @@ class CellState(Record):
 
     model: str
     task: str
-    length: int | None
+    length: Tokens | None
     settings: Json
     task_version: int
     metric: str
     higher_is_better: bool
-    max_context: int | None = None
+    max_context: Tokens | None = None
     data: str | None = None
     status: Status = "pending"
     error: str | None = None

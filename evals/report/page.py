@@ -1,8 +1,8 @@
 """One self-contained HTML page per run: it opens from a disk or a mail, without network or server.
 
 Text from models and data reaches the page in two ways only: through Jinja2's escaping, or as JSON whose `<`, `>`
-and `&` are written as escapes and which the script shows through `textContent`. A content security policy allows
-the page's own script and nothing else.
+and `&` are written as escapes and which the script shows through `textContent`. Both show control characters and
+bidirectional overrides as escapes. A content security policy allows the page's own script and nothing else.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from evals.report.frames import Data
 from evals.report.load import Run
 from evals.report.summary import records
 from evals.report.tables import Table, fairness_table, hints
+from evals.safe_text import plain_json, plain_text
 
 MOST_SAMPLES = 5000
 MOST_CHARACTERS = 20_000_000
@@ -37,7 +38,9 @@ FIELDS = {
 
 def write_page(data: Data, plots: Sequence[tuple[str, str, Path]], tables: Sequence[Table], path: Path) -> None:
     """Write the report of a run to `path`."""
-    env = Environment(loader=PackageLoader("evals.report", "template"), autoescape=True, undefined=StrictUndefined)
+    env = Environment(
+        loader=PackageLoader("evals.report", "template"), autoescape=True, undefined=StrictUndefined, finalize=_visible
+    )
     folder = Path(__file__).with_name("template")
     script = (folder / "page.js").read_text(encoding="utf-8")
     samples, left_out = embedded(data.run)
@@ -57,6 +60,11 @@ def write_page(data: Data, plots: Sequence[tuple[str, str, Path]], tables: Seque
         data=script_json({"cells": with_errors(data), "samples": samples}),
     )
     path.write_text(text, encoding="utf-8")
+
+
+def _visible(value: object) -> object:
+    """What the template writes: text with its unsafe characters as escapes. Markup is ours and stays."""
+    return plain_text(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def title(run: Run) -> str:
@@ -110,7 +118,7 @@ def embedded(run: Run) -> tuple[list[Json], str]:
 
 def script_json(value: Any) -> Markup:
     """JSON that is safe inside a script element."""
-    text = dumps(value)
+    text = plain_json(dumps(value))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return Markup(text)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from evals.errors import UserError
 from evals.records.models import CellState, PerfRecord, SampleRecord
 from evals.report.load import Run, task_of
 from evals.report.stats import Interval
@@ -21,6 +22,10 @@ COST = ["ttft_s", "read_s", "query_s", "tpot_ms", "tpot_p95_ms", "peak_gib", "st
 LAST = ["metric", "higher_is_better", "groups", "max_context", "cell"]
 
 
+RESERVED = {*FIRST, *COST, *LAST}
+"""Columns that no metric may be named after."""
+
+
 def summarize(run: Run) -> pd.DataFrame:
     """One row per cell: FIRST, each metric with `_low` and `_high`, COST, LAST.
 
@@ -29,7 +34,7 @@ def summarize(run: Run) -> pd.DataFrame:
     """
     rows = [_row(run, cell, record) for cell, record in run.cells.items()]
     found = list(dict.fromkeys(name for row in rows for name in row))
-    metrics = [name for name in found if name not in {*FIRST, *COST, *LAST}]
+    metrics = [name for name in found if name not in RESERVED]
     frame = pd.DataFrame(rows, columns=[*FIRST, *metrics, *COST, *LAST])
     return frame.astype({"length": "Int64", "max_context": "Int64", "n": "Int64", "groups": "Int64"})
 
@@ -70,7 +75,7 @@ def metric_names(frame: pd.DataFrame) -> list[str]:
 def score(row: Any) -> Interval:
     """The first metric of a summary row with its interval; NaN where the cell has none."""
     name = row["metric"]
-    if name not in row or pd.isna(row[name]):
+    if f"{name}_low" not in row or pd.isna(row[name]):
         return Interval(float("nan"))
     return Interval(float(row[name]), float(row[f"{name}_low"]), float(row[f"{name}_high"]))
 
@@ -85,6 +90,10 @@ def _row(run: Run, cell: str, state: CellState) -> dict[str, Any]:
         "n": len(samples),
     }
     for name, found in cell_intervals(task_of(state), samples).items():
+        if name in RESERVED:
+            raise UserError(
+                f"The cell {cell} of {run.path} ({state.task}) has a metric '{name}', a column of every report."
+            )
         row |= {name: found.estimate, f"{name}_low": found.low, f"{name}_high": found.high}
     if perf:
         row |= {name: getattr(perf, name) for name in COST if not name.endswith("_gib")}

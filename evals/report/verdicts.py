@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from evals.report.compare import Difference, Refusal
-from evals.report.safe_text import plain_line
+from evals.safe_text import plain_line
 
 HEAD = (
     "task", "metric", "pairs", "first", "second", "difference", "interval", "p", "test", "detectable", "verdict",

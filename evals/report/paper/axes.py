@@ -16,7 +16,7 @@ def axes(settings: Mapping[str, object]) -> Axes:
     and both halves on the last level (paper section 3.2).
     """
     found = settings.get("ratios")
-    ratios = [float(ratio) for ratio in found] if isinstance(found, list) else []
+    ratios = [r for r in found if isinstance(r, int | float) and r > 0] if isinstance(found, list) else []
     shares = [0.5 ** (level + 1) for level in range(len(ratios))]
     if shares:
         shares[-1] *= 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -39,7 +40,7 @@ def grid(data: Data, rows: pd.DataFrame, metric: str) -> pd.DataFrame:
         (row.model, row.length, float(s.meta["depth"]), s.metrics[metric])
         for row in rows.itertuples()
         for s in data.run.scored(str(row.cell))
-        if s.meta.get("depth") is not None and metric in s.metrics
+        if isinstance(s.meta.get("depth"), int | float) and math.isfinite(s.metrics.get(metric, math.nan))
     ]
     frame = pd.DataFrame(points, columns=["model", "length", "depth", "score"])
     frame["depth"] = gathered(frame["depth"])

@@ -1,15 +1,18 @@
 "use strict";
 // All text from models and data goes through textContent: nothing here builds markup from strings.
 const data = JSON.parse(document.getElementById("data").textContent);
+// Control characters, bidirectional overrides and half surrogate pairs are shown as escapes.
+const UNSAFE = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\u{d800}-\u{dfff}\u{e0000}-\u{e007f}]/gu;
+const visible = (text) => String(text).replace(UNSAFE, (found) => `\\u{${found.codePointAt(0).toString(16)}}`);
 const $ = (id) => document.getElementById(id);
 
 function make(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, name === "value" ? value : visible(value));
   node.append(...children.filter((child) => child !== null && child !== undefined).map(String2Node));
   return node;
 }
-const String2Node = (child) => (child instanceof Node ? child : document.createTextNode(String(child)));
+const String2Node = (child) => (child instanceof Node ? child : document.createTextNode(visible(child)));
 
 function number(value, digits = 4) {
   if (value === null || value === undefined) return "";

@@ -20,7 +20,7 @@ _LINE = re.compile(f"[{_UNSAFE}\t\n\u2028\u2029]")
 
 
 def plain_text(text: str) -> str:
-    """Text of several lines with unsafe characters as `\\u....` escapes."""
+    """Text of several lines with unsafe characters as escapes."""
     return _TEXT.sub(_escape, text)
 
 
@@ -35,5 +35,4 @@ def plain_json(text: str) -> str:
 
 
 def _escape(found: re.Match[str]) -> str:
-    code = ord(found[0])
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    return found[0].encode("unicode_escape").decode()
