@@ -144,6 +144,8 @@ class Sum(Task):
             prompt = Prompt([256, 256], context, [1], audit=Audit(length - 5, bos=2))
         if trouble == "malformed" and i == 1:
             raise UserError("rows.jsonl line 2 is not valid JSON: mend the line.")
+        if trouble == "long rows" and i in (1, 2):
+            return Instance(f"{i:03}", Prompt([], [], []), refused=f"Row {i} is too long: choose a larger --length.")
         target = [question, 2, 3] if question % 2 else None
         return Instance(f"{i:03}", prompt, target, max_new_tokens=3, reference=read, meta={"question": question})
 

@@ -12,7 +12,7 @@ from evals.records.models import PerfRecord
 from evals.records.store import RunStore
 from evals.run.grid import Cell
 from evals.run.progress import Progress
-from evals.run.samples import Asked, answer, answered, audit, record, score
+from evals.run.samples import Asked, answer, answered, audit, record, refused, score
 from evals.run.spec import RunSpec
 from evals.tasks.base import Instance
 
@@ -43,6 +43,11 @@ class Answering:
         """
         self._unfinished = []
         done = self.store.samples.get(cell.id, set())
+        for instance in instances:
+            if instance.refused is not None and instance.id not in done:
+                self.store.append(refused(cell, instance, instance.refused))
+                self.progress.step()
+        instances = [instance for instance in instances if instance.refused is None]
         size = self.batch_size(model)
         waiting: list[Asked] = []
         for group in self._groups(instances, longest_first=size > 1):

@@ -98,6 +98,9 @@ class Engine:
         instances = self.instances.of(cell, model.tokenizer)
         if not instances:
             raise UserError(f"{cell.task.name} has no sample of length {cell.length}: choose another length.")
+        answerable = [instance for instance in instances if instance.refused is None]
+        if not answerable:
+            raise UserError(str(instances[0].refused))
         done = self.store.samples.get(cell.id, set())
         measure = self.spec.perf and cell.id not in self.store.perf
         self.progress.begin(cell, sum(instance.id not in done for instance in instances) + measure)
@@ -105,7 +108,7 @@ class Engine:
         if advice := hint(unfinished):
             self.progress.log(f"{cell.model.name}, {cell.task.name}: {advice}")
         if measure:
-            self.answering.measure(model, cell, instances[0])
+            self.answering.measure(model, cell, answerable[0])
         self.states[cell.id].limit = self.spec.limit
         self._settle([cell], "ok", None)
 

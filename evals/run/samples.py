@@ -89,6 +89,21 @@ def record(
     )
 
 
+def refused(cell: Cell, instance: Instance, reason: str) -> SampleRecord:
+    """What is written down about a request that cannot be asked."""
+    return SampleRecord(
+        cell=cell.id,
+        sample=instance.id,
+        status="failed",
+        error=reason,
+        metrics={},
+        output=Answer(text="", tokens=0),
+        reference=instance.reference,
+        group=instance.group,
+        meta=instance.meta,
+    )
+
+
 def audit(instance: Instance, cell: Cell) -> None:
     """Raises AuditError where a prompt has two BOS, miscounts its tokens or is longer than its budget."""
     prompt, where = instance.prompt, f"{cell.task.name}, sample {instance.id}"

@@ -31,9 +31,10 @@ class TaskSettings(BaseModel):
 class Instance:
     """One request to a model.
 
-    id: unique and stable within the cell. target: ids to score; None asks for a generation.
-    thinking: how an answer is read. reference: what the answer is compared with (JSON). group: the statistical
-    cluster, by default the shared context. meta: what plots and reports need (depth, document, control, ...), JSON.
+    id: unique and stable within the cell. target: ids to score; None asks for a generation. thinking: how an answer
+    is read. reference: what the answer is compared with (JSON). group: the statistical cluster, by default the shared
+    context. refused: why this request cannot be asked (its row is too long, ...): it is recorded as failed with that
+    sentence, and the others of the cell go on. meta: what plots and reports need (depth, document, ...), JSON.
     """
 
     id: str
@@ -44,6 +45,7 @@ class Instance:
     thinking: Thinking = field(default_factory=Thinking)
     reference: Any = None
     group: str = ""
+    refused: str | None = None
     meta: dict[str, Any] = field(default_factory=dict)
 
 

@@ -154,7 +154,7 @@ class PromptBuilder(TextEncoder):
         template: str | None = None,
         evidence: tuple[int, int] | None = None,
     ) -> Prompt:
-        """The prompt `before + context + after`, tokenised once as one text and then taken apart.
+        """The prompt `before + context + after`, tokenised once as one text and then divided.
 
         A token belongs to the context only if it lies wholly inside. budget: tokens of the whole prompt; what is
         too much is cut out of the context (`kept_ends`), or by an official `rule` out of the whole prompt
@@ -274,7 +274,7 @@ def _cut_context(frame: Frame, context: list[int], budget: int, side: Side) -> K
     """The frame as it is, around what fits of the context."""
     if len(frame) >= budget:
         raise UserError(
-            f"A prompt needs {len(frame)} tokens beside its context, and its length is {budget}: "
+            f"A prompt needs {len(frame)} tokens besides its context, and its length is {budget}: "
             "choose a larger --length."
         )
     room = budget - len(frame)

@@ -14,8 +14,6 @@ from evals.tasks.common.files import require_regular, shown
 
 SUFFIXES = {".parquet": "parquet", ".arrow": "arrow"}
 """File suffixes and the names that `datasets` has for these formats."""
-SAVED = ("dataset_info.json", "state.json")
-"""What `save_to_disk` writes beside its .arrow files."""
 
 
 def is_table(path: Path) -> bool:

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
+from evals.errors import UserError
 from evals.tasks.common import documents as data
 from evals.tasks.common.prompt import PromptBuilder
 from evals.tasks.common.source import DataSource
+
+MOST_EMPTY = 10_000
+"""Texts in a row without a token before a haystack gives up."""
 
 
 class Haystack:
@@ -22,8 +26,12 @@ class Haystack:
 
     def ids(self, tokens: int) -> list[int]:
         """The first `tokens` ids."""
+        empty = 0
         while len(self._ids) < tokens:
             new = next(self._pieces)
+            empty = 0 if new else empty + 1
+            if empty == MOST_EMPTY:
+                raise UserError("The tokenizer gives no ids for the texts of the haystack: use other texts.")
             self._ids += new
             self.ends |= {i for i in set(new) - self.ends if self._text(i).rstrip().endswith(".")}
         return self._ids[:tokens]

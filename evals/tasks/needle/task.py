@@ -20,7 +20,7 @@ from evals.methods.base import Stop
 from evals.tasks.base import Instance, Output, Task
 from evals.tasks.chat_settings import ChatSettings
 from evals.tasks.common import documents as data
-from evals.tasks.common.prompt import Frame, PromptBuilder, assemble
+from evals.tasks.common.prompt import Frame, Prompt, PromptBuilder, assemble
 from evals.tasks.common.source import DataSource
 from evals.tasks.common.stopping import stop_ids
 from evals.tasks.needle.facts import NEW_TOKENS, TEMPLATES, Fact, draw
@@ -80,7 +80,8 @@ class Needle(Task):
         self, tokenizer: PreTrainedTokenizerBase, length: int | None, limit: int | None, seed: int
     ) -> Iterator[Instance]:
         """Depths in an order whose every start is spread over the grid, so that a small limit is too; then the
-        next sample of each. Raises UserError where needles and question alone are longer than `length`."""
+        next sample of each. A context that has no room for its needles and questions is refused.
+        """
         if length is None:
             raise UserError("The task needle needs a length: add --length 4k.")
         builder = self.grid.builder(tokenizer)
@@ -99,17 +100,19 @@ class Needle(Task):
     def _ask(
         self, builder: PromptBuilder, texts: Haystack, facts: list[Fact], length: int, depth: float, sample: int
     ) -> Iterator[Instance]:
-        """One context, and a question about each of the first needles."""
+        """One context, and a question about each of the first needles; refused where the length has no room."""
         frames = [self._frame(builder, fact.key) for fact in facts[: self.grid.questions]]
         needles = [builder.encode(" " + fact.sentence, after=".") for fact in facts]
         new_tokens = NEW_TOKENS[self.grid.template]
-        beside = max(map(len, frames)) + new_tokens + sum(map(len, needles))
-        if length <= beside:
-            raise UserError(
+        fixed = max(map(len, frames)) + new_tokens + sum(map(len, needles))
+        if length <= fixed:
+            reason = (
                 f"A length of {length} tokens is too short for the needle task: needles, question and answer take "
-                f"{beside}, so choose a longer --length or fewer needles."
+                f"{fixed}, so choose a longer --length or fewer needles."
             )
-        hay = texts.ids(length - beside)
+            yield from self._refused(facts, depth, sample, reason)
+            return
+        hay = texts.ids(length - fixed)
         context, positions = insert(hay, needles, depth, texts.ends)
         stop = Stop(stop_ids(builder.tokenizer))
         reading = self.grid.reading(builder, self.grid.chat)
@@ -117,7 +120,7 @@ class Needle(Task):
             start = positions[index]
             prompt = assemble(frame, context, budget=length, evidence=(start, start + len(needles[index])))
             yield Instance(
-                id=f"depth{depth:g}-sample{sample}-needle{index}",
+                id=_name(depth, sample, index),
                 prompt=prompt,
                 max_new_tokens=new_tokens,
                 stop=stop,
@@ -133,6 +136,17 @@ class Needle(Task):
                 },
             )
 
+    def _refused(self, facts: list[Fact], depth: float, sample: int, reason: str) -> Iterator[Instance]:
+        for index, fact in enumerate(facts[: self.grid.questions]):
+            yield Instance(
+                id=_name(depth, sample, index),
+                prompt=Prompt([], [], []),
+                reference=fact.value,
+                group=f"depth{depth:g}-sample{sample}",
+                refused=reason,
+                meta={"depth": depth_of(index, len(facts), depth), "needle": index, "key": fact.key},
+            )
+
     def _frame(self, builder: PromptBuilder, key: str) -> Frame:
         question = self.wording.question.format(key=key)
         stem = self.wording.stem.format(key=key)
@@ -145,3 +159,7 @@ class Needle(Task):
         if self.grid.template == "classic":
             return score_sentence(output.text, instance.reference)
         return score_number(output.text, instance.reference)
+
+
+def _name(depth: float, sample: int, needle: int) -> str:
+    return f"depth{depth:g}-sample{sample}-needle{needle}"

@@ -13,7 +13,7 @@ Control = Literal["own", "other", "none"]
 
 
 class PerplexitySettings(TaskSettings):
-    """scored: targets at the end of a window. running: tokens beside the context, targets included; at most half
+    """scored: targets at the end of a window. running: tokens after the context, targets included; at most half
     of the length, and at least one more than `scored`. context: the controls.
 
     anchor: where windows end. `end`: at the end of the document, then `stride` tokens earlier, ..., so that all

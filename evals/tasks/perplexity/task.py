@@ -95,11 +95,11 @@ class Perplexity(Task):
         return list(data.documents(self.data, self.protocol.dataset))
 
     def _running(self, length: int) -> int:
-        """Tokens beside the context."""
+        """Tokens of a window that are not context."""
         return max(min(self.protocol.running, length // 2), self.protocol.scored + 1)
 
     def sample_tokens(self, length: int) -> int:
-        """Of all readings of a window, one a control; without context only the running text is read."""
+        """One reading of a window per control; without context only the running text is read."""
         return sum(self._running(length) if control == "none" else length for control in self.protocol.context)
 
     def _controls(

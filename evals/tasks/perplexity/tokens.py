@@ -1,4 +1,4 @@
-"""Documents as ids. No more text is turned into ids than is asked for, and none twice."""
+"""Documents as ids: only as much text as is needed is tokenised, and none of it twice."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MARGIN = 256
 
 @dataclass(frozen=True)
 class Tokens:
-    """ids (n,) of a document or of one end of it, and the span of characters (n, 2) behind each."""
+    """ids (n,) of a document or of one end of it, and the span of characters (n, 2) of each. whole: of all of it."""
 
     ids: np.ndarray
     spans: np.ndarray
@@ -27,14 +27,14 @@ class Tokens:
 
 
 class TokenStore:
-    """Documents as ids. No more text is turned into ids than is asked for, and none twice."""
+    """Token ids of documents, kept for all lengths and models with the same tokenizer."""
 
     def __init__(self, builder: PromptBuilder) -> None:
         self._builder = builder
         self._held: dict[tuple[str, bool], Tokens] = {}
 
     def fill(self, wanted: Sequence[tuple[Document, int, bool]]) -> None:
-        """Hold what `tokens` will be asked for (document, need, from_end), all of it turned into ids at once."""
+        """Tokenise at once what later calls of `tokens` need: (document, need, from_end)."""
         new = [(d, _cut(d, need, end), end) for d, need, end in wanted if (d.id, end) not in self._held]
         texts = [document.text[start:stop] for document, (start, stop), _ in new]
         for (document, (start, _), end), encoded in zip(new, self._builder.encode_all(texts), strict=True):
@@ -43,7 +43,7 @@ class TokenStore:
     def tokens(self, document: Document, need: int, *, from_end: bool) -> Tokens:
         """At least `need` tokens at one end of the document, all of them where it has fewer.
 
-        A few more are made where text is cut (at a line break), so that what is asked for does not feel the cut.
+        Where the text is cut (at a line break) MARGIN more are made, so that the cut does not change the tokens used.
         """
         held = self._held.get((document.id, from_end))
         take = need

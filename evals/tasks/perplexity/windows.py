@@ -1,4 +1,4 @@
-"""Windows: the pieces of documents that are scored, and the contexts of other documents beside them."""
+"""Windows: the pieces of documents that are scored, and the contexts that other documents lend them."""
 
 from __future__ import annotations
 

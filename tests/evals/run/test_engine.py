@@ -334,3 +334,15 @@ def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(
     toy(*more, output="whole")
     assert file.read_bytes().startswith(torn)
     assert samples(tmp_path / "killed") == samples(tmp_path / "whole")
+
+
+def test_a_row_that_cannot_be_asked_is_marked_and_the_others_go_on(toy: Callable[..., Any], tmp_path: Path) -> None:
+    result = toy("--set", "trouble=long rows")
+    assert result.code == 0
+    (cell,) = result.last["cells"]
+    assert cell["n"] == 4
+    records = {s["sample"]: s for s in samples(tmp_path / "run") if s["kind"] == "sample"}
+    assert [name for name, s in records.items() if s["status"] == "failed"] == ["001", "002"]
+    assert records["001"]["error"] == "Row 1 is too long: choose a larger --length."
+    assert toy("--set", "trouble=long rows").code == 0
+    assert len(samples(tmp_path / "run")) == len(records) + 1  # resumed: nothing was asked again

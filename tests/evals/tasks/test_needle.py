@@ -197,11 +197,15 @@ def test_the_classic_needle_is_scored_by_its_words(tokenizer) -> None:
     assert word_recall("", "a b") == 0
 
 
-def test_too_short_a_length_says_how_long_it_must_be(tokenizer) -> None:
-    with pytest.raises(UserError, match="too short for the needle task: needles, question and answer take") as error:
-        make(tokenizer, length=64)
-    needed = int(str(error.value).partition("take ")[2].partition(",")[0])
-    assert make(tokenizer, length=needed + 20, limit=1)
+def test_a_context_without_room_is_refused_with_the_length_it_needs(tokenizer) -> None:
+    instances = make(tokenizer, length=64, needles=2, questions=2)
+    assert len(instances) == 10
+    for instance in instances:
+        assert "too short for the needle task: needles, question and answer take" in instance.refused
+    assert [i.id for i in instances] == [i.id for i in make(tokenizer, length=1024, needles=2, questions=2)]
+    needed = int(make(tokenizer, length=64)[0].refused.partition("take ")[2].partition(",")[0])
+    made = make(tokenizer, length=needed + 3)  # keys differ in length
+    assert {i.refused is None for i in made} == {True, False}
     with pytest.raises(UserError, match="needs a length"):
         make(tokenizer, length=None)
 
