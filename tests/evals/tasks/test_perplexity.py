@@ -281,7 +281,7 @@ def test_texts_of_scripts_without_spaces_are_compared_as_well() -> None:
 
 def test_targets_without_bytes_have_no_bits_per_byte() -> None:
     samples = [sample("own", "a", 1.0)]
-    samples[0]["meta"]["target_bytes"] = 0
+    samples[0].meta["target_bytes"] = 0
     metrics = Perplexity(None, PerplexitySettings(), DataSource()).summarize(samples)
     assert metrics == {"ppl": pytest.approx(math.e), "nll": 1.0}
 
