@@ -8,7 +8,6 @@ from typing import ClassVar, Self
 
 import torch
 from pydantic import BaseModel, Field
-from transformers import AutoConfig
 
 from baselines.activation_beacon.cache import BeaconCache, Fill
 from baselines.activation_beacon.modeling import CLASSES, BeaconModel, adapt_ratio, check_config, covered
@@ -19,7 +18,7 @@ from evals.methods.base import Cost, LongContextModel, MethodSettings, Runtime, 
 from evals.methods.decoding.session import GraphSession
 from evals.methods.decoding.static_decoder import decode_mode, supports_static_decoding
 from evals.methods.presets import Preset
-from evals.methods.weights import load_class, resolve, shape_config
+from evals.methods.weights import causal_config, load_class, resolve, shape_config
 from sharedllm.nn.base_config import head_dim, key_value_heads
 
 
@@ -147,7 +146,7 @@ def _model_class(preset: Preset, runtime: Runtime) -> type[BeaconModel]:
     if runtime.random_weights:
         config = shape_config(preset.shape)
     else:
-        config = AutoConfig.from_pretrained(resolve(preset.weights, runtime))
+        config = causal_config(resolve(preset.weights, runtime))
     if config.model_type not in CLASSES:
         raise UserError(
             f"The preset {preset.name} has a base of type '{config.model_type}': "

@@ -52,7 +52,7 @@ def expected_memory(choice: ModelChoice) -> Expected | None:
     The parameters are counted on torch's meta device, which allocates nothing.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     preset = choice.preset
     if preset.shape:
@@ -60,9 +60,9 @@ def expected_memory(choice: ModelChoice) -> Expected | None:
     else:
         try:
             folder = weights.resolve(preset.weights, replace(choice.runtime, offline=True), need_weights=False)
+            config = weights.causal_config(folder)
         except UserError:
             return None
-        config = AutoConfig.from_pretrained(folder)
     with torch.device("meta"):
         parameters = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())  # type: ignore[no-untyped-call]
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

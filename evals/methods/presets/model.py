@@ -6,7 +6,7 @@ import importlib.util
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
@@ -123,19 +123,19 @@ class Preset(BaseModel):
     description: Line
     weights: Weights
     adapter: Weights | None = None
-    settings: dict[str, Any] = Field(default_factory=dict)
-    shape: dict[str, Any] | None = None
+    settings: dict[str, object] = Field(default_factory=dict)
+    shape: dict[str, object] | None = None
     max_context: Annotated[int, Field(strict=True, gt=0, le=LONGEST_WINDOW)] | None = None
 
     @field_validator("settings", "shape")
     @classmethod
-    def _finite(cls, values: dict[str, Any] | None) -> dict[str, Any] | None:
+    def _finite(cls, values: dict[str, object] | None) -> dict[str, object] | None:
         check_finite(values)
         return values
 
     @field_validator("shape")
     @classmethod
-    def _possible(cls, shape: dict[str, Any] | None) -> dict[str, Any] | None:
+    def _possible(cls, shape: dict[str, object] | None) -> dict[str, object] | None:
         if shape is not None:
             if not isinstance(shape.get("model_type"), str):
                 raise ValueError("model_type is not the name of a model family")
@@ -155,6 +155,6 @@ class Preset(BaseModel):
             )
         return folder
 
-    def override(self, settings: Mapping[str, Any]) -> Preset:
+    def override(self, settings: Mapping[str, object]) -> Preset:
         """The same preset with some settings replaced (`--set key=value`)."""
         return self.model_copy(update={"settings": {**self.settings, **settings}})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from evals.errors import UserError, unknown
 from evals.methods.boundary import AGAIN, reading
@@ -36,7 +36,7 @@ def causal_config(folder: Path) -> PretrainedConfig:
     return config
 
 
-def shape_config(shape: Mapping[str, Any] | None) -> PretrainedConfig:
+def shape_config(shape: Mapping[str, object] | None) -> PretrainedConfig:
     """The config of a preset's `shape`. Raises UserError where the preset has none, or none that can be built."""
     from transformers import AutoConfig
 
@@ -46,7 +46,7 @@ def shape_config(shape: Mapping[str, Any] | None) -> PretrainedConfig:
     check_fields(fields, "The shape")
     check_family(str(shape["model_type"]), "The shape", has_code=False)
     with reading("The shape", "correct its fields"):
-        config: PretrainedConfig = AutoConfig.for_model(shape["model_type"], **fields)
+        config: PretrainedConfig = AutoConfig.for_model(str(shape["model_type"]), **fields)
     _check_direction(config, "The shape")
     return config
 

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from evals.hashing import digest_of, digest_of_file, digest_of_tree
 from evals.methods.base import Runtime
@@ -20,7 +19,7 @@ from evals.methods.weights.random import tokenizer_folder
 from evals.methods.weights.sources import locate, resolve
 
 
-def identity(weights: Weights, runtime: Runtime, shape: Mapping[str, Any] | None) -> str:
+def identity(weights: Weights, runtime: Runtime, shape: Mapping[str, object] | None) -> str:
     """A hash that changes when the weights do.
 
     Folder: names and all bytes of config, tokenizer and the weight files that are read. GGUF: the file. Hub: the

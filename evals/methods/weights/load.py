@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from evals.errors import UserError
 from evals.methods.base import Runtime
@@ -30,9 +30,9 @@ ADVICE = "download a damaged file again, or name another checkpoint"
 def load_base(
     weights: Weights,
     runtime: Runtime,
-    shape: Mapping[str, Any] | None,
+    shape: Mapping[str, object] | None,
     *,
-    config_overrides: Mapping[str, Any] | None = None,
+    config_overrides: Mapping[str, object] | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The causal LM in eval mode, on the device and in the dtype of `runtime`, and its tokenizer.
 
@@ -59,7 +59,7 @@ def load_base(
 
 
 def load_class(
-    model_class: type[M], weights: Weights, runtime: Runtime, shape: Mapping[str, Any] | None
+    model_class: type[M], weights: Weights, runtime: Runtime, shape: Mapping[str, object] | None
 ) -> tuple[M, PreTrainedTokenizerBase]:
     """`load_base` for a PreTrainedModel class of our own, which reads a released checkpoint as it is.
 
@@ -71,7 +71,7 @@ def load_class(
     if runtime.random_weights:
         fields = {key: value for key, value in (shape or {}).items() if key != "model_type"}
         with reading("The shape", "correct its fields"):
-            config = config_class(**fields)
+            config = cast("Callable[..., PretrainedConfig]", config_class)(**fields)
         model = cast("M", random_model(config, runtime, model_class))
         return model, random_tokenizer(weights, runtime, config.vocab_size)
     folder = resolve(weights, runtime)
@@ -102,7 +102,7 @@ def check_attention(attn: str) -> None:
 
 
 def _load_adapted(
-    folder: Path, weights: Weights, runtime: Runtime, overrides: Mapping[str, Any]
+    folder: Path, weights: Weights, runtime: Runtime, overrides: Mapping[str, object]
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A base with a PEFT adapter merged into it, and the adapter's tokenizer where it brings one."""
     base, base_runtime = peft_adapter.base_of(folder, weights), replace(runtime, checkpoint=None)
