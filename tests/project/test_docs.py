@@ -268,6 +268,29 @@ def test_paths_in_a_page_exist(page: Path) -> None:
     assert [path for path in PATH.findall(present) if not (ROOT / path).exists()] == []
 
 
+NAME = re.compile(r"\b_?[A-Za-z][A-Za-z_]*\b")
+ELSEWHERE = {"long_context_eval"}
+"""Names of other packages."""
+
+
+@pytest.fixture(scope="module")
+def known_names() -> set[str]:
+    """Every word in the project's code and presets, and in the names of their files."""
+    listed = subprocess.run(["git", "ls-files", "*.py", "*.yaml", "*.toml"], cwd=ROOT, capture_output=True, text=True)
+    paths = listed.stdout.split() or [str(p.relative_to(ROOT)) for p in ROOT.glob("[!.]*/**/*.py")]
+    texts = [*paths, *((ROOT / path).read_text(encoding="utf-8") for path in paths if (ROOT / path).is_file())]
+    return {word for text in texts for word in NAME.findall(text)}
+
+
+@pytest.mark.parametrize("page", READ, ids=lambda page: str(page.relative_to(ROOT)))
+def test_names_in_a_page_exist(page: Path, known_names: set[str]) -> None:
+    """Functions, classes and settings in backticks; a plain word proves nothing and is not looked for."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S).partition("| old | new |")[0]
+    named = {name for code in re.findall(r"`([^`\n]+)`", text) for name in NAME.findall(code)}
+    telling = {n for n in named if ("_" in n.strip("_") or re.match(r"[A-Z][a-z]+[A-Z]", n)) and not n.endswith("_")}
+    assert telling - known_names - ELSEWHERE == set()
+
+
 def test_the_index_names_every_page() -> None:
     index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
     assert [p.name for p in PAGES if p.parent.name == "docs" and p.name != "index.md" and p.name not in index] == []
