@@ -128,12 +128,26 @@ def _verify(file: RowFile, changed: int) -> None:
             pass
 
 
+class _Twice(Exception):
+    """A key that an object has twice, of which Python would keep the last."""
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _Twice(next(key for key in found if keys.count(key) > 1))
+    return found
+
+
 def load_json(content: bytes, where: str, remedy: str) -> object:
     """A JSON value. Raises UserError that begins with `where` and ends with `remedy`."""
     try:
-        value: object = json.loads(content.decode("utf-8"))
+        value: object = json.loads(content.decode("utf-8"), object_pairs_hook=_unique)
         if b"\\ud" in content.lower():  # the escape of half a character
             json.dumps(value, ensure_ascii=False).encode()
+    except _Twice as error:
+        raise UserError(f"{where} has the key {str(error)[:60]!r} twice: {remedy}.") from error
     except UnicodeEncodeError as error:
         raise UserError(f"{where} holds half a character (\\ud800 to \\udfff alone): {remedy}.") from error
     except UnicodeDecodeError as error:

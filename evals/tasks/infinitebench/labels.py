@@ -16,7 +16,7 @@ Answer = Value | Sequence[Value | list[int]]
 LETTERS = "ABCD"
 CHOICE_TASKS = ("longbook_choice_eng", "code_debug")
 KEY_TASKS = ("passkey", "number_string")
-LARGEST = 10**15
+DIGITS = 15
 """Numbers of more digits are in no official row, and floats could not tell them apart."""
 
 
@@ -57,13 +57,15 @@ def _integer(value: object) -> int:
 def _number(value: object) -> Number:
     """A finite number of ordinary size, from a number or its digits."""
     if isinstance(value, str):
-        if not re.fullmatch(r"-?[0-9]{1,16}(\.[0-9]{1,16})?", value.strip()):
+        if not re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", value.strip()):
             raise ValueError(f"the answer {_short(value)} is not a number")
+        if len(value.strip()) > 2 * DIGITS:
+            raise ValueError(f"the answer is a number of more than {DIGITS} digits")
         value = float(value) if "." in value else int(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"the answer {_short(value)} is not a number")
-    if abs(value) > LARGEST:
-        raise ValueError("the answer is a number of more than 15 digits")
+    if abs(value) >= 10**DIGITS:
+        raise ValueError(f"the answer is a number of more than {DIGITS} digits")
     return value
 
 

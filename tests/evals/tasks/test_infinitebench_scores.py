@@ -124,7 +124,7 @@ def test_labels_are_those_of_get_answer() -> None:
         ("code_run", 4.5, "not a whole number"),
         ("code_run", True, "is not a number"),
         ("code_run", 10**30, "more than 15 digits"),
-        ("code_run", "9" * 5000, "is not a number"),
+        ("code_run", "9" * 5000, "more than 15 digits"),
         ("code_run", [], "a list of 0 values"),
         ("math_find", float("nan"), "is not a number"),
         ("math_find", float("inf"), "is not a number"),
