@@ -143,10 +143,8 @@ class ActivationBeacon(LongContextModel):
 
 def _model_class(preset: Preset, runtime: Runtime) -> type[BeaconModel]:
     """The class for the base that the preset's shape, or the config beside its weights, names."""
-    if runtime.random_weights:
-        config = shape_config(preset.shape)
-    else:
-        config = causal_config(resolve(preset.weights, runtime))
+    random = runtime.random_weights
+    config = shape_config(preset.shape) if random else causal_config(resolve(preset.weights, runtime))
     if config.model_type not in CLASSES:
         raise UserError(
             f"The preset {preset.name} has a base of type '{config.model_type}': "

@@ -2,5 +2,13 @@
 
 from evals.methods.tokenizers.byte_level import byte_tokenizer
 from evals.methods.tokenizers.load import TOKENIZER_FILES, check_has_tokenizer, has_tokenizer, load_tokenizer
+from evals.methods.tokenizers.vocabulary import fit_vocabulary
 
-__all__ = ["TOKENIZER_FILES", "byte_tokenizer", "check_has_tokenizer", "has_tokenizer", "load_tokenizer"]
+__all__ = [
+    "TOKENIZER_FILES",
+    "byte_tokenizer",
+    "check_has_tokenizer",
+    "fit_vocabulary",
+    "has_tokenizer",
+    "load_tokenizer",
+]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, cast
 
 from evals.errors import UserError
 from evals.methods.boundary import read_json, reading
 from evals.methods.tokenizers.sentencepiece import processor, sentencepiece_backend, user_defined
+from evals.methods.tokenizers.vocabulary import FastTokenizer, without_added
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -64,7 +64,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         raise UserError(f"The tokenizer in {folder} has no fast version: add its tokenizer.json.")
     reference = None if _as_saved(folder, tokenizer) else _reference(folder)
     if reference is not None:
-        fast = cast("_Fast", tokenizer)
+        fast = cast("FastTokenizer", tokenizer)
         fast._tokenizer = _with_pipeline(fast._tokenizer, reference)
         _check(folder, fast._tokenizer, reference)
     tokenizer.model_max_length = UNLIMITED  # the harness decides lengths; releases state wrong ones
@@ -106,11 +106,6 @@ def generation_stop_ids(folder: Path) -> frozenset[int]:
     return frozenset()
 
 
-class _Fast(Protocol):
-    _tokenizer: Tokenizer
-    """Where transformers keeps the pipeline; `backend_tokenizer` only reads it."""
-
-
 @dataclass(frozen=True)
 class _Reference:
     """The pipeline that a folder's file describes, and the ids that it must give.
@@ -148,12 +143,8 @@ def _reference(folder: Path) -> _Reference | None:
 
 def _with_pipeline(tokenizer: Tokenizer, reference: _Reference) -> Tokenizer:
     """Text becomes ids as in the reference; special tokens and what is added around a text stay."""
-    from tokenizers import Tokenizer
-
     if reference.symbols:
-        made = json.loads(tokenizer.to_str())
-        made["added_tokens"] = [token for token in made["added_tokens"] if token["content"] not in reference.symbols]
-        tokenizer = Tokenizer.from_str(json.dumps(made))
+        tokenizer = without_added(tokenizer, reference.symbols)
     own = reference.pipeline
     tokenizer.normalizer, tokenizer.pre_tokenizer = own.normalizer, own.pre_tokenizer
     tokenizer.model, tokenizer.decoder = own.model, own.decoder

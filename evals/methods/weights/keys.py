@@ -9,7 +9,7 @@ from typing import TypedDict
 
 from evals.errors import UserError
 
-HARMLESS = re.compile(r"(^|\.)(rotary_emb\.inv_freq|attn\.(masked_)?bias|attention\.(masked_)?bias)$")
+HARMLESS = re.compile(r"(^|\.)(rotary_emb\.inv_freq|(attn|attention)\.((masked_)?bias|causal_mask))$")
 """Buffers that older releases stored and that models compute."""
 PREFIXES = ("module.", "_orig_mod.", "model._orig_mod.", "base_model.model.")
 """What wrappers (DataParallel, torch.compile, PEFT) put before the names."""

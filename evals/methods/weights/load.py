@@ -11,7 +11,7 @@ from evals.errors import UserError
 from evals.methods.base import Runtime
 from evals.methods.boundary import reading
 from evals.methods.presets import Weights
-from evals.methods.tokenizers import has_tokenizer, load_tokenizer
+from evals.methods.tokenizers import fit_vocabulary, has_tokenizer, load_tokenizer
 from evals.methods.weights import peft_adapter
 from evals.methods.weights.checkpoint import is_adapter
 from evals.methods.weights.configs import causal_config, check_known, shape_config
@@ -53,7 +53,7 @@ def load_base(
     if is_adapter(folder):
         return _load_adapted(folder, weights, runtime, overrides)
     config, tokenizer = causal_config(folder), load_tokenizer(folder)
-    check_vocabulary(folder, tokenizer, config)
+    fit_vocabulary(folder, tokenizer, _rows(config))
     config.update(overrides)
     return _read_causal(folder, config, runtime), tokenizer
 
@@ -80,25 +80,20 @@ def load_class(
     tokenizer = load_tokenizer(folder)
     with reading(folder / "config.json", ADVICE):
         config = config_class.from_pretrained(folder)
-    check_vocabulary(folder, tokenizer, config)
+    fit_vocabulary(folder, tokenizer, _rows(config))
     return cast("M", _read(model_class.from_pretrained, folder, config, runtime)), tokenizer
-
-
-def check_vocabulary(folder: Path, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> None:
-    """Raises UserError where a token has no row in the embedding."""
-    rows: int | None = getattr(config.get_text_config(), "vocab_size", None)
-    name, largest = max(tokenizer.get_vocab().items(), key=lambda entry: entry[1], default=("", -1))
-    if rows is not None and largest >= rows:
-        raise UserError(
-            f"The tokenizer in {folder} has the token {name!r} with id {largest}, and the model only {rows} "
-            "embeddings: remove the token from the tokenizer's files, or take those of the model's release."
-        )
 
 
 def check_attention(attn: str) -> None:
     """Raises UserError where the attention kernel is not installed."""
     if attn == "flash_attention_2" and version("flash-attn") is None:  # flash-attn-4 has a module of that name, too
         raise UserError("--attn flash_attention_2 needs flash-attn: pip install 'sharedllm[flash]', or use sdpa.")
+
+
+def _rows(config: PretrainedConfig) -> int:
+    """Tokens that have an embedding."""
+    rows: int = config.get_text_config().vocab_size
+    return rows
 
 
 def _load_adapted(
@@ -110,7 +105,7 @@ def _load_adapted(
     model, tokenizer = load_base(base, base_runtime, None, config_overrides=overrides)
     if has_tokenizer(folder):
         tokenizer = load_tokenizer(folder)
-        check_vocabulary(folder, tokenizer, model.config)
+        fit_vocabulary(folder, tokenizer, _rows(model.config))
     return evaluating(peft_adapter.merged(model, folder)), tokenizer
 
 

@@ -167,11 +167,11 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "hidden text": (config(hidden_size="32"), "hidden_size is '32'"),
     "heads do not divide": (config(num_attention_heads=5, head_dim=None), "not a multiple|cannot share"),
     "groups do not divide": (config(num_key_value_heads=3), "cannot share 3"),
-    "eps NaN": (config(rms_norm_eps=float("nan")), "not finite"),
+    "eps NaN": (config(rms_norm_eps=float("nan")), "rms_norm_eps is nan"),
     "activation unknown": (config(hidden_act="nosuch"), "cannot be read"),
     "rope unknown": (config(rope_parameters={"rope_type": "nosuch", "rope_theta": 1.0}), "."),
     "other shapes": (config(intermediate_size=128), r"mlp\..* has the shape"),
-    "vocabulary": (config(vocab_size=200), "id 257, and the model only 200"),
+    "vocabulary": (config(vocab_size=200), "id 200, and the model only 200"),
     "quantised, unknown": (config(quantization_config={"quant_method": "nosuch"}), "method 'nosuch' is unknown"),
     "quantised, no package": (
         config(quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),
@@ -312,6 +312,33 @@ def test_identity_covers_every_byte_that_is_read_and_no_other_file(folder: Path)
     assert now() not in (first, second)
     through = identity(Weights(source="nowhere"), Runtime(checkpoint=str(folder)), None)
     assert through == now()
+
+
+def add_token(folder: Path, token_id: int, special: bool) -> None:
+    path = folder / "tokenizer.json"
+    saved = json.loads(path.read_text())
+    saved["added_tokens"].append({**saved["added_tokens"][0], "id": token_id, "content": "<image>", "special": special})
+    path.write_text(json.dumps(saved))
+
+
+def test_a_mark_without_an_embedding_is_left_out_and_is_letters_in_a_text(folder: Path) -> None:
+    add_token(folder, TINY_SHAPE["vocab_size"], special=True)
+    edit_json(folder / "tokenizer_config.json", pad_token="<image>")
+    model, tokenizer = load_base(Weights(source=str(folder)), Runtime(), None)
+    ids = tokenizer("a<image>b")["input_ids"]
+    assert len(ids) == 1 + len("a<image>b")
+    assert max(tokenizer.get_vocab().values()) < TINY_SHAPE["vocab_size"]
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id
+    assert model(torch.tensor([ids])).logits.isfinite().all()
+
+
+@pytest.mark.parametrize(("token_id", "special", "role"), [(258, False, ""), (258, True, "eos_token")])
+def test_other_tokens_without_an_embedding_are_refused(folder: Path, token_id: int, special: bool, role: str) -> None:
+    add_token(folder, token_id, special)
+    if role:
+        edit_json(folder / "tokenizer_config.json", **{role: "<image>"})
+    with pytest.raises(UserError, match="only 258 embeddings"):
+        load(folder)
 
 
 def test_shapes_of_the_fixture_are_those_that_the_tests_speak_of() -> None:

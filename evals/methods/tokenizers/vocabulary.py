@@ -1,0 +1,62 @@
+"""Whether every token of a tokenizer has a row in its model's embedding."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast
+
+from evals.errors import UserError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
+
+SPARE = 64
+"""Ids beyond the embedding that are taken for marks of another form of the model."""
+
+
+def fit_vocabulary(folder: Path, tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
+    """Make sure that no text becomes an id without an embedding.
+
+    Some releases share the tokenizer of a larger form and have no rows for its special marks (Gemma 3 1B: the place of
+    an image; many tunes of Llama 2: a padding mark). These marks are taken out of the tokenizer, with a warning: in a
+    text they are letters. Raises UserError for any other token without a row.
+    """
+    beyond = {token: i for token, i in tokenizer.get_vocab().items() if i >= rows}
+    if not beyond:
+        return
+    added = {i: token.special for i, token in tokenizer.added_tokens_decoder.items()}
+    needed = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token}
+    template = str(tokenizer.chat_template or "")
+    for token, i in sorted(beyond.items(), key=lambda entry: entry[1]):
+        if not added.get(i) or i >= rows + SPARE or token in needed or token in template:
+            raise UserError(
+                f"The tokenizer in {folder} has the token {token!r} with id {i}, and the model only {rows} embeddings: "
+                "remove the token from the tokenizer's files, or take those of the model's release."
+            )
+    log.warning("The tokenizer in %s has marks without an embedding, which are left out: %s", folder, ", ".join(beyond))
+    if tokenizer.pad_token in beyond:
+        tokenizer.pad_token = tokenizer.eos_token
+    fast = cast("FastTokenizer", tokenizer)
+    fast._tokenizer = without_added(fast._tokenizer, beyond)
+
+
+class FastTokenizer(Protocol):
+    """A tokenizer of transformers that works with a pipeline of `tokenizers`."""
+
+    _tokenizer: Tokenizer
+    """Where the pipeline is kept; `backend_tokenizer` only reads it."""
+
+
+def without_added(tokenizer: Tokenizer, tokens: Collection[str]) -> Tokenizer:
+    """A copy of the pipeline that does not cut these added tokens out of a text."""
+    from tokenizers import Tokenizer
+
+    made = json.loads(tokenizer.to_str())
+    made["added_tokens"] = [token for token in made["added_tokens"] if token["content"] not in tokens]
+    return Tokenizer.from_str(json.dumps(made))
