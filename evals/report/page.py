@@ -23,6 +23,7 @@ from markupsafe import Markup
 from evals.records.json import Json, dumps
 from evals.report.frames import Data
 from evals.report.load import Run
+from evals.report.missing import missing
 from evals.report.summary import records
 from evals.report.tables import Table, fairness_table, hints
 from evals.safe_text import plain_json, plain_text
@@ -47,7 +48,7 @@ def write_page(data: Data, plots: Sequence[tuple[str, str, Path]], tables: Seque
     text = env.get_template("page.html.j2").render(
         title=title(data.run),
         facts=facts(data),
-        notes=data.run.notes,
+        notes=[*data.run.notes, *missing(data.run)],
         hints=hints(data),
         style=Markup((folder / "page.css").read_text(encoding="utf-8")),
         script=Markup(script),

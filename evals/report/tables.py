@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from evals.report.frames import Data
+from evals.report.missing import missing
 from evals.report.stats import Interval
 from evals.report.summary import COST, FIRST, metric_names
 
@@ -116,7 +117,7 @@ def summary_table(data: Data) -> Table:
             cell[name] = Interval(row[name], row[f"{name}_low"], row[f"{name}_high"])
         rows.append({**cell, **{k: row[k] for k in COST}})
     frame = pd.DataFrame(rows, dtype=object).dropna(axis=1, how="all")
-    return Table("summary", "Summary", frame, hints(data), fairness_lines(data, data.models))
+    return Table("summary", "Summary", frame, [*missing(data.run), *hints(data)], fairness_lines(data, data.models))
 
 
 def fairness_lines(data: Data, models: list[str]) -> list[str]:

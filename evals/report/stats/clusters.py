@@ -67,7 +67,9 @@ def clustered_mean(values_S: Floats, codes_S: Codes) -> ClusteredMean:
         return ClusteredMean(value, float("nan"), float("nan"), clusters, False)
     residuals_G = sums_G - value * counts_G
     residuals_G[np.abs(residuals_G) < 1e-12 * (np.abs(sums_G) + abs(value) * counts_G)] = 0.0  # rounding only
-    se = float(np.sqrt((residuals_G**2 / (1 - counts_G / total)).sum()) / total)
+    with np.errstate(over="ignore"):  # values near the largest float: no error can be given
+        se = float(np.sqrt((residuals_G**2 / (1 - counts_G / total)).sum()) / total)
+    se = se if np.isfinite(se) else float("nan")
     return ClusteredMean(value, se, degrees_of_freedom(counts_G), clusters, bool((counts_G == 1).all()))
 
 

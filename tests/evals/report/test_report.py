@@ -394,3 +394,42 @@ def test_many_depths_are_gathered_in_tenths() -> None:
     few, many = pd.Series([0.0, 12.5, 100.0]), pd.Series([0.0, 9.9, 10.0, *range(11, 20), 99.0, 100.0])
     assert needle.gathered(few).tolist() == few.tolist()
     assert needle.gathered(many).tolist() == [5, 5, *[15] * 10, 95, 95]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e200])
+def test_samples_without_a_finite_score_never_take_a_report_down(tmp_path, value) -> None:
+    """One cell that holds nothing else, one that holds some; the page and the summary say so."""
+    run = load(write_run(tmp_path, samples=4))
+    (whole, *_), (part, *_) = ([c for c, r in run.cells.items() if r.task == task] for task in ("perplexity", "needle"))
+    for sample in [*run.samples[whole], run.samples[part][0]]:
+        sample.metrics = dict.fromkeys(sample.metrics, value)
+    summary = report.write(run, tmp_path / "out").set_index("cell")
+    page, table = ((tmp_path / "out" / name).read_text() for name in ("report.html", "summary.md"))
+    if math.isfinite(value):
+        assert summary.loc[whole, "nll"] == pytest.approx(value)
+        return
+    assert summary.loc[whole, "n"] == 0
+    assert math.isnan(summary.loc[whole, "ppl"])
+    assert summary.loc[part, "n"] == 3
+    for text in (page, table):
+        assert "8 of 8 samples do not count (8 without a finite score)" in text
+        assert "1 of 4 samples do not count" in text
+
+
+def test_failed_samples_are_counted_on_the_page(tmp_path) -> None:
+    run = load(write_run(tmp_path, samples=4, tasks=("longbench:qasper",)))
+    sample = next(iter(run.samples.values()))[0]
+    sample.status, sample.metrics = "failed", {}
+    report.write(run, tmp_path / "out")
+    assert "1 of 4 samples do not count (1 failed)" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_cells_that_are_all_out_of_memory_make_a_report(tmp_path) -> None:
+    run = load(write_run(tmp_path, samples=2, models=(FULL,), tasks=("perplexity",)))
+    for cell, state in run.cells.items():
+        state.status = "oom"
+        run.samples.pop(cell, None)
+        run.perf[cell].status = "oom"
+    summary = report.write(run, tmp_path / "out")
+    assert set(summary["status"]) == {"oom"}
+    assert "oom" in (tmp_path / "out" / "tables" / "table1-2-perplexity.md").read_text()

@@ -1,0 +1,32 @@
+"""What a report lacks, in sentences: samples that do not count, and cells without a score."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from evals.records.models import CellState
+from evals.report.load import Run
+from evals.report.stats.clusters import has_finite
+
+MOST_LINES = 20
+
+
+def missing(run: Run) -> list[str]:
+    """One sentence per cell whose samples do not all count, then what is left of the cells that have none."""
+    found = [line for cell, state in run.cells.items() if (line := _left_out(run, cell, state))]
+    more = len(found) - MOST_LINES
+    return found if more <= 0 else [*found[:MOST_LINES], f"Samples of {more} more cells do not count."]
+
+
+def _left_out(run: Run, cell: str, state: CellState) -> str:
+    samples = run.samples.get(cell, [])
+    reasons = Counter(
+        "failed" if sample.status != "ok" else "without a finite score"
+        for sample in samples
+        if sample.status != "ok" or not has_finite(sample)
+    )
+    if not reasons:
+        return ""
+    where = state.task + ("" if state.length is None else f" at {state.length} tokens")
+    why = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+    return f"{where}, {state.model}: {reasons.total()} of {len(samples)} samples do not count ({why})."
