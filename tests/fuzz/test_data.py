@@ -170,7 +170,7 @@ TEXTS = [
     ("deep row", "too deep a nesting", put("a.jsonl", b'{"text": "x", "a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}")),
     ("long number", "too long a number", put("a.jsonl", b'{"text": "x", "a": ' + b"9" * 10_000 + b"}")),
     ("NaN", None, put("a.jsonl", b'{"text": "' + LONG.encode() + b'", "score": NaN}\n')),
-    ("equal keys", None, put("a.jsonl", b'{"text": 1, "text": "' + LONG.encode() + b'"}\n')),
+    ("equal keys", "has the key 'text' twice", put("a.jsonl", b'{"text": 1, "text": "' + LONG.encode() + b'"}\n')),
     ("row too long", "line 1 is longer than", put("a.jsonl", b"x" * 600_000)),
     ("text too long", "is larger than", put("a.txt", b"x " * 300_000)),
     ("blank lines without end", "blank lines", put("a.jsonl", b"\n" * 3000)),
