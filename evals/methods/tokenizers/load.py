@@ -55,11 +55,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     `generation_stop_ids` (frozenset) holds the end-of-sequence ids that the folder's generation settings name.
     Raises UserError where there is no usable tokenizer.
     """
-    from transformers import AutoTokenizer
-
     check_has_tokenizer(folder)
-    with reading(f"The tokenizer in {folder}", ADVICE):
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    tokenizer = _automatic(folder)
     if not tokenizer.is_fast:
         raise UserError(f"The tokenizer in {folder} has no fast version: add its tokenizer.json.")
     reference = None if _as_saved(folder, tokenizer) else _reference(folder)
@@ -71,6 +68,23 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     with reading(f"The tokenizer in {folder}", ADVICE):
         tokenizer.decode(tokenizer(PROBE[0])["input_ids"])
     setattr(tokenizer, "generation_stop_ids", generation_stop_ids(folder))  # noqa: B010 - not a declared attribute
+    return tokenizer
+
+
+def _automatic(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer that transformers makes of a folder without running code from it."""
+    from transformers import AutoTokenizer
+
+    try:
+        with reading(f"The tokenizer in {folder}", ADVICE):
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except UserError as error:
+        if "trust_remote_code" not in str(error.__cause__):
+            raise
+        raise UserError(
+            f"The tokenizer in {folder} works only with the checkpoint's own code (auto_map in tokenizer_config.json), "
+            "and that is never run: name a release with a tokenizer of transformers."
+        ) from error
     return tokenizer
 
 
@@ -137,6 +151,8 @@ def _reference(folder: Path) -> _Reference | None:
         return _Reference(made, lambda text: made.encode(text, add_special_tokens=False).ids)
     path = folder / "tokenizer.model"
     if path.is_file():
+        if not (folder / "tokenizer_config.json").is_file():
+            raise UserError(f"There is no tokenizer_config.json in {folder}, which names the special tokens: {ADVICE}.")
         return _Reference(sentencepiece_backend(path), processor(path).encode, user_defined(path))
     return None
 

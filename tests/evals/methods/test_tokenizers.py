@@ -147,3 +147,19 @@ def test_stop_ids_come_from_the_generation_settings(files: dict[str, Any], expec
     for name, content in files.items():
         (tmp_path / name).write_text(json.dumps(content))
     assert load_tokenizer(tmp_path).generation_stop_ids == expected
+
+
+def test_a_tokenizer_with_code_of_its_own_is_refused(tmp_path: Path) -> None:
+    folder = write_sentencepiece(tmp_path)
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", None]}}))
+    with pytest.raises(UserError, match="own code.*and that is never run"):
+        load_tokenizer(folder)
+
+
+def test_a_sentencepiece_model_alone_does_not_say_its_special_tokens(tmp_path: Path) -> None:
+    folder = write_sentencepiece(tmp_path)
+    (folder / "tokenizer_config.json").unlink()
+    with pytest.raises(UserError, match=r"no tokenizer_config\.json"):
+        load_tokenizer(folder)
