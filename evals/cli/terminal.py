@@ -5,25 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from evals.cli.tables import add_row, new_table
 from evals.records.json import Json, dumps
 from evals.run.dry_run import Planned
+from evals.safe_text import plain_line
 
 GIB = 1 << 30
 
 
 def results_table(rows: Sequence[Json]) -> Table:
     """One row per cell: status, first metric with its interval, other metrics, costs."""
-    table = _new_table("model", "task", "length", "status", "n", "score", "95 % interval", "also")
-    for name in ("TTFT s", "ms/token", "peak GiB", "state GiB"):
-        table.add_column(name, justify="right")
+    texts, costs = ("model", "task", "status", "also"), ("TTFT s", "ms/token", "peak GiB", "state GiB")
+    table = new_table(("model", "task", "length", "status", "n", "score", "95 % interval", "also", *costs), left=texts)
     for row in rows:
         metrics, first = row["metrics"], row["metric"]
         low, high = row.get("intervals", {}).get(first, (None, None))
-        table.add_row(
+        add_row(
+            table,
             row["model"],
             row["task"],
             str(row["length"] or ""),
@@ -39,9 +40,11 @@ def results_table(rows: Sequence[Json]) -> Table:
 
 def plan_table(rows: Sequence[Planned]) -> Table:
     """One row per cell of a run that was not started."""
-    table = _new_table("model", "task", "length", "samples", "tokens", "weights GiB", "dense KV GiB")
+    columns = ("model", "task", "length", "samples", "tokens", "weights GiB", "dense KV GiB")
+    table = new_table(columns, left=("model", "task"))
     for row in rows:
-        table.add_row(
+        add_row(
+            table,
             row.cell.model.name,
             row.cell.task.name,
             str(row.cell.length or ""),
@@ -53,13 +56,6 @@ def plan_table(rows: Sequence[Planned]) -> Table:
     return table
 
 
-def _new_table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    for name in columns:
-        table.add_column(name, justify="left" if name in ("model", "task", "status", "also") else "right")
-    return table
-
-
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
@@ -68,7 +64,7 @@ def closing(err: Console, folder: Path, timing: dict[str, float], rows: Sequence
     """Why cells failed, where the time went, and where the results are."""
     failures = dict.fromkeys(row["error"] for row in rows if row["status"] == "failed")
     for sentence in failures:
-        err.print(f"Failed: {sentence}", markup=False, highlight=False, soft_wrap=True)
+        err.print(plain_line(f"Failed: {sentence}"), markup=False, highlight=False, soft_wrap=True)
     err.print(
         f"{timing['wall_s']:.1f} s: models {timing['model_s']:.1f} s, loading {timing['load_s']:.1f} s, "
         f"report {timing['report_s']:.1f} s, harness {timing['harness_s']:.1f} s "
