@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 from typing import TextIO
 
-from rich.console import Console
-
 from evals.cli import options
 from evals.cli.command import new_app, run_command
+from evals.cli.pipes import PipeConsole
 from evals.errors import UserError
 from evals.registry import canonical_task
 from evals.run.spec import Attention, Device, DType, RunSpec, parse_length, parse_settings, resolve_runtime, split_list
@@ -51,7 +50,7 @@ def evaluate(
     line is one JSON object, progress goes to stderr. Exit code 0: every cell ran; 1: some cell failed; 2: bad input.
     `sharedllm-eval doctor` checks the installation.
     """
-    out, err = _console(sys.stdout), Console(stderr=True)
+    out, err = _console(sys.stdout), PipeConsole(file=sys.stderr)
     tasks, models = [canonical_task(name) for name in split_list(task or [])], split_list(model or [])
     if show_list:
         from evals.cli.listing import show
@@ -93,8 +92,8 @@ def _chosen_tasks(tasks: list[str], models: list[str], maxlen: bool) -> list[str
     return ["efficiency-maxlen" if name == "efficiency" else name for name in tasks]
 
 
-def _console(file: TextIO) -> Console:
-    return Console(file=file) if file.isatty() else Console(file=file, width=PIPED_WIDTH)
+def _console(file: TextIO) -> PipeConsole:
+    return PipeConsole(file=file) if file.isatty() else PipeConsole(file=file, width=PIPED_WIDTH)
 
 
 def main(arguments: list[str] | None = None) -> None:

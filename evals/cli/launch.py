@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import transformers
-from rich.console import Console
 
+from evals.cli.pipes import PipeConsole
 from evals.cli.terminal import closing, last_line, plan_table, results_table
 from evals.errors import UserError
 from evals.records.json import Json
@@ -22,12 +22,15 @@ from evals.run.environment import environment
 from evals.run.grid import Cell, check, check_unique, plan
 from evals.run.identity import SCHEMA, digest
 from evals.run.progress import Progress
+from evals.run.signals import Terminated, terminable
 from evals.run.spec import RunSpec
 
 RUNS = Path("runs")
+INTERRUPTED, TERMINATED = 130, 143
+"""Exit codes after Ctrl-C and SIGTERM, as shells count them: 128 and the number of the signal."""
 
 
-def dry_run(spec: RunSpec, output: Path | None, out: Console) -> int:
+def dry_run(spec: RunSpec, output: Path | None, out: PipeConsole) -> int:
     """Print the plan; nothing is loaded, fetched or written."""
     rows = planned(plan(spec), spec.limit)
     out.print(plan_table(rows))
@@ -49,14 +52,32 @@ def dry_run(spec: RunSpec, output: Path | None, out: Console) -> int:
     return 0
 
 
-def execute(spec: RunSpec, output: Path | None, command: Sequence[str], out: Console, err: Console) -> int:
-    """Run the grid, or go on with it. Returns the exit code of the command line contract."""
+def execute(spec: RunSpec, output: Path | None, command: Sequence[str], out: PipeConsole, err: PipeConsole) -> int:
+    """Run the grid, or go on with it. Returns the exit code of the command line contract.
+
+    Ctrl-C and SIGTERM end the run with a sentence on how to go on, and exit codes 130 and 143.
+    """
     begin = time.perf_counter()
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # there is one bar: that of the run
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the run has its own bar
+    try:
+        with terminable():
+            return _execute(spec, output, command, out, err, begin)
+    except (KeyboardInterrupt, Terminated) as stop:
+        err.print(
+            "Stopped. Everything measured so far is kept: the same command goes on from there.",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+        return INTERRUPTED if isinstance(stop, KeyboardInterrupt) else TERMINATED
+
+
+def _execute(
+    spec: RunSpec, output: Path | None, command: Sequence[str], out: PipeConsole, err: PipeConsole, begin: float
+) -> int:
     cells = plan(spec)
     check(cells)
     check_unique(cells)
-    planned_s = time.perf_counter() - begin
     key = digest({"cells": sorted(cell.id for cell in cells), "device": spec.device})
     folder = output or RUNS / key[:12]
     header: Json = {
@@ -65,15 +86,15 @@ def execute(spec: RunSpec, output: Path | None, command: Sequence[str], out: Con
         "environment": environment(spec.device),
         "identity_schema": SCHEMA,
     }
+    spent = Spent(load_s=time.perf_counter() - begin)
     with RunStore(folder, key, header, lambda recorded: first_difference(recorded, header["spec"], cells)) as store:
         with Progress(cells, err) as progress:
             progress.log(f"{len(cells)} cells into {folder} on {spec.device}, {spec.dtype}, {_kernel(spec)}")
-            engine = Engine(store, spec, progress, Spent(load_s=planned_s))
-            engine.execute(cells)
+            Engine(store, spec, progress, spent).execute(cells)
         report_begin = time.perf_counter()
         summary, problem = _report(folder) if store.samples or store.perf else ({}, None)
         end = time.perf_counter()
-        timing = _timing(engine.spent, wall_s=end - begin, report_s=end - report_begin)
+        timing = _timing(spent, wall_s=end - begin, report_s=end - report_begin)
         store.meta.timing.append(timing)
         try:
             store.save()

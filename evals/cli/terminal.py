@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from evals.cli.pipes import PipeConsole
 from evals.cli.tables import add_row, new_table
 from evals.records.json import Json, dumps
 from evals.run.dry_run import Planned
@@ -75,7 +76,6 @@ def closing(err: Console, folder: Path, timing: dict[str, float], rows: Sequence
     )
 
 
-def last_line(out: Console, value: Json) -> None:
+def last_line(out: PipeConsole, value: Json) -> None:
     """One JSON object on the last line, whatever the width of the terminal."""
-    out.file.write(dumps(value) + "\n")
-    out.file.flush()
+    out.write_line(dumps(value))

@@ -11,8 +11,13 @@ Json = dict[str, Any]
 
 
 def dumps(value: object, indent: int | None = None) -> str:
-    """A value as JSON. NaN and infinities, which JSON does not have, become null; numpy numbers become numbers."""
-    return json.dumps(finite(value), ensure_ascii=False, allow_nan=False, default=_plain, indent=indent)
+    """A value as JSON.
+
+    NaN and infinities, which JSON does not have, become null; numpy numbers become numbers; what UTF-8 does not have
+    becomes U+FFFD.
+    """
+    text = json.dumps(finite(value), ensure_ascii=False, allow_nan=False, default=_plain, indent=indent)
+    return text if text.isascii() else str(well_formed(text))
 
 
 def finite(value: object) -> object:

@@ -6,6 +6,8 @@ Fields of later versions are ignored, so that an older reader can open a newer r
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Literal
 
@@ -102,7 +104,9 @@ class PerfRecord(Measurement):
 class CellState(Record):
     """A cell in `run.json`: what it is, and how far it has come.
 
-    limit: of the last complete pass, None for all samples. traceback: of a bug; bad_input: a person's mistake.
+    limit: of the last complete pass, None for all samples. samples: how many records that pass has. begun: how often
+    a process started on the cell and died, each time with begun_records records. traceback: of a bug; bad_input: a
+    person's mistake.
     max_context: the model's window in tokens. data: hash of the task's data files below `--data-dir`.
     """
 
@@ -118,6 +122,9 @@ class CellState(Record):
     status: Status = "pending"
     error: str | None = None
     limit: int | None = None
+    samples: int | None = None
+    begun: int = 0
+    begun_records: int = 0
     traceback: str | None = None
     bad_input: bool = False
 
@@ -148,6 +155,14 @@ class ModelEntry(Record):
     def settings(self) -> Json:
         """Settings of the preset, `--set` included."""
         return dict(self.preset.get("settings") or {})
+
+
+def not_finite(metrics: Mapping[str, float]) -> str | None:
+    """Why metrics do not count; None where all are finite."""
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            return f"the metric {name} is {value}"
+    return None
 
 
 def _time(text: str) -> str:
@@ -187,7 +202,7 @@ class RunMeta(Record):
         """The content of `run.json`, without the empty entries that most runs have."""
         found = self.model_dump()
         for state in found["cells"].values():
-            for name in ("traceback", "bad_input"):
+            for name in ("traceback", "bad_input", "begun", "begun_records"):
                 if not state[name]:
                     del state[name]
         return {name: value for name, value in found.items() if value or name not in ("resumed", "timing", "merged")}

@@ -34,8 +34,8 @@ class RunStore:
 
     Use as a context manager. Every failure of the disk raises StoreError and leaves what was written intact.
 
-    samples: record ids of each cell that are on the disk. perf: cells that have a cold measurement. healed: how many
-    damaged records were set aside when the folder was opened.
+    samples: record ids of each cell that are on the disk. perf: cells that have a cold measurement. failed: of each
+    cell why samples have no score, by id. healed: how many damaged records were set aside when the folder was opened.
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class RunStore:
         self.folder = folder
         self.samples: dict[str, set[str]] = {}
         self.perf: set[str] = set()
+        self.failed: dict[str, dict[str, str]] = {}
         self.healed = 0
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -158,7 +159,7 @@ class RunStore:
 
     def _rewrite(self, fault: Callable[[Line], str]) -> None:
         """Keep the lines without a fault; the others go to `samples.damaged.jsonl`. Nothing is ever deleted."""
-        self.samples, self.perf = {}, set()
+        self.samples, self.perf, self.failed = {}, set(), {}
         kept, aside = [], []
         for line in read_lines(self.folder):
             if fault(line):
@@ -190,6 +191,8 @@ class RunStore:
     def _note(self, record: AnyRecord) -> None:
         if isinstance(record, SampleRecord):
             self.samples.setdefault(record.cell, set()).add(record.sample)
+            if record.status == "failed":
+                self.failed.setdefault(record.cell, {})[record.sample] = record.error or "it failed"
         else:
             self.perf.add(record.cell)
 

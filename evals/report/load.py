@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from evals import registry
 from evals.errors import UserError
 from evals.records.json import Json, dumps
-from evals.records.models import CellState, ModelEntry, PerfRecord, RunMeta, SampleRecord
+from evals.records.models import CellState, ModelEntry, PerfRecord, RunMeta, SampleRecord, not_finite
 from evals.records.read import SAMPLES_FILE, is_torn, read_lines, read_run
 from evals.settings import validate
 from evals.tasks.base import BaseTask
@@ -103,9 +103,31 @@ def _collect(path: Path, meta: RunMeta) -> Run:
         elif isinstance(record, PerfRecord):
             perf[record.cell] = record
         else:
-            samples.setdefault(record.cell, {})[record.sample] = record
-    notes = [f"The cell {cell} is not in run.json of {path} and is left out." for cell in dict.fromkeys(strange)]
+            samples.setdefault(record.cell, {})[record.sample] = _checked(record)
+    notes = _missing(meta, samples)
+    notes += [f"The cell {cell} is not in run.json of {path} and is left out." for cell in dict.fromkeys(strange)]
     return Run(path, meta, {c: list(s.values()) for c, s in samples.items()}, perf, _damage(path, damaged) + notes)
+
+
+def _checked(record: SampleRecord) -> SampleRecord:
+    """A sample whose metrics are not all finite failed: runs recorded before 0.1.0 call it ok."""
+    if record.status == "ok" and (fault := not_finite(record.metrics)):
+        return record.model_copy(update={"status": "failed", "error": fault})
+    return record
+
+
+def _missing(meta: RunMeta, samples: Mapping[str, Mapping[str, SampleRecord]]) -> list[str]:
+    """Notes about cells that lack records of a complete pass; such a cell is pending again."""
+    notes = []
+    for cell, state in meta.cells.items():
+        found, expected = len(samples.get(cell, ())), state.samples or 0
+        if state.status == "ok" and found < expected:
+            state.status = "pending"
+            notes.append(
+                f"{expected - found} of {expected} samples of {state.model} {state.task} are missing: the command of "
+                "this run measures them again."
+            )
+    return notes
 
 
 def _damage(path: Path, damaged: Sequence[int]) -> list[str]:

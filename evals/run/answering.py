@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from evals.measure.request import cold, synchronize
 from evals.methods.base import LongContextModel
-from evals.records.models import PerfRecord
+from evals.records.models import PerfRecord, not_finite
 from evals.records.store import RunStore
+from evals.run.finite import unusable_output
 from evals.run.grid import Cell
 from evals.run.progress import Progress
 from evals.run.samples import Asked, answer, answered, audit, record, refused, score
@@ -120,7 +121,9 @@ class Answering:
         answer_s = time.perf_counter() - start
         self.spent.model_s += answer_s
         for asked, output in zip(batch, outputs, strict=True):
-            metrics = score(answered(cell), asked.instance, output)
-            self.store.append(record(model, cell, asked, output, metrics, answer_s / len(batch)))
+            fault = unusable_output(asked, output)
+            metrics = {} if fault else score(answered(cell), asked.instance, output)
+            fault = fault or not_finite(metrics)
+            self.store.append(record(model, cell, asked, output, metrics, answer_s / len(batch), fault))
             self._unfinished.append(output.unfinished_thinking)
             self.progress.step()

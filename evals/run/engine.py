@@ -8,7 +8,8 @@ from __future__ import annotations
 import gc
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import groupby
 from typing import TypeVar
@@ -22,8 +23,10 @@ from evals.methods import kernels as attention
 from evals.methods.base import LongContextModel
 from evals.records.json import Json
 from evals.records.models import ModelEntry, PerfRecord, Status
+from evals.records.read import DAMAGED_FILE
 from evals.records.store import RunStore, StoreError
 from evals.run.answering import Answering, Spent
+from evals.run.begun import REASON, Begun
 from evals.run.grid import Cell
 from evals.run.identity import ModelChoice, digest
 from evals.run.instances import Instances
@@ -45,6 +48,7 @@ class Engine:
         self.progress = progress
         self.spent = spent
         self.instances = Instances(spec.limit)
+        self.begun = Begun(store)
         self.answering = Answering(store, spec, progress, spent)
         self.states = store.meta.cells
 
@@ -57,18 +61,28 @@ class Engine:
         for cell in cells:
             self.states.setdefault(cell.id, cell.state())
         self.store.save()
+        if self.store.healed:
+            self.progress.log(
+                f"{self.store.healed} damaged or doubled records were set aside in {DAMAGED_FILE}; their samples are "
+                "measured again."
+            )
         gc.freeze()  # the libraries' objects stay: without them a collection takes a tenth of the time
         for _, group in groupby(cells, key=lambda cell: cell.model.name):
             self._run_model(list(group))
             _free()
 
     def is_complete(self, cell: Cell) -> bool:
-        """Whether nothing is left to do for the cell: out of memory is an end, a failure is not."""
-        state = self.states[cell.id]
+        """Whether nothing is left to do for the cell: out of memory is an end, a failure is not.
+
+        What `run.json` says counts only as far as the records are there.
+        """
+        state, measured = self.states[cell.id], cell.id in self.store.perf
         if state.status != "ok":
-            return state.status == "oom"
+            return state.status == "oom" and measured
         covered = state.limit is None or (self.spec.limit is not None and self.spec.limit <= state.limit)
-        return covered and (not self.spec.perf or cell.id in self.store.perf)
+        whole = len(self.store.samples.get(cell.id, ())) >= (state.samples or 1)
+        wanted = self.spec.perf or isinstance(cell.task.task, MeasuredTask)
+        return covered and whole and (measured or not wanted)
 
     def _run_model(self, cells: Sequence[Cell]) -> None:
         todo = [cell for cell in cells if not self.is_complete(cell)]
@@ -85,13 +99,30 @@ class Engine:
 
     def _run_here(self, todo: Sequence[Cell]) -> None:
         """Cells of one model, in this process."""
-        model = self._guard(todo, partial(self._load, todo[0].model))
+        deadly = self.begun.deadly(todo)
+        if deadly:
+            self._settle(deadly, "failed", REASON)
+            todo = [cell for cell in todo if cell not in deadly]
+        if not todo:
+            return
+        with self._watched(todo, self.begun.undo):
+            model = self._guard(todo, partial(self._load, todo[0].model))
         if model is None:
             return
         for cell in todo:
             self.states[cell.id].max_context = model.max_context
             _free()
-            self._guard([cell], partial(self._run_cell, model, cell))
+            with self._watched([cell], self.begun.survived):
+                self._guard([cell], partial(self._run_cell, model, cell))
+
+    @contextmanager
+    def _watched(self, cells: Sequence[Cell], end: Callable[[Sequence[Cell]], None]) -> Iterator[None]:
+        """Notes that cells are at work, so that a next start knows if this process died on them. end: notes the end."""
+        self.begun.start(cells)
+        try:
+            yield
+        finally:
+            end(cells)
 
     def _run_cell(self, model: LongContextModel, cell: Cell) -> None:
         PeakMemory(model.device).start()
@@ -109,8 +140,13 @@ class Engine:
             self.progress.log(f"{cell.model.name}, {cell.task.name}: {advice}")
         if measure:
             self.answering.measure(model, cell, answerable[0])
-        self.states[cell.id].limit = self.spec.limit
-        self._settle([cell], "ok", None)
+        state = self.states[cell.id]
+        state.limit, state.samples = self.spec.limit, len(instances)
+        failed = self.store.failed.get(cell.id, {})
+        if faults := [failed[instance.id] for instance in answerable if instance.id in failed]:
+            self._settle([cell], "failed", f"{len(faults)} of {len(instances)} samples have no score: {faults[0]}.")
+        else:
+            self._settle([cell], "ok", None)
 
     def _measure_isolated(self, cells: Sequence[Cell]) -> None:
         """Cells of one model whose task measures: each has its state when this returns."""
@@ -137,7 +173,7 @@ class Engine:
             self.progress.log(result.traceback)
         if result.status != "failed":
             self.store.append(*result.records())
-            self.states[cell.id].limit = None
+            self.states[cell.id].limit, self.states[cell.id].samples = None, 1 if result.metrics else 0
         self._settle([cell], result.status, result.error, traceback=result.traceback, bad_input=result.bad_input)
 
     def _guard(self, cells: Sequence[Cell], action: Callable[[], T]) -> T | None:

@@ -15,6 +15,7 @@ from evals.errors import UserError, unknown
 from evals.methods import presets
 from evals.methods.base import LongContextModel
 from evals.methods.presets import Preset
+from evals.records.json import Json
 from evals.records.models import CellState
 from evals.run.identity import SCHEMA, ModelChoice, TaskChoice, cell_id
 from evals.run.spec import RunSpec

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import signal
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -99,7 +100,9 @@ def _one_process(cells: Sequence[Cell]) -> Iterator[Loaded | Result]:
     except EOFError:
         process.join()
         first, waiting = waiting[0], []
-        yield Result(first, "failed", f"The measuring process died with exit code {process.exitcode}.")
+        killed = process.exitcode == -signal.SIGKILL
+        how = "was killed, as the host does when its memory runs out" if killed else f"died ({process.exitcode})"
+        yield Result(first, "failed", f"The measuring process {how}.")
     finally:
         if waiting:  # the run was stopped
             process.terminate()
@@ -108,6 +111,7 @@ def _one_process(cells: Sequence[Cell]) -> Iterator[Loaded | Result]:
 
 def _child(connection: Connection, cells: list[Cell]) -> None:
     """Load the model of the cells, measure each, send `Loaded` and `Result`s; None where the rest needs a new child."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
     end_with_parent()  # a child that went on measuring would slow down and crowd the run that resumes
     os.dup2(2, 1)  # stdout belongs to the parent's table
     with attention.kernel_order(cells[0].model.runtime.kernel_order):

@@ -68,16 +68,26 @@ def score(task: Task, instance: Instance, output: Output) -> dict[str, float]:
 
 
 def record(
-    model: LongContextModel, cell: Cell, asked: Asked, output: Output, metrics: dict[str, float], answer_s: float
+    model: LongContextModel,
+    cell: Cell,
+    asked: Asked,
+    output: Output,
+    metrics: dict[str, float],
+    answer_s: float,
+    fault: str | None = None,
 ) -> SampleRecord:
-    """What is written down about a request and its answer. answer_s: seconds that the answer took."""
+    """What is written down about a request and its answer. answer_s: seconds that the answer took. fault: why it has
+    no score.
+    """
     instance, prompt = asked.instance, asked.instance.prompt
     head = [*prompt.prefix, *prompt.context[:HEAD_TOKENS]][:HEAD_TOKENS]
     tail = [*prompt.context[-TAIL_TOKENS:], *prompt.query][-TAIL_TOKENS:]
     return SampleRecord(
         cell=cell.id,
         sample=instance.id,
-        metrics=metrics,
+        status="failed" if fault else "ok",
+        error=fault,
+        metrics={} if fault else metrics,
         output=Answer(text=output.text, tokens=len(output.ids) or len(output.logprobs)),
         reference=instance.reference,
         group=instance.group or prompt.context_key,
