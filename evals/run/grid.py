@@ -111,7 +111,7 @@ def check(cells: Sequence[Cell]) -> None:
         except UserError as error:
             problems.append(str(error))
     if problems:
-        raise UserError("\n".join(dict.fromkeys(problems)))
+        raise UserError(" ".join(dict.fromkeys(problems)))
 
 
 def check_unique(cells: Sequence[Cell]) -> None:
