@@ -18,6 +18,7 @@ from evals.lm_eval.prompts import Item, PromptSplitter, by_context, last
 from evals.measure.request import is_out_of_memory
 from evals.methods import kernels
 from evals.methods.base import Query, Request, Session, Stop
+from evals.tasks.common.conversation import written
 from evals.tasks.common.stopping import stop_ids
 
 log = logging.getLogger(__name__)
@@ -106,14 +107,7 @@ class AnyPreset(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
         return list(self.tokenizer.encode(string, add_special_tokens=add_special_tokens))
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        text = self.tokenizer.apply_chat_template(
-            chat_history,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=not add_generation_prompt,
-            **self._template_args,
-        )
-        return str(text)
+        return written(self.tokenizer, chat_history, answer_next=add_generation_prompt, variables=self._template_args)
 
     @property
     def tokenizer_name(self) -> str:

@@ -62,7 +62,8 @@ def render(tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Conversat
     return _in_thread(tokenizer, conversations)
 
 
-def _render_one(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> Rendered:
+def render_here(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> Rendered:
+    """One conversation without limits of time and memory: for templates that have kept within them."""
     apply = cast("Callable[..., object]", tokenizer.apply_chat_template)  # its annotation leaves no room for variables
     try:
         text = apply(
@@ -107,7 +108,7 @@ def _child(tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Conversat
     """Sends (text, error) of each conversation; None where memory runs out."""
     _limit_memory()
     try:
-        found = [_render_one(tokenizer, conversation) for conversation in conversations]
+        found = [render_here(tokenizer, conversation) for conversation in conversations]
         sender.send([(one.text, one.error) for one in found])
     except MemoryError:
         sender.send(None)
@@ -131,7 +132,7 @@ def _limit_memory() -> None:
 def _in_thread(tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Conversation]) -> list[Rendered]:
     found: list[Rendered] = []
     thread = threading.Thread(
-        target=lambda: found.extend(_render_one(tokenizer, c) for c in conversations), daemon=True
+        target=lambda: found.extend(render_here(tokenizer, c) for c in conversations), daemon=True
     )
     thread.start()
     thread.join(SECONDS)
