@@ -1,4 +1,4 @@
-"""Hashes of text and of files: what the identity of weights and data is made of.
+"""Hashes of text and files, the basis of the identity of weights and data.
 
 Every byte of a file is hashed. A large file is read once: its hash is remembered in the cache folder under the file's
 path, size, inode and times, so that a changed file is read again. Without a usable cache folder every call reads.
@@ -25,24 +25,24 @@ SETTLED_NS = 2_000_000_000
 """A file that changed this recently may change again within one tick of the file system's clock: not remembered."""
 NOTES = "file-hashes.jsonl"
 MAX_NOTES_BYTES = 4 << 20
-"""The notes start anew beyond this size (about 15,000 files)."""
+"""The notes are reset beyond this size (about 15,000 files)."""
 
 
 def cache_folder() -> Path:
-    """The folder for what can be made again: `XDG_CACHE_HOME` first, else the platform's own place.
+    """The cache folder: below `XDG_CACHE_HOME` if set, else where the platform keeps caches.
 
-    Raises UserError where the user has no home folder.
+    Raises UserError if there is no home folder.
     """
     if home := os.environ.get("XDG_CACHE_HOME"):
         return Path(home) / "sharedllm"
     folder = platformdirs.user_cache_path("sharedllm", appauthor=False, opinion=False)
-    if not folder.is_absolute():  # `~` stays as it is where nobody knows the home folder
+    if not folder.is_absolute():  # `~` is not expanded if there is no home folder
         raise UserError("There is no home folder to keep a cache in: name a folder in XDG_CACHE_HOME.")
     return folder
 
 
 def digest_of(*parts: str) -> str:
-    """sha256 (hex) of some texts in their order."""
+    """sha256 (hex) of texts, in order."""
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
 
 
@@ -52,7 +52,7 @@ def digest_of_file(path: Path) -> str:
 
 
 def digests_of_files(paths: Sequence[Path]) -> list[str]:
-    """`digest_of_file` of each, several at a time: hashlib works outside the interpreter's lock."""
+    """`digest_of_file` of each, in parallel: hashlib releases the interpreter lock."""
     notes = _read_notes()
     with ThreadPoolExecutor(max_workers=min(len(paths), os.cpu_count() or 1) or 1) as pool:
         found = list(pool.map(lambda path: _digest(path, notes), paths))
@@ -61,14 +61,14 @@ def digests_of_files(paths: Sequence[Path]) -> list[str]:
 
 
 def digest_of_tree(root: Path, paths: Sequence[Path]) -> str:
-    """sha256 (hex) of the names below `root` and all bytes of some files, whatever their order."""
+    """sha256 (hex) of the names below `root` and all bytes of files, in any order."""
     ordered = sorted(paths)
     names = [path.relative_to(root).as_posix() for path in ordered]
     return digest_of(*(part for pair in zip(names, digests_of_files(ordered), strict=True) for part in pair))
 
 
 def _digest(path: Path, notes: dict[str, str]) -> tuple[str, tuple[str, str] | None]:
-    """The hash, and what to note down about a file that was read."""
+    """The hash, and the note to keep if the file was read."""
     try:
         before = path.stat()
         if not stat.S_ISREG(before.st_mode):
@@ -87,13 +87,13 @@ def _digest(path: Path, notes: dict[str, str]) -> tuple[str, tuple[str, str] | N
 
 
 def _key(path: Path, found: os.stat_result) -> str:
-    """All that changes when a file's content does."""
+    """Changes whenever the content of the file does."""
     facts = (os.path.realpath(path), found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
     return digest_of(*map(str, facts))
 
 
 def _read_notes() -> dict[str, str]:
-    """Noted hashes by key. A line that is not one of ours (cut short, damaged) is passed over."""
+    """Noted hashes by key. Truncated and damaged lines are skipped."""
     try:
         lines = (cache_folder() / NOTES).read_bytes().splitlines()
     except (OSError, UserError):
@@ -110,7 +110,7 @@ def _read_notes() -> dict[str, str]:
 
 
 def _write_notes(notes: Iterable[tuple[str, str]]) -> None:
-    """Append; processes that write at once do not disturb each other, as a line is one short write."""
+    """Append. Concurrent processes are safe, since a line is one short write."""
     lines = [json.dumps([key, digest, digest_of(key, digest)[:8]]) + "\n" for key, digest in notes]
     if not lines:
         return

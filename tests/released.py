@@ -1,4 +1,4 @@
-"""Parts of released checkpoints, made small: what stand-ins for hub repositories are put together from."""
+"""Small stand-ins for released checkpoints and the hub."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a library reads what comes from outside: whatever it raises becomes one sentence with file and advice."""
+"""The boundary to outside files: what a library raises while reading one becomes a sentence with file and advice."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec"
 AGAIN = "download the file again"
 
 Plain: TypeAlias = "bool | int | float | str | list[Plain] | dict[str, Plain] | None"
-"""What JSON and our YAML are made of."""
+"""A JSON value."""
 
 
 @contextmanager
 def reading(what: object, advice: str) -> Iterator[None]:
     """Turn what a library raises inside into a UserError: `what` cannot be read (reason): `advice`.
 
-    Only library calls belong inside. Out of memory stays what it is: a result of its own.
+    Only library calls belong inside. Out-of-memory errors pass: they are results.
     """
     try:
         yield
@@ -61,12 +61,12 @@ def read_json(path: Path, advice: str = AGAIN) -> dict[str, Plain]:
 
 
 def lfs_pointer(path: Path) -> str:
-    """What to do about a file that Git LFS has not fetched."""
+    """The message for a file that Git LFS has not fetched."""
     return f"{path} is a Git-LFS pointer, not the file itself: run `git lfs pull` in its folder, or download it."
 
 
 def check_finite(value: object, depth: int = MAX_DEPTH) -> None:
-    """Raises ValueError for a number that JSON does not know or 64 bits do not hold, and for what is nested deeply."""
+    """Raises ValueError for numbers that are not finite or exceed 64 bits, and for deep nesting."""
     if depth == 0:
         raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
     if isinstance(value, int | float) and not (math.isfinite(value) and abs(value) < 1 << 63):

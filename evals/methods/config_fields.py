@@ -1,4 +1,4 @@
-"""Config fields of a model (a preset's `shape`, a checkpoint's config.json): which values can be right."""
+"""Plausible values of model config fields, for a preset's `shape` and a checkpoint's config.json."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ COUNTS = {
     "n_positions": 1 << 31,
     "original_max_position_embeddings": 1 << 31,
 }
-"""Whole numbers above zero, and the largest that is believed."""
+"""Positive integers and the largest plausible value of each."""
 SMALL = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps")
 """Numbers between zero and one."""
 OPTIONAL = ("num_key_value_heads", "head_dim", "max_position_embeddings", "intermediate_size")
-"""A null stands for the default of the family."""
+"""Null means the default of the family."""
 POSITIVE = ("rope_theta", "factor")
 """Numbers above zero."""
 NESTED = ("text_config", "encoder_config", "rope_parameters", "rope_scaling")
@@ -38,7 +38,7 @@ NESTED = ("text_config", "encoder_config", "rope_parameters", "rope_scaling")
 def check_fields(fields: Mapping[str, object], what: str) -> None:
     """Raises UserError, which begins with `what`, for fields from which no model can be built.
 
-    Fields that are not known here are left to the library that builds the model.
+    Other fields are left to the library that builds the model.
     """
     for name, value in fields.items():
         if name in COUNTS:
@@ -75,7 +75,7 @@ def _check_heads(fields: Mapping[str, object], what: str) -> None:
 
 
 def longest_input(fields: Mapping[str, object]) -> int | None:
-    """Positions that a config's model was made for, or None where it names no such number."""
+    """Positions that the model was trained for according to its config, or None."""
     nested = fields.get("text_config")
     if isinstance(nested, Mapping) and (found := longest_input(nested)):
         return found

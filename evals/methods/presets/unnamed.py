@@ -1,4 +1,4 @@
-"""A model without a preset: a folder, a GGUF file or a hub repository, read by a method with its default settings."""
+"""Models without a preset: a folder, a GGUF file or a hub repository, with a method's default settings."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from evals.methods.presets.model import HUB_NAME, Preset, Weights
 
 DEFAULT_METHOD = "full"
 UNTELLING = re.compile(r"(checkpoint|step|epoch)?[-_]?\d*|final|best|last|merged|model|output|adapter|[0-9a-f]{40}")
-"""Names of folders that say nothing without the folder above."""
+"""Folder names that need the parent's name to mean anything."""
 
 
 def is_folder_or_hub(name: str) -> bool:
-    """Whether a name that is not a preset's can be a folder, a GGUF file or `ORG/NAME` on the hub."""
+    """Whether a name can be a folder, a GGUF file or `ORG/NAME` on the hub."""
     return name.startswith("hub:") or "/" in name or _exists(name)
 
 
 def for_folder_or_hub(name: str, method: str = DEFAULT_METHOD) -> Preset:
     """A preset for a folder, a GGUF file or a hub repository (`ORG/NAME` or `hub:ORG/NAME`), without settings.
 
-    The window is what a config on this machine says; the name is the folder's or the repository's.
-    Raises UserError for a name of neither form.
+    The window comes from a config on this machine; the name is that of the folder or repository.
+    Raises UserError for any other name.
     """
     source, folder = _source(name)
     return Preset(
@@ -64,7 +64,7 @@ def _title(path: Path) -> str:
 
 
 def _window(source: str, folder: Path | None) -> int | None:
-    """Positions by the config, where it is on this machine; a broken one is reported when the model is loaded."""
+    """The window, if the config is on this machine; a broken one is reported when the model is loaded."""
     if folder is None:
         from huggingface_hub import try_to_load_from_cache
 

@@ -1,4 +1,4 @@
-"""The tokenizer of a checkpoint's folder: its own ids, whatever class it names."""
+"""The tokenizer of a checkpoint folder, with the ids of its own files whatever class its config names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 VOCABULARIES = (("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt"))
-"""What makes a folder's tokenizer, the first that is there."""
+"""Files that define a tokenizer; the first complete set counts."""
 TOKENIZER_FILES = (
     *(name for names in VOCABULARIES for name in names),
     "tokenizer_config.json",
@@ -50,10 +50,10 @@ PROBE = (
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The fast tokenizer of a folder (prompts need its character offsets); code in the folder never runs.
 
-    Ids are those of tokenizer.json as it is, else those that sentencepiece gives for tokenizer.model: transformers
-    rebuilds some classes by rules of its own, which is corrected here and checked on PROBE. Its attribute
+    Ids are those of tokenizer.json, else those of sentencepiece for tokenizer.model. transformers rebuilds some
+    tokenizer classes by its own rules, which changes ids; this is corrected here and checked on PROBE. Its attribute
     `generation_stop_ids` (frozenset) holds the end-of-sequence ids that the folder's generation settings name.
-    Raises UserError where there is no usable tokenizer.
+    Raises UserError if there is no usable tokenizer.
     """
     check_has_tokenizer(folder)
     tokenizer = _automatic(folder)
@@ -82,7 +82,7 @@ def _automatic(folder: Path) -> PreTrainedTokenizerBase:
         if "trust_remote_code" not in str(error.__cause__):
             raise
         raise UserError(
-            f"The tokenizer in {folder} works only with the checkpoint's own code (auto_map in tokenizer_config.json), "
+            f"The tokenizer in {folder} needs the checkpoint's own code (auto_map in tokenizer_config.json), "
             "and that is never run: name a release with a tokenizer of transformers."
         ) from error
     return tokenizer
@@ -94,7 +94,7 @@ def has_tokenizer(folder: Path) -> bool:
 
 
 def check_has_tokenizer(folder: Path) -> None:
-    """Raises UserError where no vocabulary is complete."""
+    """Raises UserError if no set of vocabulary files is complete."""
     if not has_tokenizer(folder):
         raise UserError(
             f"There is no tokenizer in {folder} (tokenizer.json, tokenizer.model, or vocab.json with merges.txt): "
@@ -103,9 +103,9 @@ def check_has_tokenizer(folder: Path) -> None:
 
 
 def generation_stop_ids(folder: Path) -> frozenset[int]:
-    """`eos_token_id` of generation_config.json, else of config.json (one id or a list); empty where neither says.
+    """`eos_token_id` of generation_config.json, else of config.json (one id or a list); empty if neither has it.
 
-    Raises UserError where the files are not what they should be.
+    Raises UserError for malformed files.
     """
     for name in ("generation_config.json", "config.json"):
         path = folder / name
@@ -124,7 +124,7 @@ def generation_stop_ids(folder: Path) -> frozenset[int]:
 class _Reference:
     """The pipeline that a folder's file describes, and the ids that it must give.
 
-    symbols: pieces that the pipeline itself finds in a text, which must not be cut out of it before.
+    symbols: pieces that the pipeline itself finds in a text, so they must not be split off before it.
     """
 
     pipeline: Tokenizer
@@ -158,7 +158,7 @@ def _reference(folder: Path) -> _Reference | None:
 
 
 def _with_pipeline(tokenizer: Tokenizer, reference: _Reference) -> Tokenizer:
-    """Text becomes ids as in the reference; special tokens and what is added around a text stay."""
+    """The tokenizer with the pipeline of the reference; its special tokens and post-processor stay."""
     if reference.symbols:
         tokenizer = without_added(tokenizer, reference.symbols)
     own = reference.pipeline

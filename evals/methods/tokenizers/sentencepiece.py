@@ -1,7 +1,7 @@
 """A sentencepiece model (`tokenizer.model`) as a fast tokenizer with character offsets and the model's own ids.
 
-transformers converts such files, but leaves out the model's normalizer (Unicode rules, white space, dummy prefix), so
-that ids differ from those that the weights were trained on. Here all of it is carried over.
+transformers converts such files but drops the model's normalizer (Unicode rules, white space, dummy prefix), so that
+ids differ from those that the weights were trained on. Here the normalizer is kept.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SPACE = "▁"
 UNIGRAM, BPE = 1, 2
 """`trainer_spec.model_type`; the other two (words, characters) belong to no language model."""
 CONTROL, USER_DEFINED = 3, 4
-"""`type` of a piece: never found in a text; found in a text before anything else is done to it."""
+"""`type` of a piece: never matched in text; matched before normalisation."""
 ADVICE = "copy tokenizer.json, or the tokenizer.model of the model's release, into the folder"
 
 
@@ -74,8 +74,8 @@ def processor(path: Path) -> Processor:
 def sentencepiece_backend(path: Path) -> Tokenizer:
     """The model as a `tokenizers.Tokenizer` without special tokens.
 
-    Every stretch of text between special tokens gets the dummy prefix, as sentencepiece encodes them one by one.
-    Raises UserError for a file of another kind and for a model whose rules cannot be carried over.
+    Each piece of text between special tokens gets the dummy prefix, as if sentencepiece encoded it separately.
+    Raises UserError for other files and for models with rules that `tokenizers` cannot express.
     """
     from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers
 
@@ -87,7 +87,7 @@ def sentencepiece_backend(path: Path) -> Tokenizer:
     own = [p.piece for p in model.pieces if p.type == USER_DEFINED]
     tokenizer = Tokenizer(_vocabulary(path, model, whole=bool(own)))
     tokenizer.normalizer = _normalizer(model.normalizer_spec)
-    if own:  # the longest that fits
+    if own:  # the longest match wins
         either = "|".join(re.escape(piece.replace(" ", SPACE)) for piece in sorted(own, key=len, reverse=True))
         tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(either), behavior="isolated")
     parts: list[decoders.Decoder] = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
@@ -98,7 +98,7 @@ def sentencepiece_backend(path: Path) -> Tokenizer:
 
 
 def user_defined(path: Path) -> frozenset[str]:
-    """Pieces that are found in a text before anything else is done to it."""
+    """Pieces that are matched in a text before normalisation."""
     return frozenset(p.piece for p in _read(path).pieces if p.type == USER_DEFINED)
 
 
@@ -115,7 +115,7 @@ def _read(path: Path) -> _Model:
 
 
 def _vocabulary(path: Path, model: _Model, *, whole: bool) -> models.Model:
-    """whole: a stretch of text that is one piece becomes it at once, as user-defined symbols must."""
+    """whole: a piece of text that is in the vocabulary becomes one token, as user-defined symbols must."""
     from tokenizers import models
     from transformers.tokenization_utils_base import generate_merges
 
@@ -141,8 +141,8 @@ def _vocabulary(path: Path, model: _Model, *, whole: bool) -> models.Model:
 def _normalizer(spec: _Normalizer) -> normalizers.Normalizer:
     """sentencepiece's steps, in its order.
 
-    `Precompiled` takes the shortest rule that fits a letter with its marks, sentencepiece the longest. Letters are
-    composed before, so that no rule for a mark is needed; what still differs are marks after compatibility forms.
+    `Precompiled` applies the shortest rule that matches a character with combining marks, sentencepiece the longest.
+    Composing first (NFC) avoids those rules; only marks after compatibility characters still differ.
     """
     from tokenizers import Regex, normalizers
 

@@ -1,4 +1,4 @@
-"""Whether every token of a tokenizer has a row in its model's embedding."""
+"""Tokens that have no row in the embedding of their model."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SPARE = 64
-"""Ids beyond the embedding that are taken for marks of another form of the model."""
+"""Ids past the embedding within which a special token is taken for a leftover."""
 
 
 def fit_vocabulary(folder: Path, tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
-    """Make sure that no text becomes an id without an embedding.
+    """Make sure that every id that a text can produce has an embedding.
 
-    Some releases share the tokenizer of a larger form and have no rows for its special marks (Gemma 3 1B: the place of
-    an image; many tunes of Llama 2: a padding mark). These marks are taken out of the tokenizer, with a warning: in a
-    text they are letters. Raises UserError for any other token without a row.
+    Some releases have special tokens without a row (Gemma 3 1B: the image placeholder; many fine-tunes of Llama 2: a
+    padding token). These are removed from the tokenizer with a warning, so that they are plain text in a prompt.
+    Raises UserError for any other token without a row.
     """
     beyond = {token: i for token, i in tokenizer.get_vocab().items() if i >= rows}
     if not beyond:
@@ -39,7 +39,9 @@ def fit_vocabulary(folder: Path, tokenizer: PreTrainedTokenizerBase, rows: int) 
                 f"The tokenizer in {folder} has the token {token!r} with id {i}, and the model only {rows} embeddings: "
                 "remove the token from the tokenizer's files, or take those of the model's release."
             )
-    log.warning("The tokenizer in %s has marks without an embedding, which are left out: %s", folder, ", ".join(beyond))
+    log.warning(
+        "The tokenizer in %s has special tokens without an embedding, which are removed: %s", folder, ", ".join(beyond)
+    )
     if tokenizer.pad_token in beyond:
         tokenizer.pad_token = tokenizer.eos_token
     fast = cast("FastTokenizer", tokenizer)

@@ -1,4 +1,4 @@
-"""What a folder holds, before a weight is read: broken checkpoints fail here, at once and in one sentence."""
+"""Checks on a checkpoint folder that need no weights: a broken one fails here, early and in one sentence."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def read_config(folder: Path) -> dict[str, Plain]:
 
 
 def _check_text(folder: Path) -> None:
-    """The libraries' own messages about these two say nothing to a person."""
+    """The libraries report Git-LFS pointers and byte-order marks as JSON errors, which helps nobody."""
     for name in (CONFIG, "generation_config.json", *TOKENIZER_FILES):
         path = folder / name
         if path.is_file():
@@ -58,7 +58,7 @@ def _check_text(folder: Path) -> None:
 
 
 def weight_files(folder: Path, config: Mapping[str, Plain] | None = None) -> list[Path]:
-    """The files with weights that a load reads, an index first; empty where there are none.
+    """The weight files that a load reads, the index first; empty if there are none.
 
     config: the folder's, which may name another file (`transformers_weights`). Raises UserError for an index that is
     not one, and for shards that are not there.
@@ -92,7 +92,7 @@ def shard_names(index: Path) -> list[str]:
 
 
 def check_weight_files(files: list[Path]) -> None:
-    """Raises UserError for a weight file that is empty, cut short, or only a pointer to one."""
+    """Raises UserError for a weight file that is empty, truncated or a Git-LFS pointer."""
     for path in files:
         if path.suffix == ".safetensors":
             _check_safetensors(path)
@@ -106,7 +106,7 @@ def adapter_file(folder: Path) -> Path | None:
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds a PEFT adapter. Raises UserError for one that holds a model, too."""
+    """Whether a folder holds a PEFT adapter. Raises UserError if it also holds a model."""
     if not (folder / ADAPTER_CONFIG).is_file():
         return False
     if any((folder / name).is_file() for name in WEIGHT_NAMES):
@@ -115,7 +115,7 @@ def is_adapter(folder: Path) -> bool:
 
 
 def no_model(folder: Path) -> str:
-    """What to tell a person about a path that is not the folder of a checkpoint."""
+    """The message for a path that is not a checkpoint folder."""
     if folder.is_file():
         return f"{folder} is a file: name the folder that holds it and its config.json."
     if not folder.is_dir():
@@ -152,6 +152,6 @@ def _check_bin(path: Path) -> None:
         head = stream.read(len(LFS_POINTER))
     if head == LFS_POINTER:
         raise UserError(lfs_pointer(path))
-    # torch writes a zip file since 1.6; its table of contents stands at the end, so a cut file has none.
+    # torch has written zip files since 1.6. The directory is at the end, so a truncated file has none.
     if not head or (head[:2] == b"PK" and not zipfile.is_zipfile(path)):
-        raise UserError(f"{path} is cut short ({path.stat().st_size:,} bytes): {AGAIN}.")
+        raise UserError(f"{path} is truncated ({path.stat().st_size:,} bytes): {AGAIN}.")

@@ -22,7 +22,7 @@ OLD_NAMES = ("rope_theta", "rope_scaling", "torch_dtype")
 def causal_config(folder: Path) -> PretrainedConfig:
     """The config of a folder's model; code in the folder never runs.
 
-    Raises UserError for a model that only such code could build, and for one that does not continue text.
+    Raises UserError for a model that needs such code, and for one that is not a causal language model.
     """
     from transformers import AutoConfig
 
@@ -52,7 +52,7 @@ def shape_config(shape: Mapping[str, object] | None) -> PretrainedConfig:
 
 
 def check_known(shape: Mapping[str, object]) -> None:
-    """Raises UserError for a field that the family's config lacks: transformers would keep it and not use it."""
+    """Raises UserError for a field that the family does not have: transformers would store and ignore it."""
     from transformers import CONFIG_MAPPING
 
     config = CONFIG_MAPPING[str(shape["model_type"])]()
@@ -66,25 +66,23 @@ def check_family(model_type: str, what: str, *, has_code: bool) -> None:
     from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
 
     if model_type not in CONFIG_MAPPING:
-        why = (
-            "which runs only with the checkpoint's own code, and that is never run" if has_code else "which is unknown"
-        )
-        raise UserError(f"{what}: model_type is '{model_type:.60}', {why}: choose a model that transformers has.")
+        why = "which needs the checkpoint's own code, and that is never run" if has_code else "which is unknown"
+        raise UserError(f"{what}: model_type is '{model_type:.60}', {why}: choose a model that transformers supports.")
     if CONFIG_MAPPING[model_type] not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise UserError(f"{what}: a model of type '{model_type}' is not a language model that continues text.")
+        raise UserError(f"{what}: models of type '{model_type}' are not causal language models.")
 
 
 def _check_direction(config: PretrainedConfig, what: str) -> None:
-    """Encoders are in transformers' list of causal models, too, and see what comes later unless told otherwise."""
+    """transformers also lists encoders as causal models; unless `is_decoder` is set they attend in both directions."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
     encoder = type(config) in MODEL_FOR_MASKED_LM_MAPPING and type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
     if config.is_encoder_decoder or (encoder and not getattr(config, "is_decoder", False)):
-        raise UserError(f"{what}: a model of type '{config.model_type}' is not a decoder that continues text.")
+        raise UserError(f"{what}: models of type '{config.model_type}' are not decoders.")
 
 
 def _check_quantization(settings: object, what: str) -> None:
-    """transformers leaves out a method that it does not know, and reads packed weights as they lie."""
+    """transformers ignores an unknown quantisation method and loads the packed weights as if they were plain."""
     from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
     if settings is None:

@@ -1,4 +1,4 @@
-"""GGUF files, brought once to the form that everything else reads: float32 safetensors in the cache folder."""
+"""GGUF files, converted once to float32 safetensors in the cache folder."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def converted(gguf: Path) -> Path:
     if target.is_dir():
         if _is_whole(target):
             return target
-        shutil.rmtree(target, ignore_errors=True)  # damaged in the cache: made again
+        shutil.rmtree(target, ignore_errors=True)  # damaged in the cache: convert again
     if importlib.util.find_spec("gguf") is None:
         raise UserError("Reading a GGUF file needs the package gguf: pip install 'gguf>=0.10'.")
     log.warning("Converting %s once, into %s", gguf.name, target)

@@ -1,4 +1,4 @@
-"""Weights on the Hugging Face hub: which files are fetched, in which order, and what to do where they cannot be."""
+"""Weights on the Hugging Face hub: which files are fetched, in which order, and what to do if that fails."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from evals.methods.weights.checkpoint import (
 )
 
 SMALL_FILES = (CONFIG, "generation_config.json", ADAPTER_CONFIG, "*.index.json", *TOKENIZER_FILES)
-"""Fetched first and checked, so that what must fail does so before gigabytes are on their way."""
+"""Fetched and checked first, so that a load that must fail does so before it downloads gigabytes."""
 
 
 def snapshot(weights: Weights, *, offline: bool) -> Path:
-    """The folder of a repository at its revision, with the weight files that a load reads and no other copies of them.
+    """The folder of a repository at its revision, with the weight files that a load reads and no other copies.
 
-    Raises UserError where it cannot be had, and where config or tokenizer show that it cannot be loaded.
+    Raises UserError if it cannot be fetched, or if its config or tokenizer cannot be loaded.
     """
     folder = fetch(weights, SMALL_FILES, offline=offline)
     if is_adapter(folder):
@@ -36,7 +36,7 @@ def snapshot(weights: Weights, *, offline: bool) -> Path:
     read_config(folder)
     if not has_tokenizer(folder) and not offline:
         raise UserError(f"The repository {weights.name} has no tokenizer that can be read: choose another release.")
-    for name in WEIGHT_NAMES:  # an index stands among the small files
+    for name in WEIGHT_NAMES:  # indexes are among the small files
         is_index = name.endswith(".json")
         if is_index and (folder / name).is_file():
             return fetch(weights, shard_names(folder / name), offline=offline)
@@ -57,7 +57,7 @@ def commit(weights: Weights, *, offline: bool) -> str:
 
 
 def fetch(weights: Weights, patterns: Sequence[str], *, offline: bool) -> Path:
-    """The folder of a repository, with the files of these names. Raises UserError where the hub is not reached."""
+    """The folder of a repository, with the files of these names. Raises UserError if the hub cannot be reached."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -77,7 +77,7 @@ def fetch(weights: Weights, patterns: Sequence[str], *, offline: bool) -> Path:
 
 
 def missing(weights: Weights) -> UserError:
-    """What to tell a person who does not have the weights."""
+    """The message for weights that are not on this machine."""
     about = f" ({', '.join(weights.facts)})" if weights.facts else ""
     if weights.kind != "hub":
         return UserError(f"There are no weights in {weights.source}{about}: name their folder with --checkpoint DIR.")

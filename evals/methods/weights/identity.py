@@ -24,7 +24,7 @@ def identity(weights: Weights, runtime: Runtime, shape: Mapping[str, object] | N
 
     Folder: names and all bytes of config, tokenizer and the weight files that are read. GGUF: the file. Hub: the
     commit. PEFT adapter: its files and the identity of its base. Random: shape, seed and the tokenizer that will be
-    used. `runtime.checkpoint` takes the place of the source. Raises UserError for weights that are missing or broken.
+    used. `runtime.checkpoint` replaces the source. Raises UserError for missing or broken weights.
     """
     if runtime.random_weights:
         folder = tokenizer_folder(weights, runtime)

@@ -1,4 +1,4 @@
-"""Whether the weights of a checkpoint are those of its model: a missing one would be drawn at random."""
+"""Checks that a checkpoint has exactly the weights of its model: missing ones would be initialised at random."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class LoadingInfo(TypedDict):
 
 
 def check_keys(folder: Path, info: LoadingInfo) -> None:
-    """Raises UserError, with the names, for weights that are missing, of other shapes, or of another model."""
+    """Raises UserError with the names of missing, unexpected or mis-shaped weights."""
     unexpected = sorted(key for key in info["unexpected_keys"] if not HARMLESS.search(key))
     problems = []
     if info["mismatched_keys"]:
@@ -35,14 +35,14 @@ def check_keys(folder: Path, info: LoadingInfo) -> None:
     if info["missing_keys"]:
         problems.append(f"it lacks {_some(info['missing_keys'])}")
     if unexpected:
-        problems.append(f"it has {_some(unexpected)}, for which the model has no place")
+        problems.append(f"it has {_some(unexpected)}, which the model does not have")
     if info["error_msgs"]:
         problems.append(" ".join(min(info["error_msgs"]).split())[:200])
     if not problems:
         return
     prefix = next((p for p in PREFIXES if unexpected and all(key.startswith(p) for key in unexpected)), None)
     advice = f"remove the prefix '{prefix}' from the names" if prefix else "name a complete one, or correct config.json"
-    raise UserError(f"The checkpoint in {folder} does not fit its model: {'; '.join(problems)}. Next: {advice}.")
+    raise UserError(f"The checkpoint in {folder} does not fit its model: {'; '.join(problems)}. Fix: {advice}.")
 
 
 def _some(keys: Collection[str]) -> str:

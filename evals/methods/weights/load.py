@@ -38,8 +38,8 @@ def load_base(
 
     shape: config fields with `model_type`, used with `runtime.random_weights` alone. config_overrides: config
     fields to replace before the model is built (`rope_parameters`, `max_position_embeddings`, ...). A PEFT adapter is
-    merged into its base. Raises UserError where weights are missing, gated, broken or do not fit their config, which is
-    found out before they are read wherever it can be.
+    merged into its base. Raises UserError for weights that are missing, gated, broken or do not fit their config, if
+    possible before they are read.
     """
     check_attention(runtime.attn)
     overrides = dict(config_overrides or {})
@@ -86,7 +86,7 @@ def load_class(
 
 def check_attention(attn: str) -> None:
     """Raises UserError where the attention kernel is not installed."""
-    if attn == "flash_attention_2" and version("flash-attn") is None:  # flash-attn-4 has a module of that name, too
+    if attn == "flash_attention_2" and version("flash-attn") is None:  # flash-attn-4 has the same module name
         raise UserError("--attn flash_attention_2 needs flash-attn: pip install 'sharedllm[flash]', or use sdpa.")
 
 
@@ -118,7 +118,7 @@ def _read_causal(folder: Path, config: PretrainedConfig, runtime: Runtime) -> Pr
 def _read(
     from_pretrained: Callable[..., object], folder: Path, config: PretrainedConfig, runtime: Runtime
 ) -> PreTrainedModel:
-    """The model of a folder, every weight of which came from there. Pickles are never run, nor code in the folder."""
+    """The model of a folder, with every weight loaded from it. Neither pickles nor code in the folder ever run."""
     import torch
 
     with reading(f"The checkpoint in {folder}", ADVICE):

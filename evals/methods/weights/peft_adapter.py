@@ -1,4 +1,4 @@
-"""A PEFT adapter (LoRA and its kin), merged into its base when it is loaded."""
+"""PEFT adapters (LoRA and relatives), merged into their base on load."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def base_of(folder: Path, weights: Weights) -> Weights:
-    """The weights of an adapter's base: the preset's, or where those are the adapter itself, what its config names."""
+    """The weights of an adapter's base: the preset's, or the base in its config if the preset is the adapter."""
     if weights.kind != "folder" or Path(weights.source).resolve() != folder.resolve():
         hub_adapter = weights.kind == "hub" and weights.name.replace("/", "--") in str(folder)
         if not hub_adapter:
@@ -35,7 +35,7 @@ def base_of(folder: Path, weights: Weights) -> Weights:
 
 
 def check(folder: Path) -> None:
-    """Raises UserError where an adapter cannot be merged: before its base is read."""
+    """Raises UserError if an adapter cannot be merged, before its base is read."""
     if importlib.util.find_spec("peft") is None:
         raise UserError(
             f"{folder} holds a PEFT adapter: pip install peft, or merge it into its base (merge_and_unload)."
@@ -47,7 +47,7 @@ def check(folder: Path) -> None:
 
 
 def merged(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
-    """The base with the adapter added to its weights. Raises UserError where the two do not fit each other."""
+    """The base with the adapter added to its weights. Raises UserError if the two do not match."""
     peft = importlib.import_module("peft")
     what = f"The adapter in {folder}"
     with reading(what, "check that it was trained on this base"):

@@ -27,7 +27,7 @@ def random_model(
     """A causal LM with random weights that depend on `runtime.seed` alone, made on the device in its dtype.
 
     The host never holds a copy: a 7B model in bfloat16 needs 13 GB on the device and nothing elsewhere.
-    model_class: of the model, where it is not the one that transformers has for the config.
+    model_class: of the model, if it is not the one that transformers has for the config.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -49,7 +49,7 @@ def evaluating(model: M) -> M:
 
 
 def random_tokenizer(weights: Weights, runtime: Runtime, vocab_size: int) -> PreTrainedTokenizerBase:
-    """The real tokenizer where it is on this machine and fits the vocabulary, else one of bytes."""
+    """The real tokenizer if it is on this machine and fits the vocabulary, else a byte tokenizer."""
     folder = tokenizer_folder(weights, runtime)
     if folder is not None:
         tokenizer = load_tokenizer(folder)
@@ -59,7 +59,7 @@ def random_tokenizer(weights: Weights, runtime: Runtime, vocab_size: int) -> Pre
 
 
 def tokenizer_folder(weights: Weights, runtime: Runtime) -> Path | None:
-    """The folder of the real tokenizer, where it is on this machine."""
+    """The folder of the real tokenizer, if it is on this machine."""
     try:
         folder = resolve(weights, replace(runtime, offline=True), need_weights=False)
     except UserError:

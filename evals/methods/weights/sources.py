@@ -21,9 +21,9 @@ from evals.methods.weights.gguf import converted
 
 
 def resolve(weights: Weights, runtime: Runtime, *, need_weights: bool = True) -> Path:
-    """The folder with config, weights and tokenizer (or with a PEFT adapter); GGUF is converted, the hub asked.
+    """The folder with config, weights and tokenizer, or with a PEFT adapter; converts GGUF, fetches from the hub.
 
-    `runtime.checkpoint` takes the place of the source. need_weights: check all that can be checked without reading
+    `runtime.checkpoint` replaces the source. need_weights: check all that can be checked without reading
     the weights. Raises UserError that says how to get what is missing, or what is broken.
     """
     found = locate(weights, runtime)
