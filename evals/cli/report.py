@@ -55,9 +55,11 @@ def compare(
     from evals.report.load import load
     from evals.report.verdicts import verdicts
     from evals.run.spec import split_list
-    from evals.safe_text import plain_json
+    from evals.safe_text import plain_json, plain_line
 
     runs = [load(path) for path in (run_a, run_b) if path is not None]
+    for note in dict.fromkeys(note for run in runs for note in run.notes):
+        print(plain_line(note), file=sys.stderr)
     pairs = comparison.choose(runs, split_list(model or []))
     differences, refused = comparison.compare(pairs)
     print(verdicts(differences, refused))

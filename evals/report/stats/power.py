@@ -36,6 +36,7 @@ def detectable_by_t(df: float) -> float:
     return float(brentq(missing, 0.0, high, xtol=1e-4))
 
 
+@lru_cache(maxsize=1024)
 def detectable_by_scores(discordant: float, n: float) -> float:
     """The detectable difference of McNemar's test with `discordant` of `n` pairs scored differently.
 

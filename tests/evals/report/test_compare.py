@@ -225,3 +225,13 @@ def test_the_command_says_what_is_wrong(tmp_path, capsys) -> None:
         main(["compare", str(tmp_path)])
     assert done.value.code == 2
     assert "is not a run" in capsys.readouterr().err
+
+
+def test_the_command_says_what_of_a_run_it_left_out(run, tmp_path, capsys) -> None:
+    folder = write_run(tmp_path, samples=10)
+    lines = (folder / "samples.jsonl").read_text().splitlines(keepends=True)
+    lines[3] = lines[3].replace('"metrics"', '"metrica"')
+    (folder / "samples.jsonl").write_text("".join(lines))
+    with pytest.raises(SystemExit):
+        main(["compare", str(folder), "--model", f"{FULL},{SHARED}"])
+    assert "1 damaged records are left out (line 4)" in capsys.readouterr().err

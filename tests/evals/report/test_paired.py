@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from benchmark_scripts import load
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
@@ -115,3 +116,11 @@ def test_holm_is_monotone_and_between_raw_and_bonferroni(p_values) -> None:
 def test_the_level_of_the_intervals_gives_holms_verdicts(p_values) -> None:
     level = holm_level(p_values)
     assert [p <= level for p in p_values] == [p <= 0.05 for p in holm(p_values)]
+
+
+def test_the_script_that_measures_coverage_runs() -> None:
+    script = load("interval_coverage")
+    for name in script.MEANS:
+        assert all(0.5 <= covered <= 1 for covered in script.simulate_means(name, 12, 0)[1])
+    _, rows = script.simulate_pairs("0/1 scores", 12, 0)
+    assert all(0.5 <= covered <= 1 for covered, _, _ in rows)
