@@ -9,9 +9,8 @@ from typing import ClassVar, Self
 
 import torch
 from pydantic import Field
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
-from evals.errors import UserError
 from evals.methods import flops
 from evals.methods.base import (
     Cost,
@@ -23,15 +22,14 @@ from evals.methods.base import (
     Session,
     common_fields,
 )
+from evals.methods.bases import check_reading
 from evals.methods.decoding.batching import generate_together
 from evals.methods.decoding.buffer_session import BufferSession
 from evals.methods.decoding.static_decoder import decode_mode
 from evals.methods.presets import Preset
 from evals.methods.weights import load_base
+from sharedllm.nn.base_config import positions
 from sharedllm.nn.layers import KeysValues
-
-RESCALED_LOGITS = ("final_logit_softcapping", "logits_scaling", "logit_scale")
-"""Config fields of bases whose logits are not simply the output head of the final hidden state."""
 
 
 class DenseSettings(MethodSettings):
@@ -72,7 +70,8 @@ class FullAttention(LongContextModel):
     def load(cls, preset: Preset, runtime: Runtime) -> Self:
         settings = cls.settings_model.of(preset)
         model, tokenizer = load_base(preset.weights, runtime, preset.shape)
-        window = check_base(model.config)
+        check_reading(model)
+        window = positions(model.config)
         fairness = {"window": window, **settings.model_dump(exclude_none=True)}
         fields = common_fields(
             preset,
@@ -87,7 +86,7 @@ class FullAttention(LongContextModel):
         return cls(**fields, model=model, settings=settings)
 
     @staticmethod
-    def longest(window: int) -> int | None:
+    def longest(window: int | None) -> int | None:
         """Tokens that the method is made for, given the base's window."""
         return window
 
@@ -104,28 +103,16 @@ class FullAttention(LongContextModel):
         return dense_cost(self.model, context_tokens, query_tokens)
 
 
-def check_base(config: PreTrainedConfig) -> int:
-    """The window of a base. Raises UserError for one whose logits this code would get wrong."""
-    scaled = [name for name in RESCALED_LOGITS if getattr(config, name, None) not in (None, 1)]
-    if scaled:
-        raise UserError(f"A base of type '{config.model_type}' rescales its logits ({scaled[0]}): choose another.")
-    return int(config.max_position_embeddings)
-
-
 def dense_cost(model: PreTrainedModel, context_tokens: int, query_tokens: int) -> Cost:
     """Causal attention over context + query, and of the token after them."""
     config = model.config
     tokens = context_tokens + query_tokens
     state = tokens * flops.kv_bytes(config, model.dtype)
-    token = flops.linear_flops(config) + flops.head_flops(config)
-    prefill = (
-        tokens * flops.linear_flops(config)
-        + flops.attention_flops(config, flops.causal_pairs(tokens))
-        + flops.head_flops(config)
-    )
+    linear = flops.decoder_flops(model)
+    prefill = tokens * linear + flops.attention_flops(config, flops.causal_pairs(tokens)) + flops.head_flops(config)
     return Cost(
         prefill_flops=prefill,
-        decode_flops=token + flops.attention_flops(config, tokens + 1),
+        decode_flops=linear + flops.head_flops(config) + flops.attention_flops(config, tokens + 1),
         weight_bytes=flops.weight_bytes(model),
         state_bytes=state,
         decode_bytes=flops.decode_weight_bytes(model) + state,

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from pydantic import Field
 from transformers import PreTrainedModel
 
 from baselines.dense import DenseSession, DenseSettings, FullAttention, dense_cost
 from evals.errors import UserError
-from evals.methods.base import Cost, Session
+from evals.methods.base import Cost, Runtime, Session
 from evals.methods.decoding.deferred import DeferredSession
+from evals.methods.presets import Preset
 from evals.methods.truncation import Side, kept_ends
 
 
@@ -63,8 +64,15 @@ class Truncated(FullAttention):
 
     settings: TruncatedSettings
 
+    @classmethod
+    def load(cls, preset: Preset, runtime: Runtime) -> Self:
+        method = super().load(preset, runtime)
+        if method.fairness["window"] is None:
+            raise UserError(f"The base of {preset.name} does not say what length it was made for: set window.")
+        return method
+
     @staticmethod
-    def longest(window: int) -> int | None:
+    def longest(window: int | None) -> int | None:
         return None
 
     @property

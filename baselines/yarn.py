@@ -1,12 +1,13 @@
 """Rotary embeddings stretched beyond the length a base was trained for: YaRN, linear interpolation, NTK-aware.
 
-With head dimension d, base theta, frequencies f_i = theta^(-2i/d), trained length L and factor s:
+With d rotated dimensions per head, base theta, frequencies f_i = theta^(-2i/d), trained length L and factor s:
 linear: f_i / s (Chen et al. 2023, "Extending Context Window of Large Language Models via Positional Interpolation").
 ntk: theta * s^(d/(d-2)), so that the lowest frequency is divided by s and the highest stays.
-yarn: f_i where a dimension turns more than 32 times within L, f_i / s where it turns less than once, a ramp in
+yarn: f_i where a dimension rotates more than 32 times within L, f_i / s where it rotates less than once, a ramp in
 between, and cos and sin times 0.1 ln s + 1 (Peng et al. 2023, "YaRN", sections 3.2 to 3.4).
 
-All are exact on the stock model: only its rotary module is replaced. `dynamic` chooses s by the length of a
+All are exact on the stock model: only its rotary module is replaced, and of its parameters only those that a formula
+names (a partial rotation stays partial). With s = 1 the model is left as it is. `dynamic` chooses s by the length of a
 request, once per read, so cached keys and new queries always share one s. (Changing s under cached keys, as
 stock dynamic NTK does, makes an answer depend on how its prompt was cut.)
 """
@@ -14,22 +15,24 @@ stock dynamic NTK does, makes an answer depend on how its prompt was cut.)
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from pydantic import Field, model_validator
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from baselines.dense import DenseSession, DenseSettings, FullAttention, check_base
+from baselines.dense import DenseSession, DenseSettings, FullAttention
 from evals.errors import UserError
 from evals.methods.base import Runtime, Session, common_fields
+from evals.methods.bases import check_reading
 from evals.methods.decoding.deferred import DeferredSession
 from evals.methods.decoding.static_decoder import decode_mode
 from evals.methods.presets import Preset
 from evals.methods.weights import load_base
-from sharedllm.nn.base_config import head_dim
+from sharedllm.nn.base_config import positions, rope_table, rotary_dim, text_config
+from sharedllm.nn.layers import stock_decoder
 
 Kind = Literal["released", "yarn", "linear", "ntk"]
 
@@ -39,7 +42,7 @@ class RopeSettings(DenseSettings):
     dynamic: s by length instead."""
 
     rope: Kind = "yarn"
-    factor: float | None = Field(None, ge=1)
+    factor: float | None = Field(None, ge=1, le=65536)
     dynamic: bool = False
 
     @model_validator(mode="after")
@@ -52,23 +55,49 @@ class RopeSettings(DenseSettings):
 
 
 def rope_parameters(config: PreTrainedConfig, kind: Kind, factor: float) -> dict[str, Any]:
-    """What `config.rope_parameters` of an unstretched base becomes; factor 1 leaves it as it is."""
-    theta = config.rope_parameters["rope_theta"]
+    """What the rope parameters of an unstretched base become. Fields that the formula does not name stay."""
+    table = rope_table(config)
     if factor == 1:
-        return {"rope_type": "default", "rope_theta": theta}
+        return table
     if kind == "ntk":
-        d = head_dim(config)
-        return {"rope_type": "default", "rope_theta": theta * factor ** (d / (d - 2))}
-    stretched = {"rope_type": kind, "rope_theta": theta, "factor": float(factor)}
-    return stretched | ({"original_max_position_embeddings": config.max_position_embeddings} if kind == "yarn" else {})
+        d = rotary_dim(config)
+        return table | {"rope_theta": table["rope_theta"] * factor ** (d / (d - 2))}
+    trained = {"original_max_position_embeddings": positions(config)} if kind == "yarn" else {}
+    return table | {"rope_type": kind, "factor": float(factor)} | trained
 
 
 def stretched_rotary(model: PreTrainedModel, kind: Kind, factor: float) -> torch.nn.Module:
-    """A rotary module for `model`, whose own config is that of the unstretched base."""
-    config = copy.deepcopy(model.config)
+    """A rotary module for `model`, whose config is of the unstretched base. Factor 1 gives one equal to its own."""
+    own = stock_decoder(model).get_submodule("rotary_emb")
+    config = copy.deepcopy(text_config(model.config))
     config.rope_parameters = rope_parameters(config, kind, factor)
-    rotary = type(model.base_model.get_submodule("rotary_emb"))
-    return rotary(config).to(model.device)
+    make = cast(Callable[[PreTrainedConfig], torch.nn.Module], type(own))
+    return make(config).to(model.device)
+
+
+def check_rope(model: PreTrainedModel, kind: Kind) -> dict[str, Any]:
+    """The base's rope parameters. Raises UserError for a base that `kind` cannot stretch."""
+    config = text_config(model.config)
+    try:
+        table = rope_table(config)
+    except ValueError as error:
+        raise UserError(f"{error}, and YaRN, linear and NTK stretch exactly one: choose another base.") from error
+    if kind == "released":
+        return table
+    if table["rope_type"] != "default":
+        raise UserError(
+            f"The base's positions are stretched already (rope type '{table['rope_type']}'): "
+            "use rope: released, or a base without scaling."
+        )
+    if (
+        positions(config) is None
+        or not hasattr(stock_decoder(model), "rotary_emb")
+        or (kind == "ntk" and rotary_dim(config) < 3)
+    ):
+        raise UserError(
+            f"The rotary embedding of a base of type '{config.model_type}' cannot be stretched: choose another."
+        )
+    return table
 
 
 def factor_for(length: int, window: int) -> int:
@@ -91,13 +120,13 @@ class DynamicSession(DeferredSession[int]):
         return {"factor": self.plan or 0}
 
     def _plan(self, query: int, generated: int, scored: int) -> int:
-        return factor_for(len(self._ids) + query + scored, self._method.model.config.max_position_embeddings)
+        return factor_for(len(self._ids) + query + scored, self._method.trained)
 
     def _read(self, plan: int) -> Session:
         return DenseSession(self._method.model, self._ids, self._method.settings.block)
 
     def _ready(self, plan: int) -> Session:
-        self._method.model.base_model.rotary_emb = self._method.rotary(plan)  # sessions of other lengths share it
+        self._method.stretch(plan)  # sessions of other lengths share the model
         return super()._ready(plan)
 
 
@@ -108,21 +137,17 @@ class ScaledRope(FullAttention):
     settings_model: ClassVar[type[DenseSettings]] = RopeSettings
 
     settings: RopeSettings
+    trained: int
+    """Tokens that the base was trained for."""
 
     @classmethod
     def load(cls, preset: Preset, runtime: Runtime) -> Self:
         settings = RopeSettings.of(preset)
         model, tokenizer = load_base(preset.weights, runtime, preset.shape)
-        window = check_base(model.config)
-        rope = model.config.rope_parameters
-        if settings.rope != "released" and rope["rope_type"] != "default":
-            raise UserError(
-                f"The base's positions are stretched already (rope type '{rope['rope_type']}'): "
-                "use rope: released, or a base without scaling."
-            )
-        if settings.factor:
-            window = int(window * settings.factor)
-            model.base_model.rotary_emb = stretched_rotary(model, settings.rope, settings.factor)
+        rope = check_rope(model, settings.rope)
+        check_reading(model)
+        trained = positions(model.config)
+        window = trained and int(trained * (settings.factor or 1))
         factor = "by length" if settings.dynamic else settings.factor or rope.get("factor", 1)
         fields = common_fields(
             preset,
@@ -138,13 +163,16 @@ class ScaledRope(FullAttention):
             decode=decode_mode(model),
             longest=None if settings.dynamic else window,
         )
-        return cls(**fields, model=model, settings=settings)
+        method = cls(**fields, model=model, settings=settings, trained=trained or 0)
+        if settings.factor:
+            method.stretch(settings.factor)
+        return method
 
     def prefill(self, context_ids: Sequence[int], prefix_ids: Sequence[int] = ()) -> Session:
         if self.settings.dynamic:
             return DynamicSession(self, [*prefix_ids, *context_ids])
         return super().prefill(context_ids, prefix_ids)
 
-    def rotary(self, factor: float) -> torch.nn.Module:
-        """The rotary module of a factor; a few hundred numbers, so it is made anew each time."""
-        return stretched_rotary(self.model, self.settings.rope, factor)
+    def stretch(self, factor: float) -> None:
+        """Give the model the rotary module of a factor: a few hundred numbers, so it is made anew each time."""
+        stock_decoder(self.model).rotary_emb = stretched_rotary(self.model, self.settings.rope, factor)

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Self
 
 import torch
 from pydantic import BaseModel, Field
+from transformers import PreTrainedConfig
 
-from baselines.longllama.modeling import LongLlamaForCausalLM
+from baselines.longllama.modeling import LongLlamaConfig, LongLlamaForCausalLM
 from baselines.longllama.step import LongLLaMAStep
 from evals.errors import UserError
 from evals.methods import flops
@@ -18,7 +20,7 @@ from evals.methods.base import Cost, LongContextModel, MethodSettings, Runtime, 
 from evals.methods.decoding.session import GraphSession
 from evals.methods.decoding.static_decoder import decode_mode, supports_static_decoding
 from evals.methods.presets import Preset
-from evals.methods.weights import load_class
+from evals.methods.weights import load_class, resolve
 
 
 class LongLLaMASettings(MethodSettings):
@@ -77,6 +79,8 @@ class LongLLaMA(LongContextModel):
         settings = LongLLaMASettings.of(preset)
         if runtime.attn != "sdpa":
             raise UserError(f"LongLLaMA's memory attention runs on sdpa, not on {runtime.attn}: use --attn sdpa.")
+        if not runtime.random_weights:
+            check_checkpoint(resolve(preset.weights, runtime))
         model, tokenizer = load_class(LongLlamaForCausalLM, preset.weights, runtime, preset.shape)
         config = model.config
         config.update(settings.model_dump(exclude_none=True))
@@ -119,6 +123,13 @@ class LongLLaMA(LongContextModel):
             state_bytes=state_bytes,
             decode_bytes=flops.decode_weight_bytes(self.model) + count.attended_bytes(),
         )
+
+
+def check_checkpoint(folder: Path) -> None:
+    """Raises UserError for the folder of another model: LongLLaMA's class would read it with sizes of its own."""
+    kind = PreTrainedConfig.get_config_dict(folder)[0].get("model_type")
+    if kind != LongLlamaConfig.model_type:
+        raise UserError(f"The model in {folder} is of type '{kind}', not a LongLLaMA checkpoint: name one of those.")
 
 
 class Count:

@@ -24,15 +24,10 @@ from evals.methods import flops
 from evals.methods.base import Cost, LongContextModel, MethodSettings, Runtime, common_fields
 from evals.methods.decoding.prefill import read
 from evals.methods.decoding.session import GraphSession
-from evals.methods.decoding.static_decoder import (
-    FAMILIES,
-    LENGTH_DEPENDENT,
-    decode_mode,
-    supports_static_decoding,
-)
+from evals.methods.decoding.static_decoder import FAMILIES, decode_mode, supports_static_decoding
 from evals.methods.presets import Preset
 from evals.methods.weights import load_base
-from sharedllm.nn.base_config import windows
+from sharedllm.nn.base_config import LENGTH_DEPENDENT, rope_table, windows
 
 
 class StreamingSettings(MethodSettings):
@@ -141,7 +136,7 @@ def check_base(config: PreTrainedConfig, eviction: Eviction) -> None:
             f"StreamingLLM rotates cached keys as {', '.join(FAMILIES)} models do; "
             f"a base of type '{config.model_type}' needs another cache: choose one of those."
         )
-    rope = config.rope_parameters["rope_type"]
+    rope = rope_table(config)["rope_type"]
     if rope in LENGTH_DEPENDENT:
         raise UserError(f"StreamingLLM needs fixed rotary frequencies: choose a base without rope type '{rope}'.")
     reach, window = eviction.capacity + eviction.step, config.max_position_embeddings

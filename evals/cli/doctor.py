@@ -45,6 +45,7 @@ def doctor(
         device=chosen["device"],
         dtype=chosen["dtype"],
         attn=chosen["attn"],
+        attn_fallback=chosen["attn_fallback"],
         kernel_order=chosen["kernels"],
         random_weights=random_weights,
         offline=offline,

@@ -71,6 +71,7 @@ def check(
         device=found["device"],
         dtype=found["dtype"],
         attn=found["attn"],
+        attn_fallback=found["attn_fallback"],
         kernel_order=found["kernels"],
         random_weights=random_weights,
         offline=offline,

@@ -26,12 +26,15 @@ if TYPE_CHECKING:  # `sharedllm-eval --list` must not wait for torch
 class Runtime:
     """Where and how a model runs: everything about a load that is not the method itself.
 
+    attn_fallback: kernel for bases that `attn` does not support; None where a person asked for `attn` by name.
+
     kernel_order: SDPA's back ends, preferred first (`evals.methods.kernels.kernel_order`); empty: torch's own order.
     """
 
     device: str = "cpu"
     dtype: str = "float32"
     attn: str = "sdpa"
+    attn_fallback: str | None = None
     kernel_order: tuple[str, ...] = ()
     random_weights: bool = False
     offline: bool = False
@@ -176,13 +179,14 @@ def common_fields(
     were trained for this method. decode: `decode_mode` of a method with CUDA graphs. longest: tokens that the method
     was made for, where the preset does not say.
     """
+    kernel = model.config.get_text_config(decoder=True)._attn_implementation
     return CommonFields(
         name=preset.name,
         tokenizer=tokenizer,
         device=model.device,
         dtype=model.dtype,
         max_context=preset.max_context or longest,
-        fairness={**fairness, "kernel": runtime.attn, "decode": decode, "dtype": runtime.dtype, "trained": trained},
+        fairness={**fairness, "kernel": kernel, "decode": decode, "dtype": runtime.dtype, "trained": trained},
     )
 
 

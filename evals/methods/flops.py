@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 from evals.methods.base import Cost
-from sharedllm.nn.base_config import head_dim, key_value_heads
-from sharedllm.nn.layers import output_head
+from sharedllm.nn.base_config import head_dim, key_value_heads, text_config
+from sharedllm.nn.layers import output_head, stock_decoder
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedConfig, PreTrainedModel
 
 
@@ -23,6 +24,20 @@ def layer_flops(config: PreTrainedConfig) -> float:
     return 2.0 * (hidden * (2 * q + 2 * kv) + 3 * hidden * mlp)
 
 
+def decoder_flops(model: PreTrainedModel) -> float:
+    """Linear maps of all layers per token, counted from the parameters: of any family, and of the experts of a mixture
+    only the share that a token visits. Equal to `linear_flops` for Llama-like bases."""
+    config = text_config(model.config)
+    experts = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None) or 1
+    visited = (getattr(config, "num_experts_per_tok", None) or 1) / experts
+    total = 0.0
+    for name, module in stock_decoder(model).named_modules():
+        if not isinstance(module, torch.nn.Embedding):
+            matrices = sum(p.numel() for p in module.parameters(recurse=False) if p.ndim > 1)
+            total += matrices * (visited if "experts" in name.split(".") else 1)
+    return 2.0 * total
+
+
 def linear_flops(config: PreTrainedConfig) -> float:
     """Linear maps of all layers per token, without the output head."""
     return int(config.num_hidden_layers) * layer_flops(config)
@@ -30,11 +45,13 @@ def linear_flops(config: PreTrainedConfig) -> float:
 
 def head_flops(config: PreTrainedConfig) -> float:
     """Logits of one token."""
+    config = text_config(config)
     return 2.0 * int(config.hidden_size) * int(config.vocab_size)
 
 
 def attention_flops(config: PreTrainedConfig, pairs: float, layers: int | None = None) -> float:
     """Scores and weighted values of `pairs` (query token, visible key) in each of `layers` layers (default all)."""
+    config = text_config(config)
     layers = int(config.num_hidden_layers) if layers is None else layers
     return 4.0 * layers * int(config.num_attention_heads) * head_dim(config) * pairs
 
@@ -46,6 +63,7 @@ def causal_pairs(new: int, past: int = 0) -> int:
 
 def kv_bytes(config: PreTrainedConfig, dtype: torch.dtype) -> int:
     """Bytes of keys and values per token over all layers."""
+    config = text_config(config)
     return 2 * int(config.num_hidden_layers) * key_value_heads(config) * head_dim(config) * dtype.itemsize
 
 

@@ -60,6 +60,7 @@ class RunSpec(BaseModel):
     device: str = "cpu"
     dtype: str = "float32"
     attn: str = "sdpa"
+    attn_fallback: str | None = None
     kernels: tuple[str, ...] = ()
     random_weights: bool = False
     checkpoint: Path | None = None
@@ -75,6 +76,7 @@ class RunSpec(BaseModel):
             device=self.device,
             dtype=self.dtype,
             attn=self.attn,
+            attn_fallback=self.attn_fallback,
             kernel_order=self.kernels,
             random_weights=self.random_weights,
             offline=self.offline,
@@ -124,10 +126,17 @@ def resolve_runtime(device: Device, dtype: DType, attn: Attention) -> dict[str, 
     if dtype is DType.auto:
         dtype = DType.bfloat16 if device is Device.cuda else DType.float32
     kernels: tuple[str, ...] = ()
+    fallback = None
     if attn is Attention.auto:
-        attn, kernels = Attention.sdpa, fastest(device.value)
+        attn, kernels, fallback = Attention.sdpa, fastest(device.value), Attention.eager.value
     if attn is Attention.flash_attention_2:
         if device is Device.cpu:
             raise UserError("--attn flash_attention_2 runs on a CUDA GPU only: use --attn sdpa.")
         check_attention(attn)
-    return {"device": device.value, "dtype": dtype.value, "attn": attn.value, "kernels": kernels}
+    return {
+        "device": device.value,
+        "dtype": dtype.value,
+        "attn": attn.value,
+        "attn_fallback": fallback,
+        "kernels": kernels,
+    }

@@ -116,9 +116,17 @@ class Decoder(Protocol):
         """Rotation of positions (B, S), in the dtype of x."""
 
 
+def stock_decoder(model: PreTrainedModel) -> PreTrainedModel:
+    """The text decoder of a causal LM: without its output head, and without what a multimodal model wraps around it."""
+    base = model.base_model
+    if base is model:  # Llama4ForCausalLM names its decoder otherwise than its prefix says; a bare decoder is its own
+        base = getattr(model, "model", model)
+    return cast(PreTrainedModel, getattr(base, "language_model", base))
+
+
 def decoder_of(model: PreTrainedModel) -> Decoder:
-    """The decoder of a Llama-like causal LM, or a bare decoder itself. The caller has checked the family."""
-    return cast(Decoder, model.base_model)
+    """`stock_decoder` of a Llama-like model, by its parts. The caller has checked the family."""
+    return cast(Decoder, stock_decoder(model))
 
 
 def output_head(model: PreTrainedModel) -> Head:

@@ -13,13 +13,15 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import GptOssConfig, LlamaConfig
 
-from baselines.dense import FullAttention, check_base
+from baselines.dense import FullAttention
 from baselines.truncated import Truncated, context_room
 from evals.errors import UserError
 from evals.methods import flops, presets
 from evals.methods.base import Query, Runtime, Stop
+from evals.methods.bases import kernel_for
 from evals.methods.decoding.kv_cache import BufferCache
 from evals.methods.weights import load_base
+from sharedllm.nn.base_config import positions
 
 CONTEXT = [(7 * i + i // 5) % 256 for i in range(90)]
 QUERY = Query([3, 1, 4, 1, 5])
@@ -192,11 +194,11 @@ def test_costs_grow_as_dense_attention_does(full: FullAttention) -> None:
 
 
 def test_bases_with_rescaled_logits_are_refused() -> None:
-    assert check_base(LlamaConfig(max_position_embeddings=77)) == 77
+    assert positions(LlamaConfig(max_position_embeddings=77)) == 77
     config = GptOssConfig()
     config.final_logit_softcapping = 30.0
     with pytest.raises(UserError, match="rescales its logits"):
-        check_base(config)
+        kernel_for(config, Runtime(attn="eager"))
 
 
 def test_windows_are_named(full: FullAttention, tiny_presets: Callable[..., Path]) -> None:

@@ -17,8 +17,9 @@ from transformers import PreTrainedModel
 
 from evals.methods.base import NotFiniteError, Query, Request, Stop
 from evals.methods.decoding.kv_cache import BufferCache
+from evals.methods.decoding.prefill import check_length
 from evals.methods.decoding.session import NOT_FINITE
-from sharedllm.nn.layers import KeysValues, output_head
+from sharedllm.nn.layers import KeysValues, output_head, stock_decoder
 
 
 class Appendable(Protocol):
@@ -36,6 +37,7 @@ def generate_together(model: PreTrainedModel, requests: Sequence[Request]) -> li
     hidden, cache, lengths = _read_all(model, requests)
     positions = torch.tensor(lengths, device=model.device)
     longest, steps = max(lengths), max(request.max_new_tokens for request in requests)
+    check_length(model.config, longest + steps)
     columns = torch.arange(longest + steps, device=model.device)
     mask = (columns >= (longest - positions)[:, None]).long()
     head = output_head(model)
@@ -55,7 +57,7 @@ def generate_together(model: PreTrainedModel, requests: Sequence[Request]) -> li
             running[row] = running[row] and _take(new[row], token, requests[row])
         if not any(running):
             break
-        output = model.base_model(
+        output = stock_decoder(model)(
             input_ids=tokens[:, None],
             position_ids=(positions + step)[:, None],
             attention_mask=mask[:, : longest + step + 1],

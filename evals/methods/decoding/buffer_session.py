@@ -10,6 +10,7 @@ from evals.methods.decoding.kv_cache import ROOM, BufferCache
 from evals.methods.decoding.prefill import read
 from evals.methods.decoding.session import GraphSession, M
 from evals.methods.decoding.static_decoder import CacheStep, supports_static_decoding
+from sharedllm.nn.base_config import text_config
 from sharedllm.nn.layers import decoder_of, output_head
 
 
@@ -23,7 +24,7 @@ class BufferSession(GraphSession[M]):
     def __init__(self, model: M, kept: int, config: PreTrainedConfig | None = None, room: int = ROOM) -> None:
         super().__init__(model)
         self._kept = kept
-        self._config = config or model.config
+        self._config = config or text_config(model.config)
         self._room = room
         self._static = supports_static_decoding(model, config)
         self._cache = self._new_cache()

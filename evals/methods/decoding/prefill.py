@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from transformers import Cache, PreTrainedModel
+from transformers import Cache, PreTrainedConfig, PreTrainedModel
 
+from evals.errors import UserError
 from evals.methods.decoding.static_decoder import supports_static_decoding
 from sharedllm.nn.attention import (
     attend,
@@ -22,9 +23,9 @@ from sharedllm.nn.attention import (
     project_queries,
     project_values,
 )
-from sharedllm.nn.base_config import windows
+from sharedllm.nn.base_config import steady_length, windows
 from sharedllm.nn.fused import mlp, rms_norm, rotate
-from sharedllm.nn.layers import Decoder, DecoderLayer, Rotation, decoder_of
+from sharedllm.nn.layers import Decoder, DecoderLayer, Rotation, decoder_of, stock_decoder
 
 Between = Callable[[int, torch.Tensor], torch.Tensor]
 """What a decoder layer does between self-attention and MLP, from its index and states (1, q, hidden) to the same."""
@@ -43,9 +44,12 @@ def read(
     The cache returns the earlier keys and the new ones, in order. The stock forward reads where `static_decoder` does
     not know the base, for other kernels and for sliding windows; it takes `stock` in place of `between`.
     """
+    check_length(model.config, first + ids.shape[1])
     positions = torch.arange(first, first + ids.shape[1], device=ids.device)[None]
     if not supports_static_decoding(model) or set(windows(model.config)) != {None}:
-        output = model.base_model(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True, **stock)
+        output = stock_decoder(model)(
+            input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True, **stock
+        )
         hidden: torch.Tensor = output.last_hidden_state
         return hidden[0]
     decoder = decoder_of(model)
@@ -82,3 +86,14 @@ def project(
     cos, sin = (r[:, None] for r in rotation)
     query, key = project_queries(attention, normed), project_keys(attention, normed)
     return rotate(query, cos, sin), rotate(key, cos, sin), project_values(attention, normed)
+
+
+def check_length(config: PreTrainedConfig, tokens: int) -> None:
+    """Raises UserError where `tokens` reach beyond the length at which rotary frequencies begin to change: numbers
+    would depend on how the text was cut, and on what was read before it."""
+    steady = steady_length(config)
+    if steady is not None and tokens > steady:
+        raise UserError(
+            f"The rotary frequencies of this base change beyond {steady} tokens (dynamic NTK or LongRoPE), and this "
+            f"request is longer: shorten it (method truncated with window={steady}), or choose another base."
+        )

@@ -12,14 +12,13 @@ from evals.methods.decoding.cuda_graph import StaticStep
 from evals.methods.decoding.kv_cache import BufferCache
 from evals.methods.decoding.static_attention import Reach, Tail, layer_reaches
 from sharedllm.nn.attention import project_keys, project_queries, project_values
+from sharedllm.nn.base_config import LENGTH_DEPENDENT, text_config
 from sharedllm.nn.fused import mlp, rms_norm, rotate
 from sharedllm.nn.layers import Attention, Decoder, Projection, Rotation
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 """Base models of layers with q, k, v and o projections, two norms and a rotary embedding that pairs dimension i with
 i + head_dim / 2, over all of the head."""
-LENGTH_DEPENDENT = ("dynamic", "longrope")
-"""Rotary embeddings whose frequencies change with the length."""
 D = TypeVar("D", bound=Decoder)
 
 
@@ -28,7 +27,7 @@ def supports_static_decoding(model: PreTrainedModel, config: PreTrainedConfig | 
 
     config: that of the decoder, where it is not the model's.
     """
-    config = config or model.config
+    config = config or text_config(model.config)
     return (
         config.model_type in (*FAMILIES, "longllama")  # which has Llama's layers, and attention of its own
         and config.rope_parameters["rope_type"] not in LENGTH_DEPENDENT

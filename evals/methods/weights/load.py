@@ -41,21 +41,23 @@ def load_base(
     merged into its base. Raises UserError for weights that are missing, gated, broken or do not fit their config, if
     possible before they are read.
     """
+    from evals.methods.bases import kernel_for  # torch, which a dry run does not need
+
     check_attention(runtime.attn)
     overrides = dict(config_overrides or {})
     if runtime.random_weights:
         config = shape_config(shape)
         check_known(shape or {})
         config.update(overrides)
-        model = random_model(config, runtime)
-        return model, random_tokenizer(weights, runtime, config.vocab_size)
+        model = random_model(config, replace(runtime, attn=kernel_for(config, runtime)))
+        return model, random_tokenizer(weights, runtime, config.get_text_config(decoder=True).vocab_size)
     folder = resolve(weights, runtime)
     if is_adapter(folder):
         return _load_adapted(folder, weights, runtime, overrides)
     config, tokenizer = causal_config(folder), load_tokenizer(folder)
     fit_vocabulary(folder, tokenizer, _rows(config))
     config.update(overrides)
-    return _read_causal(folder, config, runtime), tokenizer
+    return _read_causal(folder, config, replace(runtime, attn=kernel_for(config, runtime))), tokenizer
 
 
 def load_class(
