@@ -120,7 +120,7 @@ def test_a_run_uses_and_records_its_order(
     assert torch.backends.cuda.flash_sdp_enabled()
     record = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
     assert record["spec"]["kernels"] == ["math"]
-    assert record["models"]["toy"]["budget"] == {"kernel": "sdpa", "kernel order": ["math"]}
+    assert record["models"]["toy"]["fairness"] == {"kernel": "sdpa", "kernel order": ["math"]}
     own = command(*options, "--attn", "sdpa")
     assert own.code == 2
     assert "another" in own.err
