@@ -150,7 +150,7 @@ def paired_binary(rng: np.random.Generator, n: int, difference: float) -> tuple[
 
 
 def paired_clustered_binary(rng: np.random.Generator, n: int, difference: float) -> tuple[Floats, Floats, Codes]:
-    """0/1 scores in clusters of 5; the second model answers three in ten samples anew."""
+    """0/1 scores in clusters of 5; the second model answers three in ten samples again, independently."""
     codes = cluster_of(rng, n, "equal")
     difficulty = rng.beta(2, 3, n)[codes]
     first = (rng.random(len(codes)) < difficulty).astype(float)
@@ -218,9 +218,9 @@ def reachable(name: str, claimed: list[float]) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
-    parser.add_argument("--trials", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--trials", type=int, default=2000, help="simulations per entry")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the simulations")
+    parser.add_argument("--jobs", type=int, default=2, help="worker processes")
     chosen = parser.parse_args()
     with ProcessPoolExecutor(chosen.jobs) as executor:
         means = [executor.submit(simulate_means, name, chosen.trials, chosen.seed) for name in MEANS]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from evals.methods.base import common_fields as common_fields
     from evals.methods.decoding.buffer_session import BufferSession as BufferSession
     from evals.methods.decoding.session import CachedSession as CachedSession
+    from evals.methods.flops import kv_bytes as kv_bytes
     from evals.methods.flops import parameter_cost as parameter_cost
     from evals.methods.presets import Preset as Preset
     from evals.methods.presets import Weights as Weights
@@ -57,7 +58,7 @@ _HOMES = {
     ),
     "evals.methods.decoding.buffer_session": ("BufferSession",),
     "evals.methods.decoding.session": ("CachedSession",),
-    "evals.methods.flops": ("parameter_cost",),
+    "evals.methods.flops": ("kv_bytes", "parameter_cost"),
     "evals.methods.presets": ("Preset", "Weights", "load_preset"),
     "evals.methods.tokenizers": ("byte_tokenizer",),
     "evals.methods.weights": ("load_base",),

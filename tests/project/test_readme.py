@@ -7,7 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,7 @@ import folders
 import pytest
 import torch
 
-from evals import Query, Runtime
-from evals import load_preset as load
+from evals import LongContextModel, Preset, Query, Runtime, Weights
 
 README = (folders.ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -42,18 +41,40 @@ def test_the_first_snippet_runs_as_pasted_and_finds_the_number(tmp_path: Path) -
     assert " 4179392." in done.stdout.splitlines()[0]
 
 
-def test_the_method_of_the_readme_is_dense_attention(
-    tiny_presets: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from baselines.dense import FullAttention
+FAMILIES = {"llama": {}, "qwen2": {}, "mistral": {"sliding_window": None}, "qwen3": {"head_dim": 8}}
+"""Config fields besides those of SHAPE; Qwen2's config has no head_dim."""
+SHAPE = {
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.3,
+}
 
+
+@pytest.fixture(scope="module")
+def readme_method(tmp_path_factory: pytest.TempPathFactory) -> Iterator[type[LongContextModel]]:
+    """The class that the README shows, imported from a file of exactly its text."""
     _, _, code = blocks("python")
     assert len(code.splitlines()) < 40
-    (tmp_path / "readme_method.py").write_text(code, encoding="utf-8")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    method = import_module("readme_method").Dense
-    preset = load(str(tiny_presets("full")))
-    ours, full = method.load(preset, Runtime()), FullAttention.load(preset, Runtime())
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "readme_method.py").write_text(code, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        yield import_module("readme_method").Dense
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_method_of_the_readme_is_dense_attention(readme_method: type[LongContextModel], family: str) -> None:
+    from baselines.dense import FullAttention
+
+    shape = {"model_type": family, **SHAPE, **FAMILIES[family]}
+    preset = Preset(name="tiny", method="full", description="", weights=Weights(source="none"), shape=shape)
+    runtime = Runtime(random_weights=True, offline=True)
+    ours, full = readme_method.load(preset, runtime), FullAttention.load(preset, runtime)
     context, query, target = list(range(5, 90)), Query([7, 8, 9]), [1, 2, 3, 4]
     for ids in (context, []):
         session, expected = ours.prefill(ids, [256]), full.prefill(ids, [256])
