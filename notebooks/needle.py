@@ -70,6 +70,6 @@ for cell, record in run.cells.items():
         pieces = [p for p in sample.trace.get("kept_full", []) if p["chunk"] == at // 1024]
         kept = ", ".join(f"{p['start']} to {p['end']}" for p in pieces) or "nothing"
         answer = sample.output.text.split(".")[0].strip()
-        depth = f"{sample['meta']['depth']:.0f}"
-        rows.append(f"| {depth} | {at} | {at // 1024} | {kept} | {answer} | {sample['reference']} |")
+        depth = f"{sample.meta['depth']:.0f}"
+        rows.append(f"| {depth} | {at} | {at // 1024} | {kept} | {answer} | {sample.reference} |")
 Markdown("\n".join(rows))
