@@ -62,7 +62,8 @@ def cut_middle(
     kept_query = _ends(query, head - end, total - tail - end)
     cut_prefix, cut_context = len(prefix) - len(kept_prefix), len(context) - len(kept_context)
     if not kept_context:
-        kept_prefix, kept_context = kept_prefix[:bos], kept_prefix[bos:]
+        first = max(bos, wrapper[0])
+        kept_prefix, kept_context = kept_prefix[:first], kept_prefix[first:]
     if room < 2 or not kept_context:
         raise UserError(f"A budget of {budget} tokens leaves nothing of the prompt to read: choose a larger --length.")
     moved = None

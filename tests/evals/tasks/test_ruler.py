@@ -175,15 +175,14 @@ class TestFormulas:
         assert re.search(r"they are:  (\w{3} ){4}\w{3}$", example)
         assert instruction.endswith("following text.\n\n")
 
-    def test_the_revision_of_2025_writes_a_line_for_every_link_and_a_fixed_number_in_the_example(self) -> None:
+    def test_the_revision_of_2025_writes_a_line_for_every_link(self) -> None:
         new, old = (VariableTracking(r).sample(random.Random(3), 40, 0) for r in ("2025-06", "2024-12"))
         assert new.context.count("\n") == 44
         assert all(re.fullmatch(r"VAR \w{5} = .*|The grass .* again\.", line) for line in new.context.split("\n"))
         assert "again.\n The grass" in old.context
         assert " VAR " in old.context.replace("\n", "")
-        assert new.before.count("12345") == 3  # link, question and answer of the worked example
-        assert old.before.count("12345") == 0
-        assert old.before.count("\n\n\n\nMemorize") == 1
+        assert re.search(r"[A-Z]\n\nMemorize", new.before)
+        assert re.search(r"[A-Z]\n\n\n\nMemorize", old.before)
 
     @pytest.mark.parametrize("size", [20, 60])
     def test_the_variable_text_of_2024_is_lm_evals(self, size: int) -> None:
