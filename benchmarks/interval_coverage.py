@@ -139,9 +139,9 @@ def paired_clusters(rng: np.random.Generator, n: int, difference: float) -> tupl
 
 def paired_binary(rng: np.random.Generator, n: int, difference: float) -> tuple[Floats, Floats, Codes]:
     """Independent 0/1 scores; the models disagree on three pairs in ten, or on as many as the difference needs."""
-    apart = max(0.3, abs(difference))
+    disagree = max(0.3, abs(difference))
     uniform, shared = rng.random(n), (rng.random(n) < 0.5).astype(float)
-    gain, loss = uniform < (apart + difference) / 2, uniform > 1 - (apart - difference) / 2
+    gain, loss = uniform < (disagree + difference) / 2, uniform > 1 - (disagree - difference) / 2
     return (
         np.where(gain, 0.0, np.where(loss, 1.0, shared)),
         np.where(gain, 1.0, np.where(loss, 0.0, shared)),

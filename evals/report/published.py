@@ -57,7 +57,7 @@ def _read(name: str) -> pd.DataFrame:
     return found.fillna({"length": "", "variant": ""})
 
 
-def measured_beside(data: Data, number: int, place: Callable[[Cell], str | None]) -> list[Json]:
+def rows_for(data: Data, number: int, place: Callable[[Cell], str | None]) -> list[Json]:
     """Rows of a published table for the methods of a run.
 
     place: the column of ours in which a published cell belongs, or None.

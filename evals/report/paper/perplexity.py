@@ -38,7 +38,7 @@ def tables(data: Data) -> Iterator[Table]:
     beside = [
         row
         for number in (1, 2)
-        for row in published.measured_beside(data, number, lambda r: keys.get((r["column"], r["length"])))
+        for row in published.rows_for(data, number, lambda r: keys.get((r["column"], r["length"])))
     ]
     notes = ["Perplexity, lower is better, with the 95 % interval over documents in brackets."]
     yield Table(

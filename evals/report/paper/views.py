@@ -53,9 +53,7 @@ def _table(data: Data, view_id: str, title: str, rows: list[Json]) -> Table:
     number = NUMBERS.get(view_id)
     columns = [c for c in rows[0] if c not in ("model", "length")]
     beside = (
-        published.measured_beside(data, number, lambda r: r["column"] if r["column"] in columns else None)
-        if number
-        else []
+        published.rows_for(data, number, lambda r: r["column"] if r["column"] in columns else None) if number else []
     )
     notes = ["Scores in percent, with the 95 % interval over samples of the same data sets in brackets."]
     return Table(

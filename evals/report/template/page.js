@@ -1,5 +1,5 @@
 "use strict";
-// All text from models and data goes through textContent: nothing here builds markup from strings.
+// All text from models and data is set as textContent: nothing here builds markup from strings.
 const data = JSON.parse(document.getElementById("data").textContent);
 // Control characters, bidirectional overrides and half surrogate pairs are shown as escapes.
 const UNSAFE = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\u{d800}-\u{dfff}\u{e0000}-\u{e007f}]/gu;

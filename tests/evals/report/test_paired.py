@@ -83,11 +83,11 @@ def test_the_detectable_difference_is_found_four_times_in_five() -> None:
 
 def test_the_detectable_difference_of_yes_no_scores_is_found_four_times_in_five() -> None:
     rng = np.random.default_rng(11)
-    n, apart, found = 60, 0.3, 0
+    n, disagree, found = 60, 0.3, 0
     for _ in range(1500):
-        claimed = detectable_by_scores(rng.binomial(n, apart), n)
-        discordant = rng.binomial(n, max(apart, claimed))
-        gains = rng.binomial(discordant, (1 + claimed / max(apart, claimed)) / 2)
+        claimed = detectable_by_scores(rng.binomial(n, disagree), n)
+        discordant = rng.binomial(n, max(disagree, claimed))
+        gains = rng.binomial(discordant, (1 + claimed / max(disagree, claimed)) / 2)
         found += ScoreTest(gains, discordant - gains, n).p <= 0.05
     assert found / 1500 == pytest.approx(0.8, abs=0.05)
 

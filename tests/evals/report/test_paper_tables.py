@@ -48,7 +48,7 @@ def test_perplexity_table_has_one_column_a_set_and_length(built) -> None:
     assert table.loc[FULL, "all 128K"] == "oom"
 
 
-def test_published_values_stand_beside_measured_ones(tmp_path) -> None:
+def test_published_values_appear_below_measured_ones(tmp_path) -> None:
     write_run(tmp_path, samples=4)
     record = json.loads((tmp_path / "run.json").read_text())
     for cell in record["cells"].values():
