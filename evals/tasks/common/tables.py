@@ -5,6 +5,7 @@ It streams: a file of many gigabytes is never held. (JSON Lines are read by `eva
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
@@ -54,7 +55,11 @@ def _stream(path: Path) -> Iterator[Mapping[str, object]]:
     import pyarrow.parquet
 
     if path.suffix == ".parquet" and not pyarrow.parquet.ParquetFile(path).metadata.num_rows:
-        return iter(())  # `datasets` takes the number of rows for a batch size
+        return  # `datasets` takes the number of rows for a batch size
     with open(path, "rb"):  # a missing file is an OSError with a reason, not a list of patterns
-        loaded = datasets.load_dataset(SUFFIXES[path.suffix], data_files=str(path), split="train", streaming=True)
-    return cast("Iterator[Mapping[str, object]]", iter(loaded))
+        pass
+    with tempfile.TemporaryDirectory() as cache:  # nothing is cached, but lock files are left there
+        loaded = datasets.load_dataset(
+            SUFFIXES[path.suffix], data_files=str(path), split="train", streaming=True, cache_dir=cache
+        )
+        yield from cast("Iterator[Mapping[str, object]]", iter(loaded))

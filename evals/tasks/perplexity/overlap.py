@@ -17,7 +17,7 @@ SHARE = 0.05
 """Share of the shorter text's runs from which on two texts count as copies of each other."""
 TARGET_SHARE = 0.2
 """The same for the scored tokens, which are few: a formula or a licence may be quoted."""
-SCANNED_CHARS = 2_000_000
+SCANNED_CHARS = 200_000
 """Of each end of a document."""
 _WORD = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff]|[^\W\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff]+")
 """A word; one character of the scripts that put no space between words."""

@@ -219,6 +219,15 @@ def test_parquet_files_are_read_as_hub_sets_have_them(tmp_path: Path) -> None:
         list(folder_documents(tmp_path))
 
 
+def test_a_folder_that_datasets_has_saved_is_read(tmp_path: Path) -> None:
+    import datasets
+
+    datasets.Dataset.from_dict({"id": ["x", "x"], "content": ["one", "two"]}).save_to_disk(tmp_path / "saved")
+    found = [(d.id, d.domain, d.text) for d in folder_documents(tmp_path / "saved")]
+    name = "data-00000-of-00001"
+    assert found == [(f"{name}.arrow:1", name, "one"), (f"{name}.arrow:2", name, "two")]
+
+
 def test_hub_sets_are_named_and_say_how_to_get_them(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(UserError, match="did you mean pg19"):
