@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evals.errors import UserError
-from evals.methods.boundary import reason
+from evals.methods.boundary import reading, reason
 from evals.methods.presets import Weights
 from evals.methods.tokenizers import TOKENIZER_FILES, has_tokenizer
 from evals.methods.weights.checkpoint import (
@@ -61,18 +61,16 @@ def fetch(weights: Weights, patterns: Sequence[str], *, offline: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    try:
-        found = snapshot_download(
-            weights.name,
-            revision=weights.revision,
-            local_files_only=offline,
-            allow_patterns=list(patterns),
-        )
-    except (LocalEntryNotFoundError, HfHubHTTPError, ConnectionError) as error:
-        raise missing(weights) from error
-    except OSError as error:
-        why = reason(error)
-        raise UserError(f"The weights {weights.name} cannot be kept ({why}): free space, or set HF_HOME.") from error
+    with reading(f"The repository {weights.name}", "try again, or name a folder with --checkpoint DIR"):
+        try:
+            found = snapshot_download(
+                weights.name, revision=weights.revision, local_files_only=offline, allow_patterns=list(patterns)
+            )
+        except (LocalEntryNotFoundError, HfHubHTTPError, ConnectionError) as error:
+            raise missing(weights) from error
+        except OSError as error:
+            why = reason(error)
+            raise UserError(f"{weights.name} cannot be stored ({why}): free space, or set HF_HOME.") from error
     return Path(found)
 
 

@@ -6,8 +6,6 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
 from evals.errors import UserError
 from evals.methods.boundary import AGAIN, read_json, reading
 from evals.methods.presets import Weights
@@ -28,7 +26,7 @@ def base_of(folder: Path, weights: Weights) -> Weights:
         raise UserError(f"{folder / ADAPTER_CONFIG} names no base model: name a preset of the base and --checkpoint.")
     try:
         return Weights(source=name if Path(name).is_dir() else f"hub:{name}")
-    except (ValidationError, OSError) as error:
+    except (ValueError, OSError) as error:
         raise UserError(
             f"The base {name[:200]!r} of the adapter in {folder} is not here: name a preset of it."
         ) from error
@@ -40,6 +38,8 @@ def check(folder: Path) -> None:
         raise UserError(
             f"{folder} holds a PEFT adapter: pip install peft, or merge it into its base (merge_and_unload)."
         )
+    if read_json(folder / ADAPTER_CONFIG).get("megatron_config") is not None:  # peft imports the module that it names
+        raise UserError(f"{folder / ADAPTER_CONFIG} is of a Megatron model: merge the adapter with its own tools.")
     path = adapter_file(folder)
     if path is None:
         raise UserError(f"There is no adapter_model.safetensors in {folder}: {AGAIN}.")

@@ -156,6 +156,19 @@ def test_adapters_that_do_not_fit_are_refused(tiny_llama: Path, tmp_path: Path, 
         load_base(Weights(source=str(tiny_llama)), Runtime(checkpoint=str(folder)), None)
 
 
+def test_an_adapter_cannot_name_a_module_to_import(tiny_llama: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    folder = tmp_path / "adapter"
+    write_adapter(folder, tiny_llama)
+    (tmp_path / "hostile.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w').close()")
+    monkeypatch.syspath_prepend(tmp_path)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    hostile = {**config, "megatron_config": {"a": 1}, "megatron_core": "hostile"}
+    (folder / "adapter_config.json").write_text(json.dumps(hostile))
+    with pytest.raises(UserError, match="Megatron"):
+        load_base(Weights(source=str(folder)), Runtime(), None)
+    assert not (tmp_path / "mark").exists()
+
+
 # --- GGUF
 
 
