@@ -1,10 +1,12 @@
-"""Files written whole or not at all, and JSON of other people's hands read with one sentence for what is wrong."""
+"""Files written whole or not at all, and files from outside read with one sentence for what is wrong."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,3 +48,30 @@ def read_json(path: Path, what: str) -> Any:
         raise ValueError(f"{what} {path} cannot be read ({error.strerror}): make it readable.") from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{what} {path} is not valid JSON: copy or write it again.") from error
+
+
+def sha256_of(path: Path) -> str:
+    """Hash of every byte of a file. Raises ValueError for one that cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}): make it readable.") from error
+
+
+@contextmanager
+def reading(what: object, advice: str) -> Iterator[None]:
+    """Turn what a library raises inside into a ValueError: `what` cannot be read (reason): `advice`.
+
+    Only library calls belong inside. Out of memory stays what it is.
+    """
+    try:
+        yield
+    except (MemoryError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # a panic of a Rust library is a BaseException
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, which this file does not import
+            raise
+        words = " ".join(str(error).split()) or type(error).__name__
+        reason = words if len(words) <= 240 else words[:240].rsplit(" ", 1)[0] + " ..."
+        raise ValueError(f"{what} cannot be read ({reason.rstrip('.:')}): {advice}.") from error

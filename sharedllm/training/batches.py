@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
@@ -112,6 +113,15 @@ class LanguageModelling:
         return chunk_gaps(windows, chunks, self.max_chunks, rng) if rng.random() < self.gap_share else None
 
 
+def check_repeats(chunk_size: int, running: int) -> None:
+    """Raise ValueError where `repeat_passages` has no room for a passage."""
+    if chunk_size < 20 or running <= chunk_size // 10:
+        raise ValueError(
+            f"repeat_share: a chunk of {chunk_size} tokens and {running} of running text have no room for "
+            "passages that repeat: use chunks of at least 20 tokens, and a longer running text."
+        )
+
+
 def repeat_passages(row: np.ndarray, chunks: int, chunk_size: int, rng: np.random.Generator) -> None:
     """Copy passages of the context into the running text of `row`, in place.
 
@@ -149,6 +159,8 @@ class _Steps(Dataset["Batch | ValueError"]):
 
 def _begin_worker(worker: int) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the tokenizer's threads do not survive a fork
+    for number in (signal.SIGINT, signal.SIGTERM):  # both reach the whole group; the trainer decides when it ends
+        signal.signal(number, signal.SIG_IGN)
     end_with_parent()
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, NoReturn, Optional
 
 import typer
 
 from sharedllm.plain_yaml import assignments
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+MOST_STEPS = 10**9
 
 
 @app.command()
@@ -26,36 +28,44 @@ def train(
     set_: Annotated[Optional[list[str]], typer.Option("--set", help="key=value of the training settings.")] = None,  # noqa: UP045
     weight: Annotated[Optional[list[float]], typer.Option(help="Share of each --data file.")] = None,  # noqa: UP045
     max_seconds: Annotated[Optional[float], typer.Option(help="Stop with a checkpoint after that long.")] = None,  # noqa: UP045
-    checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 500,
-    log_every: Annotated[int, typer.Option(min=1, help="Steps between log lines.")] = 20,
-    shard_mb: Annotated[int, typer.Option(help="Largest adapter file.")] = 1024,
+    checkpoint_every: Annotated[int, typer.Option(min=1, max=MOST_STEPS, help="Steps between checkpoints.")] = 500,
+    log_every: Annotated[int, typer.Option(min=1, max=MOST_STEPS, help="Steps between log lines.")] = 20,
+    shard_mb: Annotated[int, typer.Option(min=1, max=2**20, help="Largest adapter file.")] = 1024,
 ) -> None:
     """Train a SharedLLM adapter. The same command again resumes from the last checkpoint in --output."""
     from pydantic import ValidationError
 
     from sharedllm.training import settings as training_settings
-    from sharedllm.training.run import Files, run
+    from sharedllm.training.interruption import Interrupted, watching
 
     try:
         changes = assignments(set_ or [])
         if steps is not None:
             changes["steps"] = steps
         chosen = training_settings.preset(preset, **changes)
-        files = Files(base, data or [], weight or [], heldout or [], init, output)
-        summary = run(chosen, files, checkpoint_every, log_every, max_seconds, shard_mb * 2**20)
+        with watching() as interruption:
+            from sharedllm.training.run import Files, Pace, run
+
+            files = Files(base, data or [], weight or [], heldout or [], init, output)
+            pace = Pace(checkpoint_every, log_every, max_seconds, shard_mb * 2**20)
+            summary = run(chosen, files, pace, interruption)
     except ValidationError as error:
-        first = error.errors()[0]
-        _fail(f"The setting {'.'.join(map(str, first['loc']))} does not fit: {first['msg']}.")
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        reason = first["msg"].removeprefix("Value error, ").rstrip(".")
+        _fail(f"The setting {where} does not fit: {reason}." if where else f"The settings do not fit: {reason}.")
     except (ValueError, OSError) as error:
         if not str(error):
             raise
         _fail(str(error))
+    except Interrupted as error:
+        _fail(str(error), error.exit_code)
     print(json.dumps(summary))
 
 
-def _fail(message: str) -> None:
+def _fail(message: str, code: int = 2) -> NoReturn:
     print(f"sharedllm-train: {' '.join(message.split())}", file=sys.stderr)
-    raise SystemExit(2)
+    raise SystemExit(code)
 
 
 def main() -> None:

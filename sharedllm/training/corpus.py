@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import gzip
-import hashlib
-import json
-import lzma
-import os
 import zipfile
-import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-BROKEN = (lzma.LZMAError, gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, EOFError)
-"""What reading raises where an archive is cut short or is none."""
+from sharedllm.training.texts import BROKEN, read_texts, token_ids
+from sharedllm.training.token_cache import TokenCache
+
+MOST_EXPANSION = 100
+"""Times that a token file may grow when it is unpacked."""
 
 
 @dataclass(frozen=True)
@@ -62,22 +57,11 @@ def open_corpus(path: Path, tokenizer: PreTrainedTokenizerBase, cache: Path) -> 
     `save_corpus`. Raises ValueError for a broken file, and with the line for a malformed row.
     """
     if path.name.endswith(".tokens.npz"):
-        try:
-            with np.load(path) as stored:
-                return Corpus(path.name.removesuffix(".tokens.npz"), stored["ids"], stored["starts"])
-        except (*BROKEN, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is not a whole file of token ids: copy or write it again.") from error
-    key = hashlib.sha256(f"{path.resolve()}{path.stat().st_mtime_ns}{len(tokenizer)}{tokenizer.name_or_path}".encode())
-    stem = cache / f"{path.name.split('.')[0]}-{key.hexdigest()[:12]}"
-    ids_file, starts_file = stem.with_suffix(".ids.npy"), stem.with_suffix(".starts.npy")
-    if not starts_file.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        ids, starts = _tokenize(path, tokenizer)
-        for file, array in ((ids_file, ids), (starts_file, starts)):
-            partial = file.with_suffix(f".{os.getpid()}.npy")
-            np.save(partial, array)
-            partial.replace(file)
-    return Corpus(path.name.split(".")[0], np.load(ids_file, mmap_mode="r"), np.load(starts_file))
+        return _stored(path, tokenizer)
+    store = TokenCache(cache, path, tokenizer)
+    if not store.complete:
+        store.write(*_tokenize(path, tokenizer))
+    return Corpus(path.name.split(".")[0], *store.read())
 
 
 def save_corpus(corpus: Corpus, path: Path) -> None:
@@ -85,72 +69,45 @@ def save_corpus(corpus: Corpus, path: Path) -> None:
     np.savez(path, ids=np.asarray(corpus.ids), starts=corpus.starts)
 
 
+def _stored(path: Path, tokenizer: PreTrainedTokenizerBase) -> Corpus:
+    """A .tokens.npz file whose ids all have an entry in the vocabulary."""
+    ids, starts = _unpacked(path)
+    if ids.ndim != 1 or starts.ndim != 1 or ids.dtype.kind not in "iu" or starts.dtype.kind not in "iu":
+        raise ValueError(f"{path} holds ids or starts that are not lists of whole numbers: write it again.")
+    whole = len(starts) > 1 and int(starts[0]) == 0 and int(starts[-1]) == len(ids)
+    if not whole or not bool((np.diff(starts.astype(np.int64)) >= 0).all()):
+        raise ValueError(f"{path} holds starts that do not rise from 0 to its {len(ids)} ids: write it again.")
+    if not len(ids):
+        raise ValueError(f"{path} holds no text.")
+    vocabulary = max(tokenizer.get_vocab().values()) + 1
+    if int(ids.min()) < 0 or int(ids.max()) >= vocabulary:
+        raise ValueError(
+            f"{path} holds ids from {ids.min()} to {ids.max()}, the tokenizer has 0 to {vocabulary - 1}: "
+            "write it with the tokenizer of --base."
+        )
+    return Corpus(path.name.removesuffix(".tokens.npz"), ids, starts.astype(np.int64))
+
+
+def _unpacked(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+        if unpacked > MOST_EXPANSION * path.stat().st_size:
+            raise MemoryError
+        with np.load(path) as stored:
+            return stored["ids"], stored["starts"]
+    except (*BROKEN, OSError, KeyError, TypeError, ValueError, NotImplementedError, RuntimeError, MemoryError) as error:
+        raise ValueError(f"{path} is not a whole file of token ids: copy or write it again.") from error
+
+
 def _tokenize(path: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[np.ndarray, np.ndarray]:
     kind = np.uint16 if len(tokenizer) <= 65536 else np.int32
-    parts, starts = [], [0]
+    parts: list[np.ndarray] = []
+    starts = [0]
     for text in read_texts(path):
-        pieces = tokenizer(_pieces(text), add_special_tokens=False, verbose=False)["input_ids"]
-        parts += [np.asarray(piece, dtype=kind) for piece in pieces]
+        pieces = [np.asarray(piece, dtype=kind) for piece in token_ids(tokenizer, text)]
+        parts += pieces
         starts.append(starts[-1] + sum(map(len, pieces)))
-    if not parts:
+    if not starts[-1]:
         raise ValueError(f"{path} holds no text.")
     return np.concatenate(parts), np.asarray(starts)
-
-
-def _pieces(text: str, size: int = 50_000) -> list[str]:
-    """A text cut behind line ends into pieces that a fast tokenizer works on in parallel."""
-    pieces, start = [], 0
-    while start < len(text):
-        end = text.find("\n", start + size)
-        end = len(text) if end < 0 else end + 1
-        pieces.append(text[start:end])
-        start = end
-    return pieces
-
-
-def read_texts(path: Path) -> Iterator[str]:
-    """The documents of a text or jsonl file, line ends of a text as \\n.
-
-    Raises ValueError for a broken archive, and with the line for a row that does not fit or is not UTF-8.
-    """
-    if path.suffix == ".txt":
-        yield "".join(line for _, line in numbered_lines(path)).replace("\r\n", "\n").replace("\r", "\n")
-        return
-    for number, line in numbered_lines(path):
-        try:
-            text = json.loads(line)["text"]
-        except (ValueError, RecursionError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{path}, line {number}: not a JSON object with a field 'text' ({type(error).__name__})."
-            ) from error
-        if not isinstance(text, str):
-            raise ValueError(f"{path}, line {number}: the field 'text' is not a string.")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:  # JSON can name half a character
-            raise ValueError(f"{path}, line {number}: half a surrogate pair, which no text holds.") from error
-        yield text
-
-
-def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbers (from 1) and text of a file's lines, unpacked on the fly where its name ends in .xz or .gz.
-
-    Raises ValueError for a broken archive, and with the line for bytes that are not UTF-8.
-    """
-    try:
-        with _open(path) as lines:
-            for number, line in enumerate(lines, 1):
-                try:
-                    yield number, line.decode("utf-8")
-                except UnicodeDecodeError as error:
-                    raise ValueError(f"{path}, line {number}: not UTF-8, save the file as UTF-8.") from error
-    except BROKEN as error:
-        raise ValueError(
-            f"{path} is not a whole {path.suffix} archive ({error}): pack or download it again."
-        ) from error
-
-
-def _open(path: Path) -> IO[bytes]:
-    if path.suffix == ".xz":
-        return lzma.open(path)
-    return cast(IO[bytes], gzip.open(path)) if path.suffix == ".gz" else path.open("rb")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+
+from sharedllm.training.checkpoint import LogEntry
 
 
-def plot_log(log: list[dict[str, Any]], output: Path) -> None:
+def plot_log(log: list[LogEntry], output: Path) -> None:
     """Write loss.png and loss.svg: one curve for every kind of batch against the step."""
     if not log:
         return
@@ -22,7 +23,7 @@ def plot_log(log: list[dict[str, Any]], output: Path) -> None:
         axes.plot(
             *zip(*points, strict=True), marker=marker, markevery=max(1, len(points) // 12), ms=4, lw=1, label=kind
         )
-    axes.set(xlabel="optimizer step", ylabel="loss (nats a target token)")
+    axes.set(xlabel="optimizer step", ylabel="loss (nats per target token)")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", frameon=False)
     for suffix in ("png", "svg"):

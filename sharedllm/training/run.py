@@ -3,30 +3,46 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from filelock import FileLock, Timeout
+from transformers import PreTrainedTokenizerBase
 
-from sharedllm.adapter import load_adapter, save_adapter
+from sharedllm.adapter import save_adapter
+from sharedllm.files import sha256_of, write_text
 from sharedllm.modeling import SharedLLMForCausalLM
+from sharedllm.settings import check_settings
 from sharedllm.training import evaluate
-from sharedllm.training.batches import Batch, LanguageModelling
+from sharedllm.training.batches import Batch, LanguageModelling, check_repeats
+from sharedllm.training.checkpoint import FILE as CHECKPOINT
 from sharedllm.training.corpus import Corpus, open_corpus
+from sharedllm.training.interruption import Interruption
+from sharedllm.training.loading import load_tokenizer, load_whole_base, weights_hash
 from sharedllm.training.needles import Needles, Shape
 from sharedllm.training.plot import plot_log
-from sharedllm.training.settings import TrainSettings
+from sharedllm.training.record import (
+    RunRecord,
+    check_same_run,
+    init_hashes,
+    printable,
+    read_record,
+    write_record,
+)
+from sharedllm.training.settings import TrainSettings, check_size
 from sharedllm.training.sft import FineTuning, read_examples
 from sharedllm.training.trainer import Trainer
 
-RECORD = "run.json"
+LOCK = "training.lock"
 WINDOWS = 8
-"""Held-out windows of a file."""
+"""Held-out windows per file."""
 
 
 @dataclass(frozen=True)
@@ -41,41 +57,62 @@ class Files:
     output: Path
 
 
-def run(
-    settings: TrainSettings,
-    files: Files,
-    checkpoint_every: int,
-    log_every: int,
-    max_seconds: float | None,
-    shard_bytes: int,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Pace:
+    """When a run writes and when it stops. shard_bytes: largest file of the adapter."""
+
+    checkpoint_every: int = 500
+    log_every: int = 20
+    max_seconds: float | None = None
+    shard_bytes: int = 2**30
+
+
+def run(settings: TrainSettings, files: Files, pace: Pace, interruption: Interruption) -> dict[str, object]:
     """Train, evaluate on the held-out texts, save the adapter; returns the summary that summary.json holds.
 
-    Raises ValueError for settings or data that do not fit, and for an output folder of another run.
+    Raises ValueError for settings or data that do not fit, for an output folder of another run or another process,
+    and Interrupted after a signal.
     """
+    check_settings(settings.method)
+    _check_files(files, settings)
+    if pace.max_seconds is not None and not 0 <= pace.max_seconds < math.inf:
+        raise ValueError(f"--max-seconds is {pace.max_seconds}: give a number of seconds from 0 on.")
+    with _only_writer(files.output):
+        return _run(settings, files, pace, interruption)
+
+
+def _run(settings: TrainSettings, files: Files, pace: Pace, interruption: Interruption) -> dict[str, object]:
     begin = time.monotonic()
-    record = _record(settings, files)
+    stored = read_record(files.output)
+    if stored is None and (files.output / CHECKPOINT).exists():
+        raise ValueError(f"{files.output} has a checkpoint without its run.json: choose another --output.")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = {"auto": torch.bfloat16 if device == "cuda" else torch.float32}.get(settings.dtype)
-    dtype = dtype or getattr(torch, settings.dtype)
-    tokenizer = AutoTokenizer.from_pretrained(files.base)
-    base: Any = AutoModelForCausalLM.from_pretrained(files.base, dtype=dtype)
-    base.to(device)
+    auto = "bfloat16" if device == "cuda" else "float32"
+    dtype = torch.bfloat16 if (auto if settings.dtype == "auto" else settings.dtype) == "bfloat16" else torch.float32
+    tokenizer = load_tokenizer(files.base)
+    base = load_whole_base(files.base, dtype, tokenizer)
+    record = _record(settings, files, weights_hash(base))
+    if stored is not None:
+        check_same_run(files.output, stored, record)
+    base.to(device)  # type: ignore[arg-type]  # transformers' wrapper hides the signature
     if files.init is None:
         model = SharedLLMForCausalLM.from_base(base, **settings.method)
     else:
-        model = load_adapter(files.init, base, **settings.method)
+        model = SharedLLMForCausalLM.from_adapter(files.init, base, **settings.method)
     make = batch_maker(settings, files, tokenizer, model.config.chunk_size)
     make(0, 0)  # settings that do not fit the data fail before the folder is taken
     heldout = held_out(settings, files, tokenizer, model.config.chunk_size)
-    trainer = Trainer(model, make, settings, files.output, checkpoint_every, log_every, max_seconds)
-    (files.output / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    trainer = Trainer(
+        model, make, settings, files.output, pace.checkpoint_every, pace.log_every, pace.max_seconds, interruption
+    )
+    if trainer.accelerator.is_main_process:
+        write_record(files.output, record)
     finished = trainer.run()
     if not trainer.accelerator.is_main_process:
         return {}
+    save_adapter(model, files.output / "adapter", base_name=printable(files.base), shard_bytes=pace.shard_bytes)
     plot_log(trainer.log, files.output)
-    save_adapter(model, files.output / "adapter", base_name=files.base, shard_bytes=shard_bytes)
-    summary = {
+    summary: dict[str, object] = {
         "finished": finished,
         "step": trainer.step,
         "seconds": round(time.monotonic() - begin, 1),
@@ -83,47 +120,82 @@ def run(
         "loss": trainer.log[-1]["loss"] if trainer.log else {},
         "evaluation": evaluation(model.train(False), tokenizer, heldout, settings) if finished else {},
     }
-    (files.output / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    write_text(files.output / "summary.json", json.dumps(summary, indent=1) + "\n")
     return {"output": str(files.output), **summary}
 
 
-def _record(settings: TrainSettings, files: Files) -> dict[str, Any]:
-    """What decides the run.
+@contextmanager
+def _only_writer(output: Path) -> Iterator[None]:
+    """Hold the output folder; of several processes of one run the first one holds it for all."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        if int(os.environ.get("RANK", "0")) > 0:
+            yield
+            return
+        with FileLock(output / LOCK, timeout=0):
+            yield
+    except Timeout as error:
+        raise ValueError(
+            f"Another sharedllm-train is writing to {output}: wait for it, or choose another --output."
+        ) from error
+    except FileExistsError as error:
+        raise ValueError(f"--output {output} is a file: name a folder.") from error
 
-    Raises ValueError where files are missing or the folder holds another run (`steps` may be changed).
-    """
+
+def _check_files(files: Files, settings: TrainSettings) -> None:
+    """Raise ValueError for data that is missing, and weights that do not go with it."""
     for file in (*files.data, *files.heldout):
-        if not file.is_file():
-            raise ValueError(f"There is no data file {file}.")
-    record = {
-        "settings": json.loads(settings.model_dump_json()),
-        "base": files.base,
-        "data": [str(p) for p in files.data],
-        "weights": files.weights,
-        "init": None if files.init is None else str(files.init),
-    }
-    path = files.output / RECORD
-    if path.exists():
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        stored["settings"]["steps"] = record["settings"]["steps"]
-        if stored != record:
-            raise ValueError(f"{files.output} holds a run with other settings or data: choose another --output.")
-    files.output.mkdir(parents=True, exist_ok=True)
-    return record
+        try:
+            there = file.is_file()
+        except OSError:  # a name that is too long
+            there = False
+        if not there:
+            raise ValueError(f"There is no data file {printable(file)[:200]}: name an existing file.")
+    if not files.weights:
+        return
+    if settings.mode == "sft":
+        raise ValueError("--weight has no effect in the mode sft, which draws all examples alike: leave it out.")
+    if len(files.weights) != len(files.data):
+        raise ValueError(f"There are {len(files.data)} --data, but {len(files.weights)} --weight: give one each.")
+    if not all(0 <= weight < math.inf for weight in files.weights) or not 0 < sum(files.weights) < math.inf:
+        raise ValueError(f"--weight is {files.weights}: give numbers from 0 on, not all of them 0.")
 
 
-def _corpora(paths: list[Path], tokenizer: Any, output: Path) -> list[Corpus]:
+def _record(settings: TrainSettings, files: Files, base_weights: str) -> RunRecord:
+    return RunRecord(
+        settings=json.loads(settings.model_dump_json()),
+        base=printable(files.base),
+        base_weights=base_weights,
+        data=[printable(p) for p in files.data],
+        hashes=[sha256_of(p) for p in files.data],
+        weights=files.weights,
+        init=init_hashes(files.init),
+    )
+
+
+def _corpora(paths: list[Path], tokenizer: PreTrainedTokenizerBase, output: Path) -> list[Corpus]:
     return [open_corpus(path, tokenizer, output / "tokens") for path in paths]
 
 
-def batch_maker(settings: TrainSettings, files: Files, tokenizer: Any, chunk_size: int) -> Callable[[int, int], Batch]:
+def batch_maker(
+    settings: TrainSettings, files: Files, tokenizer: PreTrainedTokenizerBase, chunk_size: int
+) -> Callable[[int, int], Batch]:
     """(micro step, rank) -> batch, the same whenever it is called."""
     if not files.data:
         raise ValueError("There is nothing to learn from: give --data.")
     if settings.mode == "sft":
+        check_size("sft_batch", settings.sft_batch, settings.sft_max_chunks * chunk_size + settings.sft_running)
         examples = [e for path in files.data for e in read_examples(path, tokenizer)]
         tune = FineTuning(examples, settings.sft_batch, chunk_size, settings.sft_max_chunks, settings.sft_running)
         return lambda step, rank: tune(np.random.default_rng([settings.seed, step, rank]))
+    for chunks in settings.chunks:
+        windows = max(1, settings.windows * settings.chunks[0] // chunks)
+        check_size("windows", windows, chunks * chunk_size + settings.running)
+    for stage in settings.needles:
+        room = stage.running or settings.needle_running
+        check_size("needles", stage.windows, stage.chunks * chunk_size + room)
+    if settings.repeat_share:
+        check_repeats(chunk_size, settings.running)
     corpora = _corpora(files.data, tokenizer, files.output)
     lm = LanguageModelling(
         corpora,
@@ -159,7 +231,9 @@ def batch_maker(settings: TrainSettings, files: Files, tokenizer: Any, chunk_siz
     return make
 
 
-def held_out(settings: TrainSettings, files: Files, tokenizer: Any, chunk_size: int) -> list[Corpus]:
+def held_out(
+    settings: TrainSettings, files: Files, tokenizer: PreTrainedTokenizerBase, chunk_size: int
+) -> list[Corpus]:
     """The held-out texts. Raises ValueError for those that `evaluation` could not use, before hours of training."""
     corpora = _corpora(files.heldout, tokenizer, files.output)
     for corpus in corpora:
@@ -170,12 +244,14 @@ def held_out(settings: TrainSettings, files: Files, tokenizer: Any, chunk_size: 
     return corpora
 
 
-def evaluation(model: Any, tokenizer: Any, corpora: list[Corpus], settings: TrainSettings) -> dict[str, Any]:
+def evaluation(
+    model: SharedLLMForCausalLM, tokenizer: PreTrainedTokenizerBase, corpora: list[Corpus], settings: TrainSettings
+) -> dict[str, object]:
     """Language modelling with controls at the training length, and needles where they were trained."""
     if not corpora:
         return {}
     size, chunks, running = model.config.chunk_size, settings.chunks[0], settings.running
-    result: dict[str, Any] = {
+    result: dict[str, object] = {
         "language modelling": evaluate.language_modelling(model, corpora, chunks, size, running, WINDOWS)
     }
     if settings.needles:

@@ -3,41 +3,63 @@
 from __future__ import annotations
 
 from importlib import resources
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Count = Annotated[int, Field(ge=1)]
+MOST_STEPS = 10**9
+MOST = 2**20
+Count = Annotated[int, Field(ge=1, le=MOST)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Rate = Annotated[float, Field(ge=0, le=100)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+MOST_TOKENS = 2**24
+"""Tokens that one micro batch may have: beyond it a batch no longer fits a host's memory."""
+
+
+def check_size(what: str, windows: int, tokens: int) -> None:
+    """Raise ValueError for a batch of more than MOST_TOKENS."""
+    if windows * tokens > MOST_TOKENS:
+        raise ValueError(
+            f"{what}: {windows} windows of {tokens} tokens are more than {MOST_TOKENS}: use fewer, or accumulate."
+        )
 
 
 class NeedleStage(BaseModel):
     """One shape of needle batches and the share of steps that use it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     windows: Count
     chunks: Count
-    needles: Count
+    needles: Annotated[int, Field(ge=1, le=1000)]
     questions: Count
     share: Share
     running: Count | None = Field(None, description="tokens of running text, where not needle_running")
+
+    @model_validator(mode="after")
+    def _questions_have_needles(self) -> Self:
+        if self.questions > self.needles:
+            raise ValueError(f"{self.questions} questions need as many needles, there are {self.needles}")
+        return self
 
 
 class TrainSettings(BaseModel):
     """Everything that decides what a run learns. Two runs with equal settings and data give equal weights."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     mode: Literal["lm", "sft"] = "lm"
     method: dict[str, Any] = Field(default_factory=dict, description="fields of SharedLLMConfig")
-    trainable: list[str] = Field(["cross_attention"], description="cross_attention, lower, top (upper layers M..N-1)")
-    steps: Count = 2000
+    trainable: list[str] = Field(
+        ["cross_attention"], min_length=1, description="cross_attention, lower, top (upper layers M..N-1)"
+    )
+    steps: int = Field(2000, ge=1, le=MOST_STEPS)
     windows: Count = Field(
         16, description="LM windows a step (with the first entry of `chunks`; about as many chunks else)"
     )
-    chunks: list[Count] = Field([6], min_length=1)
+    chunks: list[Count] = Field([6], min_length=1, max_length=100)
     running: Count = 2048
     gap_share: Share = 0.5
     max_chunks: Count = Field(128, description="chunk positions that gaps reach")
@@ -47,19 +69,25 @@ class TrainSettings(BaseModel):
     needle_running: Count = 256
     sft_batch: Count = 8
     sft_max_chunks: Count = 16
-    sft_running: Count = 1024
-    lr: float = Field(3e-3, ge=0)
-    lr_base: float = Field(1e-4, ge=0, description="learning rate of trained base or lower layers")
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = Field(0.0, ge=0)
-    clip: float = Field(1.0, gt=0)
-    warmup: int = Field(20, ge=0)
-    final_lr: float = Field(0.02, ge=0)
+    sft_running: Annotated[int, Field(ge=2, le=MOST)] = 1024
+    lr: Rate = 3e-3
+    lr_base: Rate = Field(1e-4, description="learning rate of trained base or lower layers")
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
+    weight_decay: Rate = 0.0
+    clip: float = Field(1.0, gt=0, le=1e6)
+    warmup: int = Field(20, ge=0, le=MOST_STEPS)
+    final_lr: Rate = 0.02
     accumulate: Count = 1
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=2**40)
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     compile: bool = False
     gradient_checkpointing: bool = False
+
+    @model_validator(mode="after")
+    def _stages_share_the_steps(self) -> Self:
+        if sum(stage.share for stage in self.needles) > 1 + 1e-9:
+            raise ValueError("the shares of the needles add up to more than 1")
+        return self
 
 
 def preset(name: str, /, **changes: Any) -> TrainSettings:

@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from sharedllm.training.batches import Batch
-from sharedllm.training.corpus import numbered_lines
+from sharedllm.training.texts import check_surrogates, numbered_lines, token_ids
 
 FIELDS = ("context", "question", "answer")
 
@@ -39,7 +39,9 @@ def read_examples(path: Path, tokenizer: PreTrainedTokenizerBase) -> list[Exampl
             raise ValueError(f"{path}, line {number}: not a JSON object with {', '.join(FIELDS)}.") from error
         if not all(isinstance(t, str) for t in texts) or not texts[1] or not texts[2]:
             raise ValueError(f"{path}, line {number}: {', '.join(FIELDS)} must be strings, the last two not empty.")
-        ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        for text in texts:
+            check_surrogates(text, path, number)
+        ids = [[i for piece in token_ids(tokenizer, text) for i in piece] for text in texts]
         end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
         examples.append(Example(ids[0], ids[1], [*ids[2], *end]))
     if not examples:

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import nn
 
+from sharedllm.files import write_text
 from sharedllm.modeling import SharedLLMForCausalLM
 from sharedllm.nn.layers import output_head
 from sharedllm.training.batches import Batch, stream
+from sharedllm.training.checkpoint import FILE as CHECKPOINT
+from sharedllm.training.checkpoint import LogEntry, read_checkpoint, write_checkpoint
+from sharedllm.training.interruption import Interrupted, Interruption
 from sharedllm.training.loss import next_token_loss
+from sharedllm.training.optimizer import MasterAdamW, learning_rate
 from sharedllm.training.settings import TrainSettings
 
-CHECKPOINT = "checkpoint.pt"
+__all__ = ["CHECKPOINT", "Trainer", "learning_rate", "select_trainable"]
 
 
 class Objective(nn.Module):
@@ -49,11 +52,14 @@ def select_trainable(model: SharedLLMForCausalLM, groups: list[str]) -> dict[str
         "top": tuple(f"base.model.layers.{i}." for i in range(lower, model.config.base_config.num_hidden_layers)),
         "lower": ("lower.",),
     }
+    names = [name for name, _ in model.named_parameters()]
     for group in groups:
         if group not in prefixes:
             raise ValueError(f"'{group}' cannot be trained: choose from {', '.join(prefixes)}.")
         if group == "lower" and not model.config.own_lower:
             raise ValueError("The lower model shares the base's layers: set own_lower to train a copy of them.")
+        if not any(name.startswith(prefixes[group]) for name in names):
+            raise ValueError(f"There is nothing to train in '{group}' with {lower} lower layers: leave it out.")
     chosen = tuple(p for group in groups for p in prefixes[group])
     found: dict[str, list[nn.Parameter]] = {"lr": [], "lr_base": []}
     for name, parameter in model.named_parameters():
@@ -61,64 +67,6 @@ def select_trainable(model: SharedLLMForCausalLM, groups: list[str]) -> dict[str
         if parameter.requires_grad:
             found["lr" if name.startswith("cross_attention.") else "lr_base"].append(parameter)
     return found
-
-
-class MasterAdamW:
-    """AdamW on float32 copies of bfloat16 parameters: small updates would be rounded away otherwise."""
-
-    def __init__(self, groups: dict[str, list[nn.Parameter]], settings: TrainSettings) -> None:
-        self.parameters = [p for group in groups.values() for p in group]
-        self.masters = {
-            name: [p.detach().clone().float().requires_grad_() for p in group] for name, group in groups.items()
-        }
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": group, "lr": getattr(settings, name), "base_lr": getattr(settings, name)}
-                for name, group in self.masters.items()
-                if group
-            ],
-            betas=settings.betas,
-            weight_decay=settings.weight_decay,
-            fused=self.parameters[0].device.type == "cuda",
-        )
-
-    def step(self, factor: float, clip: float) -> torch.Tensor:
-        """One update at `factor` times the learning rates; returns the gradient norm before clipping, on the device."""
-        masters = [p for group in self.masters.values() for p in group]
-        for parameter, master in zip(self.parameters, masters, strict=True):
-            master.grad = None if parameter.grad is None else parameter.grad.float()
-            parameter.grad = None
-        norm = nn.utils.clip_grad_norm_(masters, clip)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["base_lr"] * factor
-        self.optimizer.step()
-        with torch.no_grad():
-            for parameter, master in zip(self.parameters, masters, strict=True):
-                parameter.copy_(master)
-        return norm
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint needs."""
-        return {"masters": self.masters, "optimizer": self.optimizer.state_dict()}
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Continue from `state`."""
-        with torch.no_grad():
-            for name, group in self.masters.items():
-                for master, stored in zip(group, state["masters"][name], strict=True):
-                    master.copy_(stored)
-            masters = [p for group in self.masters.values() for p in group]
-            for parameter, master in zip(self.parameters, masters, strict=True):
-                parameter.copy_(master)
-        self.optimizer.load_state_dict(state["optimizer"])
-
-
-def learning_rate(step: int, settings: TrainSettings) -> float:
-    """Linear warm-up, then cosine down to `final_lr`, as a factor."""
-    if step < settings.warmup:
-        return (step + 1) / settings.warmup
-    done = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
-    return settings.final_lr + (1 - settings.final_lr) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
 
 class Trainer:
@@ -137,6 +85,7 @@ class Trainer:
         checkpoint_every: int = 500,
         log_every: int = 20,
         max_seconds: float | None = None,
+        interruption: Interruption | None = None,
     ) -> None:
         self.accelerator = Accelerator(gradient_accumulation_steps=1)
         self.settings, self.make, self.output = settings, make, output
@@ -149,16 +98,25 @@ class Trainer:
             model.compile_layers()
         self.optimizer = MasterAdamW(select_trainable(model, settings.trainable), settings)
         self.objective = self.accelerator.prepare(Objective(model, settings.compile))
+        self.interruption = interruption or Interruption()
         self.step = 0
-        self.log: list[dict[str, Any]] = []
+        self.log: list[LogEntry] = []
         output.mkdir(parents=True, exist_ok=True)
-        if (output / CHECKPOINT).exists():
-            self._load()
+        self._load()
 
     def run(self) -> bool:
-        """Train to the end; False if `max_seconds` came first."""
+        """Train to the end; False if `max_seconds` came first.
+
+        Raises Interrupted after a signal, with a checkpoint of the last whole step, and ValueError where the loss or
+        the weights are no longer finite.
+        """
+        with self.interruption.after_the_step():
+            return self._run()
+
+    def _run(self) -> bool:
         begin = last = time.monotonic()
-        first_step, tokens, losses = self.step, 0, {}  # type: ignore[var-annotated]
+        first_step, tokens = self.step, 0
+        losses: dict[str, list[torch.Tensor]] = {}
         accumulate, rank = self.settings.accumulate, self.accelerator.process_index
         batches = stream(lambda i: self.make(i, rank), self.step * accumulate, self.settings.steps * accumulate)
         while self.step < self.settings.steps:
@@ -178,6 +136,12 @@ class Trainer:
                 last, tokens, losses = now, 0, {}
             if self.step % self.checkpoint_every == 0:
                 self.save()
+            if self.interruption.number is not None:
+                self.save()
+                raise Interrupted(
+                    self.interruption.number,
+                    f"Interrupted after step {self.step}, which is saved: the same command goes on from there.",
+                )
             if self.max_seconds is not None and time.monotonic() - begin > self.max_seconds:
                 break
         self.save()
@@ -188,8 +152,8 @@ class Trainer:
     ) -> None:
         means = {kind: round(float(torch.stack(values).mean()), 4) for kind, values in sorted(losses.items())}
         if not all(math.isfinite(v) for v in means.values()):
-            raise FloatingPointError(f"The loss is not finite at step {self.step}: {means}. Lower the learning rate.")
-        entry = {"step": self.step, "loss": means, "grad_norm": round(norm, 4), "tokens_per_s": round(speed)}
+            raise ValueError(f"The loss is not finite at step {self.step}: {means}. Lower the learning rate.")
+        entry: LogEntry = {"step": self.step, "loss": means, "grad_norm": round(norm, 4), "tokens_per_s": round(speed)}
         self.log.append(entry)
         if not self.accelerator.is_main_process:
             return
@@ -202,15 +166,24 @@ class Trainer:
         )
 
     def save(self) -> None:
-        """Write the checkpoint and the log, each in one move."""
+        """Write the checkpoint and the log, each in one move. Raises ValueError for weights that are not finite."""
+        masters = self.optimizer.masters
+        if not all(bool(p.isfinite().all()) for group in masters.values() for p in group):
+            raise ValueError(f"The weights are not finite after step {self.step}: lower the learning rate.")
         if not self.accelerator.is_main_process:
             return
-        partial = self.output / f"{CHECKPOINT}.partial"
-        torch.save({"step": self.step, "log": self.log, **self.optimizer.state()}, partial)
-        os.replace(partial, self.output / CHECKPOINT)
-        (self.output / "log.jsonl").write_text("".join(json.dumps(e) + "\n" for e in self.log), encoding="utf-8")
+        state = self.optimizer.optimizer.state_dict()
+        write_checkpoint(self.output, {"step": self.step, "log": self.log, "masters": masters, "optimizer": state})
+        write_text(self.output / "log.jsonl", "".join(json.dumps(e) + "\n" for e in self.log))
 
     def _load(self) -> None:
-        state = torch.load(self.output / CHECKPOINT, map_location=self.accelerator.device, weights_only=True)
-        self.step, self.log = state["step"], state["log"]
-        self.optimizer.load(state)
+        stored = read_checkpoint(self.output, self.accelerator.device)
+        if stored is None:
+            return
+        try:
+            self.optimizer.load(stored["masters"], stored["optimizer"])
+        except ValueError as error:
+            raise ValueError(
+                f"{self.output / CHECKPOINT} does not fit, {error}: copy it back, or delete it to begin anew."
+            ) from error
+        self.step, self.log = stored["step"], stored["log"]

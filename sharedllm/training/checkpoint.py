@@ -1,0 +1,55 @@
+"""Checkpoints of a training run: written in one move, and checked before a run goes on from one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
+
+from sharedllm.files import reading, write_whole
+from sharedllm.training.settings import MOST_STEPS
+
+FILE = "checkpoint.pt"
+Count = Annotated[int, Field(ge=0, le=MOST_STEPS)]
+
+
+class LogEntry(TypedDict):
+    """One line of the log: mean loss of each kind of batch since the line before."""
+
+    step: Count
+    loss: dict[str, float]
+    grad_norm: float
+    tokens_per_s: int
+
+
+@with_config(ConfigDict(arbitrary_types_allowed=True, strict=True, allow_inf_nan=False))
+class Checkpoint(TypedDict):
+    """A run after `step` steps. masters: float32 weights by group. optimizer: the state dict of AdamW."""
+
+    step: Count
+    log: list[LogEntry]
+    masters: dict[str, list[torch.Tensor]]
+    optimizer: dict[str, object]
+
+
+def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write the checkpoint; a kill or a full disk leaves the one before."""
+    write_whole(folder / FILE, lambda partial: torch.save(checkpoint, partial))
+
+
+def read_checkpoint(folder: Path, device: torch.device) -> Checkpoint | None:
+    """The checkpoint of a folder, None without one. Raises ValueError for one that is damaged."""
+    path = folder / FILE
+    if not path.exists():
+        return None
+    advice = "copy it back, or delete it to train from the first step"
+    with reading(f"The checkpoint {path}", advice):
+        stored = torch.load(path, map_location=device, weights_only=True)
+    try:
+        return TypeAdapter(Checkpoint).validate_python(stored)
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors(include_url=False)[0]["loc"])) or "the whole file"
+        raise ValueError(f"{path} is not a checkpoint of training (at {where}): {advice}.") from error
