@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 
+WRONG_ROPE = re.compile(r"_factor field must (have|be greater|be a list)|'s factor field must|'s beta_fast field must")
+"""Warnings after which the rotary table is not what the config's author meant."""
 OLD_NAMES = ("rope_theta", "rope_scaling", "torch_dtype")
 """Fields that transformers reads under new names."""
 
@@ -29,7 +34,7 @@ def causal_config(folder: Path) -> PretrainedConfig:
     path = folder / CONFIG
     fields = read_config(folder)
     check_family(str(fields["model_type"]), str(path), has_code="auto_map" in fields)
-    with reading(path, AGAIN):
+    with reading(path, AGAIN), _rope_warnings_are_errors():
         config: PretrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     _check_direction(config, str(path))
     _check_quantization(fields.get("quantization_config"), str(path))
@@ -45,10 +50,29 @@ def shape_config(shape: Mapping[str, object] | None) -> PretrainedConfig:
     fields = {key: value for key, value in shape.items() if key != "model_type"}
     check_fields(fields, "The shape")
     check_family(str(shape["model_type"]), "The shape", has_code=False)
-    with reading("The shape", "correct its fields"):
+    with reading("The shape", "correct its fields"), _rope_warnings_are_errors():
         config: PretrainedConfig = AutoConfig.for_model(str(shape["model_type"]), **fields)
     _check_direction(config, "The shape")
     return config
+
+
+@contextmanager
+def _rope_warnings_are_errors() -> Iterator[None]:
+    """Raises ValueError for rotary settings that transformers calls wrong in a warning, and then uses."""
+    logger, messages = logging.getLogger("transformers.modeling_rope_utils"), list[str]()
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]  # a small handler
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.WARNING)  # whatever the verbosity of the library
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+    for message in messages:
+        if WRONG_ROPE.search(message):
+            raise ValueError(message)
 
 
 def check_known(shape: Mapping[str, object]) -> None:

@@ -173,6 +173,36 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "eps NaN": (config(rms_norm_eps=float("nan")), "rms_norm_eps is nan"),
     "activation unknown": (config(hidden_act="nosuch"), "cannot be read"),
     "rope unknown": (config(rope_parameters={"rope_type": "nosuch", "rope_theta": 1.0}), "."),
+    "rope factor below 1": (
+        config(rope_parameters={"rope_type": "linear", "rope_theta": 1e4, "factor": 0.5}),
+        "factor field must be",
+    ),
+    "rope factors of another size": (
+        config(
+            rope_parameters={
+                "rope_type": "longrope",
+                "rope_theta": 1e4,
+                "factor": 2.0,
+                "original_max_position_embeddings": 64,
+                "short_factor": [1.0],
+                "long_factor": [1.0],
+            }
+        ),
+        "short_factor field must have length",
+    ),
+    "rope betas": (
+        config(
+            rope_parameters={
+                "rope_type": "yarn",
+                "rope_theta": 1e4,
+                "factor": 2.0,
+                "beta_fast": 1,
+                "beta_slow": 2,
+                "original_max_position_embeddings": 64,
+            }
+        ),
+        "beta_fast field must be greater",
+    ),
     "other shapes": (config(intermediate_size=128), r"mlp\..* has the shape"),
     "vocabulary": (config(vocab_size=200), "id 200, and the model only 200"),
     "quantised, unknown": (config(quantization_config={"quant_method": "nosuch"}), "method 'nosuch' is unknown"),
