@@ -1,0 +1,444 @@
+"""Training with bad settings, data, bases, adapters and output folders: one sentence and exit code 2, never a traceback."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import lzma
+import os
+import shutil
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sharedllm.training.cli import main
+
+METHOD = "method={chunk_size: 64, ratios: [8, 4, 2], lower_layers: 2}"
+Train = Callable[..., tuple[int, str, str]]
+Damage = Callable[[Path], object]
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_llama: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of a run of two steps."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["sharedllm-train", *arguments(tiny_llama, texts / "words.txt", folder)])
+        with pytest.raises(SystemExit) as exit_info:
+            main()
+    assert not exit_info.value.code
+    return folder
+
+
+@pytest.fixture
+def train(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Train:
+    """Runs sharedllm-train in this process: (exit code, stdout, last line of stderr)."""
+    torch.set_num_threads(1)
+
+    def run(*given: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["sharedllm-train", *map(str, given)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as exit_info:
+            main()
+        out, err = capfd.readouterr()
+        return int(exit_info.value.code or 0), out, (err.splitlines() or [""])[-1]
+
+    return run
+
+
+def arguments(base: Path, data: Path, output: Path, *more: str, steps: int = 2) -> list[str]:
+    usual = ["--set", METHOD, "--set", "chunks=[2]", "--set", "running=64", "--set", "windows=2"]
+    return ["--base", str(base), "--data", str(data), "--output", str(output), "--steps", str(steps), *usual, *more]
+
+
+def refused(result: tuple[int, str, str], says: str) -> None:
+    code, out, last = result
+    assert (code, out) == (2, ""), result
+    assert says in last, last
+    assert len(last) < 700, last
+
+
+# --- settings ---------------------------------------------------------------------------------------------------
+
+HUGE = "9" * 30
+SETTINGS = [
+    *(
+        f"{name}={value}"
+        for name in ("lr", "lr_base", "weight_decay", "clip", "final_lr")
+        for value in (".nan", ".inf", -1)
+    ),
+    *(f"{name}={HUGE}" for name in ("steps", "windows", "running", "max_chunks", "accumulate", "seed", "warmup")),
+    *(f"{name}={value}" for name in ("gap_share", "drop_context", "repeat_share") for value in (-0.1, 1.5, ".nan")),
+    *(f"{name}=0" for name in ("steps", "windows", "running", "accumulate", "sft_batch")),
+    *(
+        "windows=999999999999",
+        "windows=1000000",
+        "running=1048576",
+        "chunks=[1048576]",
+        "chunks=[0]",
+        f"chunks=[{HUGE}]",
+    ),
+    *(
+        "betas=[1, 0.9]",
+        "betas=[.nan, 0.9]",
+        "betas=[0.9]",
+        "lr=1e308",
+        "trainable=[]",
+        "trainable=[head]",
+        "dtype=int8",
+    ),
+    *(
+        "trainable=[lower]",
+        "mode=rl",
+        "seed=-1",
+        "steps=1.5",
+        "steps=[1]",
+        "compile=maybe",
+        "nothing=1",
+        "lr=" + "9" * 5000,
+    ),
+    "needles=[{windows: 1, chunks: 2, needles: 2, questions: 5, share: 0.5}]",
+    "needles=[{windows: 1, chunks: 2, needles: 2, questions: 2, share: 0.7}, "
+    "{windows: 1, chunks: 2, needles: 2, questions: 2, share: 0.7}]",
+    *("needles=[{}]", "needles=3", "method=3", "method=[1]", "method={chunk_size: .nan}", "method={ratios: [.inf]}"),
+    *(f"method={{chunk_size: {HUGE}}}", "method={chunk_size: 64, leaf_overlap: 9999}", "method={policy: best}"),
+    "method={chunk_size: 64, ratios: [8, 4, 2], lower_layers: 3, split_noise: -1}",
+    "=3",
+    "lr",
+    "lr=&a [*a]",
+    "lr=" + "[" * 5000,
+]
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: s[:40])
+def test_settings_out_of_range(setting: str, tiny_llama: Path, texts: Path, tmp_path: Path, train: Train) -> None:
+    result = train(*arguments(tiny_llama, texts / "words.txt", tmp_path / "run", "--set", setting))
+    refused(result, "sharedllm-train: ")
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *(("--max-seconds", value) for value in ("nan", "inf", "-1")),
+        *(("--weight", value) for value in ("-1", "nan", "inf", "0")),
+        *(("--shard-mb", "-1"), ("--shard-mb", "0"), ("--log-every", "0"), ("--checkpoint-every", "-3")),
+        *(("--steps", "0"), ("--steps", "-1"), ("--steps", HUGE), ("--preset", "../small"), ("--preset", "")),
+        *(("--data", "x" * 300), ("--data", "."), ("--data", ""), ("--init", "nowhere"), ("--heldout", "/dev/null")),
+    ],
+)
+def test_options_out_of_range(
+    option: str, value: str, tiny_llama: Path, texts: Path, tmp_path: Path, train: Train
+) -> None:
+    code, out, last = train(*arguments(tiny_llama, texts / "words.txt", tmp_path / "run", option, value))
+    assert (code, out) == (2, ""), last
+    assert "Traceback" not in last
+
+
+# --- data -------------------------------------------------------------------------------------------------------
+
+
+def npz(**arrays: Any) -> Callable[[Path], None]:
+    return lambda path: np.savez(path, **arrays)
+
+
+def zeros(path: Path) -> None:
+    """A small file that unpacks to half a gigabyte."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("ids.npy", "starts.npy"):
+            with archive.open(name, "w", force_zip64=True) as file:
+                for _ in range(8):
+                    file.write(bytes(1 << 20))
+
+
+IDS, ENDS = np.arange(2000) % 250, np.array([0, 2000])
+DATA: dict[str, tuple[str, Damage, str]] = {
+    "empty text": ("d.txt", lambda p: p.write_bytes(b""), "holds no text"),
+    "mark alone": ("d.txt", lambda p: p.write_bytes(b"\xef\xbb\xbf"), "holds no text"),
+    "utf-16": ("d.txt", lambda p: p.write_text("words " * 900, encoding="utf-16"), "not UTF-8"),
+    "empty row": ("d.jsonl", lambda p: p.write_text('{"text": ""}\n'), "holds no text"),
+    "no rows": ("d.jsonl", lambda p: p.write_text(""), "holds no text"),
+    "list row": ("d.jsonl", lambda p: p.write_text("[1]\n"), "line 1: not a JSON object"),
+    "null row": ("d.jsonl", lambda p: p.write_text('{"text": null}\n'), "is not a string"),
+    "deep row": ("d.jsonl", lambda p: p.write_text("[" * 100_000), "line 1: not a JSON object"),
+    "surrogate": ("d.jsonl", lambda p: p.write_text('{"text": "\\ud800"}'), "half a surrogate pair"),
+    "cut gz": ("d.jsonl.gz", lambda p: p.write_bytes(gzip.compress(b'{"text": "x"}\n' * 900)[:-9]), "not a whole .gz"),
+    "cut xz": ("d.jsonl.xz", lambda p: p.write_bytes(lzma.compress(b'{"text": "x"}\n' * 900)[:-9]), "not a whole .xz"),
+    "short": ("d.txt", lambda p: p.write_text("words"), "No document in d has"),
+    "ids beyond": ("d.tokens.npz", npz(ids=IDS + 5000, starts=ENDS), "holds ids from 5000 to"),
+    "negative ids": ("d.tokens.npz", npz(ids=IDS - 9, starts=ENDS), "holds ids from -9 to"),
+    "float ids": ("d.tokens.npz", npz(ids=IDS * 1.0, starts=ENDS), "not lists of whole numbers"),
+    "bool ids": ("d.tokens.npz", npz(ids=IDS > 3, starts=ENDS), "not lists of whole numbers"),
+    "table": ("d.tokens.npz", npz(ids=IDS.reshape(2, -1), starts=ENDS), "not lists of whole numbers"),
+    "starts beyond": ("d.tokens.npz", npz(ids=IDS, starts=np.array([0, 9000])), "do not rise from 0"),
+    "starts float": ("d.tokens.npz", npz(ids=IDS, starts=ENDS * 1.0), "not lists of whole numbers"),
+    "starts fall": ("d.tokens.npz", npz(ids=IDS, starts=np.array([0, 1500, 900, 2000])), "do not rise from 0"),
+    "starts late": ("d.tokens.npz", npz(ids=IDS, starts=np.array([5, 2000])), "do not rise from 0"),
+    "starts huge": ("d.tokens.npz", npz(ids=IDS, starts=np.array([0, 2**64 - 1], np.uint64)), "do not rise from 0"),
+    "no starts": ("d.tokens.npz", npz(ids=IDS), "not a whole file of token ids"),
+    "no ids": ("d.tokens.npz", npz(ids=IDS[:0], starts=np.array([0, 0])), "holds no text"),
+    "objects": ("d.tokens.npz", npz(ids=np.array([{}, 1]), starts=ENDS), "not a whole file of token ids"),
+    "not a zip": ("d.tokens.npz", lambda p: p.write_bytes(b"PK"), "not a whole file of token ids"),
+    "bomb": ("d.tokens.npz", zeros, "not a whole file of token ids"),
+}
+
+
+@pytest.mark.parametrize("kind", DATA)
+def test_bad_training_data(kind: str, tiny_llama: Path, tmp_path: Path, train: Train) -> None:
+    name, write, says = DATA[kind]
+    write(tmp_path / name)
+    result = train(*arguments(tiny_llama, tmp_path / name, tmp_path / "run"))
+    refused(result, says)
+    assert name in result[2] or kind == "short"
+
+
+def test_a_name_that_is_not_utf8_is_a_name(tiny_llama: Path, texts: Path, tmp_path: Path, train: Train) -> None:
+    data = Path(os.fsdecode(os.fsencode(tmp_path) + b"/d\xff.txt"))
+    shutil.copy(texts / "words.txt", data)
+    code, _, last = train(*arguments(tiny_llama, data, tmp_path / "run"))
+    assert code == 0, last
+    code, _, last = train(*arguments(tiny_llama, data, tmp_path / "run", steps=3))
+    assert code == 0, last
+
+
+def test_a_byte_order_mark_is_not_text(tiny_llama: Path, texts: Path, tmp_path: Path, train: Train) -> None:
+    losses = []
+    for mark in (b"", b"\xef\xbb\xbf"):
+        (tmp_path / "d.txt").write_bytes(mark + (texts / "words.txt").read_bytes())
+        code, out, last = train(*arguments(tiny_llama, tmp_path / "d.txt", tmp_path / f"run{len(mark)}"))
+        assert code == 0, last
+        losses.append(json.loads(out.splitlines()[-1])["loss"])
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(
+    "row", ['{"context": "a"}', "[]", '{"context": "\\udc00", "question": "b", "answer": "c"}', ""]
+)
+def test_bad_examples(row: str, tiny_llama: Path, tmp_path: Path, train: Train) -> None:
+    (tmp_path / "d.jsonl").write_text(row)
+    refused(train(*arguments(tiny_llama, tmp_path / "d.jsonl", tmp_path / "run", "--set", "mode=sft")), "d.jsonl")
+
+
+# --- the base ---------------------------------------------------------------------------------------------------
+
+
+def tensors(change: Callable[[dict[str, torch.Tensor]], object]) -> Damage:
+    def damage(folder: Path) -> None:
+        found = load_file(folder / "model.safetensors")
+        change(found)
+        save_file(found, folder / "model.safetensors", {"format": "pt"})
+
+    return damage
+
+
+def config(**fields: object) -> Damage:
+    def damage(folder: Path) -> None:
+        path = folder / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+    return damage
+
+
+LAYER = "model.layers.1.mlp.up_proj.weight"
+BASES: dict[str, tuple[Damage, str]] = {
+    "missing tensor": (tensors(lambda t: t.pop(LAYER)), f"lacks {LAYER}"),
+    "unknown tensor": (tensors(lambda t: t.update(extra=torch.zeros(2))), "does not know: extra"),
+    "other shape": (tensors(lambda t: t.update({LAYER: torch.zeros(2, 2)})), ""),
+    "not finite": (tensors(lambda t: t[LAYER].fill_(float("nan"))), f"values in {LAYER} that are not finite"),
+    "cut weights": (lambda f: os.truncate(f / "model.safetensors", 900), "cannot be read"),
+    "pointer": (lambda f: (f / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1"), "read"),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "cannot be read"),
+    "no config": (lambda f: (f / "config.json").unlink(), "cannot be read"),
+    "no tokenizer": (lambda f: [p.unlink() for p in f.glob("tokenizer*")], "The tokenizer of"),
+    "broken tokenizer": (lambda f: (f / "tokenizer.json").write_text("{"), "The tokenizer of"),
+    "small embedding": (config(vocab_size=100), ""),
+    "other family": (config(model_type="gpt2"), ""),
+    "unknown family": (config(model_type="nonsense"), "cannot be read"),
+    "broken config": (lambda f: (f / "config.json").write_text("[" * 9999), ""),
+}
+
+
+@pytest.mark.parametrize("kind", BASES)
+def test_bad_bases(kind: str, tiny_llama: Path, texts: Path, tmp_path: Path, train: Train) -> None:
+    damage, says = BASES[kind]
+    base = shutil.copytree(tiny_llama, tmp_path / "base")
+    damage(base)
+    refused(train(*arguments(base, texts / "words.txt", tmp_path / "run")), says)
+
+
+def test_a_tokenizer_larger_than_the_embedding(tiny_llama: Path, texts: Path, tmp_path: Path, train: Train) -> None:
+    from transformers import AutoTokenizer
+
+    base = shutil.copytree(tiny_llama, tmp_path / "base")
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.add_tokens([f"<extra{i}>" for i in range(9)])
+    tokenizer.save_pretrained(base)
+    refused(train(*arguments(base, texts / "words.txt", tmp_path / "run")), "they do not belong together")
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_code_of_a_checkpoint_never_runs(
+    file: str, tiny_llama: Path, texts: Path, tmp_path: Path, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, mark = shutil.copytree(tiny_llama, tmp_path / "base"), tmp_path / "mark"
+    (base / "evil.py").write_text(f"open({str(mark)!r}, 'w').close()\nclass Evil: pass\n")
+    classes = {
+        "AutoConfig": "evil.Evil",
+        "AutoModelForCausalLM": "evil.Evil",
+        "AutoTokenizer": ["evil.Evil", "evil.Evil"],
+    }
+    stored = json.loads((base / file).read_text())
+    stored |= {"auto_map": classes, "model_type": "evil", "tokenizer_class": "Evil"}
+    (base / file).write_text(json.dumps(stored))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    train(*arguments(base, texts / "words.txt", tmp_path / "run"))
+    assert not mark.exists()
+
+
+# --- the adapter to start from ----------------------------------------------------------------------------------
+
+
+def record(**fields: object) -> Damage:
+    def damage(folder: Path) -> None:
+        path = folder / "sharedllm_adapter.json"
+        stored = {**json.loads(path.read_text()), **fields}
+        path.write_text(json.dumps({k: v for k, v in stored.items() if v is not None}))
+
+    return damage
+
+
+def adapter(change: Callable[[dict[str, torch.Tensor]], object]) -> Damage:
+    def damage(folder: Path) -> None:
+        (path,) = folder.glob("*.safetensors")
+        found = load_file(path)
+        change(found)
+        save_file(found, path)
+
+    return damage
+
+
+NORM = "cross_attention.0.norm.weight"
+INITS: dict[str, tuple[Damage, str]] = {
+    "list": (lambda f: (f / "sharedllm_adapter.json").write_text("[]"), "not the record of an adapter"),
+    "empty": (lambda f: (f / "sharedllm_adapter.json").write_text(""), "not valid JSON"),
+    "deep": (lambda f: (f / "sharedllm_adapter.json").write_text("[" * 9999), "not valid JSON"),
+    "no record": (lambda f: (f / "sharedllm_adapter.json").unlink(), "cannot be read"),
+    "no settings": (record(settings=None), "at settings"),
+    "no fingerprint": (record(base_fingerprint=None), "at base_fingerprint"),
+    "other format": (record(format=2), "at format"),
+    "other base": (record(base_fingerprint="0" * 64), "this base has other weights"),
+    "list of settings": (record(settings=[1]), "at settings"),
+    "unknown setting": (record(settings={"rations": 1}), "no setting 'rations'"),
+    "huge setting": (record(settings={"chunk_size": 10**30}), "chunk_size is 1000"),
+    "trained a number": (record(trained_base_parameters=[3]), "at trained_base_parameters"),
+    "trained nothing known": (record(trained_base_parameters=["base.nope"]), ""),
+    "cut": (lambda f: [os.truncate(p, 99) for p in f.glob("*.safetensors")], "not a whole safetensors file"),
+    "no tensors": (lambda f: [p.unlink() for p in f.glob("*.safetensors")], "no adapter-*.safetensors"),
+    "another name": (lambda f: [p.rename(f / "adapter-x.safetensors") for p in f.glob("*.safetensors")], "not named"),
+    "one of two": (
+        lambda f: [p.rename(f / "adapter-01-of-02.safetensors") for p in f.glob("*.safetensors")],
+        "has no adapter-02-of-02.safetensors",
+    ),
+    "missing tensor": (adapter(lambda t: t.pop(NORM)), f"lacks {NORM}"),
+    "replaced head": (
+        adapter(lambda t: t.update({"base.lm_head.weight": torch.zeros(258, 32)})),
+        "base.lm_head.weight",
+    ),
+    "other shape": (adapter(lambda t: t.update({NORM: torch.zeros(3)})), f"{NORM} of shape [3]"),
+    "whole numbers": (adapter(lambda t: t.update({NORM: torch.zeros(32, dtype=torch.int64)})), NORM),
+    "not a number": (adapter(lambda t: t[NORM].fill_(float("nan"))), f"values in {NORM} that are not finite"),
+    "infinite": (adapter(lambda t: t[NORM].fill_(float("inf"))), f"values in {NORM} that are not finite"),
+}
+
+
+@pytest.mark.parametrize("kind", INITS)
+def test_bad_adapters(kind: str, finished: Path, tiny_llama: Path, texts: Path, tmp_path: Path, train: Train) -> None:
+    damage, says = INITS[kind]
+    folder = shutil.copytree(finished / "adapter", tmp_path / "adapter")
+    damage(folder)
+    given = arguments(tiny_llama, texts / "words.txt", tmp_path / "run", "--init", str(folder))
+    refused(train(*given), says)
+
+
+# --- the output folder ------------------------------------------------------------------------------------------
+
+
+def checkpoint(value: object) -> Damage:
+    return lambda folder: torch.save(value, folder / "checkpoint.pt")
+
+
+def change_checkpoint(change: Callable[[dict[str, Any]], object]) -> Damage:
+    def damage(folder: Path) -> None:
+        stored = torch.load(folder / "checkpoint.pt", weights_only=True)
+        change(stored)
+        torch.save(stored, folder / "checkpoint.pt")
+
+    return damage
+
+
+def tokens(content: bytes) -> Damage:
+    return lambda folder: [path.write_bytes(content) for path in (folder / "tokens").glob("*.npy")]
+
+
+OUTPUTS: dict[str, tuple[Damage, str]] = {
+    "record list": (lambda f: (f / "run.json").write_text("[]"), "not the record of a training run"),
+    "record deep": (lambda f: (f / "run.json").write_text("[" * 99_999), "not valid JSON"),
+    "record empty": (lambda f: (f / "run.json").write_text(""), "not valid JSON"),
+    "record of an evaluation": (lambda f: (f / "run.json").write_text('{"cells": {}}'), "not the record of a training"),
+    "record missing": (lambda f: (f / "run.json").unlink(), "a checkpoint without its run.json"),
+    "truncated": (lambda f: os.truncate(f / "checkpoint.pt", 900), "checkpoint.pt cannot be read"),
+    "empty": (lambda f: os.truncate(f / "checkpoint.pt", 0), "checkpoint.pt cannot be read"),
+    "dict": (checkpoint({}), "not a checkpoint of training"),
+    "list": (checkpoint([1]), "not a checkpoint of training"),
+    "step text": (change_checkpoint(lambda c: c.update(step="1")), "at step"),
+    "step negative": (change_checkpoint(lambda c: c.update(step=-1)), "at step"),
+    "step huge": (change_checkpoint(lambda c: c.update(step=10**12)), "at step"),
+    "log of numbers": (change_checkpoint(lambda c: c.update(log=[1])), "at log"),
+    "no masters": (change_checkpoint(lambda c: c.update(masters={})), "have other shapes"),
+    "not finite": (change_checkpoint(lambda c: c["masters"]["lr"][0].data.fill_(float("nan"))), "are not finite"),
+    "no optimizer": (change_checkpoint(lambda c: c.update(optimizer={})), "other groups of parameters"),
+    "other state": (change_checkpoint(lambda c: c["optimizer"].update(state={999: {}})), "of other parameters"),
+    "state of text": (change_checkpoint(lambda c: c["optimizer"].update(state={0: "x"})), "is not AdamW's"),
+    "tokens empty": (tokens(b""), "are damaged: delete them"),
+    "tokens flipped": (tokens(bytes(2000)), "are damaged: delete them"),
+}
+
+
+@pytest.mark.parametrize("kind", OUTPUTS)
+def test_bad_output_folders(
+    kind: str, finished: Path, tiny_llama: Path, texts: Path, tmp_path: Path, train: Train
+) -> None:
+    damage, says = OUTPUTS[kind]
+    folder = shutil.copytree(finished, tmp_path / "run")
+    damage(folder)
+    refused(train(*arguments(tiny_llama, texts / "words.txt", folder, steps=4)), says)
+
+
+def test_an_output_that_is_a_file(tiny_llama: Path, texts: Path, tmp_path: Path, train: Train) -> None:
+    (tmp_path / "run").write_text("")
+    refused(train(*arguments(tiny_llama, texts / "words.txt", tmp_path / "run")), "is a file: name a folder")
+
+
+@pytest.mark.parametrize("what", ["data", "base"])
+def test_a_run_is_not_resumed_with_what_was_replaced(
+    what: str, tiny_llama: Path, texts: Path, tmp_path: Path, train: Train
+) -> None:
+    data, base = tmp_path / "d.txt", shutil.copytree(tiny_llama, tmp_path / "base")
+    data.write_text(words := (texts / "words.txt").read_text())
+    assert train(*arguments(base, data, tmp_path / "run"))[0] == 0
+    before = data.stat()
+    if what == "data":  # one letter of the middle, in a file of the same size and time
+        data.write_text(words[:5000] + "#" + words[5001:])
+        os.utime(data, ns=(before.st_atime_ns, before.st_mtime_ns))
+    else:
+        tensors(lambda t: t[LAYER][0, -1].add_(1))(base)
+    says = "d.txt has changed since the run" if what == "data" else "what differs: base_weights"
+    refused(train(*arguments(base, data, tmp_path / "run", steps=4)), says)
+    data.write_text(words)
