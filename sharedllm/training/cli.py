@@ -41,6 +41,8 @@ def train(
     try:
         changes = assignments(set_ or [])
         if steps is not None:
+            if "steps" in changes:
+                raise ValueError("--steps and --set steps are the same setting: give one of them.")
             changes["steps"] = steps
         chosen = training_settings.preset(preset, **changes)
         with watching() as interruption:

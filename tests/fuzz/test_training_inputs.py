@@ -1,4 +1,4 @@
-"""Training with bad settings, data, bases, adapters and output folders: one sentence and exit code 2, never a traceback."""
+"""Training with bad settings, data, bases, adapters and output folders: one sentence and exit code 2."""
 
 from __future__ import annotations
 
@@ -119,7 +119,10 @@ SETTINGS = [
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: s[:40])
 def test_settings_out_of_range(setting: str, tiny_llama: Path, texts: Path, tmp_path: Path, train: Train) -> None:
-    result = train(*arguments(tiny_llama, texts / "words.txt", tmp_path / "run", "--set", setting))
+    given = arguments(tiny_llama, texts / "words.txt", tmp_path / "run", "--set", setting)
+    if setting.startswith("steps"):
+        del given[given.index("--steps") : given.index("--steps") + 2]
+    result = train(*given)
     refused(result, "sharedllm-train: ")
     assert not (tmp_path / "run" / "run.json").exists()
 
@@ -324,7 +327,7 @@ def adapter(change: Callable[[dict[str, torch.Tensor]], object]) -> Damage:
     return damage
 
 
-NORM = "cross_attention.0.norm.weight"
+NORM, HEAD = "cross_attention.0.norm.weight", "base.lm_head.weight"
 INITS: dict[str, tuple[Damage, str]] = {
     "list": (lambda f: (f / "sharedllm_adapter.json").write_text("[]"), "not the record of an adapter"),
     "empty": (lambda f: (f / "sharedllm_adapter.json").write_text(""), "not valid JSON"),
@@ -441,4 +444,3 @@ def test_a_run_is_not_resumed_with_what_was_replaced(
         tensors(lambda t: t[LAYER][0, -1].add_(1))(base)
     says = "d.txt has changed since the run" if what == "data" else "what differs: base_weights"
     refused(train(*arguments(base, data, tmp_path / "run", steps=4)), says)
-    data.write_text(words)
