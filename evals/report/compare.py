@@ -190,7 +190,7 @@ def _pair(first: Side, second: Side) -> Iterator[Found | Refusal]:
         rows = _common(first.run.scored(cell), second.run.scored(partner))
         reason = _obstacle(ours, other, rows)
         found = None if reason else _found((first.model, second.model), ours, rows)
-        yield found or Refusal(task, length, reason or "no sample has a finite score for both")
+        yield found or Refusal(task, length, reason or "no sample that both answered with a finite score")
 
 
 def _common(first: list[SampleRecord], second: list[SampleRecord]) -> Pairs:
@@ -203,7 +203,7 @@ def _obstacle(first: CellState, second: CellState, rows: Pairs) -> str:
     if first.task_version != second.task_version:
         return f"different versions of the task ({first.task_version} and {second.task_version})"
     if not rows:
-        return "no sample that both answered (out of memory, failed or not run)"
+        return "no sample that both answered with a finite score (out of memory, failed or not run)"
     for a, b in rows:
         where = f" (sample {a.sample})"
         if a.prompt != b.prompt:

@@ -77,7 +77,8 @@ def degrees_of_freedom(counts_G: Floats) -> float:
     """Satterthwaite's degrees of freedom of the CR2 variance of a mean: G - 1 for clusters of equal size.
 
     (sum of eigenvalues)^2 / (sum of their squares) of the quadratic form that estimates the variance, under two
-    working models: independent samples, and samples that are equal within a cluster. The smaller one is taken.
+    working models: independent samples, and samples that are equal within a cluster. Real samples lie in between, so
+    the harmonic mean of the two is taken.
     """
     total = counts_G.sum()
     u_G = counts_G / total
@@ -88,4 +89,4 @@ def degrees_of_freedom(counts_G: Floats) -> float:
     q0, q1, q2 = q_G.sum(), (q_G * u_G).sum(), (q_G * u_G**2).sum()
     pairs = s**2 * q0**2 + 2 * q0 * q2 + 2 * q1**2 - 4 * s * q0 * q1 - (q_G**2 * (s - 2 * u_G) ** 2).sum()
     equal = diagonal_G.sum() ** 2 / ((diagonal_G**2).sum() + pairs)
-    return float(min(independent, equal))
+    return float(2 / (1 / independent + 1 / equal))

@@ -61,7 +61,7 @@ def test_degrees_of_freedom_are_those_of_the_matrices_they_summarise() -> None:
     for working in (np.eye(len(codes)), member @ member.T):
         form = weights.T @ working @ weights
         expected.append(np.trace(form) ** 2 / (form**2).sum())
-    assert degrees_of_freedom(counts) == pytest.approx(min(expected))
+    assert degrees_of_freedom(counts) == pytest.approx(scipy_stats.hmean(expected))
     assert degrees_of_freedom(np.full(8, 4.0)) == pytest.approx(7)
 
 
