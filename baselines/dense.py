@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from evals.methods import flops
 from evals.methods.base import (
+    MOST,
     Cost,
     LongContextModel,
     MethodSettings,
@@ -35,7 +36,7 @@ from sharedllm.nn.layers import KeysValues
 class DenseSettings(MethodSettings):
     """block: tokens of the context in one forward; None reads it at once, while smaller blocks need less memory."""
 
-    block: int | None = Field(None, ge=1)
+    block: int | None = Field(None, ge=1, le=MOST)
 
 
 class DenseSession(BufferSession[PreTrainedModel]):

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from baselines.dense import DenseSession, DenseSettings, FullAttention, dense_cost
 from evals.errors import UserError
-from evals.methods.base import Cost, Runtime, Session
+from evals.methods.base import MOST, Cost, Runtime, Session
 from evals.methods.decoding.deferred import DeferredSession
 from evals.methods.presets import Preset
 from evals.methods.truncation import Side, kept_ends
@@ -22,7 +22,7 @@ class TruncatedSettings(DenseSettings):
     None is what the base was trained for."""
 
     side: Side = "middle"
-    window: int | None = Field(None, ge=2)
+    window: int | None = Field(None, ge=2, le=MOST)
 
 
 class TruncatedSession(DeferredSession[int]):

@@ -84,8 +84,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0},
     },
     "GLM-4": {"model_type": "glm4", **GROUPED, "head_dim": 8},
-    "StableLM": {"model_type": "stablelm", **GROUPED},
-    "GPT-NeoX, Pythia": {"model_type": "gpt_neox", **PLAIN, "intermediate_size": 48},
+    "StableLM": {"model_type": "stablelm", **GROUPED, "hidden_size": 64},
+    "GPT-NeoX, Pythia": {"model_type": "gpt_neox", **PLAIN, "hidden_size": 64, "intermediate_size": 48},
     "OPT": {"model_type": "opt", **PLAIN, "ffn_dim": 48, "word_embed_proj_dim": 32},
     "GPT-2": {"model_type": "gpt2", **PLAIN},
     "Falcon": {"model_type": "falcon", **PLAIN, "alibi": False},
@@ -147,9 +147,17 @@ def run(family: str, name: str, folder: Path) -> Found:
         found = model.prefill(ids[:15], [256]).score(Query(ids[15:18]), ids[18:])
         model.cost(20, 4)
     except UserError as error:
-        return Found(family, name, refused=" ".join(str(error).replace(str(folder), "FOLDER").split()))
+        return Found(family, name, refused=general(str(error), family, folder))
     wanted = stock_scores(folder, model.model, [256, *ids], len(ids) - 18)  # type: ignore[attr-defined]
     return Found(family, name, difference=float((found - wanted).norm() / wanted.norm()))
+
+
+def general(sentence: str, family: str, folder: Path) -> str:
+    """A sentence without what is particular to this base."""
+    kind = FAMILIES[family]["model_type"]
+    for name in (f"{kind}_text", kind):
+        sentence = sentence.replace(f"'{name}'", "'TYPE'").replace(f"is a {name}:", "is a TYPE:")
+    return " ".join(sentence.replace(str(folder), "FOLDER").split())
 
 
 @torch.inference_mode()

@@ -14,7 +14,7 @@ from baselines.activation_beacon.modeling import CLASSES, BeaconModel, adapt_rat
 from baselines.activation_beacon.step import BeaconStep
 from evals.errors import UserError
 from evals.methods import flops
-from evals.methods.base import Cost, LongContextModel, MethodSettings, Runtime, common_fields
+from evals.methods.base import MOST, Cost, LongContextModel, MethodSettings, Runtime, common_fields
 from evals.methods.decoding.session import GraphSession
 from evals.methods.decoding.static_decoder import decode_mode, supports_static_decoding
 from evals.methods.presets import Preset
@@ -29,8 +29,8 @@ class BeaconSettings(MethodSettings):
     serves many queries), so it comes out of the reserve.
     """
 
-    ratio: int | None = Field(None, ge=1)
-    reserve: int = Field(1024, ge=0)
+    ratio: int | None = Field(None, ge=1, le=MOST)
+    reserve: int = Field(1024, ge=0, le=MOST)
 
 
 class BeaconSession(GraphSession[BeaconModel]):

@@ -16,18 +16,19 @@ from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import BaseModel, Field
+from transformers import PreTrainedConfig
 
-from baselines.cepe.modeling import CEPEForCausalLM, CrossAttention, CrossAttentionLayer, EncodedContext
+from baselines.cepe.modeling import CEPEForCausalLM, CrossAttention, CrossAttentionLayer, EncodedContext, check_fields
 from evals.errors import UserError
 from evals.methods import flops
-from evals.methods.base import Cost, LongContextModel, MethodSettings, Runtime, Session, common_fields
+from evals.methods.base import MOST, Cost, LongContextModel, MethodSettings, Runtime, Session, common_fields
 from evals.methods.decoding.buffer_session import BufferSession
 from evals.methods.decoding.deferred import DeferredSession
 from evals.methods.decoding.kv_cache import BufferCache
 from evals.methods.decoding.prefill import read
 from evals.methods.decoding.static_decoder import CacheStep, decode_mode
 from evals.methods.presets import Preset
-from evals.methods.weights import load_class
+from evals.methods.weights import load_class, resolve
 from sharedllm.nn.layers import decoder_of, output_head
 
 
@@ -41,11 +42,11 @@ class CEPESettings(MethodSettings):
     costs every new token their traffic.
     """
 
-    window: int = Field(4096, ge=2)
-    room: int = Field(256, ge=1)
-    chunk: int = Field(256, ge=1)
+    window: int = Field(4096, ge=2, le=MOST)
+    room: int = Field(256, ge=1, le=MOST)
+    chunk: int = Field(256, ge=1, le=MOST)
     cache_cross: Literal["states", "kv"] = "states"
-    encode_block: int = Field(64, ge=1)
+    encode_block: int = Field(64, ge=1, le=MOST)
 
 
 class SplitSession(BufferSession[CEPEForCausalLM]):
@@ -124,6 +125,8 @@ class CEPE(LongContextModel):
     @classmethod
     def load(cls, preset: Preset, runtime: Runtime) -> Self:
         settings = CEPESettings.of(preset)
+        if not runtime.random_weights:
+            check_fields(PreTrainedConfig.get_config_dict(resolve(preset.weights, runtime))[0])
         model, tokenizer = load_class(CEPEForCausalLM, preset.weights, runtime, preset.shape)
         check(settings, model)
         fields = common_fields(

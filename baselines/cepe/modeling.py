@@ -13,7 +13,7 @@ positions count the decoder's own tokens only. Module names are those of the rel
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -237,12 +237,17 @@ class CEPEForCausalLM(LlamaForCausalLM):  # type: ignore[no-untyped-call]  # its
 
 def check_config(config: LlamaConfig) -> None:
     """Raises UserError where a config is not of a form that the released checkpoints have."""
-    if not isinstance(getattr(config, "encoder_config", None), dict):
-        raise UserError("This is not a CEPE model: its config.json has no `encoder_config`. Name a CEPE checkpoint.")
+    check_fields({"encoder_config": getattr(config, "encoder_config", None)})
     if getattr(config, "num_cross_attn_hidden_states", 1) != 1 or getattr(config, "encoder_is_model", False):
         raise UserError("Only CEPE models whose layers all attend to one encoder's final states are supported.")
     if config.encoder_config["hidden_size"] != config.encoder_hidden_size:
         raise UserError("`encoder_hidden_size` must be the `hidden_size` of `encoder_config`: correct config.json.")
+
+
+def check_fields(config: Mapping[str, object]) -> None:
+    """Raises UserError for the config.json of another model."""
+    if not isinstance(config.get("encoder_config"), dict):
+        raise UserError("This is not a CEPE model: its config.json has no `encoder_config`. Name a CEPE checkpoint.")
 
 
 def encoder_config(config: LlamaConfig) -> LlamaConfig:

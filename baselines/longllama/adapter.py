@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 import torch
 from pydantic import BaseModel, Field
@@ -16,11 +16,13 @@ from baselines.longllama.modeling import LongLlamaConfig, LongLlamaForCausalLM
 from baselines.longllama.step import LongLLaMAStep
 from evals.errors import UserError
 from evals.methods import flops
-from evals.methods.base import Cost, LongContextModel, MethodSettings, Runtime, common_fields
+from evals.methods.base import MOST, Cost, LongContextModel, MethodSettings, Runtime, common_fields
 from evals.methods.decoding.session import GraphSession
 from evals.methods.decoding.static_decoder import decode_mode, supports_static_decoding
 from evals.methods.presets import Preset
 from evals.methods.weights import load_class, resolve
+
+Positive = Annotated[int, Field(ge=1, le=MOST)]
 
 
 class LongLLaMASettings(MethodSettings):
@@ -29,9 +31,9 @@ class LongLLaMASettings(MethodSettings):
     that attend at a time, where a kernel that holds scores would need too much memory.
     """
 
-    last_context_length: int | None = Field(None, ge=1)
+    last_context_length: int | None = Field(None, ge=1, le=MOST)
     mem_dtype: str | None = Field(None, pattern="^(float32|bfloat16|float16)$")
-    mem_attention_grouping: tuple[int, int] | None = None
+    mem_attention_grouping: tuple[Positive, Positive] | None = None
 
 
 class LongLLaMASession(GraphSession[LongLlamaForCausalLM]):

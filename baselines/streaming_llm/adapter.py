@@ -21,22 +21,23 @@ from baselines.streaming_llm.sink_cache import Eviction, SinkCache
 from baselines.streaming_llm.step import StreamingStep
 from evals.errors import UserError
 from evals.methods import flops
-from evals.methods.base import Cost, LongContextModel, MethodSettings, Runtime, common_fields
+from evals.methods.base import MOST, Cost, LongContextModel, MethodSettings, Runtime, common_fields
+from evals.methods.bases import check_steady
 from evals.methods.decoding.prefill import read
 from evals.methods.decoding.session import GraphSession
 from evals.methods.decoding.static_decoder import FAMILIES, decode_mode, supports_static_decoding
 from evals.methods.presets import Preset
 from evals.methods.weights import load_base
-from sharedllm.nn.base_config import LENGTH_DEPENDENT, rope_table, windows
+from sharedllm.nn.base_config import windows
 
 
 class StreamingSettings(MethodSettings):
     """sinks + recent tokens stay in the cache; `chunk` is the size of a forward in the chunked regime."""
 
-    sinks: int = Field(4, ge=0)
-    recent: int = Field(2044, ge=1)
+    sinks: int = Field(4, ge=0, le=MOST)
+    recent: int = Field(2044, ge=1, le=MOST)
     regime: Literal["chunked", "token"] = "chunked"
-    chunk: int = Field(2048, ge=1)
+    chunk: int = Field(2048, ge=1, le=MOST)
 
     @property
     def eviction(self) -> Eviction:
@@ -136,9 +137,7 @@ def check_base(config: PreTrainedConfig, eviction: Eviction) -> None:
             f"StreamingLLM rotates cached keys as {', '.join(FAMILIES)} models do; "
             f"a base of type '{config.model_type}' needs another cache: choose one of those."
         )
-    rope = rope_table(config)["rope_type"]
-    if rope in LENGTH_DEPENDENT:
-        raise UserError(f"StreamingLLM needs fixed rotary frequencies: choose a base without rope type '{rope}'.")
+    check_steady(config, "StreamingLLM")
     reach, window = eviction.capacity + eviction.step, config.max_position_embeddings
     if reach > window:
         raise UserError(

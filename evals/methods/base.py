@@ -140,6 +140,10 @@ class Request:
     stop: Stop | None = None
 
 
+MOST = 2**31 - 1
+"""Upper bound of settings that count tokens: larger ones overflow somewhere below Python."""
+
+
 class MethodSettings(BaseModel):
     """Settings of a method, with their defaults and ranges. Unknown keys, NaN and infinity are errors."""
 

@@ -11,7 +11,7 @@ from evals.methods.base import Runtime
 from evals.methods.decoding.kv_cache import BufferCache
 from evals.methods.decoding.prefill import read
 from evals.methods.decoding.static_decoder import FAMILIES
-from sharedllm.nn.base_config import check_family, text_config
+from sharedllm.nn.base_config import check_family, steady_length, text_config
 from sharedllm.nn.layers import output_head
 
 if TYPE_CHECKING:
@@ -46,6 +46,12 @@ def _model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
 
     found = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     return cast("type[PreTrainedModel]", found[0] if isinstance(found, tuple) else found)
+
+
+def check_steady(config: PreTrainedConfig, method: str) -> None:
+    """Raises UserError for a base whose rotary frequencies change with the length, which `method` cannot follow."""
+    if steady_length(config) is not None:
+        raise UserError(f"{method} needs fixed rotary frequencies: choose a base without dynamic NTK or LongRoPE.")
 
 
 def check_reading(model: PreTrainedModel) -> None:

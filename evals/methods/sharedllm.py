@@ -18,6 +18,7 @@ from torch import nn
 from evals.errors import UserError
 from evals.methods import flops
 from evals.methods.base import Cost, LongContextModel, Runtime, Session, common_fields
+from evals.methods.bases import check_steady
 from evals.methods.decoding.static_decoder import decode_mode
 from evals.methods.presets import Preset
 from evals.methods.sharedllm_session import SharedLLMSession
@@ -59,6 +60,7 @@ class SharedLLM(LongContextModel):
         given = validate(cls.settings_model, preset.settings, preset.name).model_dump(exclude_unset=True)
         # --checkpoint names what was trained; the base stays the preset's
         base, tokenizer = load_base(preset.weights, replace(runtime, checkpoint=None), preset.shape)
+        check_steady(base.config, "SharedLLM")
         trained = preset.adapter is not None and not runtime.random_weights
         try:
             if trained:

@@ -32,9 +32,13 @@ def head_dim(config: PreTrainedConfig) -> int:
 
 
 def key_value_heads(config: PreTrainedConfig) -> int:
-    """Heads that keys and values have; as many as queries where the family does not group them (GPT-NeoX, OPT)."""
+    """Heads that keys and values have; as many as queries where the family does not group them (GPT-NeoX, OPT). Falcon
+    and GPT-BigCode say in words of their own whether all queries share one."""
     config = text_config(config)
-    heads: int | None = getattr(config, "num_key_value_heads", None)
+    grouped = getattr(config, "new_decoder_architecture", False)
+    if getattr(config, "multi_query", False) and not grouped:
+        return 1
+    heads: int | None = getattr(config, "num_kv_heads" if grouped else "num_key_value_heads", None)
     return heads or int(config.num_attention_heads)
 
 
