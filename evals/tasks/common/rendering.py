@@ -14,6 +14,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, cast
 
@@ -29,6 +30,8 @@ SECONDS = 10
 """For all conversations of one call; a template takes milliseconds."""
 MEMORY_BYTES = 1 << 30
 """Above what the process holds already."""
+TODAY = datetime(2024, 7, 26)
+"""What Llama 3.1's template prints where it does not know the date."""
 OUTPUT_CHARS = 1_000_000
 """Longest text around a few short messages."""
 
@@ -106,7 +109,10 @@ def _in_child(tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Conver
 
 def _child(tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Conversation], sender: Connection) -> None:
     """Sends (text, error) of each conversation; None where memory runs out."""
+    from transformers.utils import chat_template_utils
+
     _limit_memory()
+    setattr(chat_template_utils, "datetime", _Clock)  # noqa: B010 - in this child alone
     try:
         found = [render_here(tokenizer, conversation) for conversation in conversations]
         sender.send([(one.text, one.error) for one in found])
@@ -115,6 +121,14 @@ def _child(tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Conversat
     finally:
         sender.close()
         os._exit(0)  # nothing of the parent's may be flushed or closed twice
+
+
+class _Clock:
+    """Today, for templates that print it: the prompts of a cell must not change overnight."""
+
+    @staticmethod
+    def now() -> datetime:
+        return TODAY
 
 
 def _limit_memory() -> None:

@@ -60,6 +60,11 @@ def test_variables_reach_the_template(tokenizer) -> None:
         of(tokenizer, template, variables={"efort": "low"})
 
 
+def test_a_template_that_prints_today_s_date_prints_the_same_every_day(tokenizer) -> None:
+    template = "{{ strftime_now('%d %b %Y') }}: {{ messages[0]['content'] }}"
+    assert of(tokenizer, template).before == "26 Jul 2024: "
+
+
 def test_thinking_is_switched_where_the_template_knows_it(tokenizer) -> None:
     assert of(tokenizer, THINK).after == OPENING
     assert of(tokenizer, THINK, thinking=True).after == OPENING
