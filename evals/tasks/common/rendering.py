@@ -1,8 +1,8 @@
 """Rendering of chat templates within limits of time and memory: a template is a program that came with the weights.
 
 transformers runs it in jinja's sandbox, which keeps it away from the machine but lets it loop for hours or fill the
-memory. So a template is rendered in a forked child, which may be stopped. Where the system cannot fork (Windows), a
-thread renders and only the time is bounded.
+memory. So a template is rendered in a forked child, which may be stopped. Where there can be none (Windows,
+and a process that may have no children), a thread renders and only the time is bounded.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from multiprocessing.connection import Connection
@@ -60,7 +60,7 @@ def render(tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Conversat
     """
     from transformers.utils import chat_template_utils  # noqa: F401 - loaded here, so that the child need not
 
-    if hasattr(os, "fork"):
+    if hasattr(os, "fork") and not multiprocessing.current_process().daemon:
         return _in_child(tokenizer, conversations)
     return _in_thread(tokenizer, conversations)
 
@@ -69,12 +69,13 @@ def render_here(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) 
     """One conversation without limits of time and memory: for templates that have kept within them."""
     apply = cast("Callable[..., object]", tokenizer.apply_chat_template)  # its annotation leaves no room for variables
     try:
-        text = apply(
-            [dict(message) for message in conversation.messages],
-            tokenize=False,
-            add_generation_prompt=conversation.answer_next,
-            **(conversation.variables or {}),
-        )
+        with _same_day():
+            text = apply(
+                [dict(message) for message in conversation.messages],
+                tokenize=False,
+                add_generation_prompt=conversation.answer_next,
+                **(conversation.variables or {}),
+            )
         json.dumps(text, ensure_ascii=False).encode()
     except MemoryError:
         raise
@@ -109,10 +110,7 @@ def _in_child(tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Conver
 
 def _child(tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Conversation], sender: Connection) -> None:
     """Sends (text, error) of each conversation; None where memory runs out."""
-    from transformers.utils import chat_template_utils
-
     _limit_memory()
-    setattr(chat_template_utils, "datetime", _Clock)  # noqa: B010 - in this child alone
     try:
         found = [render_here(tokenizer, conversation) for conversation in conversations]
         sender.send([(one.text, one.error) for one in found])
@@ -124,11 +122,23 @@ def _child(tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Conversat
 
 
 class _Clock:
-    """Today, for templates that print it: the prompts of a cell must not change overnight."""
-
     @staticmethod
     def now() -> datetime:
         return TODAY
+
+
+@contextlib.contextmanager
+def _same_day() -> Iterator[None]:
+    """Stops the clock for templates that print the date: the prompts of a cell must not change overnight."""
+    from transformers.utils import chat_template_utils
+
+    name = "datetime"
+    before = getattr(chat_template_utils, name)
+    setattr(chat_template_utils, name, _Clock)
+    try:
+        yield
+    finally:
+        setattr(chat_template_utils, name, before)
 
 
 def _limit_memory() -> None:

@@ -114,6 +114,17 @@ def test_a_template_without_end_is_stopped(tokenizer, monkeypatch) -> None:
     assert end_of_turn(tokenizer) is None  # a run without chat needs no template
 
 
+def test_without_a_child_a_thread_renders_within_the_time(tokenizer, monkeypatch) -> None:
+    monkeypatch.delattr("os.fork")
+    assert of(tokenizer, CHAT + "{# thread #}") == Turn("<|im_start|>user\n", OPENING, strips=False)
+    date = "{{ strftime_now('%d %b %Y') }}: {{ messages[0]['content'] }}{# thread #}"
+    assert of(tokenizer, date).before == "26 Jul 2024: "
+    monkeypatch.setattr(rendering, "SECONDS", 0.05)
+    slow = "{% for a in range(3000) %}{% for b in range(300) %}{% endfor %}{% endfor %}{{ messages[0]['content'] }}"
+    with pytest.raises(UserError, match="runs for more than"):
+        of(tokenizer, slow)
+
+
 def test_no_template_is_one_sentence(tokenizer) -> None:
     tokenizer.chat_template = None
     with pytest.raises(UserError, match="no chat template: leave chat off"):
