@@ -40,7 +40,8 @@ def _write(data: Data, folder: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     data.summary.to_csv(folder / "summary.csv", index=False)
-    data.summary.to_parquet(folder / "summary.parquet", index=False)
+    with (folder / "summary.parquet").open("wb") as file:  # by name, pyarrow refuses what is not UTF-8
+        data.summary.to_parquet(file, index=False)
     (folder / "summary.md").write_text(summary_table(data).markdown(), encoding="utf-8")
     tables = paper_tables(data)
     for table in tables:

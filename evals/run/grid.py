@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from evals import registry
 from evals.errors import UserError, unknown
@@ -135,8 +136,15 @@ def _check_paths(spec: RunSpec) -> None:
     if spec.checkpoint is not None and len(spec.models) > 1:
         raise UserError("--checkpoint goes with one model: for a grid, name each folder in a preset file.")
     for option, path in (("--checkpoint", spec.checkpoint), ("--data-dir", spec.data_dir)):
-        if path is not None and not path.exists():
+        if path is not None and not _exists(path):
             raise UserError(f"{option} {path} does not exist: name an existing folder.")
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name too long, or a folder that may not be entered
+        return False
 
 
 def _tasks(name: str, cls: type[BaseTask], settings: Mapping[str, object], spec: RunSpec) -> list[TaskChoice]:

@@ -14,6 +14,8 @@ from evals.errors import UserError
 from evals.methods.base import Runtime
 from sharedllm.plain_yaml import assignments
 
+MAX_LENGTH = 1 << 24
+"""Tokens; beyond what any method or data set is made for, and within what one machine can draw or read."""
 UNITS = {"": 1, "k": 1024, "m": 1024 * 1024}
 
 
@@ -91,11 +93,15 @@ def split_list(values: Iterable[str]) -> list[str]:
 
 
 def parse_length(text: str) -> int:
-    """Tokens from `4096`, `4k` (1k = 1024) or `1m`. Raises UserError for anything else."""
+    """Tokens from `4096`, `4k` (1k = 1024) or `1m`. Raises UserError for anything else, and beyond MAX_LENGTH."""
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([km]?)", text.lower())
     tokens = float(match[1]) * UNITS[match[2]] if match else 0.0
     if tokens < 1 or not tokens.is_integer():
         raise UserError(f"--length {text} is not a length: give whole tokens, as 4096 or 4k (1k = 1024).")
+    if tokens > MAX_LENGTH:
+        raise UserError(
+            f"--length {text} is more than {MAX_LENGTH:,} tokens, the most that this harness runs: ask for less."
+        )
     return int(tokens)
 
 

@@ -174,11 +174,23 @@ def test_models_are_outermost_and_default_lengths_are_the_tasks(tmp_path: Path) 
     assert [c.length for c in plan(RunSpec(tasks=["sum"], models=models[:1], random_weights=True))] == [64]
 
 
-@given(st.integers(min_value=1, max_value=1 << 21))
+@given(st.integers(min_value=1, max_value=16))
 def test_lengths_are_read_as_written(tokens: int) -> None:
     assert parse_length(str(tokens)) == tokens
     assert parse_length(f"{tokens}k") == parse_length(f"{tokens}K") == 1024 * tokens
     assert parse_length(f"{tokens}m") == 1024 * 1024 * tokens
+
+
+@pytest.mark.parametrize("text", ["17m", "16777217", "9999999999999999", "9" * 25, "9" * 300])
+def test_a_length_beyond_every_method_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="more than 16,777,216 tokens"):
+        parse_length(text)
+
+
+@pytest.mark.usefixtures("standins")
+def test_a_name_too_long_for_the_file_system_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        only_cell(tmp_path, data_dir=Path("x" * 5000))
 
 
 @pytest.mark.parametrize("text", ["0", "-4k", "8q", "", "k", "1.3", "nan", "inf", "1e400k"])
