@@ -9,19 +9,19 @@ drives it (Yen et al. 2024). A token also sees all earlier tokens of its chunk, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, model_serializer
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from baselines.streaming_llm.sink_cache import Eviction, SinkCache
 from baselines.streaming_llm.step import StreamingStep
 from evals.errors import UserError
 from evals.methods import flops
-from evals.methods.base import MOST, Cost, LongContextModel, MethodSettings, Runtime, common_fields
+from evals.methods.base import MOST, Cost, LongContextModel, MethodSettings, Query, Runtime, Stop, common_fields
 from evals.methods.bases import check_steady
 from evals.methods.decoding.prefill import read
 from evals.methods.decoding.session import GraphSession
@@ -32,16 +32,24 @@ from sharedllm.nn.base_config import windows
 
 
 class StreamingSettings(MethodSettings):
-    """sinks + recent tokens stay in the cache; `chunk` is the size of a forward in the chunked regime."""
+    """sinks + recent tokens stay in the cache; `chunk` is the size of a forward in the chunked regime. first: tokens of
+    the first forward, where it differs from sinks + recent."""
 
     sinks: int = Field(4, ge=0, le=MOST)
     recent: int = Field(2044, ge=1, le=MOST)
     regime: Literal["chunked", "token"] = "chunked"
     chunk: int = Field(2048, ge=1, le=MOST)
+    first: int | None = Field(None, ge=1, le=MOST)
+
+    @model_serializer(mode="wrap")
+    def _named_where_given(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `first` where it is not set: cells recorded before it was a setting keep their identity."""
+        return {key: value for key, value in dump(self).items() if key != "first" or value is not None}
 
     @property
     def eviction(self) -> Eviction:
-        return Eviction(self.sinks, self.recent, self.chunk if self.regime == "chunked" else 1)
+        """When tokens leave the cache."""
+        return Eviction(self.sinks, self.recent, self.chunk if self.regime == "chunked" else 1, self.first)
 
 
 class StreamingSession(GraphSession[PreTrainedModel]):
@@ -52,10 +60,30 @@ class StreamingSession(GraphSession[PreTrainedModel]):
         inv_freq = model.base_model.get_buffer("rotary_emb.inv_freq")
         self._cache = SinkCache(eviction, model.config, model.dtype, inv_freq)
         self._static = supports_static_decoding(model) and _sees_all(model.config, eviction)
-        if ids:
+        self._context = self._cache.snapshot()
+        self.extend(ids)
+
+    @torch.inference_mode()
+    def extend(self, ids: Sequence[int]) -> None:
+        """Read more of the stream, which then belongs to the context."""
+        if len(ids):
             for hidden in self._forwards(self._tensor(ids)):
                 self.context_hidden = hidden[-1:]
         self._context = self._cache.snapshot()
+
+    def say(
+        self,
+        ids: Sequence[int],
+        max_new_tokens: int,
+        stop: Stop | None = None,
+        on_token: Callable[[int], None] | None = None,
+    ) -> list[int]:
+        """One turn of a conversation: read `ids`, answer greedily, and keep both in the sink cache for the next turn,
+        as the authors' streaming demo does. Returns the new ids; a stop id is not among them, and not kept either."""
+        self.extend(ids)
+        answer = self.generate(Query(), max_new_tokens, stop, on_token)
+        self.extend(answer)
+        return answer
 
     @property
     def state_bytes(self) -> int:
@@ -138,14 +166,16 @@ def check_base(config: PreTrainedConfig, eviction: Eviction) -> None:
             f"a base of type '{config.model_type}' needs another cache: choose one of those."
         )
     check_steady(config, "StreamingLLM")
-    reach, window = eviction.capacity + eviction.step, config.max_position_embeddings
-    if reach > window:
+    window = config.max_position_embeddings
+    if eviction.opening > window:
+        raise UserError(f"first is {eviction.opening}, more than the {window} positions of the base: lower it.")
+    if eviction.reach > window:
         raise UserError(
-            f"sinks + recent + chunk is {reach}, more than the {window} positions of the base: "
+            f"sinks + recent + chunk is {eviction.reach}, more than the {window} positions of the base: "
             "lower recent or chunk (or choose regime token)."
         )
 
 
 def _sees_all(config: PreTrainedConfig, eviction: Eviction) -> bool:
     """Whether no layer of the base has a window shorter than what the cache may hold."""
-    return all(window is None or window >= eviction.capacity + eviction.step for window in windows(config))
+    return all(window is None or window >= eviction.reach for window in windows(config))

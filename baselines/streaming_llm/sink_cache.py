@@ -24,8 +24,8 @@ SPARE = 1024
 
 @dataclass(frozen=True)
 class Eviction:
-    """When tokens leave: the first `sinks + recent` are read exactly; from then on, after every `step` more
-    tokens, only the `sinks` first and the `recent` last stay.
+    """When tokens leave: the `first` tokens are read exactly (None: `sinks + recent`); then, and after every `step`
+    more tokens, only the `sinks` first and the `recent` last stay.
 
     step 1 is the authors' loop (one token per forward, evict after it); a larger step is one forward per chunk.
     Boundaries count from the start of the stream, so the result does not depend on how calls cut it.
@@ -34,28 +34,49 @@ class Eviction:
     sinks: int
     recent: int
     step: int
+    first: int | None = None
 
     @property
     def capacity(self) -> int:
+        """Tokens that stay after an eviction."""
         return self.sinks + self.recent
+
+    @property
+    def opening(self) -> int:
+        """Tokens of the first forward."""
+        return self.first or self.capacity
+
+    @property
+    def reach(self) -> int:
+        """The most tokens that one forward sees, itself included."""
+        return max(self.opening, self.capacity + self.step)
 
     def held(self, seen: int) -> int:
         """Tokens in the cache once `seen` tokens were read."""
-        over = seen - self.capacity
-        return seen if over <= 0 else self.capacity + over % self.step
+        over = seen - self.opening
+        if over < 0:
+            return seen
+        rest = over % self.step
+        return min(seen - rest, self.capacity) + rest
 
     def room(self, seen: int) -> int:
         """Tokens that may be read in one forward before the next eviction; at least 1."""
-        over = seen - self.capacity
+        over = seen - self.opening
         return -over if over < 0 else self.step - over % self.step
 
     def pairs(self, seen: int) -> int:
         """Query-key pairs in one layer over a stream of `seen` tokens: token in slot p sees p + 1 keys."""
-        exact = min(seen, self.capacity)
+        exact = min(seen, self.opening)
         full, rest = divmod(seen - exact, self.step)
-        triangle = exact * (exact + 1) // 2
-        chunk = self.step * self.capacity + self.step * (self.step + 1) // 2
-        return triangle + full * chunk + rest * self.capacity + rest * (rest + 1) // 2
+        growing = min(full, max(0, -((self.opening - self.capacity) // self.step)))  # chunks before the cache is full
+        held = growing * self.opening + self.step * growing * (growing - 1) // 2 + (full - growing) * self.capacity
+        last = min(self.opening + full * self.step, self.capacity)
+        own = _triangle(exact) + full * _triangle(self.step) + _triangle(rest)
+        return own + self.step * held + rest * last
+
+
+def _triangle(tokens: int) -> int:
+    return tokens * (tokens + 1) // 2
 
 
 @dataclass(frozen=True)
@@ -98,7 +119,7 @@ class SinkCache(Cache):
     @property
     def rolling(self) -> bool:
         """Whether from here on one token leaves for each that comes."""
-        return self.eviction.step == 1 and self.seen >= self.eviction.capacity
+        return self.eviction.step == 1 and self.seen >= max(self.eviction.opening, self.eviction.capacity)
 
     @property
     def steady_room(self) -> int:
@@ -172,7 +193,7 @@ class SinkCache(Cache):
     def _move(self, tokens: int) -> None:
         """Bring the tokens held to the start of a new buffer that has room for `tokens` more."""
         length, sinks = self.get_seq_length(), self.eviction.sinks
-        most = self.eviction.capacity + max(self.eviction.step, self.eviction.capacity)
+        most = max(self.eviction.reach, 2 * self.eviction.capacity)
         slots = min(length + tokens + SPARE, most)
         buffer = self._states.new_empty((*self._states.shape[:-2], slots, self._states.shape[-1]))
         if self._sinks is None:

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaFor
 from baselines.streaming_llm.adapter import StreamingLLM, StreamingSession, StreamingSettings, check_base
 from baselines.streaming_llm.sink_cache import Eviction
 from evals.errors import UserError
-from evals.methods.base import Query, Runtime
+from evals.methods.base import Query, Runtime, Stop
 from evals.methods.presets import Preset, Weights
 from sharedllm.nn.fused import rotate
 
@@ -88,11 +88,13 @@ def test_negative_controls_do_not_match(model: LlamaForCausalLM, control: str) -
 # --- a second implementation: no cache class, every forward by hand, keys kept without rotation
 
 
-def slow_reference(model: LlamaForCausalLM, ids: list[int], sinks: int, recent: int, step: int) -> torch.Tensor:
-    """Logits (len(ids), vocabulary): first `sinks + recent` tokens, then chunks of `step`, evict after each."""
+def slow_reference(
+    model: LlamaForCausalLM, ids: list[int], sinks: int, recent: int, step: int, first: int | None = None
+) -> torch.Tensor:
+    """Logits (len(ids), vocabulary): `first` or `sinks + recent` tokens, then chunks of `step`, evict after each."""
     config, capacity = model.config, sinks + recent
     kept: list[tuple[torch.Tensor, torch.Tensor]] = [()] * config.num_hidden_layers  # type: ignore[list-item]
-    starts = [0, *range(capacity, len(ids), step)]
+    starts = [0, *range(first or capacity, len(ids), step)]
     out = []
     for start, end in zip(starts, [*starts[1:], len(ids)], strict=True):
         x = model.model.embed_tokens(torch.tensor(ids[start:end]))
@@ -148,6 +150,54 @@ def test_chunked_equals_slow_reference(
     torch.testing.assert_close(logits, slow_reference(model, ids, sinks, recent, step), atol=TOLERANCE, rtol=0)
 
 
+@pytest.mark.parametrize("first", [3, 9, 16, 31])
+@pytest.mark.parametrize("step", [1, 5, 16])
+@torch.inference_mode()
+def test_the_first_forward_may_have_its_own_size(model: LlamaForCausalLM, first: int, step: int) -> None:
+    ids = torch.randint(3, 128, (70,), generator=torch.Generator().manual_seed(first)).tolist()
+    logits = stream_logits(model, ids, Eviction(4, 12, step, first))
+    torch.testing.assert_close(logits, slow_reference(model, ids, 4, 12, step, first), atol=TOLERANCE, rtol=0)
+
+
+def test_a_first_forward_is_a_setting_that_leaves_recorded_identities_alone() -> None:
+    assert "first" not in StreamingSettings().model_dump(mode="json")
+    settings = StreamingSettings.model_validate({"first": 2304})
+    assert settings.model_dump(mode="json")["first"] == settings.eviction.opening == 2304
+    with pytest.raises(UserError, match="first is 65, more than the 64 positions"):
+        check_base(LlamaConfig(max_position_embeddings=64), Eviction(2, 6, 1, 65))
+
+
+# --- a conversation
+
+
+@pytest.mark.parametrize("step", [1, 5])
+@torch.inference_mode()
+def test_a_conversation_stays_in_the_sink_cache(model: LlamaForCausalLM, step: int) -> None:
+    """Every answer is what one stream of all turns, read by the slow reference, would say token by token."""
+    session = StreamingSession(model, Eviction(4, 12, step), [])
+    stream: list[int] = []
+    answers = []
+    for turn in range(4):
+        asked = torch.randint(3, 128, (7 + 3 * turn,), generator=torch.Generator().manual_seed(turn)).tolist()
+        answers.append(session.say(asked, 6))
+        stream += asked
+        for token in answers[-1]:
+            assert int(slow_reference(model, stream, 4, 12, step)[-1].argmax()) == token
+            stream.append(token)
+    assert len(stream) > 3 * 16
+    assert session._cache.seen == len(stream)
+    alone = StreamingSession(model, Eviction(4, 12, step), []).say(asked, 6)
+    assert alone != answers[-1]  # earlier turns count
+
+
+def test_a_stop_id_ends_a_turn_and_is_not_kept(model: LlamaForCausalLM) -> None:
+    first, second = (StreamingSession(model, Eviction(4, 12, 1), []) for _ in range(2))
+    told = first.say([5, 6, 7], 6)
+    stop = Stop(ids=frozenset({told[3]}))
+    assert second.say([5, 6, 7], 6, stop) == told[: told.index(told[3])]
+    assert second._cache.seen == 3 + told.index(told[3])
+
+
 def test_regimes_differ(model: LlamaForCausalLM) -> None:
     ids = torch.randint(3, 128, (60,), generator=torch.Generator().manual_seed(0)).tolist()
     token, chunked = (stream_logits(model, ids, Eviction(4, 12, step)) for step in (1, 16))
@@ -158,18 +208,18 @@ def test_regimes_differ(model: LlamaForCausalLM) -> None:
 # --- eviction as arithmetic
 
 
-@given(st.integers(0, 6), st.integers(1, 12), st.integers(1, 14), st.integers(0, 90))
-def test_eviction_arithmetic(sinks: int, recent: int, step: int, seen: int) -> None:
-    eviction = Eviction(sinks, recent, step)
+@given(st.integers(0, 6), st.integers(1, 12), st.integers(1, 14), st.integers(0, 90), st.integers(0, 40))
+def test_eviction_arithmetic(sinks: int, recent: int, step: int, seen: int, first: int) -> None:
+    eviction = Eviction(sinks, recent, step, first or None)
     held = pairs = 0
     for token in range(seen):
         assert held == eviction.held(token)
         held += 1
         pairs += held
-        if token >= eviction.capacity and (token + 1 - eviction.capacity) % step == 0:
-            held = eviction.capacity
+        if token + 1 >= eviction.opening and (token + 1 - eviction.opening) % step == 0:
+            held = min(held, eviction.capacity)
     assert (held, pairs) == (eviction.held(seen), eviction.pairs(seen))
-    assert eviction.held(seen) + eviction.room(seen) <= eviction.capacity + step
+    assert eviction.held(seen) + eviction.room(seen) <= eviction.reach
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.sampled_from([1, 4, 7, 16]))
