@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator
 
-from evals.errors import UserError
 from evals.tasks.common.rows import Visible
 
 Row = TypeVar("Row")
@@ -33,19 +32,3 @@ def first(rows: Iterable[Row], limit: int | None) -> Iterator[Row]:
         return
     for _, row in zip(range(limit), rows, strict=False):
         yield row
-
-
-def distinct(
-    rows: Iterable[tuple[int, Row]], identity: Callable[[Row], str], place: Callable[[int], str]
-) -> Iterator[tuple[int, Row]]:
-    """Numbered rows as they come. identity: the benchmark's own id of a row, empty where it has none.
-
-    Raises UserError for an id that was there before: such a row would count twice.
-    """
-    seen: dict[str, int] = {}
-    for number, row in rows:
-        name = identity(row)
-        if name and name in seen:
-            raise UserError(f"{place(number)} has the _id {name!r} of {place(seen[name])}: delete one of them.")
-        seen[name] = number
-        yield number, row

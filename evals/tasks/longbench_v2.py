@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from evals.errors import UserError
 from evals.tasks.base import Instance, Output, Task
-from evals.tasks.benchmark_rows import PlainVisible, distinct, first
+from evals.tasks.benchmark_rows import PlainVisible, first
 from evals.tasks.common import official_prompts
 from evals.tasks.common.files import RowFile
 from evals.tasks.common.fitting import explicit_budget
@@ -190,7 +190,7 @@ def read(file: RowFile) -> Iterator[tuple[int, Row]]:
     else:
         rows = ((number, parse(file, number, line, Row)) for number, line in file.lines())
     number = 0
-    for number, row in distinct(rows, lambda row: row.id, lambda number: f"{file}, row {number}"):
+    for number, row in rows:
         yield number, row
     if not number:
         raise UserError(f"{file} has no rows: download it again.")

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, Field
 
 from evals.errors import UserError
-from evals.tasks.benchmark_rows import REPAIR, Plain, PlainVisible, distinct
+from evals.tasks.benchmark_rows import REPAIR, Plain, PlainVisible
 from evals.tasks.common.files import RowFile
 from evals.tasks.common.hub import fetch
 from evals.tasks.common.rows import Visible, find, parse
@@ -77,7 +77,7 @@ def locate(name: str, data: DataSource) -> RowFile:
 def read(name: str, file: RowFile) -> Iterator[tuple[int, LongBenchRow]]:
     """Line numbers and rows of a data set. Raises UserError for a bad line, or a file without rows."""
     number = 0
-    for number, row in distinct(_parsed(file), lambda row: row.id, lambda line: f"{file}, line {line}"):
+    for number, row in _parsed(file):
         if reason := wrong(name, row):
             raise UserError(f"{file}, line {number}: {reason}: {REPAIR}.")
         yield number, row
