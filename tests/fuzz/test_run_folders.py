@@ -270,3 +270,16 @@ def test_files_that_are_something_else(name: str, folder: Path, capsys: pytest.C
 def test_plots_of_strange_samples(edit: Edit, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edit_line(folder, "sample", edit)
     assert behaves(folder, capsys)[0] == 0
+
+
+@pytest.mark.parametrize("name", ["", "\u202egnp\x1b[31m", "$x^_", "{{7*7}}</svg><script>", "\ud800"])
+def test_plots_of_strange_names(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = json.loads((folder / "run.json").read_text())
+    for cell in record["cells"].values():
+        if cell["model"] == FULL:
+            cell["model"] = name
+    (folder / "run.json").write_text(json.dumps(record))
+    code, _ = behaves(folder, capsys)
+    for plot in (folder / "plots").glob("*.svg"):
+        assert not any(c in plot.read_text() for c in ("\x1b", "\u202e", "<script>"))
+    assert code == (2 if name == "\ud800" else 0)

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from evals.report.frames import Data
 from evals.report.plots import ablation, by_length, context_use, efficiency, figure3, needle, pareto, scores
 from evals.report.plots.style import STYLE
+from evals.safe_text import plain_text
 
 MODULES = (by_length, scores, needle, context_use, efficiency, figure3, pareto, ablation)
 
@@ -32,6 +33,7 @@ def draw(data: Data, folder: Path) -> list[tuple[str, str, Path]]:
             figure.draw_without_rendering()
             figure.set_layout_engine("none")  # laid out once is enough
             figure.savefig(path, metadata={"Date": None, "Creator": None})
+            path.write_text(plain_text(path.read_text(encoding="utf-8", errors="replace")), encoding="utf-8")
             figure.savefig(path.with_suffix(".png"))
             drawn.append((name, caption, path))
     return drawn

@@ -15,6 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from evals.safe_text import plain_line
+
 STYLE = Path(__file__).with_name("style.mplstyle")
 COLUMN, PAGE = 3.4, 7.0
 """Width in inches of one column and of two columns of a paper."""
@@ -159,7 +161,8 @@ def metric_label(metric: str, higher_is_better: bool) -> str:
 
 
 def short(name: str, limit: int = 32) -> str:
-    """A name cut to fit a legend."""
+    """A name cut to fit a legend, without control characters."""
+    name = plain_line(name)
     return name if len(name) <= limit else name[: limit - 1] + "…"
 
 
