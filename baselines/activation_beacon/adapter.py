@@ -127,7 +127,7 @@ class ActivationBeacon(LongContextModel):
         )
 
     def _read_flops(self, fill: Fill, tokens: int, keep: int) -> tuple[float, Fill]:
-        """FLOPs of reading `tokens` of which the last `keep` go through the whole last layer, and the fill after."""
+        """FLOPs of reading `tokens`, and the fill after. Only the last `keep` need all of the last layer."""
         config, total, left = self.model.config, 0.0, tokens
         kv = 4.0 * config.hidden_size * key_value_heads(config) * head_dim(config)
         for before, count in fill.pieces(tokens):

@@ -9,7 +9,6 @@ from pydantic import Field
 from transformers import PreTrainedModel
 
 import evals
-from evals import Cost, Preset, Runtime
 
 
 class Settings(evals.MethodSettings):
@@ -21,18 +20,15 @@ class WindowSession(evals.CachedSession[PreTrainedModel]):
 
     def __init__(self, model: PreTrainedModel, window: int, ids: list[int]) -> None:
         super().__init__(model)
-        self._window = window
-        self._context = self._tokens = self._tensor(ids[-window:])
-        self.context_hidden = self._last_hidden() if ids else None
-
-    def _last_hidden(self) -> torch.Tensor:  # (1, hidden)
-        return self._model.base_model(input_ids=self._tokens, use_cache=False).last_hidden_state[0, -1:]
+        self._window, self._tokens = window, self._tensor(ids[:-1])
+        self.context_hidden = self._forward(self._tensor(ids[-1:])) if ids else None
+        self._context = self._tokens
 
     def _forward(self, ids: torch.Tensor) -> torch.Tensor:  # token ids (1, q) -> hidden states (q, hidden)
         hidden = []
         for token in ids.split(1, dim=1):
             self._tokens = torch.cat([self._tokens, token], dim=1)[:, -self._window :]
-            hidden.append(self._last_hidden())
+            hidden.append(self._model.base_model(input_ids=self._tokens, use_cache=False).last_hidden_state[0, -1:])
         return torch.cat(hidden)
 
     def _rewind(self) -> None:  # back to the end of the context
@@ -50,7 +46,7 @@ class RecomputeWindow(evals.LongContextModel):
     window: int
 
     @classmethod
-    def load(cls, preset: Preset, runtime: Runtime) -> Self:
+    def load(cls, preset: evals.Preset, runtime: evals.Runtime) -> Self:
         window = Settings.of(preset).window
         model, tokenizer = evals.load_base(preset.weights, runtime, preset.shape)
         fields = evals.common_fields(preset, runtime, model, tokenizer, fairness={"window": window}, trained=False)
@@ -60,7 +56,8 @@ class RecomputeWindow(evals.LongContextModel):
     def prefill(self, context_ids: Sequence[int], prefix_ids: Sequence[int] = ()) -> WindowSession:
         return WindowSession(self.model, self.window, [*prefix_ids, *context_ids])
 
-    def cost(self, context_tokens: int, query_tokens: int) -> Cost:
+    def cost(self, context_tokens: int, query_tokens: int) -> evals.Cost:
         window = min(context_tokens + query_tokens, self.window)  # tokens read per new token
-        state = 8 * min(context_tokens, self.window)
-        return evals.parameter_cost(self.model, window * (1 + query_tokens), window, state)
+        return evals.parameter_cost(
+            self.model, window * (1 + query_tokens), window, state_bytes=8 * min(context_tokens, self.window)
+        )

@@ -1,6 +1,6 @@
 """Attention of new tokens with fixed shapes: a mask-free core in the state, and places for what is new.
 
-What a layer held before a run does not change while it lasts, and at most as many tokens come as the run has places.
+What a layer held before a run does not change while it lasts, and no more tokens come than the run has places.
 So attention has two parts: over all keys that stay visible throughout (the core), read in place by a kernel without a
 mask, however many they are; and over the places of the new tokens, masked by positions on the device. The two are
 joined by their log-sum-exps, which is exact.
