@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from pydantic import Field
@@ -16,8 +15,6 @@ class Settings(evals.MethodSettings):
 
 
 class WindowSession(evals.CachedSession[PreTrainedModel]):
-    """Holds tokens, not keys and values: nothing depends on what left the window."""
-
     def __init__(self, model: PreTrainedModel, window: int, ids: list[int]) -> None:
         super().__init__(model)
         self._window, self._tokens = window, self._tensor(ids[:-1])
@@ -46,7 +43,7 @@ class RecomputeWindow(evals.LongContextModel):
     window: int
 
     @classmethod
-    def load(cls, preset: evals.Preset, runtime: evals.Runtime) -> Self:
+    def load(cls, preset: evals.Preset, runtime: evals.Runtime) -> "RecomputeWindow":
         window = Settings.of(preset).window
         model, tokenizer = evals.load_base(preset.weights, runtime, preset.shape)
         fields = evals.common_fields(preset, runtime, model, tokenizer, fairness={"window": window}, trained=False)
@@ -57,7 +54,5 @@ class RecomputeWindow(evals.LongContextModel):
         return WindowSession(self.model, self.window, [*prefix_ids, *context_ids])
 
     def cost(self, context_tokens: int, query_tokens: int) -> evals.Cost:
-        window = min(context_tokens + query_tokens, self.window)  # tokens read per new token
-        return evals.parameter_cost(
-            self.model, window * (1 + query_tokens), window, state_bytes=8 * min(context_tokens, self.window)
-        )
+        read, kept = (min(n, self.window) for n in (context_tokens + query_tokens, context_tokens))
+        return evals.parameter_cost(self.model, read * (1 + query_tokens), read, state_bytes=8 * kept)
