@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint check docs clean
+.PHONY: demo test lint check docs fuzz clean
 
 # Small enough for 2 cores: two questions per haystack, two windows of text, truncation to half of the longest.
 demo: $(VENV)/.demo
@@ -23,6 +23,11 @@ lint: $(VENV)/.lint
 
 # What continuous integration runs, with `make docs`.
 check: lint test
+
+# Bad input and kills, far more of each than the test suite tries. Takes about half an hour on 2 cores.
+fuzz: $(VENV)/.test
+	SHAREDLLM_FUZZ=500 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/fuzz
+	OMP_NUM_THREADS=1 $(BIN)/python tests/chaos/kills.py --kills 150
 
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict --quiet

@@ -18,8 +18,8 @@ from evals.methods.base import Runtime
 from evals.methods.presets import Weights
 from evals.methods.weights import identity, load_base
 
-COUNT = int(os.environ.get("FUZZ_COUNT", "40"))
-"""Damages that are tried; the whole campaign sets more."""
+COUNT = int(os.environ.get("SHAREDLLM_FUZZ", "40"))
+"""Damages that are tried; `make fuzz` sets more."""
 FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "model.safetensors")
 VALUES: tuple[Any, ...] = (
     None, True, 0, -1, 3, 1.5, 10**30, float("nan"), float("inf"), "", "x", "[/b]", "\ud800", [], [[]], {}, {"a": {}},

@@ -30,6 +30,8 @@ from evals.tasks.common import files
 from evals.tasks.common.source import DataSource
 
 SECONDS = 60
+COUNT = int(os.environ.get("SHAREDLLM_FUZZ", "40"))
+"""Random damages per format; `make fuzz` sets more."""
 LONG = "A sentence of words. " * 60
 ROW = {
     "input": "Which city is it?",
@@ -350,7 +352,7 @@ def test_damage_at_random_is_one_sentence_or_still_readable(task: str, name: str
     rng = random.Random(name)
     good = FORMATS[task][name]
     sentences = 0
-    for _ in range(40):
+    for _ in range(COUNT):
         raw = bytearray(good)
         for _ in range(rng.choice([1, 1, 3, 20])):
             raw[rng.randrange(len(raw))] = rng.randrange(256)

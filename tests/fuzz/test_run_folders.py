@@ -1,7 +1,7 @@
 """Run folders that are damaged, hostile or nonsense: `sharedllm-report` works on what is left, or says what is wrong
 in one sentence that names the file.
 
-Plots take most of the time and are drawn for a few cases. SHAREDLLM_FUZZ=all draws them for all.
+Plots take most of the time and are drawn for a few cases. `make fuzz` draws them for all.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from evals.cli.report import main
 FULL, SHARED = "synthetic-full", "synthetic-sharedllm"
 Edit = Callable[[Any], object]
 HUGE = 10**30
-ALL = os.environ.get("SHAREDLLM_FUZZ") == "all"
+ALL = "SHAREDLLM_FUZZ" in os.environ
 
 
 def put(*path: Any, value: Any) -> Edit:
