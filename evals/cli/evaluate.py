@@ -47,8 +47,8 @@ def evaluate(
     """Compare long-context methods by accuracy, memory and latency.
 
     Runs a grid of tasks, models and lengths; the same command again resumes it. The table goes to stdout, its last
-    line is one JSON object, progress goes to stderr. Exit code 0: every cell ran; 1: some cell failed; 2: bad input.
-    `sharedllm-eval doctor` checks the installation.
+    line is one JSON object, progress goes to stderr. Exit code 0: every cell ran or was out of
+    memory; 1: some cell failed; 2: bad input. `sharedllm-eval doctor` checks the installation.
     """
     out, err = _console(sys.stdout), PipeConsole(file=sys.stderr)
     tasks, models = [canonical_task(name) for name in split_list(task or [])], split_list(model or [])

@@ -24,7 +24,12 @@ def _print_version(asked: bool) -> None:
 
 Tasks = Annotated[list[str] | None, typer.Option("--task", metavar="TASK[:SUBSET][,...]", help="Benchmarks.")]
 Models = Annotated[
-    list[str] | None, typer.Option("--model", metavar="MODEL[,...]", help="Presets, or YAML files of the same form.")
+    list[str] | None,
+    typer.Option(
+        "--model",
+        metavar="MODEL[,...]",
+        help="Presets, YAML preset files, or any causal model: folder, .gguf file, ORG/NAME.",
+    ),
 ]
 Lengths = Annotated[
     list[str] | None, typer.Option("--length", metavar="TOKENS[,...]", help="Lengths: 8k,16k (1k = 1024 tokens).")
@@ -40,9 +45,13 @@ BatchSize = Annotated[int, typer.Option(min=1, max=1 << 20, help="Requests decod
 Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of generated data and random weights.")]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE ...", help="Settings of the tasks and models that declare the key."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE ...",
+        help="Settings of the tasks and models that declare the key; several may follow.",
+    ),
 ]
-MoreSettings = Annotated[list[str] | None, typer.Argument(hidden=True)]
+MoreSettings = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", hidden=True)]
 Contexts = Annotated[
     str | None, typer.Option(metavar="own,other,none", help="Short for --set task.context=own,other,none.")
 ]

@@ -15,7 +15,7 @@ reports, comparisons = new_app(), new_app()
 
 @reports.command(epilog="`sharedllm-report compare RUN_A [RUN_B]` compares two models sample by sample.")
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Run folders of sharedllm-eval.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR", help="Run folders of sharedllm-eval.")],
     output: Annotated[Path | None, typer.Option(help="Write one report of all runs to this folder.")] = None,
 ) -> int:
     """Write the summary, tables, plots and report.html of each run into its folder, or of all runs into --output."""
@@ -41,8 +41,10 @@ def report(
 
 @comparisons.command()
 def compare(
-    run_a: Annotated[Path, typer.Argument(help="A run.")],
-    run_b: Annotated[Path | None, typer.Argument(help="Another run. Without it, two models of RUN_A.")] = None,
+    run_a: Annotated[Path, typer.Argument(metavar="RUN_A", help="A run.")],
+    run_b: Annotated[
+        Path | None, typer.Argument(metavar="RUN_B", help="Another run. Without it, two models of RUN_A.")
+    ] = None,
     model: Annotated[
         list[str] | None,
         typer.Option(metavar="A[,B]", help="The models to compare, where the runs hold more than two."),

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 class NeedleSettings(ChatSettings):
     """depths: percent of the haystack before the (first) needle. samples: contexts per depth. needles: how many
     are in a context, the first at the depth and the others spread evenly after it. questions: how many of them
-    are asked on one read. chat: wrap the prompt in the tokenizer's chat template.
+    are asked on one read. template: the sentence that is hidden; `classic` is the original's. chat: wrap the prompt in
+    the tokenizer's chat template.
     """
 
     depths: data.Numbers = (0, 25, 50, 75, 100)
