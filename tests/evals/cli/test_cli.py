@@ -49,7 +49,7 @@ def test_list_shows_what_an_adapter_was_trained_with(command: Callable[..., Any]
     shipped, paper = result.out.split("model sharedllm-7b")
     assert "[64, 32, 16, 1]" in shipped
     assert "[16, 8, 4]" in paper
-    assert "tokens of a chunk" in paper
+    assert "tokens per chunk" in paper
 
 
 @pytest.mark.usefixtures("standins")
