@@ -32,6 +32,7 @@ def read_run(folder: Path) -> RunMeta:
     """`run.json` of a run. Raises UserError where there is none or it is not one of this format."""
     path = folder / RUN_FILE
     try:
+        _require_file(path)
         content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{folder} is not a run: it holds no {RUN_FILE}.") from error
@@ -44,6 +45,12 @@ def read_run(folder: Path) -> RunMeta:
         raise UserError(f"{path} is not UTF-8: choose another run.") from error
     except ValidationError as error:
         raise UserError(f"{path} {_fault(error)}: choose another run.") from error
+
+
+def _require_file(path: Path) -> None:
+    """Raises UserError for a pipe or a device, which could be read without end. What is not there passes."""
+    if path.is_fifo() or path.is_socket() or path.is_char_device() or path.is_block_device():
+        raise UserError(f"{path} is not a regular file: choose another run.")
 
 
 def _fault(error: ValidationError) -> str:
@@ -66,6 +73,7 @@ def read_lines(folder: Path) -> Iterator[Line]:
     """
     path = folder / SAMPLES_FILE
     try:
+        _require_file(path)
         with path.open("rb") as file:
             for number, raw in enumerate(file, 1):
                 if not raw.endswith(b"\n"):

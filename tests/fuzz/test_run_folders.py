@@ -161,6 +161,9 @@ FILES: dict[str, Callable[[Path], object]] = {
     "samples loop": lambda f: (f / "samples.jsonl").unlink() or (f / "samples.jsonl").symlink_to("samples.jsonl"),
     "run folder": lambda f: (f / "run.json").unlink() or (f / "run.json").mkdir(),
     "run loop": lambda f: (f / "run.json").unlink() or (f / "run.json").symlink_to("run.json"),
+    "run is a pipe": lambda f: (f / "run.json").unlink() or os.mkfifo(f / "run.json"),
+    "run is a device": lambda f: (f / "run.json").unlink() or (f / "run.json").symlink_to("/dev/zero"),
+    "samples are a pipe": lambda f: (f / "samples.jsonl").unlink() or os.mkfifo(f / "samples.jsonl"),
     "run missing": lambda f: (f / "run.json").unlink(),
     "run empty": lambda f: (f / "run.json").write_bytes(b""),
     "run list": lambda f: (f / "run.json").write_bytes(b"[]"),
@@ -283,3 +286,16 @@ def test_plots_of_strange_names(name: str, folder: Path, capsys: pytest.CaptureF
     for plot in (folder / "plots").glob("*.svg"):
         assert not any(c in plot.read_text() for c in ("\x1b", "\u202e", "<script>"))
     assert code == (2 if name == "\ud800" else 0)
+
+
+@pytest.mark.parametrize("name", ["run.json", "samples.jsonl"])
+def test_a_run_does_not_wait_for_a_pipe_in_its_folder(name: str, tmp_path: Path, tiny_presets, start) -> None:
+    os.mkfifo(tmp_path / name)
+    arguments = ("--task", "needle", "--model", tiny_presets("full"), "--length", 512, "--limit", 1)
+    process = start(*arguments, "--device", "cpu", "--offline", "--no-perf", "--output", tmp_path)
+    try:
+        _, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 2
+    assert err == f"{tmp_path / name} is not a regular file: choose another run.\n"
