@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import TextIO
 
 from evals.cli import options
@@ -60,7 +61,7 @@ def evaluate(
     spec = RunSpec(
         tasks=_chosen_tasks(tasks, models, maxlen),
         models=models,
-        lengths=[parse_length(text) for text in split_list(length or [])] or None,
+        lengths=_chosen_lengths(length),
         settings=parse_settings([*(settings or []), *(more_settings or [])])
         | ({} if context is None else {"task.context": context}),
         seed=seed,
@@ -90,6 +91,16 @@ def _chosen_tasks(tasks: list[str], models: list[str], maxlen: bool) -> list[str
     if "efficiency" not in tasks:
         raise UserError("--maxlen needs --task efficiency.")
     return ["efficiency-maxlen" if name == "efficiency" else name for name in tasks]
+
+
+def _chosen_lengths(length: Sequence[str] | None) -> list[int] | None:
+    """The lengths of a run; None, which is each task's own lengths, only where none was asked for."""
+    if length is None:
+        return None
+    lengths = [parse_length(text) for text in split_list(length)]
+    if not lengths:
+        raise UserError("--length names no length: give whole tokens, as 4096 or 4k, or leave it out.")
+    return lengths
 
 
 def _console(file: TextIO) -> PipeConsole:

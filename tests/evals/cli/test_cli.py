@@ -88,6 +88,7 @@ MISTAKES = {
     "unknown model": (("--task", "sum", "--model", "full-135n"), "did you mean full-135m"),
     "unknown subset": (("--task", "sum:x", "--model", "full-135m"), "Unknown subset of sum 'x'"),
     "bad length": (("--task", "sum", "--model", "full-135m", "--length", "4q"), "--length 4q is not a length"),
+    "no length": (("--task", "sum", "--model", "full-135m", "--length", ","), "--length names no length"),
     "bad number": (("--task", "sum", "--model", "full-135m", "--limit", "0"), "--limit"),
     "long seed": (
         ("--task", "sum", "--model", "full-135m", "--seed", 10**23),
