@@ -41,7 +41,7 @@ class Arguments:
 def check(
     method: str | None,
     *,
-    preset: str | None = None,
+    preset: str | int | float | None = None,
     device: str = "auto",
     dtype: str = "auto",
     attn: str = "auto",
@@ -52,14 +52,14 @@ def check(
     rolling_context: int = 1,
     max_gen_toks: int = 256,
     prefix_token_id: int | None = None,
-    random_weights: bool = False,
-    checkpoint: str | None = None,
-    offline: bool = False,
+    random_weights: object = False,
+    checkpoint: str | int | float | None = None,
+    offline: object = False,
     seed: int = 0,
     **settings: Any,
 ) -> Arguments:
     """The arguments of a model whose preset must have `method` (None: any). Raises UserError for what does not fit."""
-    chosen = _preset(preset, method).override(settings)
+    chosen = _preset(None if preset is None else str(preset), method).override(settings)
     auto = str(batch_size).startswith("auto")
     most = AUTO_BATCH if max_batch_size is None else whole("max_batch_size", max_batch_size, 1)
     longest = None if max_length is None else whole("max_length", max_length, 1)
@@ -73,9 +73,9 @@ def check(
         attn=found["attn"],
         attn_fallback=found["attn_fallback"],
         kernel_order=found["kernels"],
-        random_weights=random_weights,
-        offline=offline,
-        checkpoint=checkpoint,
+        random_weights=_truth("random_weights", random_weights),
+        offline=_truth("offline", offline),
+        checkpoint=None if checkpoint is None else str(checkpoint),
         seed=whole("seed", seed, 0),
     )
     return Arguments(
@@ -128,6 +128,13 @@ def whole(argument: str, value: object, least: int) -> int:
     if not number or not least <= int(number[1]) < 1 << 63:
         raise UserError(f"{argument}={value} is not a whole number from {least} to 2**63 - 1: give one that is.")
     return int(number[1])
+
+
+def _truth(argument: str, value: object) -> bool:
+    """The value as true or false, also written 1 or 0. Raises UserError for any other."""
+    if value not in (True, False):
+        raise UserError(f"{argument}={value} is neither true nor false: give one of them.")
+    return bool(value)
 
 
 def _choice(options: type[Choice], argument: str, value: str) -> Choice:

@@ -42,14 +42,17 @@ def main() -> None:
     register()
     setup_logging()
     cli = HarnessCLI()
-    chosen = cli.parse_args()
     try:
+        chosen = cli.parse_args()
         _check(chosen)
         cli.execute(chosen)
     except UserError as error:
         print(f"sharedllm-lm-eval: {error}", file=sys.stderr)
         sys.exit(2)
     except ValueError as error:
+        if str(error).startswith("Invalid JSON"):  # of --model_args {...}, read by lm-eval
+            print(f"sharedllm-lm-eval: {error}", file=sys.stderr)
+            sys.exit(2)
         if not str(error).startswith("Tasks not found"):  # lm-eval's only word for it
             raise
         print(f"sharedllm-lm-eval: {error}: `sharedllm-lm-eval ls tasks` shows all.", file=sys.stderr)
