@@ -13,6 +13,7 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file
+from tokenizers import Tokenizer, decoders, models, normalizers
 
 HELP = [pydoc_data.topics.topics[name] for name in sorted(pydoc_data.topics.topics)]
 
@@ -34,6 +35,21 @@ def write_sentencepiece(folder: Path, **options: Any) -> Path:
     config = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     (folder / "tokenizer_config.json").write_text(json.dumps({**config, "add_bos_token": True}))
     return folder
+
+
+def write_json_release(folder: Path, tokenizer_class: str, **config: Any) -> Tokenizer:
+    """tokenizer.json in the form that Llama 2 was released in: spaces are handled by its normalizer."""
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), "▁", "▁▁", "a", "b", "▁a"]
+    vocabulary = {piece: i for i, piece in enumerate(pieces)}
+    model = models.BPE(vocabulary, [("▁", "▁"), ("▁", "a")], unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": tokenizer_class, "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, **config}))
+    return tokenizer
 
 
 def as_bin_shards(folder: Path) -> None:

@@ -3,20 +3,72 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from sentencepiece import SentencePieceProcessor
+from tokenizers import Tokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+from transformers.utils.hub import cached_file
 
 from sharedllm.files import reading
 from sharedllm.nn.layers import decoder_of
 
+PROBE = (
+    "The  quick\tfox, 12345!\n\n  def f(x):\n    return x",
+    "Ünï½ ｆｕｌｌ \u00a0\u3000 \u4f60\u597d 😀",
+    " ",
+    "   a",
+)
+"""Texts on which the tokenizer is compared with its own file."""
+
 
 def load_tokenizer(base: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or hub name. Code that comes with a checkpoint never runs."""
+    """The tokenizer of a folder or hub name, with the ids of its own file. Code in a checkpoint never runs.
+
+    transformers rebuilds some classes (Llama's) by rules of its own, which drops the normalizer of tokenizer.json; the
+    file's pipeline is put back, so that training sees the ids that evaluation sees. Raises ValueError where the ids
+    still differ, or where a sentencepiece file gives other ids.
+    """
     with reading(f"The tokenizer of {base}", "name a folder with tokenizer files, or a hub model that is downloaded"):
-        return cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(base, trust_remote_code=False))
+        tokenizer = cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(base, trust_remote_code=False))
+        own = _own_ids(base, tokenizer)
+    if own is not None:
+        for text in PROBE:
+            if tokenizer(text, add_special_tokens=False)["input_ids"] != own(text):
+                raise ValueError(
+                    f"The tokenizer of {base} gives other ids than its own file for {text!r}: save its tokenizer.json "
+                    "beside it, or copy all tokenizer files of one release."
+                )
+    return tokenizer
+
+
+def _own_ids(base: str, tokenizer: PreTrainedTokenizerBase) -> Callable[[str], list[int]] | None:
+    """Ids by the tokenizer's own file; None where transformers reads that file as it is."""
+    if type(tokenizer) is PreTrainedTokenizerFast:
+        return None
+    options = {"local_files_only": True, "_raise_exceptions_for_missing_entries": False}
+    if path := cached_file(base, "tokenizer.json", **options):
+        file = Tokenizer.from_file(path)
+        file.no_truncation()
+        file.no_padding()
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is not None:
+            backend.normalizer, backend.pre_tokenizer = file.normalizer, file.pre_tokenizer
+            backend.model, backend.decoder = file.model, file.decoder
+        return lambda text: list(file.encode(text, add_special_tokens=False).ids)
+    if path := cached_file(base, "tokenizer.model", **options):
+        processor = SentencePieceProcessor(model_file=path)
+        return lambda text: list(processor.encode(text))
+    return None
 
 
 def load_whole_base(base: str, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:

@@ -12,9 +12,12 @@ from typing import Any
 
 import pytest
 import torch
+from released import write_json_release
 
+from evals.methods.tokenizers import load_tokenizer as evaluated
 from sharedllm.files import write_text, write_whole
 from sharedllm.training.interruption import Interrupted, Interruption
+from sharedllm.training.loading import load_tokenizer as trained
 from sharedllm.training.texts import pieces
 
 METHOD = "method={chunk_size: 64, ratios: [8, 4, 2], lower_layers: 2}"
@@ -98,3 +101,13 @@ def test_texts_of_any_length_are_cut_into_short_pieces(text: str) -> None:
     assert all(0 < len(piece) <= 100 for piece in cut)
     if "word" in text:
         assert all(piece.startswith(" ") for piece in cut[1:]), "words are not cut"
+
+
+@pytest.mark.parametrize("tokenizer_class", ["LlamaTokenizer", "PreTrainedTokenizerFast"])
+def test_training_sees_the_ids_that_evaluation_sees(tokenizer_class: str, tmp_path: Path) -> None:
+
+    file = write_json_release(tmp_path, tokenizer_class)
+    for text in ("a  b\n c", "x1 y", "  z"):
+        ids = trained(str(tmp_path))(text, add_special_tokens=False)["input_ids"]
+        assert ids == evaluated(tmp_path)(text, add_special_tokens=False)["input_ids"]
+        assert ids == file.encode(text, add_special_tokens=False).ids

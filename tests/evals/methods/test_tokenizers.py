@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from released import HELP, write_sentencepiece
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+from released import HELP, write_json_release, write_sentencepiece
+from tokenizers import pre_tokenizers
 
 from evals.errors import UserError
 from evals.methods.tokenizers import load_tokenizer
@@ -60,21 +60,6 @@ def test_a_model_that_writes_spaces_at_the_end_of_words_is_refused(tmp_path: Pat
     folder = write_sentencepiece(tmp_path, treat_whitespace_as_suffix=True)
     with pytest.raises(UserError, match="not supported"):
         sentencepiece_backend(folder / "tokenizer.model")
-
-
-def write_json_release(folder: Path, tokenizer_class: str, **config: Any) -> Tokenizer:
-    """tokenizer.json in the form that Llama 2 was released in: spaces are handled by its normalizer."""
-    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), "▁", "▁▁", "a", "b", "▁a"]
-    vocabulary = {piece: i for i, piece in enumerate(pieces)}
-    model = models.BPE(vocabulary, [("▁", "▁"), ("▁", "a")], unk_token="<unk>", fuse_unk=True, byte_fallback=True)
-    tokenizer = Tokenizer(model)
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
-    tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])
-    tokenizer.save(str(folder / "tokenizer.json"))
-    settings = {"tokenizer_class": tokenizer_class, "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, **config}))
-    return tokenizer
 
 
 @pytest.mark.parametrize("tokenizer_class", ["LlamaTokenizer", "LlamaTokenizerFast", "PreTrainedTokenizerFast"])
