@@ -1,4 +1,4 @@
-"""Errors that are a person's to mend, as opposed to bugs.
+"""Errors that the user can fix, as opposed to bugs.
 
 The command line prints a `UserError` as one sentence and exits with code 2; anything else keeps its traceback.
 """

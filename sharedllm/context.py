@@ -1,4 +1,4 @@
-"""The compressed context: what the lower model leaves behind for the upper model to read."""
+"""The compressed context: what the upper model reads of what the lower model encoded."""
 
 from __future__ import annotations
 

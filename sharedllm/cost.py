@@ -13,7 +13,7 @@ from sharedllm.tree import halves, whole, widen
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """FLOPs of reading `chunks` of context with `running` tokens behind them, and bytes of what is kept.
+    """FLOPs of reading `chunks` of context with `running` tokens after them, and bytes of what is kept.
 
     lower: the lower model without search. search: what the search adds to it. upper: running text through all
     layers with cross-attention, and one row of logits. decode: one further token. state_bytes: compressed context

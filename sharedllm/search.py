@@ -59,7 +59,7 @@ def ask(
 ) -> Question:
     """The questions' states after the upper model's first layer, a by-product of its self-attention.
 
-    layer: that layer. hidden: (B, S, H) behind its self-attention, before any cross-attention. start, length: spans
+    layer: that layer. hidden: (B, S, H) after its self-attention, before any cross-attention. start, length: spans
     of the questions in the running text, one for all, (B,), or (B, K) for K questions a row; chunk_question:
     (B, chunks) which of them each chunk is searched with, the first by default.
     """
@@ -188,7 +188,7 @@ class FirstLayer:
         self.value = project_values(layer.self_attn, normed)
 
     def states(self, nodes: Nodes) -> torch.Tensor:
-        """Output (chunks, size, H) for one node of every chunk; rows behind a shorter node's end mean nothing."""
+        """Output (chunks, size, H) for one node of every chunk; rows past the end of a shorter node mean nothing."""
         tokens = nodes.tokens(self.hidden.shape[1])
         attended = attend(rows(self.query, tokens), rows(self.key, tokens), rows(self.value, tokens), causal=True)
         return finish_layer(self.layer, take(self.hidden, tokens), attended)
@@ -209,7 +209,7 @@ def _stack(path: list[torch.Tensor], root: Nodes) -> torch.Tensor:
 
 
 def _pick(mask: torch.Tensor, yes: torch.Tensor, no: torch.Tensor) -> torch.Tensor:
-    """Per chunk `yes` or `no`; states of odd halves may differ by a row, which is padded behind the node's end."""
+    """Per chunk `yes` or `no`; states of odd halves may differ by a row, which is padded after the end of the node."""
     if yes.shape != no.shape:
         size = max(yes.shape[1], no.shape[1])
         yes, no = (F.pad(s, (0, 0, 0, size - s.shape[1])) for s in (yes, no))

@@ -28,7 +28,7 @@ class Nodes:
     uniform: bool
 
     def tokens(self, chunk_size: int) -> torch.Tensor:
-        """Token offsets (chunks, size); a shorter node repeats the chunk's end behind its own."""
+        """Token offsets (chunks, size); past the end of a shorter node they mean nothing."""
         steps = torch.arange(self.size, device=self.start.device)
         return (self.start[:, None] + steps).clamp(max=chunk_size - 1)
 
@@ -146,7 +146,7 @@ def right_spine(
 
 
 def entries_per_chunk(chunk_size: int, ratios: list[float], sampling: str, leaf_overlap: int | None = None) -> int:
-    """Keys and values that a chunk leaves behind; chunk_size over this is the global ratio beta (paper eq. 1)."""
+    """Keys and values kept per chunk; chunk_size over this is the global ratio beta (paper eq. 1)."""
     root = whole(1, chunk_size, torch.device("cpu"))
     nodes = right_spine(root, len(ratios), [0.0] * len(ratios), sampling, leaf_overlap)
     return sum(kept_offsets(n, ratios[n.level - 1], sampling)[0].shape[1] for n in nodes)

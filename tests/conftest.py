@@ -92,7 +92,7 @@ def standins(plugins: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Result:
-    """What a command left behind."""
+    """What a command printed, and its exit code."""
 
     code: int
     out: str

@@ -143,7 +143,7 @@ class Sum(Task):
         if trouble == "two bos":
             prompt = Prompt([256, 256], context, [1], audit=Audit(length - 5, bos=2))
         if trouble == "malformed" and i == 1:
-            raise UserError("rows.jsonl line 2 is not valid JSON: mend the line.")
+            raise UserError("rows.jsonl line 2 is not valid JSON: fix the line.")
         if trouble == "long rows" and i in (1, 2):
             return Instance(f"{i:03}", Prompt([], [], []), refused=f"Row {i} is too long: choose a larger --length.")
         target = [question, 2, 3] if question % 2 else None

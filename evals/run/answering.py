@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from evals.measure.request import cold, synchronize
-from evals.methods.base import LongContextModel
+from evals.methods.base import LongContextModel, NotFiniteError
 from evals.records.models import PerfRecord, not_finite
 from evals.records.store import RunStore
 from evals.run.finite import unusable_output
@@ -15,7 +15,7 @@ from evals.run.grid import Cell
 from evals.run.progress import Progress
 from evals.run.samples import Asked, answer, answered, audit, record, refused, score
 from evals.run.spec import RunSpec
-from evals.tasks.base import Instance
+from evals.tasks.base import Instance, Output
 
 
 @dataclass
@@ -117,11 +117,18 @@ class Answering:
     def _answer(self, model: LongContextModel, cell: Cell, batch: Sequence[Asked]) -> None:
         """Answer requests and write them down; the time of a batch is shared out evenly."""
         start = time.perf_counter()
-        outputs = answer(model, batch)
+        try:
+            outputs, failure = answer(model, batch), None
+        except NotFiniteError as error:
+            if len(batch) > 1:  # the others of a batch may be sound
+                for asked in batch:
+                    self._answer(model, cell, [asked])
+                return
+            outputs, failure = [Output()], str(error).rstrip(".")
         answer_s = time.perf_counter() - start
         self.spent.model_s += answer_s
         for asked, output in zip(batch, outputs, strict=True):
-            fault = unusable_output(asked, output)
+            fault = failure or unusable_output(asked, output)
             metrics = {} if fault else score(answered(cell), asked.instance, output)
             fault = fault or not_finite(metrics)
             self.store.append(record(model, cell, asked, output, metrics, answer_s / len(batch), fault))

@@ -20,7 +20,7 @@ from evals.errors import UserError
 from evals.measure.request import PeakMemory, first_line, is_out_of_memory, out_of_memory, synchronize
 from evals.measure.task import MeasuredTask
 from evals.methods import kernels as attention
-from evals.methods.base import LongContextModel
+from evals.methods.base import LongContextModel, NotFiniteError
 from evals.records.json import Json
 from evals.records.models import ModelEntry, PerfRecord, Status
 from evals.records.read import DAMAGED_FILE
@@ -188,6 +188,8 @@ class Engine:
             raise
         except UserError as error:
             self._settle(cells, "failed", str(error), bad_input=True)
+        except NotFiniteError as error:
+            self._settle(cells, "failed", str(error))
         except Exception as error:
             if is_out_of_memory(error):
                 self._record_out_of_memory(cells, error)

@@ -23,7 +23,7 @@ from evals.measure.device import Rates, measure_rates
 from evals.measure.request import PeakMemory, first_line, is_out_of_memory, out_of_memory
 from evals.measure.task import MeasuredTask
 from evals.methods import kernels as attention
-from evals.methods.base import LongContextModel
+from evals.methods.base import LongContextModel, NotFiniteError
 from evals.records.json import Json
 from evals.records.models import Answer, Measurement, PerfRecord, SampleRecord
 from evals.run.grid import Cell
@@ -101,7 +101,11 @@ def _one_process(cells: Sequence[Cell]) -> Iterator[Loaded | Result]:
         process.join()
         first, waiting = waiting[0], []
         killed = process.exitcode == -signal.SIGKILL
-        how = "was killed, as the host does when its memory runs out" if killed else f"died ({process.exitcode})"
+        how = (
+            "was killed, as the host does when its memory runs out"
+            if killed
+            else f"died with exit code {process.exitcode}"
+        )
         yield Result(first, "failed", f"The measuring process {how}.")
     finally:
         if waiting:  # the run was stopped
@@ -172,6 +176,8 @@ def _failure(cell: Cell, error: Exception, device: torch.device) -> Result:
     """What an exception means for a cell: bad input, no memory left, or a bug, which keeps its traceback."""
     if isinstance(error, UserError):
         return Result(cell.id, "failed", str(error), bad_input=True)
+    if isinstance(error, NotFiniteError):
+        return Result(cell.id, "failed", str(error))
     if is_out_of_memory(error):
         return Result(cell.id, "oom", first_line(error), perf=out_of_memory(PeakMemory(device), error))
     text = "".join(traceback.format_exception(error))

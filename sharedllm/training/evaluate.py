@@ -93,7 +93,7 @@ def _hidden(
     query_start: int | torch.Tensor = 0,
     query_length: int | torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Final states (B, S, H) of text (B, S) behind context (B, chunks, size)."""
+    """Final states (B, S, H) of text (B, S) after context (B, chunks, size)."""
     if isinstance(model, SharedLLMForCausalLM):
         inputs = ContextInputs(
             input_ids=text,

@@ -22,7 +22,7 @@ DIGITS = (5, 8)
 """Fewest and most digits of a number in training: from one length alone a model learns to always write that many."""
 INVENTED_SHARE, WORD_SHARE = 0.3, 0.4
 """Names that are made up, and names that are words of the vocabulary; the others are cities. A few hundred cities alone
-are learnt by heart, and names that training has not seen are then not told apart."""
+are memorised, and unseen names are then confused with each other."""
 ONE_QUESTION_SHARE = 0.25
 """Windows with one question, with which all chunks are searched, as in use."""
 FIRST_DIGIT_WEIGHT = 3.0

@@ -342,7 +342,7 @@ def test_malformed_examples(row: str, message: str, tokenizer: Any, tmp_path: Pa
 
 
 def test_names_stand_before_their_numbers() -> None:
-    """What a causal lower model keeps of a number cannot know a name behind it."""
+    """What a causal lower model keeps of a number cannot know a name that follows it."""
     for template in vocabulary.TEMPLATES:
         assert 0 <= template.needle.index("{key}") < template.needle.index("{value}")
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from standins import Sum, ToySession, write_preset
+from standins import Sum, Toy, ToySession, write_preset
 
+from evals.methods.base import NotFiniteError, Query
 from evals.records.read import read_records, read_run
 from evals.report.load import load
 
@@ -82,3 +83,25 @@ def test_a_run_recorded_with_nan_as_ok_is_read_as_failed(command: Callable[..., 
     loaded = load(tmp_path / "run")
     [cell] = read_run(tmp_path / "run").cells
     assert len(loaded.scored(cell)) == 5
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_logits_that_are_not_finite_fail_their_sample_alone(
+    command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    generate = ToySession.generate
+
+    def sometimes(self: ToySession, query: Query, *arguments: Any, **options: Any) -> list[int]:
+        if sum(self._ids) % 2:
+            raise NotFiniteError("The logits are NaN: try --dtype float32.")
+        return generate(self, query, *arguments, **options)
+
+    monkeypatch.setattr(ToySession, "generate", sometimes)
+    monkeypatch.setattr(Toy, "generate_batch", lambda self, asked: [r.session.generate(r.query, 3) for r in asked])
+    preset = write_preset(tmp_path, "a")
+    settings = ("--set", "questions=1", "contexts=4", "--no-perf", "--batch-size", size, "--random-weights")
+    result = command("--task", "sum", "--model", preset, "--length", "64", *settings, "--output", tmp_path / "run")
+    (cell,) = result.last["cells"]
+    assert (result.code, cell["status"]) == (1, "failed")
+    assert "2 of 4 samples have no score: The logits are NaN" in cell["error"]
+    assert "Traceback" not in result.err
