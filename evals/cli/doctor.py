@@ -30,7 +30,6 @@ def doctor(
     attn: options.Kernel = Attention.auto,
     checkpoint: options.Checkpoint = None,
     random_weights: options.RandomWeights = False,
-    offline: options.Offline = True,
 ) -> int:
     """Check versions, device, free memory and disk, the cache, a preset's files, a prompt and the decoding.
 
@@ -48,7 +47,7 @@ def doctor(
         attn_fallback=chosen["attn_fallback"],
         kernel_order=chosen["kernels"],
         random_weights=random_weights,
-        offline=offline,
+        offline=True,
         checkpoint=str(checkpoint) if checkpoint else None,
     )
     preset = presets.load_preset(model)

@@ -52,7 +52,7 @@ def machine(device: str) -> Iterator[Finding]:
         text = f"{gpu['count']} x {gpu['name']}, {free / GIB:.1f} of {total / GIB:.1f} GiB free, CUDA {gpu['cuda']}"
         yield Finding("device", "ok", text)
     else:
-        yield Finding("device", "ok", f"CPU {found['cpu']}, {found['cores']} cores, {found['threads']} threads")
+        yield Finding("device", "ok", f"CPU {found['cpu']}, {found['cores']} cores, torch threads: {found['threads']}")
     yield _room("memory", psutil.virtual_memory().available, "close other programs")
     yield _room("disk", shutil.disk_usage(Path.cwd()).free, "free some space, or choose --output on another disk")
     yield _cache()

@@ -11,7 +11,12 @@ import typer
 
 from sharedllm.plain_yaml import assignments
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 MOST_STEPS = 10**9
 
