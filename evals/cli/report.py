@@ -22,6 +22,7 @@ def report(
     from evals import report as reporting
     from evals.records.json import dumps
     from evals.report.load import load, merge
+    from evals.report.missing import missing
     from evals.safe_text import plain_json, plain_line
 
     loaded = [load(path) for path in runs]
@@ -30,11 +31,12 @@ def report(
         jobs = [(merge(loaded, output) if len(loaded) > 1 else loaded[0], output)]
     written = []
     for run, folder in jobs:
-        for note in run.notes:
+        notes = [*run.notes, *missing(run)]
+        for note in notes:
             print(plain_line(note), file=sys.stderr)
         summary = reporting.write(run, folder)
         print(f"{plain_line(str(folder / 'report.html'))}: {len(summary)} cells, {len(run.models)} models")
-        written.append({"report": str(folder / "report.html"), "cells": len(summary), "notes": run.notes})
+        written.append({"report": str(folder / "report.html"), "cells": len(summary), "notes": notes})
     print(plain_json(dumps({"runs": [str(path) for path in runs], "reports": written})))
     return 0
 

@@ -219,6 +219,18 @@ def test_failed_samples_are_counted_on_the_page(tmp_path) -> None:
     assert "1 of 4 samples do not count (1 failed)" in (tmp_path / "out" / "report.html").read_text()
 
 
+def test_the_command_says_which_samples_do_not_count(tmp_path, capsys) -> None:
+    folder = write_run(tmp_path / "run", samples=4, tasks=("longbench:qasper",))
+    lines = (folder / "samples.jsonl").read_text().splitlines()
+    first = json.loads(lines[0])
+    first["metrics"] = dict.fromkeys(first["metrics"], math.nan)
+    (folder / "samples.jsonl").write_text("\n".join([json.dumps(first), *lines[1:]]) + "\n")
+    with pytest.raises(SystemExit) as done:
+        main([str(folder)])
+    assert not done.value.code
+    assert "1 of 4 samples do not count" in capsys.readouterr().err
+
+
 def test_cells_that_are_all_out_of_memory_make_a_report(tmp_path) -> None:
     run = load(write_run(tmp_path, samples=2, models=(FULL,), tasks=("perplexity",)))
     for cell, state in run.cells.items():
