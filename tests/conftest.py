@@ -16,17 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from folders import TESTS
-
-TINY_SHAPE = {
-    "model_type": "llama",
-    "vocab_size": 258,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 768,
-}
+from shapes import TINY_SHAPE
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY_SHAPE
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shapes import TINY_SHAPE
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import GptOssConfig, LlamaConfig
 

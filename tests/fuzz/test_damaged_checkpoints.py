@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TINY_SHAPE
+from shapes import TINY_SHAPE
 
 from evals.errors import UserError
 from evals.methods.base import Runtime

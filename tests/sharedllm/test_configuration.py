@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import pytest
-from test_modeling import CHUNK, base_model, shared_model
+from shapes import CHUNK, base_model, shared_model
 from transformers import AutoConfig
 
 from sharedllm import SharedLLMConfig

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_modeling import CHUNK, VOCABULARY, shared_model
+from shapes import CHUNK, VOCABULARY, shared_model
 from transformers import LlamaConfig
 
 from sharedllm import SharedLLMConfig

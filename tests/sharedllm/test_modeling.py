@@ -7,49 +7,12 @@ from typing import Any
 import pytest
 import torch
 from accelerate.utils import send_to_device
+from shapes import BASES, CHUNK, VOCABULARY, base_model, shared_model
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from sharedllm import SharedLLMForCausalLM
 from sharedllm.compressor import Compressor, lower_layer
 from sharedllm.search import ask
-
-CHUNK, VOCABULARY = 20, 64
-BASES: dict[str, dict[str, Any]] = {
-    "llama": {},
-    "mistral": {"sliding_window": CHUNK},
-    "qwen2": {"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 2},
-    "qwen3": {"head_dim": 12},
-}
-
-
-def base_model(kind: str = "llama", **fields: Any) -> PreTrainedModel:
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(
-        kind,
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        initializer_range=0.2,
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=0,
-        **{**BASES[kind], **fields},
-    )
-    return AutoModelForCausalLM.from_config(config)
-
-
-def shared_model(base: PreTrainedModel | None = None, **method: Any) -> SharedLLMForCausalLM:
-    """Two lower layers, trees of height 2, and a cross-attention that matters."""
-    usual = {"chunk_size": CHUNK, "ratios": [4, 2], "lower_layers": 2, "policy": "maxsim"}
-    model = SharedLLMForCausalLM.from_base(base_model() if base is None else base, **{**usual, **method})
-    torch.manual_seed(1)
-    for cross in model.cross_attention:
-        nn.init.normal_(cross.o_proj.weight, std=0.3)
-    return model.eval()
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY_SHAPE
 from safetensors.torch import load_file, save_file
+from shapes import TINY_SHAPE
 
 from evals.errors import UserError
 from evals.methods.base import Runtime

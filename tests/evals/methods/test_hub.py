@@ -9,8 +9,8 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
-from conftest import TINY_SHAPE
 from released import FakeHub, as_bin_shards, write_sentencepiece
+from shapes import TINY_SHAPE
 
 from evals import registry
 from evals.errors import UserError

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY_SHAPE
+from shapes import TINY_SHAPE
 
 from evals.errors import UserError
 from evals.methods.base import Runtime

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY_SHAPE
+from shapes import TINY_SHAPE
 
 from evals.errors import UserError
 from evals.methods import presets
