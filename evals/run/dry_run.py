@@ -33,7 +33,7 @@ class Planned:
 
 
 def planned(cells: Sequence[Cell], limit: int | None) -> list[Planned]:
-    """The plan of a run, one row a cell."""
+    """The plan of a run, one row per cell."""
     choices = {cell.model.name: cell.model for cell in cells}
     memory = {name: expected_memory(choice) for name, choice in choices.items()}
     rows = []

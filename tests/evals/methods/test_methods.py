@@ -182,7 +182,7 @@ def test_cached_equals_uncached(model: LongContextModel) -> None:
 
 def test_scores_are_log_probabilities(name: str, model: LongContextModel) -> None:
     if name != next(other for other, case in CASES.items() if case.method == CASES[name].method):
-        pytest.skip("300 scores: once a method")
+        pytest.skip("300 scores: one case per method is enough")
     session = model.prefill(CONTEXT[:20])
     every = torch.cat([session.score(QUERY, [token]) for token in range(SHAPE["vocab_size"])])
     assert every.exp().sum().item() == pytest.approx(1, abs=1e-3)
