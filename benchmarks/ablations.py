@@ -26,10 +26,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
-import yaml
 from ablation_bench import Recipe, longest_first, select, shared_settings, tokenize, train
 
 from evals.errors import UserError
+from sharedllm.plain_yaml import assignments
 from sharedllm.processes import end_with_parent
 from sharedllm.training.trainer import CHECKPOINT
 
@@ -154,7 +154,7 @@ def ablate(chosen: argparse.Namespace, arguments: list[str]) -> None:
     """Train and evaluate the variants that the record lacks."""
     if chosen.jobs < 1:
         raise UserError(f"--jobs {chosen.jobs} trains nothing: give 1 or more.")
-    changes = {key: yaml.safe_load(value) for key, _, value in (text.partition("=") for text in chosen.set)}
+    changes = assignments(chosen.set)
     settings = shared_settings(chosen.steps, chosen.needles, changes)
     names = select(chosen.variants, bool(settings.needles))
     files = (tuple(chosen.data), tuple(chosen.heldout), chosen.output)
