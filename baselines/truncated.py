@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from baselines.dense import DenseSession, DenseSettings, FullAttention, dense_cost
 from evals.errors import UserError
-from evals.methods.base import MOST, Cost, Runtime, Session
+from evals.methods.base import MOST, Cost, Query, Runtime, Session
 from evals.methods.decoding.deferred import DeferredSession
 from evals.methods.presets import Preset
 from evals.methods.truncation import Side, kept_ends
@@ -46,8 +46,8 @@ class TruncatedSession(DeferredSession[int]):
     def trace(self) -> dict[str, int]:
         return {"kept_tokens": self._kept, "cut_tokens": len(self._context) - self._kept}
 
-    def _plan(self, query: int, generated: int, scored: int) -> int:
-        return context_room(self._window, len(self._prefix), query + generated + scored)
+    def _plan(self, query: Query, generated: int, scored: int) -> int:
+        return context_room(self._window, len(self._prefix), len(query.ids) + generated + scored)
 
     def _read(self, plan: int) -> Session:
         head, end = kept_ends(len(self._context), plan, self._settings.side)

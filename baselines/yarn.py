@@ -25,7 +25,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from baselines.dense import DenseSession, DenseSettings, FullAttention
 from evals.errors import UserError
-from evals.methods.base import Runtime, Session, common_fields
+from evals.methods.base import Query, Runtime, Session, common_fields
 from evals.methods.bases import check_reading
 from evals.methods.decoding.deferred import DeferredSession
 from evals.methods.decoding.static_decoder import decode_mode
@@ -119,8 +119,8 @@ class DynamicSession(DeferredSession[int]):
     def trace(self) -> dict[str, Any]:
         return {"factor": self.plan or 0}
 
-    def _plan(self, query: int, generated: int, scored: int) -> int:
-        return factor_for(len(self._ids) + query + scored, self._method.trained)
+    def _plan(self, query: Query, generated: int, scored: int) -> int:
+        return factor_for(len(self._ids) + len(query.ids) + scored, self._method.trained)
 
     def _read(self, plan: int) -> Session:
         return DenseSession(self._method.model, self._ids, self._method.settings.block)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 METHODS = {
     "full": "baselines.dense:FullAttention",
     "truncated": "baselines.truncated:Truncated",
+    "retrieval": "baselines.retrieval.adapter:Retrieval",
     "streaming_llm": "baselines.streaming_llm.adapter:StreamingLLM",
     "yarn": "baselines.yarn:ScaledRope",
     "cepe": "baselines.cepe.adapter:CEPE",

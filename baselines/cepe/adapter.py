@@ -22,7 +22,7 @@ from baselines.cepe.cost import CrossCost
 from baselines.cepe.modeling import CEPEForCausalLM, EncodedContext, check_fields
 from evals.errors import UserError
 from evals.methods import flops
-from evals.methods.base import MOST, Cost, LongContextModel, MethodSettings, Runtime, Session, common_fields
+from evals.methods.base import MOST, Cost, LongContextModel, MethodSettings, Query, Runtime, Session, common_fields
 from evals.methods.decoding.buffer_session import BufferSession
 from evals.methods.decoding.deferred import DeferredSession
 from evals.methods.decoding.kv_cache import BufferCache
@@ -106,8 +106,9 @@ class CEPESession(DeferredSession[int]):
         overflow = self.plan or 0
         return {"encoder_tokens": overflow, "decoder_tokens": len(self._context) - overflow}
 
-    def _plan(self, query: int, generated: int, scored: int) -> int:
-        return overflow_tokens(self._settings, len(self._prefix), len(self._context), query + generated + scored)
+    def _plan(self, query: Query, generated: int, scored: int) -> int:
+        tail = len(query.ids) + generated + scored
+        return overflow_tokens(self._settings, len(self._prefix), len(self._context), tail)
 
     def _read(self, plan: int) -> Session:
         running = [*self._prefix, *self._context[plan:]]

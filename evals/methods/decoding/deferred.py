@@ -1,4 +1,4 @@
-"""Contexts that are read once the lengths of a query and its answer are known, because the read depends on them."""
+"""Contexts that are read once a query and the length of its answer are known, because the read depends on them."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class DeferredSession(Session, Generic[Plan]):
     _session: Session | None = None
 
     @abstractmethod
-    def _plan(self, query: int, generated: int, scored: int) -> Plan:
-        """What the read depends on, given tokens of a query and of an answer. Raises UserError where none fits."""
+    def _plan(self, query: Query, generated: int, scored: int) -> Plan:
+        """What the read depends on, given a query and the tokens of its answer. Raises UserError where none fits."""
 
     @abstractmethod
     def _read(self, plan: Plan) -> Session:
@@ -35,14 +35,14 @@ class DeferredSession(Session, Generic[Plan]):
         stop: Stop | None = None,
         on_token: Callable[[int], None] | None = None,
     ) -> list[int]:
-        session = self._ready(self._plan(len(query.ids), max_new_tokens, 0))
+        session = self._ready(self._plan(query, max_new_tokens, 0))
         return session.generate(query, max_new_tokens, stop, on_token)
 
     def score(self, query: Query, target_ids: Sequence[int]) -> torch.Tensor:
         return self.score_greedy(query, target_ids)[0]
 
     def score_greedy(self, query: Query, target_ids: Sequence[int]) -> tuple[torch.Tensor, bool]:
-        return self._ready(self._plan(len(query.ids), 0, len(target_ids))).score_greedy(query, target_ids)
+        return self._ready(self._plan(query, 0, len(target_ids))).score_greedy(query, target_ids)
 
     @property
     def state_bytes(self) -> int:

@@ -68,6 +68,8 @@ CASES = {
     "full-blocks": Case("full", {"block": 7}, dense_up_to=64, one_stream=True),
     # what is cut depends on the length of the answer, so here all fits: cutting has tests of its own
     "truncated": Case("truncated", {}, {"max_position_embeddings": 512}, dense_up_to=64),
+    # the budget is so small that the length of the answer does not matter
+    "retrieval": Case("retrieval", {"budget": 24, "chunk_size": 5}, {"max_position_embeddings": 512}, dense_up_to=34),
     "streaming-chunked": Case(
         "streaming_llm", {"sinks": 2, "recent": 10, "chunk": 16}, dense_up_to=28, one_stream=True
     ),
@@ -135,6 +137,8 @@ TARGET = [21, 5, 22, 199, 8, 23, 42, 77, 4, 24, 101, 99]
 
 
 def load(case: Case) -> LongContextModel:
+    if case.method == "retrieval":
+        pytest.importorskip("bm25s")
     preset = Preset(
         name="tiny",
         method=case.method,

@@ -1,0 +1,136 @@
+"""Retrieval at equal token budget: of a context that is too long, the base reads the chunks that fit the question best.
+
+The rival of every method that compresses: same base, same prompt, and as many tokens read as the budget allows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, NamedTuple, Self
+
+from pydantic import Field
+from transformers import PreTrainedTokenizerBase
+
+from baselines.dense import DenseSession, DenseSettings, dense_cost
+from baselines.retrieval.rankers import BM25, Index, Ranker
+from baselines.truncated import Truncated, TruncatedSettings, context_room
+from evals.methods.base import MOST, Cost, Query, Runtime, Session
+from evals.methods.decoding.deferred import DeferredSession
+from evals.methods.presets import Preset
+from evals.methods.truncation import kept_ends
+
+Span = tuple[int, int]
+"""Half-open range of context tokens."""
+
+
+class RetrievalSettings(TruncatedSettings):
+    """ranker: what orders the chunks of `chunk_size` tokens. budget: context tokens that are read; None is what the
+    window has room for. side: what is cut where nothing is asked."""
+
+    ranker: Literal["bm25"] = "bm25"
+    budget: int | None = Field(None, ge=1, le=MOST)
+    chunk_size: int = Field(128, ge=1, le=MOST)
+
+
+class Plan(NamedTuple):
+    """Context tokens to read, and the ids of the question that chooses them; None where truncation does."""
+
+    room: int
+    question: tuple[int, ...] | None
+
+
+class RetrievalSession(DeferredSession[Plan]):
+    """A context that is indexed at its first question, and of which every other question reads other chunks."""
+
+    _index: Index | None = None
+    _spans: Sequence[Span] = ()
+
+    def __init__(self, method: Retrieval, prefix: Sequence[int], context: Sequence[int]) -> None:
+        self._method = method
+        self._prefix, self._context = list(prefix), list(context)
+
+    def trace(self) -> dict[str, int | Sequence[Span]]:
+        kept = sum(end - start for start, end in self._spans)
+        return {"kept_tokens": kept, "cut_tokens": len(self._context) - kept, "kept": self._spans}
+
+    def _plan(self, query: Query, generated: int, scored: int) -> Plan:
+        room = self._method.room(len(self._prefix), len(query.ids) + generated + scored)
+        if query.question is None or len(self._context) <= room:
+            return Plan(room, None)
+        return Plan(room, tuple(query.ids[slice(*query.question)]))
+
+    def _read(self, plan: Plan) -> Session:
+        self._spans = self._chosen(plan)
+        kept = [token for start, end in self._spans for token in self._context[start:end]]
+        return DenseSession(self._method.model, [*self._prefix, *kept], self._method.settings.block)
+
+    def _chosen(self, plan: Plan) -> list[Span]:
+        tokens, settings = len(self._context), self._method.settings
+        if plan.question is not None:
+            scores = self._scores(text_of(self._method.tokenizer, plan.question))
+            if len(set(scores)) > 1:
+                return best_spans(scores, settings.chunk_size, tokens, plan.room)
+        head, end = kept_ends(tokens, plan.room, settings.side)
+        return [span for span in ((0, head), (tokens - end, tokens)) if span[0] < span[1]]
+
+    def _scores(self, question: str) -> list[float]:
+        if self._index is None:
+            texts = chunk_texts(self._method.tokenizer, self._context, self._method.settings.chunk_size)
+            self._index = self._method.ranker.index(texts)
+        return self._index.scores(question)
+
+
+@dataclass(kw_only=True)
+class Retrieval(Truncated):
+    """Truncation that asks the question which part of the context stays. Any length is accepted."""
+
+    settings_model: ClassVar[type[DenseSettings]] = RetrievalSettings
+
+    settings: RetrievalSettings
+    ranker: Ranker = field(init=False)
+
+    @classmethod
+    def load(cls, preset: Preset, runtime: Runtime) -> Self:
+        ranker = BM25()  # a missing package is said before a base is loaded
+        method = super().load(preset, runtime)
+        method.ranker = ranker
+        return method
+
+    def room(self, prefix: int, tail: int) -> int:
+        """Context tokens that are read beside a prefix and a tail (query and answer)."""
+        room = context_room(self.window, prefix, tail)
+        return min(room, self.settings.budget or room)
+
+    def prefill(self, context_ids: Sequence[int], prefix_ids: Sequence[int] = ()) -> Session:
+        return RetrievalSession(self, prefix_ids, context_ids)
+
+    def cost(self, context_tokens: int, query_tokens: int) -> Cost:
+        """Of dense attention over what is read. The BM25 index is on the host and not in the account."""
+        return dense_cost(self.model, min(context_tokens, self.room(0, query_tokens)), query_tokens)
+
+
+def text_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """The text of some ids; bytes of a character that is cut through become replacement characters."""
+    return str(tokenizer.decode(list(ids)))
+
+
+def chunk_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], chunk_size: int) -> list[str]:
+    """The texts of consecutive chunks of `chunk_size` tokens; the last may be shorter."""
+    return [text_of(tokenizer, ids[at : at + chunk_size]) for at in range(0, len(ids), chunk_size)]
+
+
+def best_spans(scores: Sequence[float], chunk_size: int, tokens: int, room: int) -> list[Span]:
+    """The chunks with the best scores, in text order, that hold min(`tokens`, `room`) tokens together.
+
+    The earlier of two equal chunks is better. The last chunk that is taken is cut at its end, so that the budget is
+    used up whatever the chunks' size.
+    """
+    spans: list[Span] = []
+    for chunk in sorted(range(len(scores)), key=lambda chunk: -scores[chunk]):
+        start = chunk * chunk_size
+        end = min(start + chunk_size, start + room, tokens)
+        if start < end:
+            spans.append((start, end))
+        room -= end - start
+    return sorted(spans)
