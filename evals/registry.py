@@ -36,6 +36,7 @@ TASKS = {
     "longbench-v2": "evals.tasks.longbench_v2:LongBenchV2",
     "infinitebench": "evals.tasks.infinitebench.task:InfiniteBench",
     "ruler": "evals.tasks.ruler.task:Ruler",
+    "graphwalks": "evals.tasks.graphwalks.task:GraphWalks",
     "efficiency": "evals.measure.efficiency:Efficiency",
     "efficiency-maxlen": "evals.measure.efficiency:MaxLength",
 }

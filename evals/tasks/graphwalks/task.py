@@ -1,0 +1,150 @@
+"""GraphWalks, generated: walks over a graph that is given as a list of edges (openai/graphwalks on the hub, 2025).
+
+Kept from there: directed edges between hex names, the two questions, the form of the answer, the score. Changed:
+graphs, wording and lengths are generated here, so scores must not stand beside those of the published prompts.
+An instance depends on (subset, depth, seed, length, index, tokenizer) alone.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from evals.tasks.base import Instance, Output, Task
+from evals.tasks.chat_settings import ChatSettings
+from evals.tasks.common.prompt import Prompt
+from evals.tasks.graphwalks.graph import at_depth, children, draw, nodes_of, parents
+from evals.tasks.graphwalks.scores import MARK, parse, set_f1
+from evals.tasks.official import stop_at_end
+from evals.tasks.ruler.sample import Family, Sample
+from evals.tasks.ruler.task import fitted
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SAMPLES = 100
+MOST_NODES = 8
+"""Largest answer: with its brackets it takes at most 110 characters, so it fits the default answer budget."""
+
+INSTRUCTION = (
+    "Below is a directed graph, one edge per line. `a -> b` is an edge from node a to node b: a is a parent of b, and "
+    "b is at depth 1 from a.\n\n"
+)
+FORM = (
+    f"\nThe last line of the answer lists the nodes, in any order, without node {{node}}, in this form: "
+    f"{MARK} [node, node]\n"
+)
+QUESTIONS = {
+    "parents": "Which nodes are parents of node {node}?",
+    "bfs": "In a breadth-first search from node {node}, which nodes are at depth {depth} exactly?",
+}
+BEGUN = f"{MARK} ["
+"""Begins the answer of a model without a chat template."""
+
+
+class GraphWalksSettings(ChatSettings):
+    """depth: edges from the start to the nodes asked for, of `bfs`. max_new_tokens: answer budget, part of the
+    length. chat: wrap the prompt in the tokenizer's chat template; the reply is then not begun for the model, which
+    may reason before the last line.
+    """
+
+    depth: int = Field(2, ge=1, le=4)
+    max_new_tokens: int = Field(128, ge=1)
+    chat: bool = False
+
+
+@dataclass(frozen=True)
+class Walks(Family):
+    """Graphs by their number of edges, each with a question that 1 to `MOST_NODES` nodes answer."""
+
+    family: ClassVar[str] = "graphwalks"
+
+    kind: str
+    depth: int
+    new_tokens: int  # type: ignore[misc]  # a setting here, a constant of the official families
+
+    def smallest(self, index: int) -> int:
+        return 4 * self.depth
+
+    def sample(self, rng: random.Random, size: int, index: int) -> Sample:
+        while True:  # a small graph may have no node at the depth
+            edges = draw(rng, size)
+            nodes = nodes_of(edges)
+            before, after = parents(edges), children(edges)
+            for node in rng.sample(nodes, len(nodes)):
+                answer = before.get(node, set()) if self.kind == "parents" else at_depth(after, node, self.depth)
+                if 1 <= len(answer) <= MOST_NODES:
+                    return Sample(
+                        before=INSTRUCTION,
+                        context="".join(f"{start} -> {end}\n" for start, end in edges),
+                        lead="\n",
+                        question=QUESTIONS[self.kind].format(node=node, depth=self.depth),
+                        answer_prefix=FORM.format(node=node),
+                        answers=sorted(answer),
+                        meta={"edges": [len(edges)], "nodes": [len(nodes)]},
+                    )
+
+
+class GraphWalks(Task):
+    """Parents of a node, or the nodes at a depth from it (generated variant)."""
+
+    settings: GraphWalksSettings
+    settings_model = GraphWalksSettings
+    name: ClassVar[str] = "graphwalks"
+    metric: ClassVar[str] = "f1"
+    subsets: ClassVar[Sequence[str]] = tuple(QUESTIONS)
+    lengths: ClassVar[Sequence[int]] = (4096, 8192, 16384, 32768)
+
+    def files(self) -> Sequence[Path]:
+        return []
+
+    def instances(
+        self, tokenizer: PreTrainedTokenizerBase, length: int | None, limit: int | None, seed: int
+    ) -> Iterator[Instance]:
+        assert length is not None, "a cell of GraphWalks always has a length"
+        builder = self.settings.builder(tokenizer)
+        kind, chat = self.subset or "bfs", self.settings.chat
+        depth = self.settings.depth if kind == "bfs" else 1
+
+        def build(sample: Sample, budget: int | None = None) -> Prompt:
+            return builder.build(
+                sample.before,
+                sample.context,
+                sample.lead + sample.question + sample.answer_prefix,
+                budget=budget,
+                question=sample.question,
+                answer="" if chat else BEGUN,
+                chat=chat,
+            )
+
+        family = Walks(kind, depth, self.settings.max_new_tokens)
+        key = f"graphwalks {kind}:{depth}:{seed}:{length}"
+        for index, (sample, prompt) in enumerate(fitted(family, build, key, length, min(SAMPLES, limit or SAMPLES))):
+            yield Instance(
+                id=str(index),
+                prompt=prompt,
+                max_new_tokens=family.new_tokens,
+                stop=stop_at_end(tokenizer),
+                thinking=self.settings.reading(builder, chat),
+                reference=sample.answers,
+                group=str(index),
+                meta={"source": "generated", **{name: int(value) for name, (value,) in sample.meta.items()}},
+            )
+
+    def evaluate(self, instance: Instance, output: Output) -> dict[str, float]:
+        """f1: of the sets. parsed: whether the last line has its form. chance: expected F1 of as many random nodes.
+
+        Without a chat template, the first line is read: a base model goes on after the answer.
+        """
+        text = output.text if self.settings.chat else BEGUN + output.text.partition("\n")[0]
+        nodes = parse(text)
+        return {
+            "f1": 0.0 if nodes is None else set_f1(nodes, instance.reference),
+            "parsed": float(nodes is not None),
+            "chance": len(instance.reference) / (instance.meta["nodes"] - 1),
+        }

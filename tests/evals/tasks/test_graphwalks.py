@@ -1,0 +1,145 @@
+"""GraphWalks: the right nodes are asked for, prompts fit, answers are read and scored as published."""
+
+from __future__ import annotations
+
+import random
+import re
+from itertools import pairwise, permutations
+
+import pytest
+
+from evals.errors import UserError
+from evals.methods.weights import byte_tokenizer
+from evals.tasks.base import DataSource, Instance, Output
+from evals.tasks.graphwalks.graph import at_depth, children, draw, nodes_of, parents
+from evals.tasks.graphwalks.scores import parse, set_f1
+from evals.tasks.graphwalks.task import MOST_NODES, GraphWalks, GraphWalksSettings
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return byte_tokenizer(258)
+
+
+def task(kind: str = "bfs", **settings) -> GraphWalks:
+    return GraphWalks(kind, GraphWalksSettings(**settings), DataSource())
+
+
+def text(tokenizer, instance: Instance) -> str:
+    prompt = instance.prompt
+    return tokenizer.decode([*prompt.prefix, *prompt.context, *prompt.query], skip_special_tokens=True)
+
+
+def shortest(edges: set[tuple[str, str]], start: str, end: str) -> int | None:
+    """Edges of the shortest path, by trying all paths."""
+    others = [node for node in nodes_of(edges) if node not in (start, end)]
+    for between in range(len(others) + 1):
+        for path in permutations(others, between):
+            if all(step in edges for step in pairwise((start, *path, end))):
+                return between + 1
+    return None
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_breadth_first_search_agrees_with_all_paths(seed: int) -> None:
+    edges = draw(random.Random(seed), 9)
+    assert len(set(edges)) == 9
+    assert all(start != end for start, end in edges)
+    nodes = nodes_of(edges)
+    for start in nodes:
+        for depth in range(1, 5):
+            expected = {end for end in nodes if end != start and shortest(set(edges), start, end) == depth}
+            assert at_depth(children(edges), start, depth) == expected
+
+
+@pytest.mark.parametrize(("kind", "depth"), [("parents", 1), ("bfs", 1), ("bfs", 2), ("bfs", 4)])
+@pytest.mark.parametrize("length", [1500, 4096])
+def test_the_reference_follows_from_the_prompt_and_scores_1(tokenizer, kind: str, depth: int, length: int) -> None:
+    made = task(kind, depth=depth)
+    for instance in made.instances(tokenizer, length, 3, 0):
+        prompt = text(tokenizer, instance)
+        edges = re.findall(r"^(\w{10}) -> (\w{10})$", prompt, re.MULTILINE)
+        assert len(edges) == instance.meta["edges"]
+        node = re.search(r"(?:of|from) node (\w{10})[?,]", prompt)[1]
+        expected = parents(edges)[node] if kind == "parents" else at_depth(children(edges), node, depth)
+        assert set(instance.reference) == expected
+        assert 1 <= len(expected) <= MOST_NODES
+        right = Output(text=", ".join(instance.reference) + "]\nand more")
+        assert len(right.text) <= instance.max_new_tokens
+        assert made.evaluate(instance, right) == {
+            "f1": 1,
+            "parsed": 1,
+            "chance": len(expected) / (instance.meta["nodes"] - 1),
+        }
+        assert made.evaluate(instance, Output(text=f"{node}]"))["f1"] == 0
+        assert made.evaluate(instance, Output(text=", ".join(instance.reference)))["f1"] == 0  # never closed
+        used = len(instance.prompt) + instance.max_new_tokens
+        assert length * 0.95 < used <= length
+        assert instance.prompt.audit.cut_tokens == 0
+
+
+def test_instances_depend_on_the_arguments_alone(tokenizer) -> None:
+    ten, two = list(task().instances(tokenizer, 1500, 5, 0)), list(task().instances(tokenizer, 1500, 2, 0))
+    assert two == ten[:2]
+    assert len({text(tokenizer, instance) for instance in ten}) == 5
+    assert next(task().instances(tokenizer, 1500, 1, 1)).prompt != ten[0].prompt
+
+
+def test_a_length_without_room_is_one_sentence(tokenizer) -> None:
+    with pytest.raises(UserError, match="cannot hold graphwalks bfs: choose a larger --length"):
+        list(task().instances(tokenizer, 500, 1, 0))
+
+
+def test_a_chat_model_writes_the_whole_last_line_itself(tokenizer) -> None:
+    tokenizer.chat_template = "{% for m in messages %}[U]{{ m['content'] }}[M]{% endfor %}"
+    made = task(chat=True)
+    instance = next(made.instances(tokenizer, 2000, 1, 0))
+    assert text(tokenizer, instance).endswith("[M]")
+    nodes = ", ".join(instance.reference)
+    assert made.evaluate(instance, Output(text=f"I search.\nFinal Answer: [{nodes}]"))["f1"] == 1
+    assert made.evaluate(instance, Output(text=f"{nodes}]"))["parsed"] == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "nodes"),
+    [
+        ("Final Answer: [a, b]", ["a", "b"]),
+        ("thought\nFinal Answer:[a,b,]\n", ["a", "b"]),
+        ("**Final Answer: [ a ]**", ["a"]),
+        ("Final Answer: []", []),
+        ("Final Answer: [a]\nI hope this helps", None),
+        ("Final Answer: a, b", None),
+        ("[a, b]", None),
+        ("", None),
+    ],
+)
+def test_the_last_line_is_read(answer: str, nodes: list[str] | None) -> None:
+    assert parse(answer) == nodes
+
+
+@pytest.mark.parametrize(
+    ("answer", "truth", "score"),
+    [
+        ("ab", "ab", 1),
+        ("aab", "ba", 1),
+        ("a", "ab", 2 / 3),
+        ("abcd", "a", 0.4),
+        ("c", "a", 0),
+        ("", "a", 0),
+        ("", "", 1),
+    ],
+)
+def test_sets_are_compared_by_f1(answer: str, truth: str, score: float) -> None:
+    assert set_f1(list(answer), list(truth)) == pytest.approx(score)
+
+
+def test_chance_is_the_mean_f1_of_random_nodes(tokenizer) -> None:
+    made, rng = task("parents"), random.Random(0)
+    instance = next(made.instances(tokenizer, 1500, 1, 0))
+    prompt = text(tokenizer, instance)
+    edges = re.findall(r"^(\w{10}) -> (\w{10})$", prompt, re.MULTILINE)
+    asked = re.search(r"of node (\w{10})\?", prompt)[1]
+    others = [node for node in nodes_of(edges) if node != asked]
+    truth = instance.reference
+    scores = [set_f1(rng.sample(others, len(truth)), truth) for _ in range(5000)]
+    assert sum(scores) / 5000 == pytest.approx(made.evaluate(instance, Output())["chance"], abs=0.02)
