@@ -37,6 +37,7 @@ TASKS = {
     "infinitebench": "evals.tasks.infinitebench.task:InfiniteBench",
     "ruler": "evals.tasks.ruler.task:Ruler",
     "graphwalks": "evals.tasks.graphwalks.task:GraphWalks",
+    "mrcr": "evals.tasks.mrcr.task:Mrcr",
     "efficiency": "evals.measure.efficiency:Efficiency",
     "efficiency-maxlen": "evals.measure.efficiency:MaxLength",
 }

@@ -1,0 +1,1 @@
+"""MRCR, generated."""
