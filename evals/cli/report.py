@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from evals.cli.command import new_app, run_command
+from evals.errors import UserError
+
+if TYPE_CHECKING:
+    from evals.report.load import Run
 
 reports, comparisons = new_app(), new_app()
 
@@ -38,6 +43,7 @@ def report(
         print(f"{plain_line(str(folder / 'report.html'))}: {len(summary)} cells, {len(run.models)} models")
         written.append({"report": str(folder / "report.html"), "cells": len(summary), "notes": notes})
     print(plain_json(dumps({"runs": [str(path) for path in runs], "reports": written})))
+    _require_whole(loaded)
     return 0
 
 
@@ -73,11 +79,25 @@ def compare(
         "refused": [vars(r) for r in refused],
     }
     print(plain_json(dumps(found)))
+    _require_whole(runs)
     return 1 if refused else 0
 
 
+def _require_whole(runs: Sequence[Run]) -> None:
+    """Raises UserError, after all else is printed, where records could not be read: exit code 2 tells scripts."""
+    for run in runs:
+        if run.left_out:
+            raise UserError(
+                f"This is without {run.left_out} records of {run.path} that could not be read: start its command again "
+                "to measure them, then this one."
+            )
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point. Exit code 0: done; 1: some cells could not be compared; 2: bad usage or input."""
+    """Entry point. Exit code 0: done; 1: some cells could not be compared; 2: bad usage or input.
+
+    Damaged records are bad input: what they leave is still reported, and the code says that it is not all.
+    """
     words = sys.argv[1:] if arguments is None else arguments
     if words[:1] == ["compare"]:
         run_command(comparisons, "sharedllm-report compare", words[1:])

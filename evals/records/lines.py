@@ -18,6 +18,8 @@ from evals.records.models import PerfRecord, SampleRecord
 AnyRecord = SampleRecord | PerfRecord
 CHECK = b',"crc":"'
 CHECK_SIZE = len(CHECK) + 8 + len(b'"}')
+ALWAYS_WRITTEN = ("status", "reference", "audit", "prompt")
+"""Fields of a sample that have a default in memory and stand in every line: without them, a line was edited."""
 
 _ADAPTER: TypeAdapter[AnyRecord] = TypeAdapter(Annotated[AnyRecord, Field(discriminator="kind")])
 
@@ -47,9 +49,13 @@ def decode(line: bytes) -> AnyRecord:
             raise Damaged("its checksum does not fit")
         text = body
     try:
-        return _ADAPTER.validate_json(text)
+        record = _ADAPTER.validate_json(text, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))
         reason = "it is not valid JSON" if first["type"] == "json_invalid" else f"{where or 'it'}: {first['msg']}"
         raise Damaged(reason) from error
+    absent = [name for name in ALWAYS_WRITTEN if name not in record.model_fields_set]
+    if absent and isinstance(record, SampleRecord):
+        raise Damaged(f"it lacks {' and '.join(absent)}")
+    return record

@@ -40,7 +40,7 @@ def read_run(folder: Path) -> RunMeta:
         raise unreadable(path, error) from error
     try:
         content.decode()
-        return RunMeta.model_validate_json(content)
+        return RunMeta.model_validate_json(content, strict=True)
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8: choose another run.") from error
     except ValidationError as error:

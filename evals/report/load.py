@@ -21,7 +21,8 @@ class Run:
     """One run, or several merged.
 
     meta: `run.json`. samples: of each cell the newest record of every sample, in the order first seen.
-    perf: of each cell the newest cold measurement. notes: sentences about lines that were left out.
+    perf: of each cell the newest cold measurement. notes: sentences about lines that were left out, of which
+    `left_out` were complete lines: damaged, or of a cell that the run does not have.
     """
 
     path: Path
@@ -29,6 +30,7 @@ class Run:
     samples: dict[str, list[SampleRecord]]
     perf: dict[str, PerfRecord]
     notes: list[str] = field(default_factory=list)
+    left_out: int = 0
 
     @property
     def cells(self) -> dict[str, CellState]:
@@ -106,7 +108,8 @@ def _collect(path: Path, meta: RunMeta) -> Run:
             samples.setdefault(record.cell, {})[record.sample] = _checked(record)
     notes = _missing(meta, samples)
     notes += [f"The cell {cell} is not in run.json of {path} and is left out." for cell in dict.fromkeys(strange)]
-    return Run(path, meta, {c: list(s.values()) for c, s in samples.items()}, perf, _damage(path, damaged) + notes)
+    kept = {c: list(s.values()) for c, s in samples.items()}
+    return Run(path, meta, kept, perf, _damage(path, damaged) + notes, len(damaged) + len(strange))
 
 
 def _checked(record: SampleRecord) -> SampleRecord:

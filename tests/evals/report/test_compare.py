@@ -232,6 +232,37 @@ def test_the_command_says_what_of_a_run_it_left_out(run, tmp_path, capsys) -> No
     lines = (folder / "samples.jsonl").read_text().splitlines(keepends=True)
     lines[3] = lines[3].replace('"metrics"', '"metrica"')
     (folder / "samples.jsonl").write_text("".join(lines))
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as done:
         main(["compare", str(folder), "--model", f"{FULL},{SHARED}"])
-    assert "1 damaged records are left out (line 4)" in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert done.value.code == 2
+    assert "1 damaged records are left out (line 4)" in err
+    assert json.loads(out.splitlines()[-1])["differences"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("status", None), ("audit", None), ("prompt", None), ("reference", None), ("metrics", {"score": "0.5"})],
+)
+def test_a_sample_that_was_edited_is_left_out_and_the_exit_code_says_so(run, tmp_path, capsys, field, value) -> None:
+    folder = write_run(tmp_path, samples=10)
+    lines = (folder / "samples.jsonl").read_text().splitlines()
+    edited = {name: v for name, v in json.loads(lines[3]).items() if name not in (field, "crc")}
+    lines[3] = json.dumps({**edited, **({field: value} if value else {})})
+    (folder / "samples.jsonl").write_text("\n".join(lines) + "\n")
+    with pytest.raises(SystemExit) as done:
+        main([str(folder)])
+    assert done.value.code == 2
+    assert "(line 4)" in capsys.readouterr().err
+    assert (folder / "report.html").is_file()
+
+
+def test_a_word_is_no_direction_of_a_score(run, tmp_path, capsys) -> None:
+    folder = write_run(tmp_path, samples=10)
+    (folder / "run.json").write_text(
+        (folder / "run.json").read_text().replace('"higher_is_better": true', '"higher_is_better": "yes"')
+    )
+    with pytest.raises(SystemExit) as done:
+        main([str(folder)])
+    assert done.value.code == 2
+    assert "higher_is_better" in capsys.readouterr().err
