@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from transformers import PreTrainedTokenizerBase
 
 from baselines.dense import DenseSession, DenseSettings, dense_cost
-from baselines.retrieval.rankers import BM25, Embeddings, Index, Ranker
+from baselines.retrieval.rankers import BM25, Embeddings, Index, Ranker, embedder_files
 from baselines.truncated import Truncated, TruncatedSettings, context_room
 from evals.errors import UserError
 from evals.methods.base import MOST, Cost, Query, Runtime, Session
@@ -113,6 +114,11 @@ class Retrieval(Truncated):
         method = super().load(preset, runtime)
         method.ranker = ranker
         return method
+
+    @classmethod
+    def files(cls, preset: Preset) -> Sequence[Path]:
+        settings = RetrievalSettings.of(preset)
+        return embedder_files(settings.embedder) if settings.ranker == "embedding" else []
 
     def room(self, prefix: int, tail: int) -> int:
         """Context tokens that are read beside a prefix and a tail (query and answer)."""

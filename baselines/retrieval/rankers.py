@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -128,6 +129,11 @@ class EmbeddingIndex:
         )
         scores: list[float] = (self._embeddings @ asked).tolist()
         return scores
+
+
+def embedder_files(source: str) -> list[Path]:
+    """The folder of an embedder; none for one of the hub, which its name and revision stand for."""
+    return [] if source.startswith("hub:") else [Path(_located(source)[0])]
 
 
 def _located(source: str) -> tuple[str, str | None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict
 
 from pydantic import BaseModel, ConfigDict
@@ -219,6 +220,12 @@ class LongContextModel(ABC):
     def settings_in_force(cls, preset: Preset) -> dict[str, Any]:
         """Settings of a preset that differ from the defaults of `settings_model`, without loading the model."""
         return preset.settings
+
+    @classmethod
+    def files(cls, preset: Preset) -> Sequence[Path]:
+        """Files and folders beside weights and adapter that decide what the method computes: their bytes are part of
+        a cell's id."""
+        return []
 
     @abstractmethod
     def prefill(self, context_ids: Sequence[int], prefix_ids: Sequence[int] = ()) -> Session:

@@ -49,12 +49,14 @@ class ModelChoice:
         settings = self.preset.settings
         if self.method.settings_model:  # so that a default, written out or not, is the same
             settings = validate(self.method.settings_model, settings, self.name).model_dump(mode="json")
+        files = self.method.files(self.preset)
         return {
             "method": self.preset.method,
             "settings": settings,
             "weights": self._weights(),
             "dtype": self.runtime.dtype,
             "attn": " ".join((self.runtime.attn, *self.runtime.kernel_order)),
+            **({"files": [digest_of_files(path, [path]) for path in files]} if files else {}),
         }
 
     def _weights(self) -> Json:

@@ -18,6 +18,7 @@ from evals.errors import UserError
 from evals.methods import presets
 from evals.methods.base import Query, Runtime
 from evals.methods.weights import byte_tokenizer
+from evals.run.identity import ModelChoice
 
 bm25s = pytest.importorskip("bm25s")
 
@@ -204,3 +205,19 @@ def test_embeddings_count(embedding: Retrieval, load) -> None:
 def test_what_cannot_be_embedded_is_one_sentence(embedding, load, settings: dict, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         load(ranker="embedding", **settings)
+
+
+def test_the_bytes_of_an_embedder_are_part_of_a_cells_id(tiny_presets, tmp_path) -> None:
+    def identity() -> dict:
+        preset = presets.load_preset(str(tiny_presets("retrieval", "embedded", settings=settings)))
+        return ModelChoice(preset, Retrieval, Runtime()).identity
+
+    settings = {"ranker": "embedding", "embedder": str(tmp_path / "embedder")}
+    (tmp_path / "embedder").mkdir()
+    (tmp_path / "embedder" / "config.json").write_text("{}")
+    (tmp_path / "embedder" / "model.bin").write_bytes(b"1")
+    first = identity()
+    (tmp_path / "embedder" / "model.bin").write_bytes(b"2")
+    assert identity() != first
+    settings["ranker"] = "bm25"
+    assert "files" not in identity()
