@@ -1,4 +1,8 @@
-"""How answers are read and scored: the published rules of openai/graphwalks."""
+"""How answers are read and scored: by the rules of openai/graphwalks.
+
+The code on its card departs from them: the first node keeps the text `Final Answer: [`, and sets without overlap get 1.
+Neither is followed here.
+"""
 
 from __future__ import annotations
 
