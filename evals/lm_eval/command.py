@@ -49,6 +49,14 @@ def main() -> None:
     except UserError as error:
         print(f"sharedllm-lm-eval: {error}", file=sys.stderr)
         sys.exit(2)
+    except ConnectionError as error:  # what `datasets` raises where the hub cannot be reached
+        reason = " ".join(str(error).split())
+        print(
+            f"sharedllm-lm-eval: the data of a task could not be fetched ({reason}): run it once online, or let "
+            "HF_HOME name a cache that holds the data.",
+            file=sys.stderr,
+        )
+        sys.exit(2)
     except ValueError as error:
         if str(error).startswith("Invalid JSON"):  # of --model_args {...}, read by lm-eval
             print(f"sharedllm-lm-eval: {error}", file=sys.stderr)

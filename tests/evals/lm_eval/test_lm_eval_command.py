@@ -19,7 +19,7 @@ import yaml
 from lm_eval.api.registry import model_registry
 
 from evals.lm_eval import command as lm_eval_plugin
-from evals.lm_eval.command import models, register
+from evals.lm_eval.command import main, models, register
 
 DOCUMENT = " ".join(f"The {colour} door leads to room {i}." for i, colour in enumerate(["red", "blue", "green"] * 3))
 
@@ -137,3 +137,18 @@ class TestEndToEnd:
             self.run(monkeypatch, tasks, "sharedllm-eval", model_args, "--device", "cpu")
         assert exit_info.value.code == 2
         assert sentence in capsys.readouterr().err
+
+
+def test_data_that_cannot_be_fetched_is_one_sentence(monkeypatch, capsys) -> None:
+    def unreachable(*_: object) -> None:
+        raise ConnectionError("Couldn't reach 'org/set' on the Hub (LocalEntryNotFoundError)")
+
+    monkeypatch.setattr("lm_eval._cli.harness.HarnessCLI.execute", unreachable)
+    monkeypatch.setattr(sys, "argv", ["sharedllm-lm-eval", "ls", "tasks"])
+    with pytest.raises(SystemExit) as done:
+        main()
+    err = capsys.readouterr().err
+    assert done.value.code == 2
+    assert "org/set" in err
+    assert "HF_HOME" in err
+    assert len(err.strip().splitlines()) == 1
