@@ -70,7 +70,10 @@ def compare(
     runs = [load(path) for path in (run_a, run_b) if path is not None]
     for note in dict.fromkeys(note for run in runs for note in run.notes):
         print(plain_line(note), file=sys.stderr)
-    pairs = comparison.choose(runs, split_list(model or []))
+    models = split_list(model or [])
+    if model and not models:
+        raise UserError("--model names no model: write --model A,B.")
+    pairs = comparison.choose(runs, models)
     differences, refused = comparison.compare(pairs)
     print(verdicts(differences, refused))
     found = {

@@ -266,3 +266,10 @@ def test_a_word_is_no_direction_of_a_score(run, tmp_path, capsys) -> None:
         main([str(folder)])
     assert done.value.code == 2
     assert "higher_is_better" in capsys.readouterr().err
+
+
+def test_a_comma_names_no_model(run, tmp_path, capsys) -> None:
+    with pytest.raises(SystemExit) as done:
+        main(["compare", str(write_run(tmp_path, samples=10)), "--model", ","])
+    assert done.value.code == 2
+    assert "--model names no model" in capsys.readouterr().err
