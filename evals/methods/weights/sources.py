@@ -18,6 +18,7 @@ from evals.methods.weights.checkpoint import (
     weight_files,
 )
 from evals.methods.weights.gguf import converted
+from evals.methods.weights.parts import joined
 
 
 def resolve(weights: Weights, runtime: Runtime, *, need_weights: bool = True) -> Path:
@@ -28,7 +29,7 @@ def resolve(weights: Weights, runtime: Runtime, *, need_weights: bool = True) ->
     """
     found = locate(weights, runtime)
     if found.is_file():
-        return converted(found)
+        return converted(found, None if runtime.checkpoint else weights.licence)
     if need_weights and not is_adapter(found):
         check_weight_files(_present(found, weights, runtime))
     return found
@@ -46,12 +47,13 @@ def locate(weights: Weights, runtime: Runtime) -> Path:
 
 
 def package_path(name: str) -> Path:
-    """The model folder in an installed package (`NAME` or `NAME/sub/folder`), or its only GGUF file."""
+    """The model folder in an installed package (`NAME` or `NAME/sub/folder`), or its only GGUF file, joined from parts
+    where it has them."""
     package, _, inside = name.partition("/")
     root = package_folder(package) / inside
     if (root / CONFIG).is_file():
         return root
-    return _only_gguf(root, recursive=True) or root
+    return _only_gguf(root, recursive=True) or joined(root) or root
 
 
 def _folder(path: Path) -> Path:

@@ -19,6 +19,12 @@ from evals.methods.weights import byte_tokenizer, identity, load_base, random_mo
 
 RANDOM = Runtime(random_weights=True)
 NOWHERE = Weights(source="nowhere")
+PARAMETERS = {
+    "135m": 134_515_008,
+    "270m": 268_098_176,
+    "7b": 6_738_415_616,
+}
+"""Of each base, as its release has them."""
 
 
 def state(seed: int, dtype: str = "float32") -> dict[str, torch.Tensor]:
@@ -251,4 +257,4 @@ def test_shapes_of_the_presets_build_what_their_names_say(name: str) -> None:
 
         model = AutoModelForCausalLM.from_config(shape_config(preset.shape))
     parameters = sum(p.numel() for p in model.parameters())
-    assert parameters == {"135m": 134_515_008, "7b": 6_738_415_616}[name.rpartition("-")[2]]
+    assert parameters == PARAMETERS[name.partition("-")[2]]
