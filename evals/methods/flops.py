@@ -67,16 +67,19 @@ def kv_bytes(config: PreTrainedConfig, dtype: torch.dtype) -> int:
     return 2 * int(config.num_hidden_layers) * key_value_heads(config) * head_dim(config) * dtype.itemsize
 
 
-def weight_bytes(model: PreTrainedModel) -> int:
+def weight_bytes(model: torch.nn.Module) -> int:
     """Parameters as stored; tied ones count once."""
     return sum(p.nbytes for p in model.parameters())
 
 
 def decode_weight_bytes(model: PreTrainedModel) -> int:
-    """Parameters that one decode step reads: all but an input embedding of its own, of which it reads one row."""
+    """Parameters that one decode step reads: all but an input embedding of its own, of which it reads one row, and
+    what a multimodal model has beside its text decoder."""
     embedding = model.get_input_embeddings().get_parameter("weight")
     tied = output_head(model).weight is embedding
-    return weight_bytes(model) - (0 if tied else embedding.nbytes)
+    decoder, whole = stock_decoder(model), model.base_model
+    beside = weight_bytes(whole) - weight_bytes(decoder) if getattr(whole, "language_model", None) is decoder else 0
+    return weight_bytes(model) - beside - (0 if tied else embedding.nbytes)
 
 
 def parameter_cost(model: PreTrainedModel, prefill: float, decode: float, state_bytes: int) -> Cost:

@@ -10,8 +10,6 @@ from evals.methods import weights
 from evals.run.grid import Cell
 from evals.run.identity import ModelChoice
 
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-
 
 @dataclass(frozen=True)
 class Expected:
@@ -54,6 +52,8 @@ def expected_memory(choice: ModelChoice) -> Expected | None:
     import torch
     from transformers import AutoModelForCausalLM
 
+    from evals.methods.flops import kv_bytes
+
     preset = choice.preset
     if preset.shape:
         config = weights.shape_config(preset.shape)
@@ -65,7 +65,5 @@ def expected_memory(choice: ModelChoice) -> Expected | None:
             return None
     with torch.device("meta"):
         parameters = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())  # type: ignore[no-untyped-call]
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    kv = 2 * config.num_hidden_layers * config.num_key_value_heads * head
-    size = BYTES[choice.runtime.dtype]
-    return Expected(parameters * size, kv * size)
+    dtype: torch.dtype = getattr(torch, choice.runtime.dtype)
+    return Expected(parameters * dtype.itemsize, kv_bytes(config, dtype))
