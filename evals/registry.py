@@ -25,6 +25,7 @@ METHODS = {
     "cepe": "baselines.cepe.adapter:CEPE",
     "longllama": "baselines.longllama.adapter:LongLLaMA",
     "activation_beacon": "baselines.activation_beacon.adapter:ActivationBeacon",
+    "served": "baselines.served.adapter:Served",
     "sharedllm": "evals.methods.sharedllm:SharedLLM",
 }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -128,13 +129,15 @@ def request(model: LongContextModel, instance: Instance, new_tokens: int, questi
     """
     prompt = instance.prompt
     query = Query([*prompt.query, *(instance.target or [])], prompt.question)
+    context = model.unread_context(prompt.context, prompt.prefix, query.ids)
     clock = Clock(model.device)
     synchronize(model.device)
     clock.mark()
-    session = model.prefill(prompt.context, prefix_ids=prompt.prefix)
+    session = model.prefill(context, prefix_ids=prompt.prefix)
     synchronize(model.device)
     clock.mark()
-    session.generate(query, new_tokens, on_token=clock.mark)
+    if not session.generate(query, new_tokens, on_token=clock.mark):
+        clock.mark()  # a server ended the answer at once, which stops no other model: its end is what was waited for
     read_s, query_s, *token_s = clock.spans()
     again_s = []
     for turn in range(1, questions):
@@ -178,6 +181,11 @@ def cold(
             raise
         lost = out_of_memory(memory, error)
         return counted.model_copy(update=lost.model_dump(exclude_none=True))
+    if model.remote:
+        # tokens may arrive several at a time: the median gap would be that between two of one piece
+        times = _summary(runs, average=statistics.fmean)
+        answered = 1 + max(len(run.token_s) for run in runs)
+        return counted.model_copy(update={**times, "repeats": len(runs), "new_tokens": answered})
     cost = model.cost(context_tokens, query_tokens)
     return counted.model_copy(
         update={
@@ -220,9 +228,12 @@ def _repeat(model: LongContextModel, instance: Instance, new_tokens: int, repeat
     return runs
 
 
-def _summary(runs: list[Timing]) -> dict[str, float | None]:
+def _summary(
+    runs: list[Timing], average: Callable[[list[float]], float] = statistics.median
+) -> dict[str, float | None]:
+    """average: of the times of tokens."""
     gaps = sorted(gap for run in runs for gap in run.token_s)
-    tpot = statistics.median(gaps) if gaps else None
+    tpot = average(gaps) if gaps else None
     again = [seconds for run in runs for seconds in run.again_s]
     p95 = gaps[min(round(0.95 * (len(gaps) - 1)), len(gaps) - 1)] if gaps else None
     return {

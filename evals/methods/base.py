@@ -201,6 +201,9 @@ class LongContextModel(ABC):
 
     settings_model: ClassVar[type[BaseModel] | None] = None
     """Settings that the method declares (`--set`, preset), a `MethodSettings`; None: those that its preset lists."""
+    remote: ClassVar[bool] = False
+    """Whether a server runs the model: of its weights only the tokenizer is read here, it answers but scores nothing,
+    and nobody knows its memory and arithmetic. Its `Session.score` and `cost` raise UserError."""
 
     name: str
     tokenizer: PreTrainedTokenizerBase
@@ -226,6 +229,19 @@ class LongContextModel(ABC):
         """Files and folders beside weights and adapter that decide what the method computes: their bytes are part of
         a cell's id."""
         return []
+
+    @classmethod
+    def described(cls, preset: Preset) -> dict[str, Any]:
+        """What the server of a `remote` model says of it: part of a cell's id in place of weights, kernel and dtype.
+        Raises UserError where the server does not answer."""
+        return {}
+
+    def unread_context(
+        self, context_ids: Sequence[int], prefix_ids: Sequence[int] = (), query_ids: Sequence[int] = ()
+    ) -> Sequence[int]:
+        """The context of a request whose time is taken. Models that are loaded here share nothing between two calls
+        of `prefill`; a server may keep what it read, so another context of the same length takes the place of this."""
+        return context_ids
 
     @abstractmethod
     def prefill(self, context_ids: Sequence[int], prefix_ids: Sequence[int] = ()) -> Session:

@@ -128,7 +128,7 @@ class Answering:
         answer_s = time.perf_counter() - start
         self.spent.model_s += answer_s
         for asked, output in zip(batch, outputs, strict=True):
-            fault = failure or unusable_output(asked, output)
+            fault = failure or (None if model.remote else unusable_output(asked, output))
             metrics = {} if fault else score(answered(cell), asked.instance, output)
             fault = fault or not_finite(metrics)
             self.store.append(record(model, cell, asked, output, metrics, answer_s / len(batch), fault))

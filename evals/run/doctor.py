@@ -82,12 +82,13 @@ def _cache() -> Finding:
 def model(preset: Preset, runtime: Runtime) -> Iterator[Finding]:
     """Files of a preset, the model made of them, a rendered prompt, and cached against uncached log-probabilities."""
     try:
-        if not runtime.random_weights:
+        method = registry.method(preset.method)
+        if not runtime.random_weights and not method.remote:
             folder = resolve(preset.weights, runtime)
             size = sum(path.stat().st_size for path in folder.glob("*") if path.is_file())
             yield Finding("files", "ok", f"{folder}, {size / GIB:.2f} GiB")
         start = time.perf_counter()
-        loaded = registry.method(preset.method).load(preset, runtime)
+        loaded = method.load(preset, runtime)
     except UserError as error:
         yield Finding("model", "error", str(error))
         return
@@ -125,6 +126,10 @@ def _decoding(loaded: LongContextModel, prompt: Prompt) -> Finding:
     answer = session.generate(prompt.as_query(), ANSWER_TOKENS)
     if not answer:
         return Finding("decoding", "warning", "the answer is empty: nothing to compare")
+    if loaded.remote:
+        return Finding(
+            "decoding", "ok", f"{len(answer)} tokens of a server; answer {str(loaded.tokenizer.decode(answer))!r}"
+        )
     last = session.score(Query([*prompt.query, *answer[:-1]], prompt.question), answer[-1:])
     fresh = loaded.prefill(prompt.context, prefix_ids=prompt.prefix)
     together, greedy = fresh.score_greedy(prompt.as_query(), answer)

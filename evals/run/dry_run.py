@@ -45,7 +45,8 @@ def planned(cells: Sequence[Cell], limit: int | None) -> list[Planned]:
 
 
 def expected_memory(choice: ModelChoice) -> Expected | None:
-    """Memory of the base model from its shape, or from a config that is on this machine; else None.
+    """Memory of the base model from its shape, or from a config that is on this machine; else None,
+    as for a served model.
 
     The parameters are counted on torch's meta device, which allocates nothing.
     """
@@ -55,6 +56,8 @@ def expected_memory(choice: ModelChoice) -> Expected | None:
     from evals.methods.flops import kv_bytes
 
     preset = choice.preset
+    if choice.method.remote:
+        return None
     if preset.shape:
         config = weights.shape_config(preset.shape)
     else:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from evals import registry
 from evals.errors import UserError, unknown
+from evals.measure.task import MeasuredTask
 from evals.methods import presets
 from evals.methods.base import LongContextModel
 from evals.methods.presets import Preset
@@ -106,6 +107,12 @@ def check(cells: Sequence[Cell]) -> None:
     problems = []
     models = {cell.model.name: cell.model.check for cell in cells}
     tasks = {cell.task.name: cell.task.task.check for cell in cells}
+    measured = [cell for cell in cells if cell.model.method.remote and isinstance(cell.task.task, MeasuredTask)]
+    for cell in measured:
+        problems.append(
+            f"{cell.task.name} measures memory and arithmetic, which are not known of {cell.model.name}, a served "
+            "model: leave it out; its answered tasks have its times."
+        )
     for check_part in (*models.values(), *tasks.values()):
         try:
             check_part()

@@ -49,6 +49,13 @@ class ModelChoice:
         settings = self.preset.settings
         if self.method.settings_model:  # so that a default, written out or not, is the same
             settings = validate(self.method.settings_model, settings, self.name).model_dump(mode="json")
+        if self.method.remote:
+            return {
+                "method": self.preset.method,
+                "settings": settings,
+                "tokenizer": weights.tokenizer_identity(self.preset.weights, self.runtime),
+                "server": self.method.described(self.preset),
+            }
         files = self.method.files(self.preset)
         return {
             "method": self.preset.method,
@@ -77,7 +84,13 @@ class ModelChoice:
 
     def check(self) -> None:
         """Fetch hub weights, convert embedded ones. Raises UserError where they are missing."""
-        if self.runtime.random_weights:
+        if self.method.remote:
+            if self.runtime.random_weights:
+                raise UserError(
+                    f"--random-weights: the weights of {self.name} are on its server; choose another model."
+                )
+            weights.resolve_tokenizer(self.preset.weights, self.runtime)
+        elif self.runtime.random_weights:
             if not self.preset.shape:
                 raise UserError(f"--random-weights: the preset {self.name} has no `shape`; choose another model.")
         else:

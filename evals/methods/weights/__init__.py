@@ -8,10 +8,10 @@ from evals.hashing import cache_folder
 from evals.methods.tokenizers import byte_tokenizer, load_tokenizer
 from evals.methods.weights.configs import causal_config, shape_config
 from evals.methods.weights.hub import missing
-from evals.methods.weights.identity import identity
+from evals.methods.weights.identity import identity, tokenizer_identity
 from evals.methods.weights.load import check_attention, load_base, load_class
 from evals.methods.weights.random import random_model, random_tokenizer
-from evals.methods.weights.sources import resolve
+from evals.methods.weights.sources import resolve, resolve_tokenizer
 
 __all__ = [
     "byte_tokenizer",
@@ -26,5 +26,7 @@ __all__ = [
     "random_model",
     "random_tokenizer",
     "resolve",
+    "resolve_tokenizer",
     "shape_config",
+    "tokenizer_identity",
 ]

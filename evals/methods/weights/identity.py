@@ -16,7 +16,7 @@ from evals.methods.weights import hub, peft_adapter
 from evals.methods.weights.checkpoint import ADAPTER_CONFIG, CONFIG, adapter_file, is_adapter, read_config, weight_files
 from evals.methods.weights.gguf import CONVERSION
 from evals.methods.weights.random import tokenizer_folder
-from evals.methods.weights.sources import locate, resolve
+from evals.methods.weights.sources import locate, resolve, resolve_tokenizer
 
 
 def identity(weights: Weights, runtime: Runtime, shape: Mapping[str, object] | None) -> str:
@@ -37,6 +37,12 @@ def identity(weights: Weights, runtime: Runtime, shape: Mapping[str, object] | N
     if path.is_file():
         return digest_of(digest_of_file(path), CONVERSION)
     return _of_adapter(path, weights, runtime) if is_adapter(path) else _of_folder(resolve(weights, runtime))
+
+
+def tokenizer_identity(weights: Weights, runtime: Runtime) -> str:
+    """A hash of the tokenizer's files alone, for a model that runs elsewhere. Raises UserError where it is missing."""
+    folder = resolve_tokenizer(weights, runtime)
+    return digest_of_tree(folder, _existing(folder, TOKENIZER_FILES))
 
 
 def _commit(weights: Weights, runtime: Runtime) -> str:

@@ -35,6 +35,16 @@ def resolve(weights: Weights, runtime: Runtime, *, need_weights: bool = True) ->
     return found
 
 
+def resolve_tokenizer(weights: Weights, runtime: Runtime) -> Path:
+    """The folder with the tokenizer of a model that runs elsewhere: no weights are fetched from the hub for it."""
+    if weights.kind == "hub" and not runtime.checkpoint:
+        folder = hub.fetch(weights, hub.SMALL_FILES, offline=runtime.offline)
+    else:
+        folder = resolve(weights, runtime, need_weights=False)
+    check_has_tokenizer(folder)
+    return folder
+
+
 def locate(weights: Weights, runtime: Runtime) -> Path:
     """Where the weights lie: a folder, or a GGUF file. Hub repositories are fetched unless `runtime.offline`."""
     if runtime.checkpoint:
