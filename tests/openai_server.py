@@ -1,0 +1,117 @@
+"""A server with the completions of OpenAI's API, which fails in every way that a test asks for."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Self
+
+from transformers import PreTrainedTokenizerBase
+
+
+@dataclass
+class OpenAIServer:
+    """Answers every prompt with `answer`, piece by piece. Use as a context manager.
+
+    faults: what goes wrong with the next requests, one each; "" is nothing. together: requests that must be there
+    before any is answered. asked: bodies of the completions; keys: their Authorization headers.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    answer: list[str] = field(default_factory=lambda: ["4", "2", "."])
+    takes_ids: bool = True
+    models: list[dict[str, Any]] = field(default_factory=lambda: [{"id": "tiny", "owned_by": "test"}])
+    faults: list[str] = field(default_factory=list)
+    together: int = 1
+    asked: list[dict[str, Any]] = field(default_factory=list)
+    keys: list[str | None] = field(default_factory=list)
+
+    def __enter__(self) -> Self:
+        owner = self
+        self.gate = threading.Barrier(self.together)
+
+        class Handler(_Handler):
+            server_of_test = owner
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
+        return self
+
+    def __exit__(self, *exc: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.die()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.http.server_address[1]}/v1"
+
+    def die(self) -> None:
+        """Nobody listens any more."""
+        self.http.shutdown()
+        self.http.server_close()
+
+    def tokens(self, prompt: str | list[int]) -> int:
+        return len(prompt) if isinstance(prompt, list) else len(self.tokenizer(prompt)["input_ids"])
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server_of_test: OpenAIServer
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self._json(200, {"object": "list", "data": self.server_of_test.models})
+
+    def do_POST(self) -> None:
+        owner = self.server_of_test
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        owner.asked.append(body)
+        owner.keys.append(self.headers["Authorization"])
+        fault = owner.faults.pop(0) if owner.faults else ""
+        if fault.isdigit():
+            self._json(int(fault), {"error": {"message": f"bad key or worse: {self.headers['Authorization']}"}})
+        elif isinstance(body["prompt"], list) and not owner.takes_ids:
+            self._json(400, {"detail": "prompt must be a string."})
+        else:
+            self._stream(body, fault)
+
+    def _stream(self, body: dict[str, Any], fault: str) -> None:
+        owner = self.server_of_test
+        owner.gate.wait(5)
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        pieces = owner.answer[: body["max_tokens"]]
+        for piece in pieces[:1] if fault in ("cut", "die") else pieces:
+            self._event(text=piece)
+        if fault in ("cut", "die"):
+            self.connection.shutdown(socket.SHUT_RDWR)
+            if fault == "die":
+                threading.Thread(target=owner.die).start()
+            return
+        read = owner.tokens(body["prompt"]) - 2 * (fault == "short")
+        usage = {"prompt_tokens": read, "completion_tokens": len(pieces), "total_tokens": read + len(pieces)}
+        self._event(finish_reason="length", usage=None if fault == "no usage" else usage)
+        self.wfile.write(b"data: [DONE]\n\n")
+
+    def _event(self, text: str = "", finish_reason: str | None = None, usage: dict[str, int] | None = None) -> None:
+        choice = {"index": 0, "text": text, "finish_reason": finish_reason, "logprobs": None}
+        chunk = {"id": "1", "object": "text_completion", "created": 1, "model": "tiny", "choices": [choice]}
+        self.wfile.write(f"data: {json.dumps({**chunk, 'usage': usage})}\n\n".encode())
+        self.wfile.flush()
+
+    def _json(self, status: int, content: object) -> None:
+        raw = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(raw)))
+        self.send_header("retry-after-ms", "1")
+        self.end_headers()
+        self.wfile.write(raw)
