@@ -45,8 +45,8 @@ def planned(cells: Sequence[Cell], limit: int | None) -> list[Planned]:
 
 
 def expected_memory(choice: ModelChoice) -> Expected | None:
-    """Memory of the base model from its shape, or from a config that is on this machine; else None,
-    as for a served model.
+    """Memory of the base model from its shape, or from a config that is on this machine; else, and for a served
+    model, None.
 
     The parameters are counted on torch's meta device, which allocates nothing.
     """
