@@ -55,6 +55,9 @@ class _CostTask(MeasuredTask):
     higher_is_better: ClassVar[bool] = False
     settings: RequestSettings
 
+    def answer_tokens(self) -> int:
+        return self.settings.new_tokens
+
     def instance(self, tokenizer: PreTrainedTokenizerBase, length: int, seed: int) -> Instance:
         """`length` random context tokens: kernels do not care, and no method finds a short cut."""
         source, words = random.Random(seed), range(len(tokenizer))
@@ -80,6 +83,9 @@ class Efficiency(_CostTask):
     settings_model = EfficiencySettings
     settings: EfficiencySettings
 
+    def requests(self) -> int:
+        return self.settings.repeats + 1
+
     def measure(self, model: LongContextModel, instance: Instance, rates: Rates) -> Measured:
         from evals.measure.request import cold
 
@@ -102,6 +108,10 @@ class MaxLength(_CostTask):
     lengths = (1 << 20,)
     settings_model = MaxLengthSettings
     settings: MaxLengthSettings
+
+    def requests(self) -> int:
+        """Doubled and halved until the step: each about as long as the result, which is not known before."""
+        return 2
 
     def instance(self, tokenizer: PreTrainedTokenizerBase, length: int, seed: int) -> Instance:
         """Raises UserError where the search would end before its first step."""

@@ -27,6 +27,10 @@ class Measured:
 class MeasuredTask(BaseTask):
     """A task whose cell is one measurement of time and memory. Nothing is answered, so nothing is scored."""
 
+    def requests(self) -> int:
+        """Requests that a cell makes, for the plan of a run: by default three, and one that warms up."""
+        return 4
+
     @abstractmethod
     def instance(self, tokenizer: PreTrainedTokenizerBase, length: int, seed: int) -> Instance:
         """The request to measure. length: tokens of context. Raises UserError where the length does not fit."""

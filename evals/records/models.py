@@ -108,6 +108,7 @@ class CellState(Record):
     a process started on the cell and died, each time with begun_records records. traceback: of a bug; bad_input: a
     person's mistake.
     max_context: the model's window in tokens. data: hash of the task's data files below `--data-dir`.
+    planned_s: seconds that its requests were estimated to take.
     """
 
     model: str
@@ -127,6 +128,7 @@ class CellState(Record):
     begun_records: int = 0
     traceback: str | None = None
     bad_input: bool = False
+    planned_s: float | None = None
 
     @property
     def beyond_window(self) -> bool:
@@ -179,10 +181,25 @@ class Resumed(Record):
     environment: Json = Field(default_factory=dict)
 
 
+class ShardEntry(Record):
+    """Which part of a grid a run is.
+
+    index, count: the index-th of count parts, from 1. key: hash of the whole grid, which a run of all of it would
+    have. cells: how many the grid has. split: hash of the cells of every part.
+    """
+
+    index: Annotated[int, Field(ge=1)]
+    count: Annotated[int, Field(ge=1)]
+    key: str
+    cells: Annotated[int, Field(ge=0)]
+    split: str
+
+
 class RunMeta(Record):
     """`run.json`.
 
     key: hash of what is run. identity_schema: of the cells' ids. merged: the runs that a merged report was made of.
+    plan: what the cells' planned seconds rest on. shard: where the run is a part of a grid.
     """
 
     format: Literal[1] = 1
@@ -197,12 +214,15 @@ class RunMeta(Record):
     resumed: list[Resumed] = Field(default_factory=list)
     timing: list[dict[str, float]] = Field(default_factory=list)
     merged: list[Json] = Field(default_factory=list)
+    plan: Json = Field(default_factory=dict)
+    shard: ShardEntry | None = None
 
     def as_json(self) -> Json:
         """The content of `run.json`, without the empty entries that most runs have."""
         found = self.model_dump()
         for state in found["cells"].values():
-            for name in ("traceback", "bad_input", "begun", "begun_records"):
+            for name in ("traceback", "bad_input", "begun", "begun_records", "planned_s"):
                 if not state[name]:
                     del state[name]
-        return {name: value for name, value in found.items() if value or name not in ("resumed", "timing", "merged")}
+        optional = ("resumed", "timing", "merged", "plan", "shard")
+        return {name: value for name, value in found.items() if value or name not in optional}

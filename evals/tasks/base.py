@@ -100,6 +100,14 @@ class BaseTask(ABC):
         """Tokens read for one of what `limit` counts, for the plan of a run."""
         return length
 
+    def sample_count(self) -> int | None:
+        """Samples of a cell that no limit bounds, for the plan of a run; None where only the data know."""
+        return None
+
+    def answer_tokens(self) -> int:
+        """Tokens generated for a sample, at most, for the plan of a run; 0 where given tokens are scored."""
+        return 64
+
     def summarize(self, samples: Sequence[SampleRecord]) -> dict[str, float]:
         """Metrics of a cell from its sample records: by default the mean of every metric."""
         names = dict.fromkeys(name for sample in samples for name in sample.metrics)

@@ -73,6 +73,12 @@ class LongBenchV2(Task):
         found = self._brought()
         return [found.path] if found else []
 
+    def sample_count(self) -> int:
+        return 503
+
+    def answer_tokens(self) -> int:
+        return MAX_NEW_TOKENS
+
     def _brought(self) -> RowFile | None:
         """longbench_v2.jsonl or data.json of the data folder, if it has one of them."""
         folder = self.data.data_dir

@@ -103,6 +103,12 @@ class GraphWalks(Task):
     def files(self) -> Sequence[Path]:
         return []
 
+    def sample_count(self) -> int:
+        return SAMPLES
+
+    def answer_tokens(self) -> int:
+        return self.settings.max_new_tokens
+
     def instances(
         self, tokenizer: PreTrainedTokenizerBase, length: int | None, limit: int | None, seed: int
     ) -> Iterator[Instance]:

@@ -65,6 +65,9 @@ class InfiniteBench(Task):
     def files(self) -> Sequence[Path]:
         return rows.files(self.task, self.data) if self.settings.source != "generated" else []
 
+    def answer_tokens(self) -> int:
+        return self.settings.max_new_tokens or MAX_NEW_TOKENS[self.task]
+
     def instances(
         self, tokenizer: PreTrainedTokenizerBase, length: int | None, limit: int | None, seed: int
     ) -> Iterator[Instance]:

@@ -57,6 +57,9 @@ class LongBench(Task):
         found = rows.brought(self.dataset + self.suffix, self.data)
         return [found.path] if found else []
 
+    def answer_tokens(self) -> int:
+        return datasets.get(self.dataset).max_new_tokens
+
     def _file(self) -> RowFile:
         return rows.locate(self.dataset + self.suffix, self.data)
 

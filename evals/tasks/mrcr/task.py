@@ -82,6 +82,12 @@ class Mrcr(Task):
     def files(self) -> Sequence[Path]:
         return []
 
+    def sample_count(self) -> int:
+        return SAMPLES
+
+    def answer_tokens(self) -> int:
+        return NEW_TOKENS
+
     def instances(
         self, tokenizer: PreTrainedTokenizerBase, length: int | None, limit: int | None, seed: int
     ) -> Iterator[Instance]:

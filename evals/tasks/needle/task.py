@@ -77,6 +77,12 @@ class Needle(Task):
     def files(self) -> Sequence[Path]:
         return data.folder_files(self.data.data_dir) if self.data.data_dir else []
 
+    def sample_count(self) -> int:
+        return len(self.grid.depths) * self.grid.samples * self.grid.questions
+
+    def answer_tokens(self) -> int:
+        return NEW_TOKENS[self.grid.template]
+
     def instances(
         self, tokenizer: PreTrainedTokenizerBase, length: int | None, limit: int | None, seed: int
     ) -> Iterator[Instance]:

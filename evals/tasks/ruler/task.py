@@ -109,6 +109,12 @@ class Ruler(Task):
                 return FrequentWords(length, self.settings.prompts)
         return self._documents
 
+    def sample_count(self) -> int:
+        return SAMPLES
+
+    def answer_tokens(self) -> int:
+        return 128  # the longest budget of its families
+
     def instances(
         self, tokenizer: PreTrainedTokenizerBase, length: int | None, limit: int | None, seed: int
     ) -> Iterator[Instance]:

@@ -1,0 +1,129 @@
+"""How long cells will take: the work that formulas give over what a device does, corrected by a run that was measured.
+
+Every number is an estimate, and what it rests on is a sentence of `Estimate.assumes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from evals.records.models import SampleRecord
+from evals.records.read import read_records, read_run
+from evals.records.seconds import cold_seconds, sample_seconds
+from evals.run.devices import REFERENCE, Device, this_device
+from evals.run.grid import Cell
+from evals.run.packing import Job, wall_seconds
+from evals.run.spec import RunSpec
+from evals.run.work import Work, expected_work
+
+READ_SHARE, STEP_SHARE = 0.4, 0.6
+"""Shares of the peaks that reading a prompt and generating a token reach (7B models on one H100: 0.3 to 0.6)."""
+STEP_S = 0.004
+"""Seconds that a generated token takes at least: launching kernels."""
+LOAD_BYTES, LOAD_S = 1e9, 10.0
+"""Reading weights: bytes a second, and what every load takes besides."""
+MACHINES = (1, 2, 4, 8, 16, 32, 64, 80)
+"""Numbers of devices that a plan is made for."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """seconds: of each cell, on `device`. load_s: of each cell's model, once on every device that runs it.
+
+    factors: measured over estimated seconds of each model in an earlier run, by which `seconds` are multiplied.
+    """
+
+    device: Device
+    seconds: list[float]
+    load_s: list[float]
+    models: list[str]
+    factors: Mapping[str, float] = field(default_factory=dict)
+    assumes: list[str] = field(default_factory=list)
+
+    @property
+    def jobs(self) -> list[Job]:
+        """The cells as jobs for machines."""
+        found = zip(self.seconds, self.models, self.load_s, strict=True)
+        return [Job(seconds, model, load_s) for seconds, model, load_s in found]
+
+    def walls(self) -> dict[int, float]:
+        """Wall seconds by number of devices, up to the number from which on more of them do not help."""
+        found: dict[int, float] = {}
+        for machines in MACHINES:
+            wall = wall_seconds(self.jobs, machines)
+            if found and wall > 0.99 * min(found.values()):
+                break
+            found[machines] = wall
+        return found
+
+
+def estimate(cells: Sequence[Cell], spec: RunSpec, device: Device, dtype: str, earlier: Path | None = None) -> Estimate:
+    """The time of each cell on a device that does nothing else. earlier: a run folder that corrects the formulas.
+
+    Raises UserError where `earlier` is no run.
+    """
+    works = expected_work(cells, spec, dtype)
+    factors = measured_factors(earlier) if earlier else {}
+    raw = [_seconds(work, device, dtype) for work in works]
+    models = [cell.model.name for cell in cells]
+    return Estimate(
+        device=device,
+        seconds=[seconds * factors.get(model, 1.0) for seconds, model in zip(raw, models, strict=True)],
+        load_s=[LOAD_S + work.weight_bytes / LOAD_BYTES for work in works],
+        models=models,
+        factors={model: factors[model] for model in dict.fromkeys(models) if model in factors},
+        assumes=_assumptions(works, device, dtype, earlier, factors, models),
+    )
+
+
+def planned_gpu(spec: RunSpec) -> tuple[Device, str]:
+    """The GPU and dtype that a plan counts in: this machine's, else REFERENCE in bfloat16."""
+    return (this_device("cuda"), spec.dtype) if spec.device == "cuda" else (REFERENCE, "bfloat16")
+
+
+def measured_factors(folder: Path) -> dict[str, float]:
+    """Measured over estimated seconds of each model of a run, over its complete cells that were planned.
+
+    Raises UserError where the folder holds no run.
+    """
+    meta = read_run(folder)
+    before = meta.plan.get("factors", {})
+    measured: dict[str, float] = {}
+    for record in read_records(folder):
+        found = sample_seconds(record) if isinstance(record, SampleRecord) else cold_seconds(record)
+        measured[record.cell] = measured.get(record.cell, 0.0) + found
+    sums: dict[str, list[float]] = {}
+    for cell, state in meta.cells.items():
+        if state.status == "ok" and state.planned_s and measured.get(cell):
+            total = sums.setdefault(state.model, [0.0, 0.0])
+            total[0] += measured[cell]
+            total[1] += state.planned_s / before.get(state.model, 1.0)
+    return {model: spent / planned for model, (spent, planned) in sums.items()}
+
+
+def _seconds(work: Work, device: Device, dtype: str) -> float:
+    step = max(work.step_bytes / (device.copy_bytes * STEP_SHARE), STEP_S)
+    return work.read_flops / (device.rate(dtype) * READ_SHARE) + work.steps * step
+
+
+def _assumptions(
+    works: Sequence[Work],
+    device: Device,
+    dtype: str,
+    earlier: Path | None,
+    factors: Mapping[str, float],
+    models: Sequence[str],
+) -> list[str]:
+    found = [
+        f"{device.name} in {dtype}: {READ_SHARE:.0%} of {device.rate(dtype) / 1e12:.3g} TFLOP/s while reading, "
+        f"{STEP_SHARE:.0%} of {device.copy_bytes / 1e12:.3g} TB/s and at least {1000 * STEP_S:g} ms for a new token.",
+        "Every answer is as long as its budget, every prompt as long as --length (else the model's window), and no "
+        "questions share a read; scoring, downloads and the report are left out.",
+        f"Each device loads each of its models once: {LOAD_S:g} s and {LOAD_BYTES / 1e9:g} GB/s.",
+    ]
+    for model in dict.fromkeys(models):
+        if model in factors:
+            found.append(f"{model}: times {factors[model]:.3g}, as measured in {earlier}.")
+    return [*found, *dict.fromkeys(f"{sentence}." for work in works for sentence in work.assumed)]

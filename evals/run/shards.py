@@ -1,0 +1,69 @@
+"""A grid in parts, each for a job of its own: `--shard I/N`.
+
+Which cells a part has depends on the grid and N alone, never on what was measured: every job computes the same split
+by itself. The expected cost is that of one named GPU, wherever it is computed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from evals.errors import UserError
+from evals.records.models import ShardEntry
+from evals.run.devices import REFERENCE
+from evals.run.estimate import estimate
+from evals.run.grid import Cell
+from evals.run.identity import digest
+from evals.run.packing import pack
+from evals.run.spec import RunSpec
+
+MOST_SHARDS = 100_000
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The index-th of count parts, from 1."""
+
+    index: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """`2/8`. Raises UserError for anything else."""
+        found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
+        index, count = (int(found[1]), int(found[2])) if found else (0, 0)
+        if not 1 <= index <= count <= MOST_SHARDS:
+            raise UserError(f"--shard {text} is not a part of a grid: write I/N, from 1/N to N/N, as --shard 2/8.")
+        return cls(index, count)
+
+    def __str__(self) -> str:
+        return f"{self.index} of {self.count}"
+
+    def folder(self, grid: Path) -> Path:
+        """The run folder of the part below the folder of the grid."""
+        return grid / f"shard-{self.index}-of-{self.count}"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A shard of a grid: its cells in the grid's order, their share of the expected time, its entry in `run.json`."""
+
+    cells: list[Cell]
+    share: float
+    entry: ShardEntry
+
+
+def part(cells: Sequence[Cell], spec: RunSpec, shard: Shard, key: str) -> Part:
+    """One shard of a grid: the longest cells first, each to the part that would end soonest. key: of the grid."""
+    expected = estimate(cells, spec, REFERENCE, "bfloat16")
+    packed = pack(expected.jobs, shard.count)
+    split = [sorted(cells[at].id for at in machine.jobs) for machine in packed]
+    mine = packed[shard.index - 1]
+    return Part(
+        cells=[cells[at] for at in sorted(mine.jobs)],
+        share=sum(expected.seconds[at] for at in mine.jobs) / (sum(expected.seconds) or 1.0),
+        entry=ShardEntry(index=shard.index, count=shard.count, key=key, cells=len(cells), split=digest(split)),
+    )

@@ -1,0 +1,121 @@
+"""What a cell asks of its device, by the formulas of its method, before anything has run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from evals.measure.task import MeasuredTask
+from evals.methods.base import Cost, LongContextModel, Runtime
+from evals.methods.presets import Weights
+from evals.run.grid import Cell
+from evals.run.identity import ModelChoice
+from evals.run.memory import BYTES, expected_memory
+from evals.run.spec import RunSpec
+from evals.tasks.base import BaseTask
+
+ASSUMED_SAMPLES = 200
+"""Samples of a cell where neither a limit nor the task says how many: as many as most sets of LongBench have."""
+ASSUMED_TOKENS = 16384
+"""Tokens of a prompt where no length is given and the model has no window."""
+ASSUMED_PARAMETERS = 7e9
+"""Parameters of a model whose shape is not known on this machine."""
+QUERY = 64
+"""Tokens of the prompt that count as the query."""
+COLD_REQUESTS, COLD_TOKENS = 4, 16
+"""A cold pass: a warm-up and three repeats, each of which generates so many tokens (`evals.measure.request`)."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """The work of one cell.
+
+    read_flops: of reading all its prompts. steps: tokens generated one after the other. step_bytes: what each of them
+    reads from memory. weight_bytes: of its model. assumed: what the numbers rest on besides formulas.
+    """
+
+    read_flops: float
+    steps: int
+    step_bytes: float
+    weight_bytes: float
+    assumed: tuple[str, ...] = ()
+
+
+def expected_work(cells: Sequence[Cell], spec: RunSpec, dtype: str) -> list[Work]:
+    """The work of each cell of a run that starts from nothing: what is already measured does not matter.
+
+    dtype: in which the models run, whatever `spec` says.
+    """
+    formulas: dict[str, _Formula] = {}
+    for cell in cells:
+        if cell.model.name not in formulas:
+            formulas[cell.model.name] = _Formula(_in_dtype(cell.model, dtype))
+    return [_work(cell, formulas[cell.model.name], spec) for cell in cells]
+
+
+def sample_count(task: BaseTask, limit: int | None) -> int | None:
+    """Samples of a cell, at most; None where neither the limit nor the task bounds them."""
+    bounds = [bound for bound in (limit, task.sample_count()) if bound is not None]
+    return min(bounds, default=None)
+
+
+def _in_dtype(choice: ModelChoice, dtype: str) -> ModelChoice:
+    return replace(choice, runtime=replace(choice.runtime, dtype=dtype))
+
+
+class _Formula:
+    """The cost of a model's requests: its own formula on a shape without numbers, else what dense models need."""
+
+    def __init__(self, choice: ModelChoice) -> None:
+        self.model: LongContextModel | None = None
+        self.assumed: tuple[str, ...] = ()
+        expected = expected_memory(choice)
+        size = BYTES[choice.runtime.dtype]
+        self.weight_bytes = expected.weight_bytes if expected else ASSUMED_PARAMETERS * size
+        self.parameters = self.weight_bytes / size
+        try:
+            self.model = _on_meta(choice)
+        except Exception as error:  # methods of other packages may need real weights: an estimate is no reason to stop
+            reason = type(error).__name__ if choice.preset.shape else "no shape"
+            known = "its parameters" if expected else f"{ASSUMED_PARAMETERS / 1e9:g} billion parameters"
+            self.assumed = (f"{choice.name}: two FLOPs per token for each of {known} (no formula here: {reason})",)
+
+    def cost(self, tokens: int) -> Cost:
+        """Of a request that reads so many tokens, the query included."""
+        query = min(QUERY, max(tokens - 1, 0))
+        if self.model is not None:
+            return self.model.cost(tokens - query, query)
+        flops, size = 2.0 * self.parameters, round(self.weight_bytes)
+        return Cost(flops * tokens, flops, size, 0, size)
+
+
+def _on_meta(choice: ModelChoice) -> LongContextModel:
+    """The model as a shape without numbers: nothing is allocated, read or fetched."""
+    preset = choice.preset
+    if preset.shape is None:
+        raise ValueError("no shape")
+    shape_only = preset.model_copy(update={"weights": Weights(source="none")})  # no search for its tokenizer
+    runtime = Runtime(
+        device="meta", dtype=choice.runtime.dtype, attn_fallback="eager", random_weights=True, offline=True
+    )
+    return choice.method.load(shape_only.override(choice.method.settings_in_force(preset)), runtime)
+
+
+def _work(cell: Cell, formula: _Formula, spec: RunSpec) -> Work:
+    task, assumed = cell.task.task, list(formula.assumed)
+    tokens = cell.length or cell.model.preset.max_context
+    if tokens is None:
+        tokens = ASSUMED_TOKENS
+        assumed.append(f"{cell.task.name}: prompts of {ASSUMED_TOKENS} tokens (no --length)")
+    cost = formula.cost(tokens)
+    if isinstance(task, MeasuredTask):
+        reads, steps = float(task.requests()), task.requests() * task.answer_tokens()
+    else:
+        samples = sample_count(task, spec.limit)
+        if samples is None:
+            samples = ASSUMED_SAMPLES
+            assumed.append(f"{cell.task.name}: {ASSUMED_SAMPLES} samples (no --limit)")
+        cold = COLD_REQUESTS if spec.perf else 0
+        reads = samples * task.sample_tokens(tokens) / tokens + cold
+        steps = samples * task.answer_tokens() + cold * COLD_TOKENS
+    return Work(reads * cost.prefill_flops, steps, cost.decode_bytes, cost.weight_bytes, tuple(assumed))
