@@ -28,6 +28,7 @@ def evaluate(
     data_dir: options.DataDir = None,
     offline: options.Offline = False,
     output: options.Output = None,
+    shard: options.InParts = None,
     device: options.OnDevice = Device.auto,
     dtype: options.InDType = DType.auto,
     attn: options.Kernel = Attention.auto,
@@ -77,9 +78,10 @@ def evaluate(
     )
     from evals.cli import launch
 
+    chosen = launch.Shard.parse(shard) if shard is not None else None
     if dry_run:
-        return launch.dry_run(spec, output, out)
-    return launch.execute(spec, output, ["sharedllm-eval", *sys.argv[1:]], out, err)
+        return launch.dry_run(spec, output, out, chosen)
+    return launch.execute(spec, output, ["sharedllm-eval", *sys.argv[1:]], out, err, chosen)
 
 
 def _chosen_tasks(tasks: list[str], models: list[str], maxlen: bool) -> list[str]:

@@ -21,7 +21,9 @@ from evals.run.engine import Engine
 from evals.run.environment import environment
 from evals.run.grid import Cell, check, check_unique, plan
 from evals.run.identity import SCHEMA, digest
+from evals.run.plan_record import record_plan
 from evals.run.progress import Progress
+from evals.run.shards import Shard, part
 from evals.run.signals import Terminated, terminable
 from evals.run.spec import RunSpec
 
@@ -52,8 +54,15 @@ def dry_run(spec: RunSpec, output: Path | None, out: PipeConsole) -> int:
     return 0
 
 
-def execute(spec: RunSpec, output: Path | None, command: Sequence[str], out: PipeConsole, err: PipeConsole) -> int:
-    """Run the grid, or go on with it. Returns the exit code of the command line contract.
+def execute(
+    spec: RunSpec,
+    output: Path | None,
+    command: Sequence[str],
+    out: PipeConsole,
+    err: PipeConsole,
+    shard: Shard | None = None,
+) -> int:
+    """Run the grid or one part of it, or go on with it. Returns the exit code of the command line contract.
 
     Ctrl-C and SIGTERM end the run with a sentence on how to go on, and exit codes 130 and 143.
     """
@@ -61,7 +70,7 @@ def execute(spec: RunSpec, output: Path | None, command: Sequence[str], out: Pip
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the run has its own bar
     try:
         with terminable():
-            return _execute(spec, output, command, out, err, begin)
+            return _execute(spec, output, command, out, err, begin, shard)
     except (KeyboardInterrupt, Terminated) as stop:
         err.print(
             "Stopped. Everything measured so far is kept: the same command goes on from there.",
@@ -73,12 +82,18 @@ def execute(spec: RunSpec, output: Path | None, command: Sequence[str], out: Pip
 
 
 def _execute(
-    spec: RunSpec, output: Path | None, command: Sequence[str], out: PipeConsole, err: PipeConsole, begin: float
+    spec: RunSpec,
+    output: Path | None,
+    command: Sequence[str],
+    out: PipeConsole,
+    err: PipeConsole,
+    begin: float,
+    shard: Shard | None,
 ) -> int:
     cells = plan(spec)
     check(cells)
     check_unique(cells)
-    key = digest({"cells": sorted(cell.id for cell in cells), "device": spec.device})
+    key = _key(cells, spec)
     folder = output or RUNS / key[:12]
     header: Json = {
         "command": list(command),
@@ -86,8 +101,15 @@ def _execute(
         "environment": environment(spec.device),
         "identity_schema": SCHEMA,
     }
+    if shard is not None:
+        mine = part(cells, spec, shard, key)
+        folder, cells, header["shard"] = shard.folder(folder), mine.cells, mine.entry
+        key = _key(cells, spec)
+        share = f"{len(cells)} of {mine.entry.cells} cells, {mine.share:.0%} of the expected time"
+        err.write_line(f"Shard {shard}: {share}.")
     spent = Spent(load_s=time.perf_counter() - begin)
     with RunStore(folder, key, header, lambda recorded: first_difference(recorded, header["spec"], cells)) as store:
+        record_plan(store.meta, cells, spec, earlier=None)
         with Progress(cells, err) as progress:
             progress.log(f"{len(cells)} cells into {folder} on {spec.device}, {spec.dtype}, {_kernel(spec)}")
             Engine(store, spec, progress, spent).execute(cells)
@@ -117,6 +139,11 @@ def exit_code(states: Sequence[CellState]) -> int:
     if not failed:
         return 0
     return 2 if len(failed) == len(states) and all(state.bad_input for state in failed) else 1
+
+
+def _key(cells: Sequence[Cell], spec: RunSpec) -> str:
+    """Hash of what is run."""
+    return digest({"cells": sorted(cell.id for cell in cells), "device": spec.device})
 
 
 def _kernel(spec: RunSpec) -> str:

@@ -38,6 +38,10 @@ Limit = Annotated[int | None, typer.Option(min=1, max=MAX_COUNT, help="Samples p
 DataDir = Annotated[Path | None, typer.Option(help="Folder with the data of the tasks.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Never contact the hub.")]
 Output = Annotated[Path | None, typer.Option(help="Run folder; default: runs/HASH.")]
+InParts = Annotated[
+    str | None,
+    typer.Option("--shard", metavar="I/N", help="Run the I-th of N parts of the grid, in a folder of its own."),
+]
 OnDevice = Annotated[Device, typer.Option(help="Where to run.")]
 InDType = Annotated[DType, typer.Option(help="auto: bfloat16 on a GPU, float32 on the CPU.")]
 Kernel = Annotated[Attention, typer.Option(help="Attention kernel; auto: the fastest for this device.")]

@@ -23,20 +23,28 @@ def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR", help="Run folders of sharedllm-eval.")],
     output: Annotated[Path | None, typer.Option(help="Write one report of all runs to this folder.")] = None,
 ) -> int:
-    """Write the summary, tables, plots and report.html of each run into its folder, or of all runs into --output."""
+    """Write the summary, tables, plots and report.html of each run into its folder, or of all runs into --output.
+
+    Shards of a grid, or the folder that they are in, become one run, by default in the folder `merged` beside them.
+    """
     from evals import report as reporting
     from evals.records.json import dumps
     from evals.report.load import load, merge
     from evals.report.missing import missing
+    from evals.records.read import read_run
+    from evals.records.shards import merge_shards, shards_below
     from evals.safe_text import plain_json, plain_line
 
-    loaded = [load(path) for path in runs]
+    found = [shard for run in runs for shard in (shards_below(run) or [run])]
+    together = found != runs or (len(runs) > 1 and any(read_run(path).shard for path in runs))
+    merged = merge_shards(found, output or found[0].parent / "merged") if together else None
+    loaded = [load(path) for path in ([merged.folder] if merged else runs)]
     jobs = [(run, run.path) for run in loaded]
-    if output is not None:
+    if output is not None and not merged:
         jobs = [(merge(loaded, output) if len(loaded) > 1 else loaded[0], output)]
     written = []
     for run, folder in jobs:
-        notes = [*run.notes, *missing(run)]
+        notes = [*run.notes, *(merged.incomplete if merged else []), *missing(run)]
         for note in notes:
             print(plain_line(note), file=sys.stderr)
         summary = reporting.write(run, folder)
@@ -44,6 +52,8 @@ def report(
         written.append({"report": str(folder / "report.html"), "cells": len(summary), "notes": notes})
     print(plain_json(dumps({"runs": [str(path) for path in runs], "reports": written})))
     _require_whole(loaded)
+    if merged and merged.incomplete:
+        raise UserError("This is not the whole grid: " + merged.incomplete[0])
     return 0
 
 

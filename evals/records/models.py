@@ -185,13 +185,15 @@ class ShardEntry(Record):
     """Which part of a grid a run is.
 
     index, count: the index-th of count parts, from 1. key: hash of the whole grid, which a run of all of it would
-    have. cells: how many the grid has. split: hash of the cells of every part.
+    have. cells: how many the grid has. places: where in the grid each of the part's cells is. split: hash of the
+    cells of every part.
     """
 
     index: Annotated[int, Field(ge=1)]
     count: Annotated[int, Field(ge=1)]
     key: str
     cells: Annotated[int, Field(ge=0)]
+    places: list[int]
     split: str
 
 

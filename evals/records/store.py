@@ -17,6 +17,7 @@ from typing import Self
 from filelock import FileLock, Timeout
 
 from evals.errors import UserError
+from evals.records.disk import replace_file
 from evals.records.json import Json, dumps
 from evals.records.lines import AnyRecord, encode
 from evals.records.models import PerfRecord, Resumed, RunMeta, SampleRecord
@@ -108,7 +109,7 @@ class RunStore:
     def save(self) -> None:
         """Write `run.json` whole: a reader sees the old or the new one."""
         try:
-            _replace(self.folder / RUN_FILE, dumps(self.meta.as_json(), indent=1).encode())
+            replace_file(self.folder / RUN_FILE, dumps(self.meta.as_json(), indent=1).encode())
         except OSError as error:
             raise self._disk_error(error) from error
 
@@ -171,7 +172,7 @@ class RunStore:
             file.writelines(aside)
             file.flush()
             os.fsync(file.fileno())
-        _replace(self.folder / SAMPLES_FILE, b"".join(kept))
+        replace_file(self.folder / SAMPLES_FILE, b"".join(kept))
         self.healed += len(aside)
 
     def _cut_torn_line(self) -> None:
@@ -211,13 +212,3 @@ def _key(record: AnyRecord) -> tuple[str, str]:
 def _doubled(line: Line, last: dict[tuple[str, str], int]) -> str:
     """A fault where a later line holds the same sample or measurement."""
     return "doubled" if line.record and last[_key(line.record)] != line.number else ""
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file whole, by way of a hidden draft beside it."""
-    draft = path.with_name(f".{path.name}")
-    with draft.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)

@@ -43,6 +43,8 @@ def first_difference(recorded: RunMeta, spec: Json, cells: Sequence[Cell]) -> st
         for part, value in (entry.identity_parts or {}).items() if entry else ():
             if choice.identity.get(part) != value:
                 return f"the {part} of {choice.name} changed"
+    if recorded.shard is not None:
+        return f"another split into {recorded.shard.count} shards, which --limit and --no-perf decide too"
     return "a model's files changed, or a version of a method"
 
 

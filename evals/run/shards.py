@@ -13,6 +13,7 @@ from pathlib import Path
 
 from evals.errors import UserError
 from evals.records.models import ShardEntry
+from evals.records.shards import shard_folder
 from evals.run.devices import REFERENCE
 from evals.run.estimate import estimate
 from evals.run.grid import Cell
@@ -44,7 +45,7 @@ class Shard:
 
     def folder(self, grid: Path) -> Path:
         """The run folder of the part below the folder of the grid."""
-        return grid / f"shard-{self.index}-of-{self.count}"
+        return shard_folder(grid, self.index, self.count)
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,10 @@ def part(cells: Sequence[Cell], spec: RunSpec, shard: Shard, key: str) -> Part:
     """One shard of a grid: the longest cells first, each to the part that would end soonest. key: of the grid."""
     expected = estimate(cells, spec, REFERENCE, "bfloat16")
     packed = pack(expected.jobs, shard.count)
-    split = [sorted(cells[at].id for at in machine.jobs) for machine in packed]
-    mine = packed[shard.index - 1]
-    return Part(
-        cells=[cells[at] for at in sorted(mine.jobs)],
-        share=sum(expected.seconds[at] for at in mine.jobs) / (sum(expected.seconds) or 1.0),
-        entry=ShardEntry(index=shard.index, count=shard.count, key=key, cells=len(cells), split=digest(split)),
+    split = [[cells[at].id for at in sorted(machine.jobs)] for machine in packed]
+    mine = sorted(packed[shard.index - 1].jobs)
+    entry = ShardEntry(
+        index=shard.index, count=shard.count, key=key, cells=len(cells), places=mine, split=digest(split)
     )
+    share = sum(expected.seconds[at] for at in mine) / (sum(expected.seconds) or 1.0)
+    return Part([cells[at] for at in mine], share, entry)

@@ -69,13 +69,12 @@ class _Formula:
     def __init__(self, choice: ModelChoice) -> None:
         self.model: LongContextModel | None = None
         self.assumed: tuple[str, ...] = ()
-        expected = expected_memory(choice)
-        size = BYTES[choice.runtime.dtype]
-        self.weight_bytes = expected.weight_bytes if expected else ASSUMED_PARAMETERS * size
-        self.parameters = self.weight_bytes / size
         try:
             self.model = _on_meta(choice)
         except Exception as error:  # methods of other packages may need real weights: an estimate is no reason to stop
+            expected, size = expected_memory(choice), BYTES[choice.runtime.dtype]
+            self.weight_bytes = expected.weight_bytes if expected else ASSUMED_PARAMETERS * size
+            self.parameters = self.weight_bytes / size
             reason = type(error).__name__ if choice.preset.shape else "no shape"
             known = "its parameters" if expected else f"{ASSUMED_PARAMETERS / 1e9:g} billion parameters"
             self.assumed = (f"{choice.name}: two FLOPs per token for each of {known} (no formula here: {reason})",)

@@ -1,0 +1,28 @@
+"""The plan of a run in `run.json`, so that its report can put the measured time beside the expected one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from evals.records.models import RunMeta
+from evals.run.devices import this_device
+from evals.run.estimate import estimate
+from evals.run.grid import Cell
+from evals.run.spec import RunSpec
+
+
+def record_plan(meta: RunMeta, cells: Sequence[Cell], spec: RunSpec, earlier: Path | None) -> None:
+    """Note the seconds that each cell should take on this device. A pass that is complete keeps its own."""
+    found = estimate(cells, spec, this_device(spec.device), spec.dtype, earlier)
+    meta.plan = {
+        "device": found.device.name,
+        "dtype": spec.dtype,
+        "factors": dict(found.factors),
+        "assumes": found.assumes,
+    }
+    for cell, seconds in zip(cells, found.seconds, strict=True):
+        state = meta.cells.setdefault(cell.id, cell.state())
+        whole = state.limit is None or (spec.limit is not None and spec.limit <= state.limit)
+        if state.planned_s is None or state.status != "ok" or not whole:
+            state.planned_s = seconds
