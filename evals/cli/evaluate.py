@@ -43,6 +43,7 @@ def evaluate(
     perf: options.Perf = True,
     reuse: options.Reuse = True,
     dry_run: options.DryRun = False,
+    plan_from: options.PlanFrom = None,
     show_list: options.ShowList = False,
     version: options.Version = False,
 ) -> int:
@@ -80,8 +81,8 @@ def evaluate(
 
     chosen = launch.Shard.parse(shard) if shard is not None else None
     if dry_run:
-        return launch.dry_run(spec, output, out, chosen)
-    return launch.execute(spec, output, ["sharedllm-eval", *sys.argv[1:]], out, err, chosen)
+        return launch.dry_run(spec, output, out, chosen, plan_from)
+    return launch.execute(spec, output, ["sharedllm-eval", *sys.argv[1:]], out, err, chosen, plan_from)
 
 
 def _chosen_tasks(tasks: list[str], models: list[str], maxlen: bool) -> list[str]:

@@ -9,10 +9,12 @@ from pathlib import Path
 import transformers
 
 from evals.cli.pipes import PipeConsole
-from evals.cli.terminal import closing, last_line, plan_table, results_table
+from evals.cli.terminal import closing, last_line, plan_table, plan_times, results_table
 from evals.errors import UserError
 from evals.records.json import Json
 from evals.records.models import CellState
+from evals.records.read import RUN_FILE
+from evals.records.shards import shards_below
 from evals.records.store import RunStore, StoreError
 from evals.run.answering import Spent
 from evals.run.difference import first_difference
@@ -23,7 +25,7 @@ from evals.run.grid import Cell, check, check_unique, plan
 from evals.run.identity import SCHEMA, digest
 from evals.run.plan_record import record_plan
 from evals.run.progress import Progress
-from evals.run.shards import Shard, part
+from evals.run.shards import Shard, Split, part
 from evals.run.signals import Terminated, terminable
 from evals.run.spec import RunSpec
 
@@ -32,11 +34,25 @@ INTERRUPTED, TERMINATED = 130, 143
 """Exit codes after Ctrl-C and SIGTERM, as shells count them: 128 and the number of the signal."""
 
 
-def dry_run(spec: RunSpec, output: Path | None, out: PipeConsole) -> int:
-    """Print the plan; nothing is loaded, fetched or written."""
-    rows = planned(plan(spec), spec.limit)
+def dry_run(
+    spec: RunSpec,
+    output: Path | None,
+    out: PipeConsole,
+    shard: Shard | None = None,
+    earlier: Path | None = None,
+) -> int:
+    """Print the plan; nothing is loaded, fetched or written.
+
+    earlier: a run whose measured times correct the estimate; by default that in `output`, if there is one.
+    """
+    cells = plan(spec)
+    if shard is not None:
+        cells = [cells[at] for at in Split.of(cells, spec, shard.count).places[shard.index - 1]]
+    found = planned(cells, spec, _earlier(earlier, output))
+    rows, time_s = found.rows, found.time
     out.print(plan_table(rows))
-    cells: list[Json] = [
+    plan_times(out, time_s)
+    entries: list[Json] = [
         {
             "model": row.cell.model.name,
             "task": row.cell.task.name,
@@ -47,11 +63,27 @@ def dry_run(spec: RunSpec, output: Path | None, out: PipeConsole) -> int:
             "tokens": row.tokens,
             "weight_bytes": row.weight_bytes,
             "dense_kv_bytes": row.kv_bytes,
+            "planned_s": row.seconds,
         }
         for row in rows
     ]
-    last_line(out, {"run": str(output) if output else None, "cells": cells, "failed": 0})
+    estimated = {
+        "gpu": time_s.device.name,
+        "gpu_hours": time_s.hours,
+        "wall_hours": {str(count): seconds / 3600 for count, seconds in time_s.walls().items()},
+        "assumes": time_s.assumes,
+    }
+    last_line(out, {"run": str(output) if output else None, "cells": entries, "failed": 0, "plan": estimated})
     return 0
+
+
+def _earlier(named: Path | None, output: Path | None) -> list[Path]:
+    """The runs that an estimate learns from."""
+    if named is not None:
+        return shards_below(named) or [named]
+    if output is None:
+        return []
+    return [output] if (output / RUN_FILE).exists() else shards_below(output)
 
 
 def execute(
@@ -61,16 +93,18 @@ def execute(
     out: PipeConsole,
     err: PipeConsole,
     shard: Shard | None = None,
+    earlier: Path | None = None,
 ) -> int:
     """Run the grid or one part of it, or go on with it. Returns the exit code of the command line contract.
 
-    Ctrl-C and SIGTERM end the run with a sentence on how to go on, and exit codes 130 and 143.
+    earlier: a run whose measured times correct the plan. Ctrl-C and SIGTERM end the run with a sentence on how to go
+    on, and exit codes 130 and 143.
     """
     begin = time.perf_counter()
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the run has its own bar
     try:
         with terminable():
-            return _execute(spec, output, command, out, err, begin, shard)
+            return _execute(spec, output, command, out, err, begin, shard, earlier)
     except (KeyboardInterrupt, Terminated) as stop:
         err.print(
             "Stopped. Everything measured so far is kept: the same command goes on from there.",
@@ -89,6 +123,7 @@ def _execute(
     err: PipeConsole,
     begin: float,
     shard: Shard | None,
+    earlier: Path | None,
 ) -> int:
     cells = plan(spec)
     check(cells)
@@ -109,7 +144,7 @@ def _execute(
         err.write_line(f"Shard {shard}: {share}.")
     spent = Spent(load_s=time.perf_counter() - begin)
     with RunStore(folder, key, header, lambda recorded: first_difference(recorded, header["spec"], cells)) as store:
-        record_plan(store.meta, cells, spec, earlier=None)
+        record_plan(store.meta, cells, spec, _earlier(earlier, None))
         with Progress(cells, err) as progress:
             progress.log(f"{len(cells)} cells into {folder} on {spec.device}, {spec.dtype}, {_kernel(spec)}")
             Engine(store, spec, progress, spent).execute(cells)

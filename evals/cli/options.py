@@ -69,6 +69,9 @@ MaxLen = Annotated[
 Perf = Annotated[bool, typer.Option(help="Measure time and memory in a separate cold pass.")]
 Reuse = Annotated[bool, typer.Option(help="Read each context once for all its questions.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")]
+PlanFrom = Annotated[
+    Path | None, typer.Option(metavar="RUN_DIR", help="An earlier run whose measured times correct the plan.")
+]
 ShowList = Annotated[
     bool, typer.Option("--list", help="Show tasks and models; with --task or --model, their settings.")
 ]

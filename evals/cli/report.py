@@ -29,10 +29,10 @@ def report(
     """
     from evals import report as reporting
     from evals.records.json import dumps
-    from evals.report.load import load, merge
-    from evals.report.missing import missing
     from evals.records.read import read_run
     from evals.records.shards import merge_shards, shards_below
+    from evals.report.load import load, merge
+    from evals.report.missing import missing
     from evals.safe_text import plain_json, plain_line
 
     found = [shard for run in runs for shard in (shards_below(run) or [run])]

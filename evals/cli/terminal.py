@@ -12,6 +12,7 @@ from evals.cli.pipes import PipeConsole
 from evals.cli.tables import add_row, new_table
 from evals.records.json import Json, dumps
 from evals.run.dry_run import Planned
+from evals.run.estimate import Estimate
 from evals.safe_text import plain_line
 
 GIB = 1 << 30
@@ -41,7 +42,7 @@ def results_table(rows: Sequence[Json]) -> Table:
 
 def plan_table(rows: Sequence[Planned]) -> Table:
     """One row per cell of a run that was not started."""
-    columns = ("model", "task", "length", "samples", "tokens", "weights GiB", "dense KV GiB")
+    columns = ("model", "task", "length", "samples", "tokens", "weights GiB", "dense KV GiB", "estimated")
     table = new_table(columns, left=("model", "task"))
     for row in rows:
         add_row(
@@ -53,8 +54,31 @@ def plan_table(rows: Sequence[Planned]) -> Table:
             "" if row.tokens is None else f"{row.tokens:,}",
             "" if row.weight_bytes is None else f"{row.weight_bytes / GIB:.2f}",
             "" if row.kv_bytes is None else f"{row.kv_bytes / GIB:.2f}",
+            duration(row.seconds),
         )
     return table
+
+
+def plan_times(out: PipeConsole, time: Estimate) -> None:
+    """GPU hours, wall time by number of GPUs, and what both rest on."""
+    out.write_line(f"Estimated: {time.hours:.3g} GPU hours on {time.device.name}.")
+    walls = ", ".join(f"{count}: {duration(seconds)}" for count, seconds in time.walls().items())
+    out.write_line(f"Wall time by number of GPUs, loading included: {walls}.{_bound(time)}")
+    for sentence in time.assumes:
+        out.write_line(plain_line(f"Assumed: {sentence}"))
+
+
+def _bound(time: Estimate) -> str:
+    """A note where one cell takes as long as all the others beside it."""
+    walls, longest = time.walls(), max(job.seconds + job.setup_s for job in time.jobs)
+    return f" The longest cell alone takes {duration(longest)}." if min(walls.values()) < 1.05 * longest else ""
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: `45 s`, `12 min`, `3.4 h`."""
+    if seconds < 90:
+        return f"{seconds:.2g} s"
+    return f"{seconds / 60:.2g} min" if seconds < 5400 else f"{seconds / 3600:.3g} h"
 
 
 def _number(value: float | None) -> str:

@@ -132,7 +132,7 @@ def _require_free(output: Path, key: str) -> None:
         raise UserError(f"{output} holds another run: choose another --output.")
     if merged != (output / SAMPLES_FILE).stat().st_size:
         raise UserError(
-            f"The run in {output} went on after an earlier merge, and a new one would lose that: choose another --output."
+            f"The run in {output} went on after an earlier merge, which another would undo: choose another --output."
         )
 
 

@@ -1,34 +1,52 @@
-"""The dry run: what would be run, how many tokens, how much memory, without loading a weight."""
+"""The dry run: what would be run, how many tokens, how much memory and time, without loading a weight."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from evals.run.estimate import Estimate, estimate, planned_gpu
 from evals.run.grid import Cell
 from evals.run.memory import expected_memory
+from evals.run.spec import RunSpec
+from evals.run.work import sample_count
 
 
 @dataclass(frozen=True)
 class Planned:
-    """One row of the plan. samples and tokens are None where no --limit bounds them, memory where no config is."""
+    """One row of the plan. samples and tokens are None where nothing bounds them, memory where no config is.
+
+    seconds: estimated, on a GPU.
+    """
 
     cell: Cell
     samples: int | None
     tokens: int | None
     weight_bytes: int | None
     kv_bytes: int | None
+    seconds: float
 
 
-def planned(cells: Sequence[Cell], limit: int | None) -> list[Planned]:
-    """The plan of a run, one row per cell."""
+@dataclass(frozen=True)
+class Plan:
+    """The cells of a run, and the estimate of their times."""
+
+    rows: list[Planned]
+    time: Estimate
+
+
+def planned(cells: Sequence[Cell], spec: RunSpec, earlier: Sequence[Path] = ()) -> Plan:
+    """The plan of a run. earlier: run folders whose measured times correct the estimate."""
     choices = {cell.model.name: cell.model for cell in cells}
     memory = {name: expected_memory(choice) for name, choice in choices.items()}
+    time = estimate(cells, spec, *planned_gpu(spec), earlier)
     rows = []
-    for cell in cells:
-        expected = memory[cell.model.name]
-        tokens = limit * cell.task.task.sample_tokens(cell.length) if limit and cell.length else None
+    for cell, seconds in zip(cells, time.seconds, strict=True):
+        expected, task, length = memory[cell.model.name], cell.task.task, cell.length
+        samples = sample_count(task, spec.limit)
+        tokens = samples * task.sample_tokens(length) if samples and length else None
         weight = expected.weight_bytes if expected else None
-        kv = expected.kv_token_bytes * cell.length if expected and cell.length else None
-        rows.append(Planned(cell, limit, tokens, weight, kv))
-    return rows
+        kv = expected.kv_token_bytes * length if expected and length else None
+        rows.append(Planned(cell, samples, tokens, weight, kv, seconds))
+    return Plan(rows, time)

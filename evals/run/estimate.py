@@ -48,6 +48,11 @@ class Estimate:
         found = zip(self.seconds, self.models, self.load_s, strict=True)
         return [Job(seconds, model, load_s) for seconds, model, load_s in found]
 
+    @property
+    def hours(self) -> float:
+        """Of all cells, without loading."""
+        return sum(self.seconds) / 3600
+
     def walls(self) -> dict[int, float]:
         """Wall seconds by number of devices, up to the number from which on more of them do not help."""
         found: dict[int, float] = {}
@@ -59,13 +64,15 @@ class Estimate:
         return found
 
 
-def estimate(cells: Sequence[Cell], spec: RunSpec, device: Device, dtype: str, earlier: Path | None = None) -> Estimate:
-    """The time of each cell on a device that does nothing else. earlier: a run folder that corrects the formulas.
+def estimate(
+    cells: Sequence[Cell], spec: RunSpec, device: Device, dtype: str, earlier: Sequence[Path] = ()
+) -> Estimate:
+    """The time of each cell on a device that does nothing else. earlier: run folders that correct the formulas.
 
-    Raises UserError where `earlier` is no run.
+    Raises UserError where one of them is no run.
     """
     works = expected_work(cells, spec, dtype)
-    factors = measured_factors(earlier) if earlier else {}
+    factors = measured_factors(earlier)
     raw = [_seconds(work, device, dtype) for work in works]
     models = [cell.model.name for cell in cells]
     return Estimate(
@@ -83,24 +90,30 @@ def planned_gpu(spec: RunSpec) -> tuple[Device, str]:
     return (this_device("cuda"), spec.dtype) if spec.device == "cuda" else (REFERENCE, "bfloat16")
 
 
-def measured_factors(folder: Path) -> dict[str, float]:
-    """Measured over estimated seconds of each model of a run, over its complete cells that were planned.
+def measured_factors(folders: Sequence[Path]) -> dict[str, float]:
+    """Measured over estimated seconds of each model of some runs, over its complete cells that were planned.
 
-    Raises UserError where the folder holds no run.
+    Raises UserError where a folder holds no run.
     """
-    meta = read_run(folder)
-    before = meta.plan.get("factors", {})
-    measured: dict[str, float] = {}
-    for record in read_records(folder):
-        found = sample_seconds(record) if isinstance(record, SampleRecord) else cold_seconds(record)
-        measured[record.cell] = measured.get(record.cell, 0.0) + found
     sums: dict[str, list[float]] = {}
-    for cell, state in meta.cells.items():
-        if state.status == "ok" and state.planned_s and measured.get(cell):
-            total = sums.setdefault(state.model, [0.0, 0.0])
-            total[0] += measured[cell]
-            total[1] += state.planned_s / before.get(state.model, 1.0)
+    for folder in folders:
+        meta, measured = read_run(folder), _measured(folder)
+        before = meta.plan.get("factors", {})
+        for cell, state in meta.cells.items():
+            if state.status == "ok" and state.planned_s and measured.get(cell):
+                total = sums.setdefault(state.model, [0.0, 0.0])
+                total[0] += measured[cell]
+                total[1] += state.planned_s / before.get(state.model, 1.0)
     return {model: spent / planned for model, (spent, planned) in sums.items()}
+
+
+def _measured(folder: Path) -> dict[str, float]:
+    """Seconds of the records of each cell."""
+    found: dict[str, float] = {}
+    for record in read_records(folder):
+        seconds = sample_seconds(record) if isinstance(record, SampleRecord) else cold_seconds(record)
+        found[record.cell] = found.get(record.cell, 0.0) + seconds
+    return found
 
 
 def _seconds(work: Work, device: Device, dtype: str) -> float:
@@ -112,7 +125,7 @@ def _assumptions(
     works: Sequence[Work],
     device: Device,
     dtype: str,
-    earlier: Path | None,
+    earlier: Sequence[Path],
     factors: Mapping[str, float],
     models: Sequence[str],
 ) -> list[str]:
@@ -125,5 +138,5 @@ def _assumptions(
     ]
     for model in dict.fromkeys(models):
         if model in factors:
-            found.append(f"{model}: times {factors[model]:.3g}, as measured in {earlier}.")
+            found.append(f"{model}: times {factors[model]:.3g}, as measured in {', '.join(map(str, earlier))}.")
     return [*found, *dict.fromkeys(f"{sentence}." for work in works for sentence in work.assumed)]

@@ -12,7 +12,7 @@ from evals.run.grid import Cell
 from evals.run.spec import RunSpec
 
 
-def record_plan(meta: RunMeta, cells: Sequence[Cell], spec: RunSpec, earlier: Path | None) -> None:
+def record_plan(meta: RunMeta, cells: Sequence[Cell], spec: RunSpec, earlier: Sequence[Path] = ()) -> None:
     """Note the seconds that each cell should take on this device. A pass that is complete keeps its own."""
     found = estimate(cells, spec, this_device(spec.device), spec.dtype, earlier)
     meta.plan = {

@@ -57,14 +57,26 @@ class Part:
     entry: ShardEntry
 
 
+@dataclass(frozen=True)
+class Split:
+    """A grid in parts. places: of the cells of every part, in the grid's order. shares: of the expected time."""
+
+    places: list[list[int]]
+    shares: list[float]
+
+    @classmethod
+    def of(cls, cells: Sequence[Cell], spec: RunSpec, count: int) -> Split:
+        """The longest cells first, each to the part that would end soonest."""
+        expected = estimate(cells, spec, REFERENCE, "bfloat16")
+        places = [sorted(machine.jobs) for machine in pack(expected.jobs, count)]
+        whole = sum(expected.seconds) or 1.0
+        return cls(places, [sum(expected.seconds[at] for at in part) / whole for part in places])
+
+
 def part(cells: Sequence[Cell], spec: RunSpec, shard: Shard, key: str) -> Part:
-    """One shard of a grid: the longest cells first, each to the part that would end soonest. key: of the grid."""
-    expected = estimate(cells, spec, REFERENCE, "bfloat16")
-    packed = pack(expected.jobs, shard.count)
-    split = [[cells[at].id for at in sorted(machine.jobs)] for machine in packed]
-    mine = sorted(packed[shard.index - 1].jobs)
-    entry = ShardEntry(
-        index=shard.index, count=shard.count, key=key, cells=len(cells), places=mine, split=digest(split)
-    )
-    share = sum(expected.seconds[at] for at in mine) / (sum(expected.seconds) or 1.0)
-    return Part([cells[at] for at in mine], share, entry)
+    """One shard of a grid. key: of the grid."""
+    split = Split.of(cells, spec, shard.count)
+    mine = split.places[shard.index - 1]
+    ids = digest([[cells[at].id for at in places] for places in split.places])
+    entry = ShardEntry(index=shard.index, count=shard.count, key=key, cells=len(cells), places=mine, split=ids)
+    return Part([cells[at] for at in mine], split.shares[shard.index - 1], entry)

@@ -101,11 +101,11 @@ def _on_meta(choice: ModelChoice) -> LongContextModel:
 
 
 def _work(cell: Cell, formula: _Formula, spec: RunSpec) -> Work:
-    task, assumed = cell.task.task, list(formula.assumed)
+    task, name, assumed = cell.task.task, cell.task.name.partition(":")[0], list(formula.assumed)
     tokens = cell.length or cell.model.preset.max_context
     if tokens is None:
         tokens = ASSUMED_TOKENS
-        assumed.append(f"{cell.task.name}: prompts of {ASSUMED_TOKENS} tokens (no --length)")
+        assumed.append(f"{name}: prompts of {ASSUMED_TOKENS} tokens (no --length)")
     cost = formula.cost(tokens)
     if isinstance(task, MeasuredTask):
         reads, steps = float(task.requests()), task.requests() * task.answer_tokens()
@@ -113,7 +113,7 @@ def _work(cell: Cell, formula: _Formula, spec: RunSpec) -> Work:
         samples = sample_count(task, spec.limit)
         if samples is None:
             samples = ASSUMED_SAMPLES
-            assumed.append(f"{cell.task.name}: {ASSUMED_SAMPLES} samples (no --limit)")
+            assumed.append(f"{name}: {ASSUMED_SAMPLES} samples a cell (no --limit)")
         cold = COLD_REQUESTS if spec.perf else 0
         reads = samples * task.sample_tokens(tokens) / tokens + cold
         steps = samples * task.answer_tokens() + cold * COLD_TOKENS
