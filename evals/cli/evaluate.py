@@ -78,8 +78,9 @@ def evaluate(
         **resolve_runtime(device, dtype, attn),
     )
     from evals.cli import launch
+    from evals.run.shards import Shard
 
-    chosen = launch.Shard.parse(shard) if shard is not None else None
+    chosen = Shard.parse(shard) if shard is not None else None
     if dry_run:
         return launch.dry_run(spec, output, out, chosen, plan_from)
     return launch.execute(spec, output, ["sharedllm-eval", *sys.argv[1:]], out, err, chosen, plan_from)

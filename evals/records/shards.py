@@ -34,8 +34,9 @@ def shards_below(folder: Path) -> list[Path]:
     """The run folders of shards right below a folder that is no run itself, by number; empty where there are none."""
     if (folder / RUN_FILE).exists() or not folder.is_dir():
         return []
-    found = [(*map(int, match.groups()), path) for path in folder.iterdir() if (match := NAME.fullmatch(path.name))]
-    return [path for _, _, path in sorted(found) if (path / RUN_FILE).exists()]
+    found = [(match, path) for path in folder.iterdir() if (match := NAME.fullmatch(path.name))]
+    found.sort(key=lambda entry: (int(entry[0][2]), int(entry[0][1])))
+    return [path for _, path in found if (path / RUN_FILE).exists()]
 
 
 class Piece(NamedTuple):
