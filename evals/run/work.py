@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
+from evals.errors import UserError
 from evals.measure.task import MeasuredTask
 from evals.methods.base import Cost, LongContextModel, Runtime
 from evals.methods.presets import Weights
 from evals.run.grid import Cell
 from evals.run.identity import ModelChoice
-from evals.run.memory import BYTES, expected_memory
+from evals.run.memory import expected_memory
 from evals.run.spec import RunSpec
 from evals.tasks.base import BaseTask
 
@@ -67,32 +69,40 @@ class _Formula:
     """The cost of a model's requests: its own formula on a shape without numbers, else what dense models need."""
 
     def __init__(self, choice: ModelChoice) -> None:
+        self.choice = choice
         self.model: LongContextModel | None = None
         self.assumed: tuple[str, ...] = ()
         try:
             self.model = _on_meta(choice)
         except Exception as error:  # methods of other packages may need real weights: an estimate is no reason to stop
-            expected, size = expected_memory(choice), BYTES[choice.runtime.dtype]
-            self.weight_bytes = expected.weight_bytes if expected else ASSUMED_PARAMETERS * size
-            self.parameters = self.weight_bytes / size
-            reason = type(error).__name__ if choice.preset.shape else "no shape"
-            known = "its parameters" if expected else f"{ASSUMED_PARAMETERS / 1e9:g} billion parameters"
-            self.assumed = (f"{choice.name}: two FLOPs per token for each of {known} (no formula here: {reason})",)
+            known = "its parameters" if expected_memory(choice) else f"{ASSUMED_PARAMETERS / 1e9:g} billion parameters"
+            why = str(error) if isinstance(error, UserError) else type(error).__name__
+            self.assumed = (f"{choice.name}: two FLOPs per token for each of {known} (no formula: {why})",)
 
     def cost(self, tokens: int) -> Cost:
         """Of a request that reads so many tokens, the query included."""
         query = min(QUERY, max(tokens - 1, 0))
         if self.model is not None:
-            return self.model.cost(tokens - query, query)
-        flops, size = 2.0 * self.parameters, round(self.weight_bytes)
-        return Cost(flops * tokens, flops, size, 0, size)
+            try:
+                return self.model.cost(tokens - query, query)
+            except UserError:  # a request that does not fit the method: its run will say so
+                pass
+        weight_bytes, parameters = self._dense
+        return Cost(2.0 * parameters * tokens, 2.0 * parameters, weight_bytes, 0, weight_bytes)
+
+    @cached_property
+    def _dense(self) -> tuple[int, float]:
+        """Bytes and number of parameters."""
+        expected, size = expected_memory(self.choice), 4 if self.choice.runtime.dtype == "float32" else 2
+        weight_bytes = expected.weight_bytes if expected else round(ASSUMED_PARAMETERS * size)
+        return weight_bytes, weight_bytes / size
 
 
 def _on_meta(choice: ModelChoice) -> LongContextModel:
     """The model as a shape without numbers: nothing is allocated, read or fetched."""
     preset = choice.preset
-    if preset.shape is None:
-        raise ValueError("no shape")
+    if preset.shape is None or choice.method.remote:
+        raise UserError("no shape, or not on this machine")
     shape_only = preset.model_copy(update={"weights": Weights(source="none")})  # no search for its tokenizer
     runtime = Runtime(
         device="meta", dtype=choice.runtime.dtype, attn_fallback="eager", random_weights=True, offline=True
