@@ -29,6 +29,8 @@ from sharedllm.nn.layers import Decoder, DecoderLayer, Rotation, decoder_of, sto
 
 Between = Callable[[int, torch.Tensor], torch.Tensor]
 """What a decoder layer does between self-attention and MLP, from its index and states (1, q, hidden) to the same."""
+Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]
+"""Self-attention of a layer: its index, queries, the cache's keys and values, and the scale; see `attend_last`."""
 
 
 def read(
@@ -37,16 +39,18 @@ def read(
     first: int,
     cache: Cache,
     between: Between | None = None,
+    attend: Attend | None = None,
     **stock: object,
 ) -> torch.Tensor:
     """Final hidden states (q, hidden) of `ids` (1, q) at positions first, first + 1, ...; the cache grows by them.
 
     The cache returns the earlier keys and the new ones, in order. The stock forward reads where `static_decoder` does
-    not know the base, for other kernels and for sliding windows; it takes `stock` in place of `between`.
+    not know the base, for other kernels and for sliding windows; it takes `stock`, and neither `between` nor `attend`.
     """
     check_length(model.config, first + ids.shape[1])
     positions = torch.arange(first, first + ids.shape[1], device=ids.device)[None]
     if not supports_static_decoding(model) or set(windows(model.config)) != {None}:
+        assert attend is None
         output = stock_decoder(model)(
             input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True, **stock
         )
@@ -57,7 +61,10 @@ def read(
     rotation = decoder.rotary_emb(hidden, positions)
     for index, layer in enumerate(decoder.layers):
         query, key, value = project(layer, hidden, rotation)
-        attended = merged(attend_last(query, *cache.update(key, value, index), layer.self_attn.scaling))
+        keys, values = cache.update(key, value, index)
+        scale = layer.self_attn.scaling
+        heads = attend(index, query, keys, values, scale) if attend else attend_last(query, keys, values, scale)
+        attended = merged(heads)
         if between is None:
             hidden = finish_layer(layer, hidden, attended)
         else:

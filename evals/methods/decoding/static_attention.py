@@ -72,10 +72,14 @@ class Tail:
     def attend(self, query: torch.Tensor, bias: torch.Tensor, scale: float) -> torch.Tensor:
         """(1, heads, q, head_dim) -> the same; bias: `Reach.bias`."""
         grouped = torch.unflatten(query, 1, (self.keys.shape[1], -1))  # heads that share keys are rows of one product
-        out, log_sum = attend_all(grouped.flatten(2, 3), *self.core, scale)
+        out, log_sum = self.attend_core(grouped.flatten(2, 3), scale)
         keys, values = self.keys[0].transpose(0, 1), self.values[0].transpose(0, 1)
         out, log_sum = out.reshape(grouped.shape)[0], log_sum.view(grouped.shape[1:-1])
         return attend_more(keys, values, grouped[0], bias, out, log_sum, scale).reshape(query.shape)
+
+    def attend_core(self, query: torch.Tensor, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Attention of (1, kv heads, q, head_dim) to the core, and its log-sum-exp (1, kv heads, q)."""
+        return attend_all(query, *self.core, scale)
 
     def new(self, count: int) -> KeysValues:
         """Keys and values of the first `count` new tokens."""
