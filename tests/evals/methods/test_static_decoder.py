@@ -48,6 +48,8 @@ ALL = CASES | MORE
 
 def load(name: str, **runtime: Any) -> LongContextModel:
     case = ALL[name]
+    if case.method == "kvpress":
+        pytest.importorskip("kvpress")
     preset = Preset(
         name="tiny",
         method=case.method,

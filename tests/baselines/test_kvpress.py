@@ -1,0 +1,479 @@
+"""Presses of kvpress: the same numbers as the package used by hand, on the context alone, and nothing left behind."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("kvpress")
+
+from folders import ROOT
+from presses import PRESSES
+from transformers import DynamicCache
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from baselines.dense import FullAttention
+from baselines.kvpress import library as library_module
+from baselines.kvpress import names as names_module
+from baselines.kvpress.adapter import KVPress
+from baselines.kvpress.build import Recipe
+from baselines.kvpress.context_only import Shifted
+from baselines.kvpress.library import library, press_classes
+from baselines.kvpress.names import REFUSED, canonical, parse
+from baselines.kvpress.settings import KVPressSettings, PressOptions
+from evals.errors import UserError
+from evals.methods import presets
+from evals.methods.base import Query, Runtime
+from evals.methods.presets import Preset, Weights
+
+SHAPE = {
+    "model_type": "llama",
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.4,
+}
+PREFIX = [256, 40, 41]
+CONTEXT = [(7 * i * i + 3 * i) % 250 for i in range(45)]
+QUERY = Query([11, 12, 13, 14], question=(1, 3))
+TARGET = [21, 5, 22, 199, 8, 23]
+
+
+def load(press: str, shape: dict[str, Any] | None = None, **settings: Any) -> KVPress:
+    preset = Preset(
+        name="tiny",
+        method="kvpress",
+        description="",
+        weights=Weights(source="nowhere"),
+        settings={"press": press, **settings},
+        shape=SHAPE | (shape or {}),
+    )
+    return KVPress.load(preset, Runtime(random_weights=True))
+
+
+@pytest.fixture(scope="module")
+def dense() -> FullAttention:
+    preset = Preset(name="dense", method="full", description="", weights=Weights(source="nowhere"), shape=SHAPE)
+    return FullAttention.load(preset, Runtime(random_weights=True))
+
+
+@pytest.fixture
+def patched_attention() -> Iterator[None]:
+    """The attention functions as an import of kvpress leaves them."""
+    before = dict(ALL_ATTENTION_FUNCTIONS.items())
+    sys.modules["kvpress"].patch_attention_functions()
+    yield
+    for name, function in before.items():
+        ALL_ATTENTION_FUNCTIONS[name] = function
+
+
+def by_hand(method: KVPress, context: Sequence[int], following: Sequence[int], seed: int = 0) -> torch.Tensor:
+    """Logits (following, vocabulary) by kvpress's own context manager and the stock model, token by token."""
+    model, press, cache = method.model, method.recipe.press(), DynamicCache()
+    if method.recipe.weights:
+        model.config._attn_implementation = "eager"
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        with press(model):
+            model.model(
+                input_ids=torch.tensor([context]), past_key_values=cache, cache_position=torch.arange(len(context))
+            )
+        model.config._attn_implementation = "sdpa"
+        position = cache.get_seq_length() if "keyrerotation" in method.recipe.settings.press else len(context)
+        rows = []
+        for at, token in enumerate(following):
+            ids, positions = torch.tensor([[token]]), torch.tensor([[position + at]])
+            rows.append(model(input_ids=ids, past_key_values=cache, position_ids=positions).logits[0, 0])
+    for layer in model.model.layers:
+        layer.self_attn.masked_key_indices = None
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("press", PRESSES)
+def test_scores_are_those_of_kvpress_used_by_hand(press: str, tiny_llama, patched_attention) -> None:
+    method = load(press, **PRESSES[press])
+    method.model.config.name_or_path = str(tiny_llama)  # where kvpress finds KVzip's tokenizer
+    wanted = by_hand(method, CONTEXT, [*QUERY.ids, *TARGET])[len(QUERY.ids) - 1 : -1].log_softmax(-1)
+    got = method.prefill(CONTEXT).score(QUERY, TARGET)
+    torch.testing.assert_close(got, wanted[torch.arange(len(TARGET)), TARGET], atol=1e-4, rtol=0)
+
+
+NOTHING = {
+    "think": {"key_channel_compression_ratio": 0},
+    "simlayerkv": {"lazy_threshold": 1},
+    "perlayercompression:knorm": {"compression_ratios": [0, 0]},
+    "dms:knorm": {"threshold": -1e9},
+    "snapkv+think": {"ratio": 0, "key_channel_compression_ratio": 0},
+}
+
+
+@pytest.mark.parametrize("press", PRESSES)
+def test_a_press_that_removes_nothing_is_dense_attention(
+    press: str, dense: FullAttention, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = load(press, **{**PRESSES[press], **NOTHING.get(press, {"ratio": 0})})
+    entered = []
+    cls = type(method.recipe.press())
+    call = cls.__call__
+    monkeypatch.setattr(cls, "__call__", lambda self, model: entered.append(self) or call(self, model))
+    got, wanted = (m.prefill(CONTEXT, PREFIX).score(QUERY, TARGET) for m in (method, dense))
+    assert len(entered) == 1, "the press is on the model all the same"
+    if press in ("kvcompose", "observedattention"):  # which read with the eager kernel
+        torch.testing.assert_close(got, wanted, atol=1e-5, rtol=0)
+    else:
+        assert torch.equal(got, wanted)
+
+
+def test_the_hooks_run_where_nothing_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = []
+    compress = library().ScorerPress.compress
+
+    def counted(self, module, *rest: Any) -> Any:
+        layers.append(module.layer_idx)
+        return compress(self, module, *rest)
+
+    monkeypatch.setattr(library().ScorerPress, "compress", counted)
+    load("knorm", ratio=0).prefill(CONTEXT, PREFIX)
+    assert layers == [0, 1]
+
+
+@pytest.mark.parametrize("press", PRESSES)
+def test_the_prefix_stays_whole(press: str, dense: FullAttention) -> None:
+    method = load(press, **PRESSES[press])
+    session, whole, alone = method.prefill(CONTEXT, PREFIX), dense.prefill(CONTEXT, PREFIX), method.prefill(CONTEXT)
+    layers = zip(session._cache.keys_values(), whole._cache.keys_values(), strict=True)
+    for index, (got, wanted) in enumerate(layers):
+        for x, y in zip(got, wanted, strict=True):
+            torch.testing.assert_close(x[:, :, : len(PREFIX)], y[:, :, : len(PREFIX)], atol=1e-5, rtol=0)
+        if session._kept:
+            assert session._kept[index][:, : len(PREFIX)].all()
+    if press not in ("simlayerkv", "chunkkv:snapkv", "dms:knorm"):  # the content decides how much of it stays
+        assert sum(session.kept_tokens) == sum(alone.kept_tokens) + len(PREFIX) * len(alone.kept_tokens)
+
+
+def test_what_stays_of_the_context_is_rounded_as_kvpress_does() -> None:
+    for ratio, kept in ((0.3, 31), (0.9, 4), (0.999, 1)):
+        assert load("knorm", ratio=ratio).prefill(CONTEXT, PREFIX).kept_tokens == [kept + len(PREFIX)] * 2
+
+
+def test_a_press_sees_the_context_alone(dense: FullAttention) -> None:
+    """Knorm by hand: of the keys after the prefix, the smaller ones."""
+    session = load("knorm").prefill(CONTEXT, PREFIX)
+    for (keys, _), (wanted, _) in zip(
+        session._cache.keys_values(), dense.prefill(CONTEXT, PREFIX)._cache.keys_values(), strict=True
+    ):
+        wanted = wanted[:, :, len(PREFIX) :]
+        best = wanted.norm(dim=-1).topk(22, largest=False).indices
+        wanted = wanted.gather(2, best[..., None].expand(-1, -1, -1, 8))
+        torch.testing.assert_close(keys[:, :, len(PREFIX) :], wanted, atol=1e-5, rtol=0)
+
+
+def test_positions_that_a_press_makes_up_count_the_prefix(dense: FullAttention) -> None:
+    """Scores depend on distances alone: of a text that stands 60 positions later, the same values are kept."""
+    model, kept = dense.model, []
+    for first, shift in ((0, 0), (60, 60), (60, 0)):
+        press, cache = (
+            press_classes()["expectedattention"](compression_ratio=0.5, n_future_positions=16),
+            DynamicCache(),
+        )
+        with torch.no_grad(), press(model):
+            for layer in model.model.layers:
+                layer.self_attn.rotary_emb = Shifted(model.model.rotary_emb, shift)
+            model.model(
+                input_ids=torch.tensor([CONTEXT]),
+                position_ids=torch.arange(first, first + len(CONTEXT))[None],
+                cache_position=torch.arange(len(CONTEXT)),
+                past_key_values=cache,
+            )
+        for layer in model.model.layers:
+            del layer.self_attn.rotary_emb
+        kept.append(torch.stack([layer.values for layer in cache.layers]))
+    torch.testing.assert_close(kept[1], kept[0], atol=1e-4, rtol=0)
+    assert (kept[2] - kept[0]).abs().max() > 0.1, "the text is one in which it matters"
+
+
+def test_the_question_and_the_answer_are_not_compressed() -> None:
+    session = load("knorm").prefill(CONTEXT)
+    with torch.inference_mode():
+        session._forward(session._tensor([*QUERY.ids, *TARGET]))
+    assert {keys.shape[2] for keys, _ in session._cache.keys_values()} == {22 + len(QUERY.ids) + len(TARGET)}
+
+
+def test_a_context_shorter_than_the_window_stays_whole(dense: FullAttention) -> None:
+    session = load("snapkv").prefill(CONTEXT)  # 64 tokens
+    assert session.kept_tokens == [45, 45]
+    assert torch.equal(session.score(QUERY, TARGET), dense.prefill(CONTEXT).score(QUERY, TARGET))
+
+
+# --- what a press leaves behind
+
+
+@pytest.mark.parametrize("press", ["adakv:knorm", "dms:knorm", "kvzip"])
+def test_sessions_of_one_model_have_their_own_masks(press: str) -> None:
+    settings = (
+        {"n_sink": 2}
+        if press == "kvzip"
+        else {"threshold": -2.5, "sliding_window_size": 4}
+        if press == "dms:knorm"
+        else {}
+    )
+    method, other = load(press, **settings), load(press, **settings)
+    contexts = [CONTEXT, CONTEXT[::-1], CONTEXT[5:20]]
+    wanted = [other.prefill(context).score(QUERY, TARGET) for context in contexts]
+    sessions = [method.prefill(context) for context in contexts]  # the last one read is the last to mark the modules
+    for _ in range(2):
+        for session, scores in zip(sessions, wanted, strict=True):
+            assert torch.equal(session.score(QUERY, TARGET), scores)
+            assert any(not kept.all() for kept in session._kept)
+
+
+def test_nothing_of_a_press_stays_on_the_model(dense: FullAttention) -> None:
+    method = load("adakv:knorm")
+    before = {name for name, _ in method.model.named_modules()}
+    method.prefill(CONTEXT, PREFIX)
+    method.recipe = load("chunk:snapkv", window_size=8, chunk_length=40).recipe  # the last chunk has 5 tokens
+    with pytest.raises(
+        UserError, match=r"A context under the press chunk:snapkv cannot be read \(Query length 5 should"
+    ):
+        method.prefill(CONTEXT)
+    assert {name for name, _ in method.model.named_modules()} == before
+    assert not any(hasattr(layer.self_attn, "masked_key_indices") for layer in method.model.model.layers)
+    assert not any(layer.self_attn._forward_hooks for layer in method.model.model.layers)
+
+
+def test_memory_that_runs_out_is_seen_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    method = load("kvcompose")
+    layer = method.model.model.layers[1]
+    monkeypatch.setattr(layer, "forward", lambda *a, **k: (_ for _ in ()).throw(torch.OutOfMemoryError("no room")))
+    with pytest.raises(torch.OutOfMemoryError, match="no room"):
+        method.prefill(CONTEXT)
+    assert method.model.config._attn_implementation == "sdpa"
+
+
+ISOLATED = """
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+torch.manual_seed(0)
+config = LlamaConfig(vocab_size=90, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
+model, ids = LlamaForCausalLM(config).eval(), torch.arange(60)[None]
+functions = dict(ALL_ATTENTION_FUNCTIONS.items())
+with torch.no_grad():
+    before = model(ids).logits
+    from baselines.kvpress.library import library
+    kvpress = library()
+    after = model(ids).logits
+assert torch.equal(before, after)
+assert functions == dict(ALL_ATTENTION_FUNCTIONS.items())
+kvpress.patch_attention_functions()
+assert all(function is not ALL_ATTENTION_FUNCTIONS[name] for name, function in functions.items())
+"""
+
+
+def test_the_import_of_kvpress_changes_no_other_model() -> None:
+    """In a process of its own; the last line shows that there is something to undo."""
+    subprocess.run([sys.executable, "-c", ISOLATED], check=True, cwd=ROOT, timeout=300)
+
+
+@pytest.mark.parametrize(
+    ("before", "end"),
+    [("<s><u>Read this: ", "</u><a>"), ("Read this: ", "\n"), ("", "\n")],
+    ids=["chat", "plain", "none"],
+)
+def test_kvzip_asks_for_the_context_in_the_form_of_the_prompt(before: str, end: str, monkeypatch) -> None:
+    method = load("kvzip", n_sink=2, chunk_size=30)
+    tokenizer, asked = method.tokenizer, []
+    tokenizer.chat_template = "<s>{% for m in messages %}<u>{{ m.content }}</u>{% endfor %}<a>"
+    method.model.model.embed_tokens.register_forward_pre_hook(lambda module, ids: asked.append(ids[0][0].tolist()))
+    method.prefill(CONTEXT, tokenizer.encode(before, add_special_tokens=False))
+    ask = [
+        f"\n\nRepeat the previous context exactly.{end}",
+        "\n\nRepeat the part of the previous context exactly, starting with",
+    ]
+    first, second = (tokenizer.encode(text, add_special_tokens=False) for text in ask)
+    closing = tokenizer.encode(end, add_special_tokens=False)
+    assert asked[1:] == [[*first, *CONTEXT[:30]], [*second, *CONTEXT[22:30], *closing, *CONTEXT[30:]]]
+
+
+# --- names and settings
+
+
+def test_every_press_of_kvpress_is_usable_or_refused_with_a_reason() -> None:
+    usable = {nest[0] for press in PRESSES for nest in parse(press)} | {"expectedattentionstats"}
+    assert usable | REFUSED.keys() == press_classes().keys()
+    assert not usable & REFUSED.keys()
+
+
+def test_the_settings_are_the_arguments_of_the_presses() -> None:
+    """But for the wrapped press, the ratio and `OWN`."""
+    known = {name for name in press_classes() if name not in REFUSED}
+    arguments = {key for name in known for key in inspect.signature(press_classes()[name]).parameters}
+    arguments = {key for key in arguments if not key.startswith("_")} - {"press", "compression_ratio"}
+    assert arguments - PressOptions.model_fields.keys() == OWN
+    assert PressOptions.model_fields.keys() <= arguments
+
+
+OWN = {"seed", "decoding", "structured", "dataset_name", "num_samples", "sample_seq_len"}
+"""seed: --seed is it. decoding: masks while an answer is generated. structured: where it is off, kvpress leaves the
+second reading of the context in the cache. The others name statistics on the hub."""
+
+
+@pytest.mark.parametrize("spelling", ["ExpectedAttentionPress", "expected_attention", "Expected-Attention"])
+def test_a_press_has_one_spelling(spelling: str) -> None:
+    assert canonical(spelling) == "expectedattention"
+
+
+@pytest.mark.parametrize(
+    ("press", "settings", "sentence"),
+    [
+        ("snapvk", {}, "Unknown press 'snapvk': did you mean snapkv"),
+        ("cam", {}, "cam cannot take part: it compresses while an answer is generated"),
+        ("kvzap", {}, "kvzap cannot take part: it fetches parameters"),
+        ("adakv", {}, "The press adakv wraps another one: write adakv:snapkv"),
+        ("knorm:snapkv", {}, "The press knorm wraps no other"),
+        ("adakv:kvzip", {}, "kvzip masks entries, so no press wraps it"),
+        ("adakv:knorm+think", {}, "adakv does not stand in a chain"),
+        ("block:think", {}, "The press block cannot be made of these settings"),
+        ("think", {"ratio": 0.3}, "The press think has no ratio"),
+        ("knorm", {"window_sise": 4}, "window_sise"),
+        (
+            "snapkv",
+            {"block_size": 4},
+            "Unknown setting of the press snapkv 'block_size': did you mean window_size",
+        ),
+        ("dms:knorm", {}, "The press dms needs --set threshold="),
+        ("perlayercompression:knorm", {}, "needs --set compression_ratios="),
+        ("expectedattentionstats", {}, "needs --set stats_folder="),
+        ("knorm", {"ratio": 1}, "ratio"),
+    ],
+)
+def test_bad_settings_are_one_sentence(press: str, settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=re.escape(sentence)) as error:
+        load(press, **settings)
+    assert str(error.value).count("\n") == 0
+
+
+def test_without_kvpress_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library_module, "version", lambda package: None)
+    monkeypatch.setattr(names_module, "version", lambda package: None)
+    library_module.library.cache_clear()
+    library_module.press_classes.cache_clear()
+    with pytest.raises(UserError, match="pip install --no-deps kvpress"):
+        load("knorm")
+
+
+def test_a_base_with_other_layers_is_refused() -> None:
+    with pytest.raises(UserError, match="bases of type llama, mistral, qwen2, qwen3 without sliding windows"):
+        load("knorm", {"model_type": "mistral", "sliding_window": 20})
+
+
+@pytest.mark.parametrize("family", ["mistral", "qwen2", "qwen3"])
+def test_other_bases(family: str) -> None:
+    more = {"mistral": {"sliding_window": None}, "qwen2": {}, "qwen3": {"head_dim": 12}}
+    method = load("snapkv", {"model_type": family, **more[family]}, window_size=8)
+    wanted = by_hand(method, CONTEXT, [*QUERY.ids, *TARGET])[len(QUERY.ids) - 1 : -1].log_softmax(-1)
+    got = method.prefill(CONTEXT).score(QUERY, TARGET)
+    torch.testing.assert_close(got, wanted[torch.arange(len(TARGET)), TARGET], atol=1e-4, rtol=0)
+
+
+def test_statistics_of_expected_attention_are_read_from_a_folder(tmp_path: Path) -> None:
+    stats = sys.modules["kvpress.presses.expected_attention_with_stats"].ExpectedAttentionStats(
+        2, 4, 8, "texts", "tiny", 1, 10, 2
+    )
+    torch.manual_seed(0)
+    torch.nn.init.normal_(stats.query_mean)
+    stats.save_pretrained(tmp_path)
+    method = load("expectedattentionstats", stats_folder=str(tmp_path), n_sink=2)
+    wanted = by_hand(method, CONTEXT, [*QUERY.ids, *TARGET])[len(QUERY.ids) - 1 : -1].log_softmax(-1)
+    got = method.prefill(CONTEXT).score(QUERY, TARGET)
+    torch.testing.assert_close(got, wanted[torch.arange(len(TARGET)), TARGET], atol=1e-4, rtol=0)
+    preset = Preset(
+        name="s",
+        method="kvpress",
+        description="",
+        weights=Weights(source="x"),
+        settings={"stats_folder": str(tmp_path)},
+    )
+    assert list(KVPress.files(preset)) == [tmp_path]
+
+
+@pytest.mark.parametrize("name", [name for name in presets.names() if presets.load_preset(name).method == "kvpress"])
+def test_a_preset_names_a_press(name: str) -> None:
+    preset = presets.load_preset(name)
+    recipe = Recipe(KVPressSettings.of(preset))
+    assert recipe.arguments["ratio"] == 0.5
+    assert name.startswith(("kvpress-", f"{recipe.settings.press}-"))
+
+
+# --- why some presses cannot take part
+
+
+@pytest.mark.parametrize("press", ["decoding", "cam", "compressionratiodecoding", "prefilldecoding"])
+def test_a_press_that_compresses_answers_depends_on_how_they_are_cut(press: str, dense: FullAttention) -> None:
+    kv, model, answers = library(), dense.model, []
+    for step in (1, 12):
+        limits = {"target_compression_ratio": 0.6} if press == "compressionratiodecoding" else {"target_size": 20}
+        cls = kv.DecodingPress if press == "prefilldecoding" else press_classes()[press]
+        made = cls(base_press=kv.KnormPress(), compression_interval=2, **limits)
+        made = kv.PrefillDecodingPress(decoding_press=made) if press == "prefilldecoding" else made
+        cache, following = DynamicCache(), torch.tensor([[*QUERY.ids, *TARGET, 7, 8]])
+        torch.manual_seed(0)
+        with torch.no_grad(), made(model):
+            ids = torch.tensor([CONTEXT])
+            model.model(input_ids=ids, past_key_values=cache, cache_position=torch.arange(45))
+            for at in range(0, 12, step):
+                position = torch.arange(45 + at, 45 + at + step)
+                out = model(
+                    input_ids=following[:, at : at + step],
+                    past_key_values=cache,
+                    position_ids=position[None],
+                    cache_position=position,
+                )
+        answers.append(out.logits[0, -1])
+    for layer in model.model.layers:
+        del layer.self_attn.rotary_emb
+    assert (answers[0] - answers[1]).abs().max() > 0.1
+
+
+def test_finch_wants_a_token_of_its_own(dense: FullAttention) -> None:
+    with pytest.raises(ValueError, match="No delimiter token ID"), press_classes()["finch"](0.5)(dense.model):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("press", "asked"),
+    [
+        ("duoattention", "Checkpoint org/base not in"),
+        ("fastkvzip", "gates for the given model are not released"),
+        ("kvzap", "nvidia/KVzap-mlp-base"),
+        ("lukv", "No LU-KV budget curve found for model='org/base'"),
+        ("qfilter", "nthngdy/base_qfilt"),
+        ("restorekv", "higokri/RestoreKV-base"),
+    ],
+)
+def test_a_press_that_fetches_asks_for_the_name_of_the_base(
+    press: str, asked: str, dense: FullAttention, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch(name: str, *rest: object, **more: object) -> None:
+        raise LookupError(name)
+
+    modules = sys.modules
+    monkeypatch.setattr(modules["kvpress.presses.kvzap_press"].KVzapModel, "from_pretrained", fetch)
+    monkeypatch.setattr(modules["kvpress.presses.qfilter_press"].QFilters, "from_pretrained", fetch)
+    monkeypatch.setattr(modules["kvpress.presses.restorekv_press"], "hf_hub_download", fetch)
+    monkeypatch.setattr(modules["kvpress.presses.fastkvzip_press"].AutoConfig, "from_pretrained", fetch)
+    monkeypatch.setattr(dense.model.config, "_name_or_path", "org/base")
+    with pytest.raises((LookupError, AssertionError, RuntimeError), match=re.escape(asked)):
+        press_classes()[press]().post_init_from_model(dense.model)
