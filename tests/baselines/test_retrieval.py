@@ -197,7 +197,7 @@ def test_embeddings_count(embedding: Retrieval, load) -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"embedder": "nowhere/at-all"}, "no embedder in nowhere/at-all"),
+        ({"embedder": "nowhere/at-all"}, "no model in nowhere/at-all"),
         ({"embedder": "package:not-there-4"}, "pip install not-there-4"),
         ({"chunk_size": 300}, "more than the 256 tokens"),
     ],
