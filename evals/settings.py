@@ -56,6 +56,7 @@ def validate(model: type[T], settings: Mapping[str, object], owner: str) -> T:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         reason = first["msg"].removeprefix("Value error, ").rstrip(".")
+        end = "" if reason.endswith("?") else "."  # a reason may end by asking what was meant
         if not where:  # a rule about several of them
-            raise UserError(f"The settings of {owner} do not fit together: {reason}.") from error
-        raise UserError(f"The setting {where} of {owner} does not fit: {reason}.") from error
+            raise UserError(f"The settings of {owner} do not fit together: {reason}{end}") from error
+        raise UserError(f"The setting {where} of {owner} does not fit: {reason}{end}") from error
