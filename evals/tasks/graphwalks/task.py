@@ -17,12 +17,11 @@ from pydantic import Field
 
 from evals.tasks.base import Instance, Output, Task
 from evals.tasks.chat_settings import ChatSettings
+from evals.tasks.common.generated import Family, Sample, fitted
 from evals.tasks.common.prompt import Prompt
 from evals.tasks.graphwalks.graph import at_depth, children, draw, nodes_of, parents
 from evals.tasks.graphwalks.scores import MARK, parse, set_f1
 from evals.tasks.official import stop_at_end
-from evals.tasks.ruler.sample import Family, Sample
-from evals.tasks.ruler.task import fitted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 from evals.tasks.base import Instance, Output, Task
 from evals.tasks.chat_settings import ChatSettings
+from evals.tasks.common.generated import Family, Sample, fitted
 from evals.tasks.common.prompt import Prompt
 from evals.tasks.mrcr.scores import score
 from evals.tasks.mrcr.writer import FORMS, TOPICS, alike, text
 from evals.tasks.official import stop_at_end
-from evals.tasks.ruler.sample import Family, Sample
-from evals.tasks.ruler.task import fitted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -8,7 +8,7 @@ import string
 from dataclasses import dataclass
 from typing import ClassVar
 
-from evals.tasks.ruler.sample import Family, Sample
+from evals.tasks.common.generated import Family, Sample
 from evals.tasks.ruler.templates import Revision, template
 from evals.tasks.ruler.words import compound, letters, vocabulary
 

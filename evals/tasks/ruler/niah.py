@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from evals.tasks.ruler.sample import Family, Sample
+from evals.tasks.common.generated import Family, Sample
 from evals.tasks.ruler.templates import template
 from evals.tasks.ruler.words import compound, number, random_uuid
 

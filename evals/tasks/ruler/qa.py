@@ -13,7 +13,7 @@ from evals.errors import UserError
 from evals.tasks.benchmark_rows import PlainVisible
 from evals.tasks.common import rows
 from evals.tasks.common.files import RowFile
-from evals.tasks.ruler.sample import Family, Sample
+from evals.tasks.common.generated import Family, Sample
 from evals.tasks.ruler.templates import template
 
 

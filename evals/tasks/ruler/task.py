@@ -6,9 +6,8 @@ hash from lm-eval (`evals.tasks.ruler.templates`). An instance depends on (task,
 
 from __future__ import annotations
 
-import random
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -17,13 +16,12 @@ from typing import TYPE_CHECKING, ClassVar
 from evals.errors import UserError
 from evals.tasks.base import Instance, Output, Task
 from evals.tasks.chat_settings import ChatSettings
-from evals.tasks.common.fitting import fitting_size
+from evals.tasks.common.generated import Family, Sample, fitted
 from evals.tasks.common.prompt import Prompt
 from evals.tasks.official import stop_at_end
 from evals.tasks.ruler import data, qa
 from evals.tasks.ruler.aggregation import CommonWords, FrequentWords
 from evals.tasks.ruler.niah import Niah
-from evals.tasks.ruler.sample import Family, Sample, shrinking
 from evals.tasks.ruler.templates import Revision, template
 from evals.tasks.ruler.tracking import VariableTracking
 
@@ -151,39 +149,6 @@ class Ruler(Task):
 
     def evaluate(self, instance: Instance, output: Output) -> dict[str, float]:
         return {"score": score(self.subset or "", output.text, instance.reference)}
-
-
-def fitted(
-    family: Family, build: Callable[[Sample, int | None], Prompt], key: str, length: int, count: int
-) -> Iterator[tuple[Sample, Prompt]]:
-    """`count` samples with their prompts, each of no more than `length` ids with the answer budget.
-
-    The size of the haystack is found with sample 0 and shrunk for other samples where it does not fit, as in the
-    official code. That code never ends at a sample whose smallest haystack is too long (ten paragraphs of HotpotQA
-    at 2K): here its context loses its middle, and its audit counts the tokens. build: makes the prompt of a sample,
-    cut to a budget if there is one. key: what the random numbers depend on, besides the index.
-    Raises UserError for a length that cannot hold sample 0.
-    """
-
-    def draw(index: int, size: int) -> tuple[Sample, Prompt]:
-        sample = family.sample(random.Random(f"{key}:{index}"), size, index)
-        return sample, build(sample, None)
-
-    def tokens(size: int) -> int:
-        return len(draw(0, size)[1]) + family.new_tokens
-
-    size = fitting_size(tokens, length, family.smallest(0), family.largest)
-    for index in range(count):
-        for smaller in shrinking(size, family.smallest(index)):
-            sample, prompt = draw(index, smaller)
-            if len(prompt) + family.new_tokens <= length:
-                yield sample, prompt
-                break
-        else:
-            if index == 0:
-                task = key.partition(":")[0]
-                raise UserError(f"A length of {length} tokens cannot hold {task}: choose a larger --length.")
-            yield sample, build(sample, length - family.new_tokens)
 
 
 def score(task: str, prediction: str, answers: Sequence[str]) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar
 
-from evals.tasks.ruler.sample import Family, Sample
+from evals.tasks.common.generated import Family, Sample
 from evals.tasks.ruler.templates import Revision, template
 from evals.tasks.ruler.words import letters
 

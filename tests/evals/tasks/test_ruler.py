@@ -19,9 +19,9 @@ from evals.errors import UserError
 from evals.methods.weights import byte_tokenizer
 from evals.tasks.base import DataSource, Instance, Output
 from evals.tasks.common.fitting import fitting_size
+from evals.tasks.common.generated import shrinking
 from evals.tasks.ruler import templates
 from evals.tasks.ruler.niah import Niah, split_sentences
-from evals.tasks.ruler.sample import shrinking
 from evals.tasks.ruler.task import NIAH, Ruler, RulerSettings, score
 
 LENGTH = 16384
