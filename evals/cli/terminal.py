@@ -30,7 +30,9 @@ def results_table(rows: Sequence[Json]) -> Table:
             row["model"],
             row["task"],
             str(row["length"] or ""),
-            row["status"] + (", beyond window" if row["beyond_window"] else ""),
+            row["status"]
+            + (", beyond window" if row["beyond_window"] else "")
+            + (", context not tested" if row.get("tests_context") is False else ""),
             str(row["n"]),
             f"{first} {_number(metrics[first])}" if first in metrics else "",
             f"{_number(low)} to {_number(high)}" if low is not None and low != high else "",

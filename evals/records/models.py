@@ -18,6 +18,8 @@ from evals.records.json import Json
 Tokens = Annotated[int, Field(ge=0, le=1 << 53)]
 """A length in tokens that every table can hold."""
 Status = Literal["pending", "ok", "oom", "failed"]
+Control = Literal["own", "other", "none"]
+"""Whose context a question is asked with: that of its sample, of another, or none."""
 
 
 class Record(BaseModel):
@@ -44,7 +46,8 @@ class SampleRecord(Record):
     """One request and its answer.
 
     sample: its id, unique within the cell. group: the statistical cluster. meta, reference: from the task; trace:
-    from the method; audit: counts and hashes of the prompt. seconds: `read` and `answer`.
+    from the method; audit: counts and hashes of the prompt. seconds: `read` and `answer`. control: whose context a
+    question had (`--context`; perplexity, which scores its controls together, says so in meta).
     """
 
     kind: Literal["sample"] = "sample"
@@ -61,6 +64,7 @@ class SampleRecord(Record):
     prompt: PromptEnds = Field(default_factory=PromptEnds)
     trace: Json = Field(default_factory=dict)
     seconds: dict[str, float] = Field(default_factory=dict)
+    control: Control = "own"
 
 
 class Measurement(Record):

@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 
 from evals.errors import UserError, unknown
 from evals.records.models import CellState, SampleRecord
+from evals.report.gain import GAIN, gains
 from evals.report.load import Run, task_of
-from evals.report.stats.clusters import cluster_codes, has_finite, metric_table
+from evals.report.pairs import Pairs, Tested, tested
 from evals.report.stats.interval import LEVEL
-from evals.report.stats.paired import PairedTest, holm, holm_level, paired_scores, paired_statistic
-from evals.tasks.base import BaseTask
+from evals.report.stats.paired import holm, holm_level
 
 SAME_PROMPT = {
     "template_sha256": "different prompt templates",
@@ -21,9 +21,6 @@ SAME_PROMPT = {
     "bos": "different numbers of BOS tokens",
     "tokens": "prompts with different numbers of tokens (different tokenizers?)",
 }
-
-
-Pairs = list[tuple[SampleRecord, SampleRecord]]
 
 
 @dataclass(frozen=True)
@@ -133,25 +130,22 @@ def compare(pairs: Sequence[tuple[Side, Side]]) -> tuple[list[Difference], list[
         names = " and ".join(dict.fromkeys(side.model for pair in pairs for side in pair))
         reason = refused[0].reason if refused else "they have no task in common"
         raise UserError(f"{names} cannot be compared: {reason}.")
-    p_values = [f.test.p for f in found]
+    p_values = [f.tested.test.p for f in found]
     level = holm_level(p_values)
     return [f.difference(p, level) for f, p in zip(found, holm(p_values), strict=True)], refused
 
 
 @dataclass(frozen=True)
 class Found:
-    """A comparison of two cells before the adjustment for the others. scores: first and second model."""
+    """A comparison of two cells before the adjustment for the others."""
 
     models: tuple[str, str]
     cell: CellState
-    n: int
-    groups: int
-    scores: tuple[float, float]
-    test: PairedTest
+    tested: Tested
 
     def difference(self, p_holm: float, level: float) -> Difference:
         """The row, with its interval at confidence 1 - level."""
-        low, high = self.test.limits(level)
+        low, high = self.tested.test.limits(level)
         return Difference(
             first_model=self.models[0],
             second_model=self.models[1],
@@ -159,18 +153,18 @@ class Found:
             length=self.cell.length,
             metric=self.cell.metric,
             higher_is_better=self.cell.higher_is_better,
-            n=self.n,
-            groups=self.groups,
-            first=self.scores[0],
-            second=self.scores[1],
-            difference=self.scores[1] - self.scores[0],
+            n=self.tested.n,
+            groups=self.tested.groups,
+            first=self.tested.first,
+            second=self.tested.second,
+            difference=self.tested.second - self.tested.first,
             low=low,
             high=high,
             confidence=1 - level,
-            test=self.test.name,
-            p=self.test.p,
+            test=self.tested.test.name,
+            p=self.tested.test.p,
             p_holm=p_holm,
-            smallest=self.test.detectable(),
+            smallest=self.tested.test.detectable(),
         )
 
 
@@ -186,14 +180,29 @@ def _pair(first: Side, second: Side) -> Iterator[Found | Refusal]:
             reason = "different settings of the task" if length in lengths else "measured at other lengths"
             yield Refusal(task, length, reason)
             continue
-        ours, other = first.run.cells[cell], second.run.cells[partner]
-        rows = _common(first.run.scored(cell), second.run.scored(partner))
-        reason = _obstacle(ours, other, rows)
-        found = None if reason else _found((first.model, second.model), ours, rows)
-        yield found or Refusal(task, length, reason or "no sample that both answered with a finite score")
+        yield from _cells((first, cell), (second, partner))
 
 
-def _common(first: list[SampleRecord], second: list[SampleRecord]) -> Pairs:
+def _cells(first: tuple[Side, str], second: tuple[Side, str]) -> Iterator[Found | Refusal]:
+    """The scores of two cells, and what each owes to its context where both were asked with another's too."""
+    sides = (first, second)
+    models = (first[0].model, second[0].model)
+    ours, theirs = (side.run.cells[cell] for side, cell in sides)
+    own = [side.run.scored(cell) for side, cell in sides]
+    rows = _common(*own)
+    reason = _obstacle(ours, theirs, rows)
+    found = None if reason else tested(rows, task_of(ours), ours.metric)
+    if found is None:
+        yield Refusal(ours.task, ours.length, reason or "no sample that both answered with a finite score")
+        return
+    yield Found(models, ours, found)
+    task, other = task_of(ours), [side.run.scored(cell, "other") for side, cell in sides]
+    differences = [gains(task, ours, *records) for records in zip(own, other, strict=True)]
+    if not _obstacle(ours, theirs, _common(*other)) and (found := tested(_common(*differences), task, GAIN)):
+        yield Found(models, ours.model_copy(update={"metric": GAIN, "higher_is_better": True}), found)
+
+
+def _common(first: Sequence[SampleRecord], second: Sequence[SampleRecord]) -> Pairs:
     known = {s.sample: s for s in second}
     return [(s, known[s.sample]) for s in first if s.sample in known]
 
@@ -214,25 +223,3 @@ def _obstacle(first: CellState, second: CellState, rows: Pairs) -> str:
             if a.audit.get(field) != b.audit.get(field):
                 return reason + where
     return ""
-
-
-def _found(models: tuple[str, str], cell: CellState, rows: Pairs) -> Found | None:
-    """The test of two cells on the pairs that have finite scores; None where there are none."""
-    task, metric = task_of(cell), cell.metric
-    by_mean = type(task).summarize is BaseTask.summarize
-    rows = [row for row in rows if all(has_finite(sample, metric if by_mean else None) for sample in row)]
-    if not rows:
-        return None
-    before, after = [a for a, _ in rows], [b for _, b in rows]
-    codes, groups = cluster_codes(before)
-    scores: tuple[float, float]
-    test: PairedTest
-    if by_mean:
-        first, second = (metric_table(side, [metric])[:, 0] for side in (before, after))
-        scores, test = (float(first.mean()), float(second.mean())), paired_scores(first, second, codes)
-    else:
-        found = paired_statistic(before, after, task.summarize, metric)
-        if found is None:
-            return None
-        scores, test = found[:2], found[2]
-    return Found(models, cell, len(rows), groups, scores, test)

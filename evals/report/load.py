@@ -9,7 +9,7 @@ from pathlib import Path
 from evals import registry
 from evals.errors import UserError
 from evals.records.json import Json, dumps
-from evals.records.models import CellState, ModelEntry, PerfRecord, RunMeta, SampleRecord, not_finite
+from evals.records.models import CellState, Control, ModelEntry, PerfRecord, RunMeta, SampleRecord, not_finite
 from evals.records.read import SAMPLES_FILE, is_torn, read_lines, read_run
 from evals.settings import validate
 from evals.tasks.base import BaseTask
@@ -46,9 +46,9 @@ class Run:
         """What a model was allowed to use; empty for a model that was never loaded."""
         return self.models[model].fairness if model in self.models else {}
 
-    def scored(self, cell: str) -> list[SampleRecord]:
-        """The samples of a cell that have metrics."""
-        return [s for s in self.samples.get(cell, []) if s.status == "ok"]
+    def scored(self, cell: str, control: Control = "own") -> list[SampleRecord]:
+        """The samples of a cell that have metrics, of the questions asked with that context (`--context`)."""
+        return [s for s in self.samples.get(cell, []) if s.status == "ok" and s.control == control]
 
 
 def load(path: Path) -> Run:

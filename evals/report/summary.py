@@ -9,17 +9,20 @@ import pandas as pd
 
 from evals.errors import UserError
 from evals.records.models import CellState, PerfRecord, SampleRecord
+from evals.report.gain import context_use
 from evals.report.load import Run, task_of
+from evals.report.pairs import by_mean
 from evals.report.stats import Interval
 from evals.report.stats.clusters import cluster_codes, has_finite
 from evals.report.stats.means import mean_intervals
 from evals.report.stats.statistics import statistic_intervals
 from evals.tasks.base import BaseTask
+from evals.tasks.controls import CONTROLS
 
 GIB = 1 << 30
 FIRST = ["model", "task", "length", "status", "n"]
 COST = ["ttft_s", "read_s", "query_s", "tpot_ms", "tpot_p95_ms", "peak_gib", "state_gib"]
-LAST = ["metric", "higher_is_better", "groups", "max_context", "cell"]
+LAST = ["metric", "higher_is_better", "groups", "gain_n", "tests_context", "max_context", "cell"]
 
 
 RESERVED = {*FIRST, *COST, *LAST}
@@ -27,23 +30,26 @@ RESERVED = {*FIRST, *COST, *LAST}
 
 
 def summarize(run: Run) -> pd.DataFrame:
-    """One row per cell: FIRST, each metric with `_low` and `_high`, COST, LAST.
+    """One row per cell: FIRST, each metric with `_low` and `_high`, COST, LAST. Of questions that were asked with
+    several contexts too: `METRIC_other`, `METRIC_none` and `gain` (`evals.report.gain`).
 
     status: the cell's state in the run (`ok`, `oom`, `failed`, `pending`); `oom` also if only the cold pass
     ran out of memory. n: samples whose metrics are all finite; only these count. groups: clusters among them.
+    gain_n: samples that the gain rests on. tests_context: whether the score without a context is another one.
     """
     rows = [_row(run, cell, record) for cell, record in run.cells.items()]
     found = list(dict.fromkeys(name for row in rows for name in row))
     metrics = [name for name in found if name not in RESERVED]
     frame = pd.DataFrame(rows, columns=[*FIRST, *metrics, *COST, *LAST])
-    return frame.astype({"length": "Int64", "max_context": "Int64", "n": "Int64", "groups": "Int64"})
+    whole = dict.fromkeys(("length", "max_context", "n", "groups", "gain_n"), "Int64")
+    return frame.astype({**whole, "tests_context": "boolean"})
 
 
 def cell_intervals(task: BaseTask, samples: list[SampleRecord]) -> dict[str, Interval]:
     """Metrics of a cell as its task defines them, with intervals over samples clustered by group."""
     if not samples:
         return {}
-    if type(task).summarize is BaseTask.summarize:
+    if by_mean(task):
         return mean_intervals(samples)
     return statistic_intervals(samples, task.summarize)
 
@@ -81,7 +87,9 @@ def score(row: Any) -> Interval:
 
 
 def _row(run: Run, cell: str, state: CellState) -> dict[str, Any]:
-    samples, perf = [s for s in run.scored(cell) if has_finite(s)], run.perf.get(cell)
+    asked = {control: [s for s in run.scored(cell, control) if has_finite(s)] for control in CONTROLS}
+    samples, task, perf = asked["own"], task_of(state), run.perf.get(cell)
+    use = context_use(task, state, asked)
     row: dict[str, Any] = {
         "model": state.model,
         "task": state.task,
@@ -89,7 +97,7 @@ def _row(run: Run, cell: str, state: CellState) -> dict[str, Any]:
         "status": _status(state, perf),
         "n": len(samples),
     }
-    for name, found in cell_intervals(task_of(state), samples).items():
+    for name, found in {**cell_intervals(task, samples), **use.metrics}.items():
         if name in RESERVED:
             raise UserError(
                 f"The cell {cell} of {run.path} ({state.task}) has a metric '{name}', a column of every report."
@@ -99,7 +107,9 @@ def _row(run: Run, cell: str, state: CellState) -> dict[str, Any]:
         row |= {name: getattr(perf, name) for name in COST if not name.endswith("_gib")}
         row |= {f"{name}_gib": size / GIB for name in ("peak", "state") if (size := getattr(perf, f"{name}_bytes"))}
     row |= {name: getattr(state, name) for name in ("metric", "higher_is_better", "max_context")}
-    return row | {"groups": cluster_codes(samples)[1] if samples else 0, "cell": cell}
+    if use.pairs:
+        row["gain_n"] = use.pairs
+    return row | {"groups": cluster_codes(samples)[1] if samples else 0, "tests_context": use.tested, "cell": cell}
 
 
 def _status(state: CellState, perf: PerfRecord | None) -> str:

@@ -117,7 +117,13 @@ def summary_table(data: Data) -> Table:
             cell[name] = Interval(row[name], row[f"{name}_low"], row[f"{name}_high"])
         rows.append({**cell, **{k: row[k] for k in COST}})
     frame = pd.DataFrame(rows, dtype=object).dropna(axis=1, how="all")
-    return Table("summary", "Summary", frame, [*missing(data.run), *hints(data)], fairness_lines(data, data.models))
+    return Table(
+        "summary",
+        "Summary",
+        frame,
+        [*missing(data.run), *hints(data), *context_hints(data)],
+        fairness_lines(data, data.models),
+    )
 
 
 def fairness_lines(data: Data, models: list[str]) -> list[str]:
@@ -149,6 +155,26 @@ def hints(data: Data) -> list[str]:
             found.append(f"{where}: no model scores above {best:.2g}, so it cannot separate methods.")
         elif CEILING <= full <= 1:
             found.append(f"{where}: full attention scores {full:.2g}, so no method can do better.")
+    return found
+
+
+def context_hints(data: Data) -> list[str]:
+    """Where the same questions get the same score without their context, and where the gain lacks samples."""
+    found = []
+    for (task, length), group in data.summary.groupby(["task", "length"], sort=False, dropna=False):
+        where = f"{task}" + ("" if pd.isna(length) else f" at {length} tokens")
+        same = group.loc[~group["tests_context"].fillna(value=True), "model"]
+        if len(same):
+            found.append(
+                f"{where}, {', '.join(same)}: the score without the context cannot be told from that with it, so "
+                "this does not test the context."
+            )
+        few = group[group["gain_n"].notna() & (group["gain_n"] < group["n"])]
+        if len(few):
+            found.append(
+                f"{where}: the gain rests on {few['gain_n'].min()} of {few['n'].max()} samples; no other context was "
+                "free of what the rest ask for."
+            )
     return found
 
 

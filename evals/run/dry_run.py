@@ -11,6 +11,7 @@ from evals.run.grid import Cell
 from evals.run.memory import expected_memory
 from evals.run.spec import RunSpec
 from evals.run.work import sample_count
+from evals.tasks.controls import readings
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def planned(cells: Sequence[Cell], spec: RunSpec, earlier: Sequence[Path] = ()) 
     for cell, seconds in zip(cells, time.seconds, strict=True):
         expected, task, length = memory[cell.model.name], cell.task.task, cell.length
         samples = sample_count(task, spec.limit)
-        tokens = samples * task.sample_tokens(length) if samples and length else None
+        tokens = samples * task.sample_tokens(length) * readings(task.settings) if samples and length else None
         weight = expected.weight_bytes if expected else None
         kv = expected.kv_token_bytes * length if expected and length else None
         rows.append(Planned(cell, samples, tokens, weight, kv, seconds))

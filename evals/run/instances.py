@@ -9,6 +9,7 @@ from evals.run.grid import Cell
 from evals.run.samples import answered
 from evals.tasks.base import Instance
 from evals.tasks.common.prompt import PromptBuilder
+from evals.tasks.controls import controlled
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -26,10 +27,11 @@ class Instances:
         self.room = ROOM
 
     def of(self, cell: Cell, tokenizer: PreTrainedTokenizerBase) -> list[Instance]:
-        """The instances of a cell, in the order of its task."""
+        """The instances of a cell in the order of its task, each with its controls."""
         key = (cell.task.name, cell.length, cell.seed, *PromptBuilder.of(tokenizer).identity)
         if key not in self.kept:
-            made = list(answered(cell).instances(tokenizer, cell.length, self.limit, cell.seed))
+            task = answered(cell)
+            made = list(controlled(task, list(task.instances(tokenizer, cell.length, self.limit, cell.seed))))
             size = sum(len(i.prompt) + len(i.target or ()) for i in made)
             if size > self.room:
                 return made

@@ -96,6 +96,7 @@ def record(
         prompt=PromptEnds(head=str(model.tokenizer.decode(head)), tail=str(model.tokenizer.decode(tail))),
         trace=asked.session.trace(),
         seconds={"read": asked.read_s, "answer": answer_s},
+        control=instance.control,
     )
 
 

@@ -15,6 +15,7 @@ from evals.run.identity import ModelChoice
 from evals.run.memory import expected_memory
 from evals.run.spec import RunSpec
 from evals.tasks.base import BaseTask
+from evals.tasks.controls import controls_of, readings
 
 ASSUMED_SAMPLES = 200
 """Samples of a cell where neither a limit nor the task says how many: as many as most sets of LongBench have."""
@@ -125,6 +126,6 @@ def _work(cell: Cell, formula: _Formula, spec: RunSpec) -> Work:
             samples = ASSUMED_SAMPLES
             assumed.append(f"{name}: {ASSUMED_SAMPLES} samples a cell (no --limit)")
         cold = COLD_REQUESTS if spec.perf else 0
-        reads = samples * task.sample_tokens(tokens) / tokens + cold
-        steps = samples * task.answer_tokens() + cold * COLD_TOKENS
+        reads = samples * task.sample_tokens(tokens) / tokens * readings(task.settings) + cold
+        steps = samples * task.answer_tokens() * len(controls_of(task.settings)) + cold * COLD_TOKENS
     return Work(reads * cost.prefill_flops, steps, cost.decode_bytes, cost.weight_bytes, tuple(assumed))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel, ConfigDict
 
 from evals.methods.base import Stop
-from evals.records.models import SampleRecord
+from evals.records.models import Control, SampleRecord
 from evals.tasks.common.prompt import Prompt
 from evals.tasks.common.source import DataSource
 from evals.tasks.common.thinking import Thinking
@@ -35,6 +35,11 @@ class Instance:
     is read. reference: what the answer is compared with (JSON). group: the statistical cluster, by default the shared
     context. refused: why this request cannot be asked (its row is too long, ...): it is recorded as failed with that
     sentence, and the others of the cell go on. meta: what plots and reports need (depth, document, ...), JSON.
+
+    For the controls of `--context`: control: whose context the prompt has. holds: names of what the context holds
+    that answers are found in (a document, facts), by default its group; only a context without any of it serves as
+    `other`. other: makes such a context, where those of other samples do not serve. order: place in which a growing
+    limit takes the instances, where they do not come in that order.
     """
 
     id: str
@@ -47,6 +52,10 @@ class Instance:
     group: str = ""
     refused: str | None = None
     meta: dict[str, Any] = field(default_factory=dict)
+    control: Control = "own"
+    holds: frozenset[str] = frozenset()
+    other: Callable[[], list[int]] | None = None
+    order: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -137,6 +146,13 @@ class Task(BaseTask):
 
         length: prompt + answer budget in tokens. limit: the largest number of instances.
         """
+
+    @property
+    def inseparable(self) -> str | None:
+        """Why the questions cannot be asked with another context (`--context`), as a sentence without its full stop;
+        None where they can.
+        """
+        return None
 
     @abstractmethod
     def evaluate(self, instance: Instance, output: Output) -> dict[str, float]:

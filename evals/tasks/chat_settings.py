@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field, JsonValue, SerializerFunctionWrapHandler, field_validator, model_serializer
+from pydantic import Field, JsonValue, field_validator
 
-from evals.tasks.base import TaskSettings
 from evals.tasks.common.prompt import PromptBuilder
 from evals.tasks.common.thinking import Thinking
+from evals.tasks.controls import ContextSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,16 +38,20 @@ RESERVED = frozenset(
 """What the call that renders a template takes for itself."""
 
 
-class ChatSettings(TaskSettings):
+class ChatSettings(ContextSettings):
     """chat_template_kwargs: variables for the chat template, e.g. '{reasoning_effort: low}'.
 
     thinking: `off` and `on` tell the chat template, where one is used, whether the model shall think; `strip` cuts
     blocks of thinking out of the answers before they are scored (their tokens count). Not given: as the template has
     it.
+
+    context: with whose contexts each question is asked: its `own`, that of an `other` sample, `none`.
     """
 
     chat_template_kwargs: dict[str, JsonValue] = Field(default_factory=dict)
     thinking: Literal["off", "on", "strip"] | None = None
+
+    added_later: ClassVar[tuple[str, ...]] = ("context", "chat_template_kwargs", "thinking")
 
     @field_validator("chat_template_kwargs")
     @classmethod
@@ -61,15 +65,6 @@ class ChatSettings(TaskSettings):
     def _yaml(cls, value: object) -> object:
         """`--set thinking=off` arrives as false: YAML has it so."""
         return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
-
-    @model_serializer(mode="wrap")
-    def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without these two where they are not given: cells recorded before they existed keep their identity."""
-        dumped: dict[str, Any] = handler(self)
-        for name in ("chat_template_kwargs", "thinking"):
-            if not dumped.get(name):
-                dumped.pop(name, None)
-        return dumped
 
     def builder(self, tokenizer: PreTrainedTokenizerBase) -> PromptBuilder:
         """The builder whose chat prompts follow these settings."""

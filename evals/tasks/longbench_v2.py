@@ -18,6 +18,7 @@ from evals.tasks.common.files import RowFile
 from evals.tasks.common.fitting import explicit_budget
 from evals.tasks.common.hub import fetch
 from evals.tasks.common.rows import Visible, find, parse, validate
+from evals.tasks.controls import named
 from evals.tasks.official import OfficialSettings, naming, stop_at_end
 
 if TYPE_CHECKING:
@@ -136,6 +137,7 @@ class LongBenchV2(Task):
                     "length": row.length,
                     "chat": chat,
                 },
+                holds=named(row.context),
             )
 
     def _budget(self, length: int | None) -> int:

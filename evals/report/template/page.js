@@ -52,7 +52,8 @@ let sorting = { column: -1, down: false };
 
 function status(cell) {
   const beyond = cell.max_context && cell.length > cell.max_context ? " (beyond window)" : "";
-  return make("span", { class: `status-${cell.status}`, title: cell.error || "" }, cell.status + beyond);
+  const untested = cell.tests_context === false ? " (context not tested)" : "";
+  return make("span", { class: `status-${cell.status}`, title: cell.error || "" }, cell.status + beyond + untested);
 }
 function score(cell) {
   const value = cell.metrics[cell.metric], range = cell.intervals[cell.metric];
@@ -190,7 +191,7 @@ function detail(sample) {
   parts.push(make("pre", {}, sample.prompt.tail));
   parts.push(...traceParts(sample, audit), ...sameQuestion(sample));
   parts.push(make("h4", {}, "Record"), make("details", {}, make("summary", {}, "Audit, group, seconds"),
-    make("pre", {}, JSON.stringify({ group: sample.group, meta: sample.meta, audit, seconds: sample.seconds }, null, 1))));
+    make("pre", {}, JSON.stringify({ context: sample.control, group: sample.group, meta: sample.meta, audit, seconds: sample.seconds }, null, 1))));
   return parts;
 }
 const plain = (value) => (value === null || value === undefined ? "(none)" : typeof value === "string" ? value : JSON.stringify(value, null, 1));
@@ -217,7 +218,7 @@ function strip(kept, sample, audit) {
   for (const piece of kept) picture.append(svg("rect", { class: "kept", x: piece.start, y: 1, width: piece.end - piece.start, height: 8 }));
   const line = (x, name) => picture.append(svg("line", { class: name, x1: x, x2: x, y1: 0, y2: 10 }));
   if (audit.cut_at) line(audit.cut_at, "cutmark");
-  if (sample.meta && typeof sample.meta.token === "number") line(sample.meta.token, "needle");
+  if (sample.control === "own" && sample.meta && typeof sample.meta.token === "number") line(sample.meta.token, "needle");
   return picture;
 }
 // The same question to the other models: one click shows where methods differ.

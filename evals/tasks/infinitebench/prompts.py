@@ -13,7 +13,9 @@ from evals.tasks.infinitebench.templates import fields
 
 @dataclass(frozen=True)
 class Text:
-    """A row as text. answer: as the scorer wants it. evidence: part of the context that holds the answer."""
+    """A row as text. answer: as the scorer wants it. evidence: part of the context that holds the answer. order: of
+    `Instance`.
+    """
 
     context: str
     input: str
@@ -21,6 +23,7 @@ class Text:
     options: list[str] = field(default_factory=list)
     evidence: str | None = None
     meta: dict[str, str | float] = field(default_factory=dict)
+    order: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -101,5 +101,9 @@ def spread(numbers: list[int], limit: int) -> set[int]:
     Multiples of the golden ratio modulo 1 leave no large gap after any number of them, so the first of
     `numbers` in that order reach every depth of a sweep.
     """
-    order = sorted(range(len(numbers)), key=lambda i: ((i + 1) * GOLDEN_RATIO) % 1.0)
-    return {numbers[i] for i in order[:limit]}
+    return {numbers[i] for i in sorted(range(len(numbers)), key=order)[:limit]}
+
+
+def order(index: int) -> float:
+    """What `spread` sorts by."""
+    return ((index + 1) * GOLDEN_RATIO) % 1.0

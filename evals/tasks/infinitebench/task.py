@@ -13,11 +13,12 @@ from evals.tasks.base import Instance, Output, Task
 from evals.tasks.common.fitting import explicit_budget, fitting_size
 from evals.tasks.common.view import View
 from evals.tasks.common.whole_cut import Rule
+from evals.tasks.controls import named
 from evals.tasks.infinitebench import rows
 from evals.tasks.infinitebench.generators import GENERATORS, Generator
 from evals.tasks.infinitebench.prompts import Maker, Request, Text
 from evals.tasks.infinitebench.scorers import JUNE_SCORES, SCORERS, score
-from evals.tasks.infinitebench.subsets import DEPTH_SWEEPS, MAX_NEW_TOKENS, TASKS, views
+from evals.tasks.infinitebench.subsets import ASKED_INSIDE, DEPTH_SWEEPS, MAX_NEW_TOKENS, TASKS, views
 from evals.tasks.infinitebench.templates import CHAT_FAMILIES, template
 from evals.tasks.official import OfficialSettings, naming, stop_at_end
 
@@ -58,6 +59,10 @@ class InfiniteBench(Task):
         assert self.subset is not None, "the grid gives every cell one subset"
         return self.subset
 
+    @property
+    def inseparable(self) -> str | None:
+        return f"In {self.task} the question stands in the context" if self.task in ASKED_INSIDE else None
+
     def check(self) -> None:
         if self.settings.source == "official" or self.task not in GENERATORS:
             rows.locate(self.task, None, self.data)
@@ -92,6 +97,8 @@ class InfiniteBench(Task):
                 thinking=settings.reading(builder, chat),
                 reference=request.text.answer,
                 meta={**request.text.meta, "family": settings.family, "chat": chat},
+                holds=named(request.text.context),
+                order=request.text.order,
             )
 
     def _generates(self, length: int | None) -> bool:
@@ -119,6 +126,7 @@ class InfiniteBench(Task):
                 row.options,
                 str(evidence) if self.task in DEPTH_SWEEPS else None,
                 {"source": "official"},
+                rows.order(number - 1) if self.task in DEPTH_SWEEPS else 0.0,
             )
             with naming(f"{file}, line {number}"):
                 request = maker.request(text, budget)
@@ -142,7 +150,8 @@ class InfiniteBench(Task):
         def make(index: int, size: int) -> Request:
             row = generator.row(self.task, seed, index, size, length)
             meta: dict[str, str | float] = {"source": "generated", "size": size, **row.meta}
-            return maker.request(Text(row.context, row.input, row.answer, evidence=row.evidence, meta=meta))
+            order = rows.order(index)
+            return maker.request(Text(row.context, row.input, row.answer, [], row.evidence, meta, order))
 
         size = self._size(generator, length, lambda size: make(0, size).tokens)
         for index in chosen:

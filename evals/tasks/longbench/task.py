@@ -14,6 +14,7 @@ from evals.tasks.common.files import RowFile
 from evals.tasks.common.fitting import explicit_budget
 from evals.tasks.common.stopping import stop_ids
 from evals.tasks.common.view import View
+from evals.tasks.controls import named
 from evals.tasks.longbench import datasets, metrics, rows
 from evals.tasks.longbench.templates import parts, template
 from evals.tasks.longbench.views import views
@@ -49,6 +50,10 @@ class LongBench(Task):
     def dataset(self) -> str:
         assert self.subset is not None, "the grid gives every cell one subset"
         return self.subset
+
+    @property
+    def inseparable(self) -> str | None:
+        return "In lcc the context is the code to go on with" if self.dataset == "lcc" else None
 
     def check(self) -> None:
         self._file()
@@ -94,6 +99,7 @@ class LongBench(Task):
                 thinking=thinking,
                 reference=row.answers,
                 meta=self._meta(row, chat),
+                holds=named(row.context),
             )
 
     def _meta(self, row: rows.LongBenchRow, chat: bool) -> dict[str, object]:

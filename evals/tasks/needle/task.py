@@ -71,6 +71,10 @@ class Needle(Task):
         self.grid = settings
         self._haystacks: dict[tuple[str, int], Haystack] = {}  # by tokenizer and sample, for all lengths
 
+    @property
+    def inseparable(self) -> str | None:
+        return "The classic needle is the same in every context" if self.grid.template == "classic" else None
+
     def check(self) -> None:
         data.verify(self.data)
 
@@ -141,6 +145,7 @@ class Needle(Task):
                     "key": fact.key,
                     "token": len(frame.prefix) + start,
                 },
+                holds=frozenset(fact.value for fact in facts),
             )
 
     def _refused(self, facts: list[Fact], depth: float, sample: int, reason: str) -> Iterator[Instance]:

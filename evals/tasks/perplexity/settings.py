@@ -6,10 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from evals.records.models import Control
 from evals.tasks.base import TaskSettings
 from evals.tasks.common import documents as data
-
-Control = Literal["own", "other", "none"]
 
 
 class PerplexitySettings(TaskSettings):

@@ -53,16 +53,23 @@ class Documents(Family):
         question = self.questions[index]
         chosen = question.gold + self._distractors(rng, question, size - len(question.gold))
         rng.shuffle(chosen)
-        heading = official.snippets[0]
-        context = "\n\n".join(heading.format(i=i, document=self.documents[d]) for i, d in enumerate(chosen, 1))
         return Sample(
             before=official.before,
-            context=context,
+            context=self._listed(chosen),
             lead=official.after.replace("{query}", ""),
             question=question.text,
             answer_prefix=official.answer_prefix,
             answers=question.answers,
         )
+
+    def without(self, rng: random.Random, size: int, index: int) -> str:
+        """A context of `size` documents, or as many as there are, without those that hold the answer."""
+        question = self.questions[index]
+        return self._listed(self._distractors(rng, question, min(size, len(self.documents) - len(question.gold))))
+
+    def _listed(self, chosen: list[int]) -> str:
+        heading = template("qa").snippets[0]
+        return "\n\n".join(heading.format(i=i, document=self.documents[d]) for i, d in enumerate(chosen, 1))
 
     def _distractors(self, rng: random.Random, question: Question, count: int) -> list[int]:
         if count <= len(question.near):

@@ -6,8 +6,9 @@ hash from lm-eval (`evals.tasks.ruler.templates`). An instance depends on (task,
 
 from __future__ import annotations
 
+import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,7 @@ from evals.errors import UserError
 from evals.tasks.base import Instance, Output, Task
 from evals.tasks.chat_settings import ChatSettings
 from evals.tasks.common.generated import Family, Sample, fitted
-from evals.tasks.common.prompt import Prompt
+from evals.tasks.common.prompt import Prompt, PromptBuilder
 from evals.tasks.official import stop_at_end
 from evals.tasks.ruler import data, qa
 from evals.tasks.ruler.aggregation import CommonWords, FrequentWords
@@ -145,7 +146,19 @@ class Ruler(Task):
                 reference=sample.answers,
                 group=str(index),
                 meta=sample.meta,
+                other=self._without_answer(builder, sample, f"{key}:{index}:other", index),
             )
+
+    def _without_answer(
+        self, builder: PromptBuilder, sample: Sample, key: str, index: int
+    ) -> Callable[[], list[int]] | None:
+        """Makes a context as long, of documents that do not answer a question of `QUESTIONS`: long contexts of other
+        samples have most documents of the set, those with the answer among them.
+        """
+        if self.subset not in QUESTIONS:
+            return None
+        size = sample.context.count("\n\n") + 1
+        return lambda: builder.encode(self._documents.without(random.Random(key), size, index), after="\n")
 
     def evaluate(self, instance: Instance, output: Output) -> dict[str, float]:
         return {"score": score(self.subset or "", output.text, instance.reference)}

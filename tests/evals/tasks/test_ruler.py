@@ -20,6 +20,7 @@ from evals.methods.weights import byte_tokenizer
 from evals.tasks.base import DataSource, Instance, Output
 from evals.tasks.common.fitting import fitting_size
 from evals.tasks.common.generated import shrinking
+from evals.tasks.controls import controlled
 from evals.tasks.ruler import templates
 from evals.tasks.ruler.niah import Niah, split_sentences
 from evals.tasks.ruler.task import NIAH, Ruler, RulerSettings, score
@@ -336,3 +337,16 @@ def test_end_to_end(command: Callable[..., Any], tiny_presets: Callable[..., Pat
         ("ruler:niah_multikey_2", 2),
     ]
     assert all(0 <= cell["metrics"]["score"] <= 1 for cell in run.last["cells"])
+
+
+@pytest.mark.parametrize("subset", ["qa_1", "qa_2"])
+def test_another_context_of_a_question_never_has_its_answer(tokenizer, data, subset) -> None:
+    task = Ruler(subset, RulerSettings(context=("own", "other")), DataSource(data_dir=data))
+    made = list(task.instances(tokenizer, 2048, 3, 0))
+    for own, other in zip(made, controlled(task, made)[1::2], strict=True):
+        text = tokenizer.decode(other.prompt.context)
+        assert len(other.prompt) == len(own.prompt)
+        assert other.control == "other"
+        gold = task._documents.questions[int(own.id)].gold
+        assert not any(task._documents.documents[d][:60] in text for d in gold)
+        assert all(task._documents.documents[d][:60] in tokenizer.decode(own.prompt.context) for d in gold)
