@@ -17,11 +17,16 @@ if TYPE_CHECKING:
 
 reports, comparisons = new_app(), new_app()
 
+Threshold = Annotated[
+    float, typer.Option(min=0.01, max=1, help="Share of the short-length score up to which a length is effective.")
+]
+
 
 @reports.command(epilog="`sharedllm-report compare RUN_A [RUN_B]` compares two models sample by sample.")
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR", help="Run folders of sharedllm-eval.")],
     output: Annotated[Path | None, typer.Option(help="Write one report of all runs to this folder.")] = None,
+    threshold: Threshold = 0.85,
 ) -> int:
     """Write the summary, tables, plots and report.html of each run into its folder, or of all runs into --output.
 
@@ -47,7 +52,7 @@ def report(
         notes = [*run.notes, *(merged.incomplete if merged else []), *missing(run)]
         for note in notes:
             print(plain_line(note), file=sys.stderr)
-        summary = reporting.write(run, folder)
+        summary = reporting.write(run, folder, threshold)
         print(f"{plain_line(str(folder / 'report.html'))}: {len(summary)} cells, {len(run.models)} models")
         written.append({"report": str(folder / "report.html"), "cells": len(summary), "notes": notes})
     print(plain_json(dumps({"runs": [str(path) for path in runs], "reports": written})))
@@ -67,6 +72,7 @@ def compare(
         list[str] | None,
         typer.Option(metavar="A[,B]", help="The models to compare, where the runs hold more than two."),
     ] = None,
+    threshold: Threshold = 0.85,
     seed: Annotated[int, typer.Option(min=0, hidden=True, help="Without effect: nothing is resampled any more.")] = 0,
 ) -> int:
     """Is the second model better than the first? Paired differences over the samples that both answered."""
@@ -85,11 +91,13 @@ def compare(
         raise UserError("--model names no model: write --model A,B.")
     pairs = comparison.choose(runs, models)
     differences, refused = comparison.compare(pairs)
-    print(verdicts(differences, refused))
+    lengths = comparison.effective(pairs, threshold)
+    print(verdicts(differences, refused, lengths, threshold))
     found = {
         "runs": [str(run.path) for run in runs],
         "differences": [d.as_dict() for d in differences],
         "refused": [vars(r) for r in refused],
+        "effective_lengths": [e.as_dict() for e in lengths],
     }
     print(plain_json(dumps(found)))
     _require_whole(runs)

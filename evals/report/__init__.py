@@ -14,16 +14,17 @@ if TYPE_CHECKING:  # reading a run must not wait for matplotlib
     from evals.report.load import Run
 
 
-def write(run: Run, folder: Path) -> pd.DataFrame:
+def write(run: Run, folder: Path, threshold: float | None = None) -> pd.DataFrame:
     """Write the report of a run, or of several merged, into `folder`. Returns the summary.
 
+    threshold: share of the short-length score that the effective length asks for (`evals.report.effective`).
     Raises UserError if `folder` cannot be written to.
     """
     from evals.report.frames import Data
 
     data = Data.of(run)
     try:
-        _write(data, folder)
+        _write(data, folder, threshold)
     except OSError as error:
         raise UserError(
             f"The report cannot be written to {folder} ({error.strerror or error}): free some space or choose another "
@@ -32,7 +33,8 @@ def write(run: Run, folder: Path) -> pd.DataFrame:
     return data.summary
 
 
-def _write(data: Data, folder: Path) -> None:
+def _write(data: Data, folder: Path, threshold: float | None) -> None:
+    from evals.report.effective import THRESHOLD, effective_table
     from evals.report.page import write_page
     from evals.report.paper.tables import paper_tables
     from evals.report.plots import draw
@@ -42,8 +44,10 @@ def _write(data: Data, folder: Path) -> None:
     data.summary.to_csv(folder / "summary.csv", index=False)
     with (folder / "summary.parquet").open("wb") as file:  # by name, pyarrow refuses what is not UTF-8
         data.summary.to_parquet(file, index=False)
-    (folder / "summary.md").write_text(summary_table(data).markdown(), encoding="utf-8")
-    tables = paper_tables(data)
+    lengths = list(effective_table(data, threshold or THRESHOLD))
+    summary = "\n".join(table.markdown() for table in [summary_table(data), *lengths])
+    (folder / "summary.md").write_text(summary, encoding="utf-8")
+    tables = [*lengths, *paper_tables(data)]
     for table in tables:
         table.write(folder / "tables")
     plots = draw(data, folder / "plots")

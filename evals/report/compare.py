@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 
 from evals.errors import UserError, unknown
 from evals.records.models import CellState, SampleRecord
+from evals.report.effective import Effective, effective_lengths
+from evals.report.frames import Data
 from evals.report.gain import GAIN, gains
 from evals.report.load import Run, task_of
 from evals.report.pairs import Pairs, Tested, tested
@@ -133,6 +135,14 @@ def compare(pairs: Sequence[tuple[Side, Side]]) -> tuple[list[Difference], list[
     p_values = [f.tested.test.p for f in found]
     level = holm_level(p_values)
     return [f.difference(p, level) for f, p in zip(found, holm(p_values), strict=True)], refused
+
+
+def effective(pairs: Sequence[tuple[Side, Side]], threshold: float) -> list[Effective]:
+    """The effective length of each model of the pairs for each task that was measured at two lengths or more."""
+    sides = {(side.run.path, side.model): side for pair in pairs for side in pair}
+    runs = {path: side.run for (path, _), side in sides.items()}
+    found = {path: effective_lengths(Data.of(run), threshold) for path, run in runs.items()}
+    return [e for path, model in sides for e in found[path] if e.model == model and e.longest > e.shortest]
 
 
 @dataclass(frozen=True)

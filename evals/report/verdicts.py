@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from evals.report.compare import Difference, Refusal
+from evals.report.effective import Effective
 from evals.safe_text import plain_line
 
 HEAD = (
@@ -14,13 +15,18 @@ HEAD = (
 )  # fmt: skip
 
 
-def verdicts(found: Sequence[Difference], refused: Sequence[Refusal]) -> str:
-    """One line per task and length, then what could not be compared."""
+def verdicts(
+    found: Sequence[Difference], refused: Sequence[Refusal], lengths: Sequence[Effective] = (), threshold: float = 0.85
+) -> str:
+    """One line per task and length, what could not be compared, and the effective lengths at the threshold."""
     lines = []
     for pair in dict.fromkeys((d.first_model, d.second_model) for d in found):
         mine = [d for d in found if (d.first_model, d.second_model) == pair]
         lines += [plain_line(f"{pair[1]} minus {pair[0]}"), *_table(mine), ""]
     lines += [plain_line(f"Not compared: {_where(r)}: {r.reason}.") for r in refused]
+    if lengths:
+        lines += ["", f"Effective length: the score stays at {100 * threshold:.4g} % or more of that at the shortest."]
+        lines += [plain_line(f"{e.task}, {e.model}: {e}") for e in lengths] + [""]
     confidence = found[0].confidence if found else 0.95
     adjusted = "" if len(found) == 1 else f", adjusted by Holm for the {len(found)} lines"
     lines.append(

@@ -148,6 +148,11 @@ class Task(BaseTask):
         """
 
     @property
+    def chance(self) -> float:
+        """The expected score of a guess, where samples do not say theirs as a metric `chance`."""
+        return 0.0
+
+    @property
     def inseparable(self) -> str | None:
         """Why the questions cannot be asked with another context (`--context`), as a sentence without its full stop;
         None where they can.

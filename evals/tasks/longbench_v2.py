@@ -67,6 +67,10 @@ class LongBenchV2(Task):
     settings_model = OfficialSettings
     settings: OfficialSettings
 
+    @property
+    def chance(self) -> float:
+        return 0.25  # four choices
+
     def check(self) -> None:
         self._locate()
 

@@ -27,6 +27,7 @@ DEPTH_SWEEPS = ("passkey", "number_string", "kv_retrieval")
 """Tasks whose rows walk through the needle's depth in order, so that the first rows alone say little."""
 ASKED_INSIDE = ("longdialogue_qa_eng", "math_calc")
 """Tasks whose context holds the question itself: a masked name, an expression to be evaluated."""
+FOUR_CHOICES = ("longbook_choice_eng", "code_debug")
 
 PAPER_TASKS = {"math_find": "Math.Find", "longbook_choice_eng": "En.MC", "number_string": "Retrieve.Number"}
 """The three tasks that the SharedLLM paper reports."""

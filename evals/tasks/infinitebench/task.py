@@ -18,7 +18,7 @@ from evals.tasks.infinitebench import rows
 from evals.tasks.infinitebench.generators import GENERATORS, Generator
 from evals.tasks.infinitebench.prompts import Maker, Request, Text
 from evals.tasks.infinitebench.scorers import JUNE_SCORES, SCORERS, score
-from evals.tasks.infinitebench.subsets import ASKED_INSIDE, DEPTH_SWEEPS, MAX_NEW_TOKENS, TASKS, views
+from evals.tasks.infinitebench.subsets import ASKED_INSIDE, DEPTH_SWEEPS, FOUR_CHOICES, MAX_NEW_TOKENS, TASKS, views
 from evals.tasks.infinitebench.templates import CHAT_FAMILIES, template
 from evals.tasks.official import OfficialSettings, naming, stop_at_end
 
@@ -58,6 +58,10 @@ class InfiniteBench(Task):
         """Name of the subset."""
         assert self.subset is not None, "the grid gives every cell one subset"
         return self.subset
+
+    @property
+    def chance(self) -> float:
+        return 0.25 if self.task in FOUR_CHOICES else 0.0
 
     @property
     def inseparable(self) -> str | None:
