@@ -167,4 +167,5 @@ def _effective(model: str, task: str, curve: Mapping[int, Point], threshold: flo
 def _last(scores_LB: Floats, threshold: float) -> np.ndarray:
     """Index (B,) of the last of L lengths up to which every score is at least `threshold` of the first."""
     kept_LB = scores_LB >= threshold * scores_LB[:1]
-    return np.logical_and.accumulate(kept_LB, axis=0).sum(axis=0) - 1
+    last_B: np.ndarray = np.logical_and.accumulate(kept_LB, axis=0).sum(axis=0) - 1
+    return last_B

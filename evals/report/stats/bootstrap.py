@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from evals.report.stats.clusters import Codes
-from evals.report.stats.interval import Floats
+from evals.report.stats.interval import Codes, Floats
 
 DRAWS = 1000
 
@@ -22,4 +21,5 @@ def drawn_means(values_S: Floats, codes_S: Codes, key: str) -> Floats:
         sums_G, counts_G = np.append(sums_G, [0.0, 1.0]), np.append(counts_G, [1.0, 1.0])
         shapes_G = np.append(shapes_G, [0.5, 0.5])
     weights_BG = np.random.default_rng(list(key.encode())).standard_gamma(shapes_G, (DRAWS, len(shapes_G)))
-    return (weights_BG @ sums_G) / (weights_BG @ counts_G)
+    means_B: Floats = (weights_BG @ sums_G) / (weights_BG @ counts_G)
+    return means_B
