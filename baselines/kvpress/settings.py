@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
@@ -13,10 +13,13 @@ Count = Annotated[int, Field(ge=0, le=MOST)] | None
 Size = Annotated[int, Field(ge=1, le=MOST)] | None
 
 
-class PressOptions(MethodSettings):
-    """Arguments of the presses' constructors, under kvpress's names; None is kvpress's default. Each goes to every
-    press of the expression that has it."""
+class KVPressSettings(MethodSettings):
+    """press: a press of kvpress (snapkv), one that wraps another (adakv:snapkv), or several in turn (snapkv+think).
+    ratio: the share of keys and values that is removed. All others are arguments of presses, under kvpress's names; one
+    that is not set has kvpress's default."""
 
+    press: str = "snapkv"
+    ratio: float = Field(0.5, ge=0, lt=1)
     # windows and chunks of tokens
     window_size: Size = None
     kernel_size: Size = None
@@ -50,12 +53,12 @@ class PressOptions(MethodSettings):
     use_vnorm: bool | None = None
     use_random_leverage: bool | None = None
     use_local_approximation: bool | None = None
-    leverage_type: str | None = None
+    leverage_type: Literal["key", "value", "kv_avg", "kv_product"] | None = None
     cross_scoring: bool | None = None
     kvzip_plus_normalization: bool | None = None
-    agg_task: str | None = None
-    agg_group: str | None = None
-    agg_head: str | None = None
+    agg_task: Literal["max", "mean"] | None = None
+    agg_group: Literal["max", "mean"] | None = None
+    agg_head: Literal["max", "mean"] | None = None
     add_v_norm: bool | None = None
     add_mean_across_heads: bool | None = None
     stats_folder: str | None = None
@@ -66,26 +69,6 @@ class PressOptions(MethodSettings):
     lazy_threshold: float | None = None
     threshold: float | None = None
 
-    @model_serializer(mode="wrap")
-    def _where_given(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without what is not set: a cell keeps its identity when another press brings another argument."""
-        return {key: value for key, value in dump(self).items() if value is not None}
-
-    @property
-    def options(self) -> dict[str, object]:
-        """The arguments that are set."""
-        fields = PressOptions.model_fields
-        return {name: value for name in fields if (value := getattr(self, name)) is not None}
-
-
-class KVPressSettings(PressOptions):
-    """press: a press of kvpress (snapkv), one that wraps another (adakv:snapkv), or several in turn (snapkv+think).
-    ratio: the share of keys and values that is removed. All others are arguments of presses, under kvpress's names; one
-    that is not set has kvpress's default."""
-
-    press: str = "snapkv"
-    ratio: float = Field(0.5, ge=0, lt=1)
-
     @field_validator("press")
     @classmethod
     def _known(cls, press: str) -> str:
@@ -95,3 +78,17 @@ class KVPressSettings(PressOptions):
     def given_ratio(self) -> float | None:
         """The ratio, where somebody set it."""
         return self.ratio if "ratio" in self.model_fields_set else None
+
+    @model_serializer(mode="wrap")
+    def _where_given(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what is not set: a cell keeps its identity when another press brings another argument."""
+        return {key: value for key, value in dump(self).items() if value is not None}
+
+    @property
+    def options(self) -> dict[str, object]:
+        """The arguments of presses that are set."""
+        return {name: value for name in OPTIONS if (value := getattr(self, name)) is not None}
+
+
+OPTIONS = [name for name in KVPressSettings.model_fields if name not in ("press", "ratio")]
+"""The arguments of presses; each goes to every press of the expression that has it."""
