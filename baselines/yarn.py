@@ -80,7 +80,7 @@ def check_rope(model: PreTrainedModel, kind: Kind) -> dict[str, Any]:
     config = text_config(model.config)
     try:
         table = rope_table(config)
-    except ValueError as error:
+    except UserError as error:
         raise UserError(f"{error}, and YaRN, linear and NTK stretch exactly one: choose another base.") from error
     if kind == "released":
         return table

@@ -145,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     try:
         ablate(chosen, sys.argv[1:] if arguments is None else list(arguments))
-    except (ValueError, OSError) as error:  # as `sharedllm-train`: what it raises for settings, data and base
+    except UserError as error:
         print(f"ablations.py: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
 

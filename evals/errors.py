@@ -5,12 +5,11 @@ The command line prints a `UserError` as one sentence and exits with code 2; any
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
+from sharedllm.errors import UserError, nearest
 
-class UserError(ValueError):
-    """Bad input. The message is one sentence that says what is wrong and what to do about it."""
+__all__ = ["UserError", "unknown", "unreadable"]
 
 
 def unknown(kind: str, name: str, known: Iterable[str], shown_by: str | None = None) -> UserError:
@@ -18,11 +17,8 @@ def unknown(kind: str, name: str, known: Iterable[str], shown_by: str | None = N
 
     shown_by: options of `sharedllm-eval` that show all of them.
     """
-    names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names) or 'none'}."
     more = f" `sharedllm-eval {shown_by}` shows all." if shown_by else ""
-    return UserError(f"Unknown {kind} '{name}': {hint}{more}")
+    return UserError(f"Unknown {kind} '{name}': {nearest(name, known)}{more}")
 
 
 def unreadable(what: object, error: OSError | UnicodeDecodeError) -> UserError:

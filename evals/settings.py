@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
-
-from pydantic import BaseModel, ValidationError
 
 from evals.errors import UserError, unknown
-
-T = TypeVar("T", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -46,17 +41,3 @@ def for_keys(settings: Mapping[str, object], keys: Iterable[str]) -> dict[str, o
     """Those of the settings that `keys` names: the other tasks of a grid keep theirs."""
     keys = set(keys)
     return {key: value for key, value in settings.items() if key in keys}
-
-
-def validate(model: type[T], settings: Mapping[str, object], owner: str) -> T:
-    """The settings as their pydantic model. Raises UserError that names owner, key and reason."""
-    try:
-        return model.model_validate(dict(settings))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        reason = first["msg"].removeprefix("Value error, ").rstrip(".")
-        end = "" if reason.endswith("?") else "."  # a reason may end by asking what was meant
-        if not where:  # a rule about several of them
-            raise UserError(f"The settings of {owner} do not fit together: {reason}{end}") from error
-        raise UserError(f"The setting {where} of {owner} does not fit: {reason}{end}") from error

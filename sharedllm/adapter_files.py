@@ -15,8 +15,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from sharedllm.files import read_json, write_text, write_whole
-from sharedllm.settings import check_settings, shown
+from sharedllm.errors import UserError, shown
+from sharedllm.files import read_json, write_text, write_whole, writing
+from sharedllm.settings import check_settings
+from sharedllm.validation import misfit
 
 CONFIG = "sharedllm_adapter.json"
 BASE = "base."
@@ -62,24 +64,24 @@ def is_adapter(folder: str | Path) -> bool:
 
 
 def read_record(folder: Path) -> AdapterRecord:
-    """The checked record of an adapter. Raises ValueError that names the file and the field that does not fit."""
+    """The checked record of an adapter. Raises UserError that names the file and the field that does not fit."""
     path = folder / CONFIG
     value = read_json(path, "The adapter's")
     try:
         record = AdapterRecord.model_validate(value)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the whole file"
-        raise ValueError(f"{path} is not the record of an adapter at {where}: {first['msg']}.") from error
+        found = misfit(error)
+        where = found.place or "the whole file"
+        raise UserError(f"{path} is not the record of an adapter at {where}: {found.reason}.") from error
     try:
         check_settings(record.settings)
-    except ValueError as error:
-        raise ValueError(f"{path} does not fit: {error}") from error
+    except UserError as error:
+        raise UserError(f"{path} does not fit: {error}") from error
     return record
 
 
 def adapter_settings(folder: str | Path) -> dict[str, object]:
-    """Settings that an adapter was trained with. Raises ValueError as `read_record`."""
+    """Settings that an adapter was trained with. Raises UserError as `read_record`."""
     return read_record(Path(folder)).settings
 
 
@@ -90,9 +92,9 @@ def write_adapter(folder: Path, tensors: Mapping[str, torch.Tensor], record: Ada
         if shards[-1] and sum(t.nbytes for t in shards[-1].values()) + tensor.nbytes > shard_bytes:
             shards.append({})
         shards[-1][name] = tensor
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in (folder / CONFIG, *folder.glob("adapter-*.safetensors")):
-        old.unlink(missing_ok=True)
+    with writing(folder):
+        for old in (folder / CONFIG, *folder.glob("adapter-*.safetensors")):
+            old.unlink(missing_ok=True)
     for i, shard in enumerate(shards):
         path = folder / f"adapter-{i + 1:02d}-of-{len(shards):02d}.safetensors"
         write_whole(path, partial(save_file, shard))
@@ -102,7 +104,7 @@ def write_adapter(folder: Path, tensors: Mapping[str, torch.Tensor], record: Ada
 def read_tensors(folder: Path, places: Mapping[str, nn.Parameter], trained: Collection[str]) -> dict[str, torch.Tensor]:
     """The tensors of an adapter for a model with the parameters `places`.
 
-    trained: parameters of the base that the record lists. Raises ValueError that names the tensor where one is
+    trained: parameters of the base that the record lists. Raises UserError that names the tensor where one is
     missing, not listed, of another shape or not finite, and the file where one is missing or damaged.
     """
     weights: dict[str, torch.Tensor] = {}
@@ -110,41 +112,41 @@ def read_tensors(folder: Path, places: Mapping[str, nn.Parameter], trained: Coll
         try:
             found = load_file(file)
         except (SafetensorError, OSError) as error:
-            raise ValueError(f"{file} is not a whole safetensors file ({error}): copy it again.") from error
+            raise UserError(f"{file} is not a whole safetensors file ({error}): copy it again.") from error
         if twice := sorted(set(found) & set(weights)):
-            raise ValueError(f"{file} holds {twice[0]} once more: copy the adapter's folder again.")
+            raise UserError(f"{file} holds {twice[0]} once more: copy the adapter's folder again.")
         weights.update(found)
     expected = {n for n in places if n.startswith(OWN)} | set(trained)
     if homeless := sorted(set(trained) - set(places)):
-        raise ValueError(f"The adapter in {folder} trained {homeless[0]}, which this base does not have.")
+        raise UserError(f"The adapter in {folder} trained {homeless[0]}, which this base does not have.")
     if missing := sorted(expected - set(weights)):
-        raise ValueError(f"The adapter in {folder} lacks {missing[0]}: check its files, lower_layers and injection.")
+        raise UserError(f"The adapter in {folder} lacks {missing[0]}: check its files, lower_layers and injection.")
     if unexpected := sorted(set(weights) - expected):
-        raise ValueError(
+        raise UserError(
             f"The adapter in {folder} has weights this model has no place for: {', '.join(unexpected[:3])}."
         )
     for name, tensor in weights.items():
         if tensor.shape != places[name].shape:
             sizes = f"{list(tensor.shape)}, the model wants {list(places[name].shape)}"
-            raise ValueError(f"The adapter in {folder} has {name} of shape {sizes}: it belongs to another base.")
+            raise UserError(f"The adapter in {folder} has {name} of shape {sizes}: it belongs to another base.")
         if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
-            raise ValueError(f"The adapter in {folder} has values in {name} that are not finite: train it again.")
+            raise UserError(f"The adapter in {folder} has values in {name} that are not finite: train it again.")
     return weights
 
 
 def _files(folder: Path) -> list[Path]:
-    """Files 1 to n of n. Raises ValueError that names the one which is missing."""
+    """Files 1 to n of n. Raises UserError that names the one which is missing."""
     files = sorted(folder.glob("adapter-*.safetensors"))
     if not files:
-        raise ValueError(f"The adapter in {folder} has no adapter-*.safetensors: copy the whole folder.")
+        raise UserError(f"The adapter in {folder} has no adapter-*.safetensors: copy the whole folder.")
     count = re.fullmatch(r"adapter-\d+-of-(\d{1,6})\.safetensors", files[0].name)
     if count is None:
-        raise ValueError(f"{shown(str(files[0]))} is not named adapter-NN-of-NN.safetensors: copy the folder again.")
+        raise UserError(f"{shown(str(files[0]))} is not named adapter-NN-of-NN.safetensors: copy the folder again.")
     total = int(count[1])
     wanted = [f"adapter-{i + 1:02d}-of-{total:02d}.safetensors" for i in range(min(total, len(files) + 1))]
     for file, name in zip([*files, None], wanted, strict=False):
         if file is None or file.name != name:
-            raise ValueError(f"The adapter in {folder} has no {name}: copy the whole folder.")
+            raise UserError(f"The adapter in {folder} has no {name}: copy the whole folder.")
     if len(files) > total:
-        raise ValueError(f"The adapter in {folder} has files of another one, {files[-1].name}: remove them.")
+        raise UserError(f"The adapter in {folder} has files of another one, {files[-1].name}: remove them.")
     return files

@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
+from sharedllm.errors import UserError
 from sharedllm.nn.base_config import sliding_window
 from sharedllm.settings import DEFAULTS, SETTINGS, MethodFields, check_settings
 
@@ -23,14 +24,14 @@ class SharedLLMConfig(MethodFields, PreTrainedConfig):  # type: ignore[no-untype
         """base_config: config of the base LLM (`BASES`), as an object or a dict with `model_type`.
 
         settings: fields of `MethodFields`; what is left is transformers' (`dtype`, `bos_token_id`, ...). Raises
-        ValueError that names the field for a value of the wrong type or range, or one that does not fit the others.
+        UserError that names the field for a value of the wrong type or range, or one that does not fit the others.
         """
         if base_config is None:
             base_config = AutoConfig.for_model("llama")
         elif isinstance(base_config, dict) and "model_type" in base_config:
             base_config = AutoConfig.for_model(**base_config)
         elif not isinstance(base_config, PreTrainedConfig):
-            raise ValueError(f"base_config is {base_config!r}: give a config, or a dict with model_type.")
+            raise UserError(f"base_config is {base_config!r}: give a config, or a dict with model_type.")
         method = {name: settings.pop(name, DEFAULTS[name]) for name in SETTINGS}
         check_settings(method)
         for name, value in method.items():
@@ -47,24 +48,24 @@ class SharedLLMConfig(MethodFields, PreTrainedConfig):  # type: ignore[no-untype
     def _check_together(self) -> None:
         """What the declaration of a single field cannot say: the base's family and sizes, and fields between them."""
         if self.base_config.model_type not in BASES:
-            raise ValueError(f"The base is a {self.base_config.model_type}: SharedLLM knows {', '.join(BASES)}.")
+            raise UserError(f"The base is a {self.base_config.model_type}: SharedLLM knows {', '.join(BASES)}.")
         layers = self.base_config.num_hidden_layers
         if self.lower_layers > layers:
-            raise ValueError(f"lower_layers is {self.lower_layers}: the base model has 1 to {layers} layers to share.")
+            raise UserError(f"lower_layers is {self.lower_layers}: the base model has 1 to {layers} layers to share.")
         room = self.lower_layers if self.injection == "bottom" else 1
         if self.injection_start >= room:
-            raise ValueError(
+            raise UserError(
                 f"injection_start is {self.injection_start}: use 0 to {room - 1} with injection '{self.injection}'."
             )
         if self.chunk_size < 2**self.height:
-            raise ValueError(
+            raise UserError(
                 f"chunk_size {self.chunk_size} cannot be halved {self.height} times: use at least {2**self.height}."
             )
         if self.leaf_overlap is not None and self.leaf_overlap >= self.chunk_size:
-            raise ValueError(f"leaf_overlap is {self.leaf_overlap}: a chunk has {self.chunk_size} tokens, use fewer.")
+            raise UserError(f"leaf_overlap is {self.leaf_overlap}: a chunk has {self.chunk_size} tokens, use fewer.")
         windows = [sliding_window(self.base_config, i) for i in range(self.lower_layers)]
         if any(window is not None and window < self.chunk_size for window in windows):
-            raise ValueError(
+            raise UserError(
                 f"chunk_size {self.chunk_size} exceeds the base's sliding window: use {min(filter(None, windows))}."
             )
 

@@ -10,29 +10,40 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sharedllm.errors import UserError
+
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Make a file in one move: `write(partial)` fills a file beside it, which is synced and renamed.
 
-    A process that is killed, or a full disk, leaves the file that was there before. Raises ValueError with what the
-    system said and what to do.
+    A process that is killed, or a full disk, leaves the file that was there before. Raises UserError as `writing`.
     """
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(partial)
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException as error:
-        partial.unlink(missing_ok=True)
+        try:
+            write(partial)
+            with partial.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the system or a library says while a file is written into a UserError with what to do."""
+    try:
+        yield
+    except Exception as error:
         # torch and safetensors have errors of their own for a disk that is full
-        if isinstance(error, OSError | RuntimeError) or type(error).__name__ == "SafetensorError":
-            raise ValueError(
-                f"{path} cannot be written ({getattr(error, 'strerror', None) or error}): what was there before is "
-                "still there; make room or choose another folder, then run the same command again."
-            ) from error
-        raise
+        if not (isinstance(error, OSError | RuntimeError) or type(error).__name__ == "SafetensorError"):
+            raise
+        raise UserError(
+            f"{path} cannot be written ({getattr(error, 'strerror', None) or error}): what was there before is "
+            "still there; make room or choose another folder, then run the same command again."
+        ) from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -41,37 +52,27 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_json(path: Path, what: str) -> Any:
-    """The content of a JSON file. Raises ValueError `WHAT PATH is not ...` for whatever cannot be read."""
+    """The content of a JSON file. Raises UserError `WHAT PATH is not ...` for whatever cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8-sig", errors="surrogateescape"))
     except OSError as error:
-        raise ValueError(f"{what} {path} cannot be read ({error.strerror}): make it readable.") from error
+        raise UserError(f"{what} {path} cannot be read ({error.strerror}): make it readable.") from error
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{what} {path} is not valid JSON: copy or write it again.") from error
+        raise UserError(f"{what} {path} is not valid JSON: copy or write it again.") from error
+
+
+def is_folder(name: str) -> bool:
+    """Whether there is a folder of that name; a name that no file can have is none."""
+    try:
+        return Path(name).is_dir()
+    except (OSError, ValueError):  # too long, or with a NUL
+        return False
 
 
 def sha256_of(path: Path) -> str:
-    """Hash of every byte of a file. Raises ValueError for one that cannot be read."""
+    """Hash of every byte of a file. Raises UserError for one that cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror}): make it readable.") from error
-
-
-@contextmanager
-def reading(what: object, advice: str) -> Iterator[None]:
-    """Turn what a library raises inside into a ValueError: `what` cannot be read (reason): `advice`.
-
-    Only library calls belong inside. Out of memory stays what it is.
-    """
-    try:
-        yield
-    except (MemoryError, KeyboardInterrupt, SystemExit, GeneratorExit):
-        raise
-    except BaseException as error:  # a panic of a Rust library is a BaseException
-        if type(error).__name__ == "OutOfMemoryError":  # torch's, which this file does not import
-            raise
-        words = " ".join(str(error).split()) or type(error).__name__
-        reason = words if len(words) <= 240 else words[:240].rsplit(" ", 1)[0] + " ..."
-        raise ValueError(f"{what} cannot be read ({reason.rstrip('.:')}): {advice}.") from error
+        raise UserError(f"{path} cannot be read ({error.strerror}): make it readable.") from error

@@ -26,6 +26,7 @@ from sharedllm.compressor import BLOCK_BYTES, Compressor, lower_layer
 from sharedllm.configuration import SharedLLMConfig
 from sharedllm.context import CompressedContext
 from sharedllm.cross_attention import CrossAttention
+from sharedllm.errors import UserError
 from sharedllm.inputs import RAW, ContextInputs
 from sharedllm.layout import lay_out
 from sharedllm.nn.layers import DecoderLayer, Rotation, decoder_of, output_head
@@ -102,7 +103,7 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no
         """SharedLLM around a base model whose tensors it shares; the cross-attention starts as the identity.
 
         base: a loaded causal LM, or the name or folder of one. settings: fields of `MethodFields`, instead of or on
-        top of `config`, whose base_config is replaced by that of `base`. Raises ValueError for one that does not fit.
+        top of `config`, whose base_config is replaced by that of `base`. Raises UserError for one that does not fit.
         """
         if isinstance(base, str):
             base = load_base(base)
@@ -125,7 +126,7 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no
         base: the loaded base, its name or its folder; by default the name that the adapter gives. settings: fields of
         `MethodFields` to change (policy, ratios, ...): the weights depend on lower_layers and injection alone.
 
-        Raises ValueError where the base is not the one that the adapter was trained on, or files or tensors do not fit.
+        Raises UserError where the base is not the one that the adapter was trained on, or files or tensors do not fit.
         """
         folder = Path(folder)
         record = read_record(folder)
@@ -135,7 +136,7 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no
             base = load_base(base)
         trained = record.trained_base_parameters
         if fingerprint(base, [name.removeprefix(BASE) for name in trained]) != record.base_fingerprint:
-            raise ValueError(f"The adapter in {folder} was trained on {record.base}: this base has other weights.")
+            raise UserError(f"The adapter in {folder} was trained on {record.base}: this base has other weights.")
         model = cls.from_base(base, **{**record.settings, **settings})
         weights = read_tensors(folder, dict(model.named_parameters()), trained)
         model.load_state_dict(weights, strict=False)
@@ -320,7 +321,7 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no
         return Decoded(decoder.norm(hidden), cache, context)
 
     def _embedded(self, inputs: ContextInputs) -> torch.Tensor:
-        """(B, S, H). Raises ValueError for inputs without running text."""
+        """(B, S, H). Raises UserError for inputs without running text."""
         if inputs.inputs_embeds is not None:
             return inputs.inputs_embeds
         if inputs.input_ids is None:

@@ -10,6 +10,8 @@ from collections.abc import Hashable, Iterable
 
 import yaml
 
+from sharedllm.errors import UserError
+
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 50
 REFUSED_TAGS = ("set", "omap", "pairs", "binary", "timestamp")
@@ -71,14 +73,14 @@ def load(text: str) -> object:
 
 
 def assignments(texts: Iterable[str]) -> dict[str, object]:
-    """`key=value` texts as a dict, each value read as YAML. Raises ValueError for one that is not of that form."""
+    """`key=value` texts as a dict, each value read as YAML. Raises UserError for one that is not of that form."""
     found: dict[str, object] = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
-            raise ValueError(f"--set {text} is not key=value: write for instance --set depths=3.")
+            raise UserError(f"--set {text} is not key=value: write for instance --set depths=3.")
         try:
             found[key.strip()] = load(value)
         except ValueError as error:
-            raise ValueError(f"--set {key}: the value {value[:80]} cannot be used, {error}.") from error
+            raise UserError(f"--set {key}: the value {value[:80]} cannot be used, {error}.") from error
     return found

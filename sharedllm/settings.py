@@ -5,12 +5,13 @@ It imports neither torch nor transformers, so that listing the settings costs no
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Collection, Mapping
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
-from pydantic_core import ErrorDetails
+
+from sharedllm.errors import UserError
+from sharedllm.validation import misfit
 
 MOST = 2**20
 """Upper bound of sizes and counts: beyond it a number is a typing error, not a setting."""
@@ -129,43 +130,11 @@ def partial_settings(name: str, without: Collection[str] = TRAINING_ONLY) -> typ
 
 
 def check_settings(settings: Mapping[str, object]) -> None:
-    """Refuse settings of the wrong name, type or range, with a ValueError that names the field and what it wants."""
+    """Refuse settings of the wrong name, type or range, with a UserError that names the field and what it wants."""
     try:
         MethodSettings.model_validate({k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()})
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = str(first["loc"][0])
-        if field not in HINTS:
-            raise ValueError(f"SharedLLM has no setting '{field}': choose from {', '.join(SETTINGS)}.") from error
-        value = shown(settings[field])
-        if first["type"] == "literal_error":
-            raise ValueError(f"{field} is '{settings[field]}': {_wanted(field, first)}.") from error
-        verb = "are" if field == "ratios" else "is"
-        raise ValueError(f"{field} {verb} {value}: {_wanted(field, first)}.") from error
-
-
-def _wanted(field: str, error: ErrorDetails) -> str:
-    """What the field accepts, in words: 'give a whole number, or null'."""
-    if field == "ratios":
-        return f"give a list with one ratio of at least 1 for every tree level (up to {MOST})"
-    limits, kind = error.get("ctx", {}), get_args(HINTS[field])[0]
-    null = ", or null" if type(None) in get_args(kind) else ""
-    match error["type"]:
-        case "literal_error":
-            return f"choose one of {', '.join(get_args(kind))}"
-        case "greater_than_equal" | "finite_number":
-            return f"give {limits.get('ge', 0)} or more{null}"
-        case "less_than_equal":
-            return f"give {limits['le']} or less{null}"
-    names = {int: "a whole number", float: "a number", bool: "true or false"}
-    return f"give {names[next(k for k in names if k in (kind, *get_args(kind)))]}{null}"
-
-
-def shown(value: object) -> str:
-    """A value from outside for a message: short, whatever it is."""
-    short = reprlib.Repr()
-    short.maxstring = short.maxother = short.maxlong = 60
-    try:
-        return short.repr(value)
-    except ValueError:  # Python does not write out integers of thousands of digits
-        return "a number of thousands of digits"
+        found = misfit(error)
+        if found.place not in HINTS and found.kind == "extra_forbidden":
+            raise UserError(f"SharedLLM has no setting '{found.place}': choose from {', '.join(SETTINGS)}.") from error
+        raise UserError(f"{found.place}: {found.reason}.") from error

@@ -11,7 +11,8 @@ from evals.cli.command import new_app, run_command
 from evals.cli.pipes import PipeConsole
 from evals.errors import UserError
 from evals.registry import canonical_task
-from evals.run.spec import Attention, Device, DType, RunSpec, parse_length, parse_settings, resolve_runtime, split_list
+from evals.run.spec import Attention, Device, DType, RunSpec, parse_length, resolve_runtime, split_list
+from sharedllm.plain_yaml import assignments
 
 PIPED_WIDTH = 200
 """Columns of a table that is written to a file or pipe, where there is no terminal to fit."""
@@ -64,7 +65,7 @@ def evaluate(
         tasks=_chosen_tasks(tasks, models, maxlen),
         models=models,
         lengths=_chosen_lengths(length),
-        settings=parse_settings([*(settings or []), *(more_settings or [])])
+        settings=assignments([*(settings or []), *(more_settings or [])])
         | ({} if context is None else {"task.context": context}),
         seed=seed,
         random_weights=random_weights,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict
 
 from pydantic import BaseModel, ConfigDict
 
-from evals.settings import validate
+from sharedllm.validation import validate
 
 if TYPE_CHECKING:  # `sharedllm-eval --list` must not wait for torch
     import torch

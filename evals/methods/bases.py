@@ -31,7 +31,7 @@ def kernel_for(config: PreTrainedConfig, runtime: Runtime) -> str:
     model_class = _model_class(config)
     try:
         check_family(config, model_class._is_stateful)
-    except ValueError as error:
+    except UserError as error:
         raise UserError(f"{error}.") from error
     has = {"sdpa": model_class._supports_sdpa, "flash_attention_2": model_class._supports_flash_attn}
     if has.get(runtime.attn, True):

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeAlias, cast
 
 from evals.errors import UserError
+from sharedllm.errors import reading
 
-LONGEST_REASON = 240
-"""Characters of a library's message that are shown."""
 MAX_JSON_BYTES = 1 << 26
 MAX_DEPTH = 50
 LFS_POINTER = b"version https://git-lfs.github.com/spec"
@@ -20,30 +18,6 @@ AGAIN = "download the file again"
 
 Plain: TypeAlias = "bool | int | float | str | list[Plain] | dict[str, Plain] | None"
 """A JSON value."""
-
-
-@contextmanager
-def reading(what: object, advice: str) -> Iterator[None]:
-    """Turn what a library raises inside into a UserError: `what` cannot be read (reason): `advice`.
-
-    Only library calls belong inside. Out-of-memory errors pass: they are results.
-    """
-    try:
-        yield
-    except (UserError, MemoryError, KeyboardInterrupt, SystemExit, GeneratorExit):
-        raise
-    except BaseException as error:  # a panic of a Rust library is a BaseException
-        if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):  # torch's two kinds
-            raise
-        advice = "install that package" if isinstance(error, ImportError) else advice
-        raise UserError(f"{what} cannot be read ({reason(error)}): {advice}.") from error
-
-
-def reason(error: BaseException) -> str:
-    """The first words of a library's message, on one line."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    short = text if len(text) <= LONGEST_REASON else text[:LONGEST_REASON].rsplit(" ", 1)[0] + " ..."
-    return short.rstrip(".:")
 
 
 def read_json(path: Path, advice: str = AGAIN) -> dict[str, Plain]:

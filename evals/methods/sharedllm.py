@@ -23,13 +23,13 @@ from evals.methods.decoding.static_decoder import decode_mode
 from evals.methods.presets import Preset
 from evals.methods.sharedllm_session import SharedLLMSession
 from evals.methods.weights import load_base
-from evals.settings import validate
 from sharedllm import SharedLLMConfig, SharedLLMForCausalLM
 from sharedllm.adapter_files import adapter_settings
 from sharedllm.cost import arithmetic
 from sharedllm.cross_attention import CrossAttention
 from sharedllm.entry_budget import columns, entries
 from sharedllm.settings import DEFAULTS, partial_settings
+from sharedllm.validation import validate
 
 SharedLLMSettings = partial_settings("SharedLLMSettings")
 """Settings of the method that may be changed; those left out come from the adapter, or are the paper's."""
@@ -51,7 +51,7 @@ class SharedLLM(LongContextModel):
             if preset.adapter is not None:
                 trained = adapter_settings(preset.adapter_folder(None))
                 found |= {name: trained[name] for name in found if name in trained}
-        except ValueError:
+        except UserError:
             pass  # not downloaded yet, or damaged, which loading tells
         return {**found, **preset.settings}
 
@@ -68,7 +68,7 @@ class SharedLLM(LongContextModel):
             else:
                 model = SharedLLMForCausalLM.from_base(base, **given)
                 model.train(False)
-        except ValueError as error:
+        except UserError as error:
             raise UserError(f"The preset {preset.name} does not fit: {error}") from error
         if runtime.random_weights:
             randomise_output(model, runtime.seed)

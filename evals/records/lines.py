@@ -14,6 +14,7 @@ from pydantic_core import PydanticSerializationError
 
 from evals.records.json import well_formed
 from evals.records.models import PerfRecord, SampleRecord
+from sharedllm.validation import misfit
 
 AnyRecord = SampleRecord | PerfRecord
 CHECK = b',"crc":"'
@@ -51,10 +52,8 @@ def decode(line: bytes) -> AnyRecord:
     try:
         record = _ADAPTER.validate_json(text, strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        reason = "it is not valid JSON" if first["type"] == "json_invalid" else f"{where or 'it'}: {first['msg']}"
-        raise Damaged(reason) from error
+        found = misfit(error)
+        raise Damaged(f"{found.place}: {found.reason}" if found.place else found.reason) from error
     absent = [name for name in ALWAYS_WRITTEN if name not in record.model_fields_set]
     if absent and isinstance(record, SampleRecord):
         raise Damaged(f"it lacks {' and '.join(absent)}")

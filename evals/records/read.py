@@ -12,10 +12,12 @@ from pydantic import ValidationError
 from evals.errors import UserError, unreadable
 from evals.records.lines import AnyRecord, Damaged, decode
 from evals.records.models import RunMeta
+from sharedllm.validation import misfit
 
 RUN_FILE = "run.json"
 SAMPLES_FILE = "samples.jsonl"
 DAMAGED_FILE = "samples.damaged.jsonl"
+REPAIR = "put a whole copy of it back, or measure again with another --output"
 
 
 @dataclass(frozen=True)
@@ -42,28 +44,27 @@ def read_run(folder: Path) -> RunMeta:
         content.decode()
         return RunMeta.model_validate_json(content, strict=True)
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8: choose another run.") from error
+        raise UserError(f"{path} is not UTF-8: {REPAIR}.") from error
     except ValidationError as error:
-        raise UserError(f"{path} {_fault(error)}: choose another run.") from error
+        raise UserError(f"{path} {_fault(error)}: {REPAIR}.") from error
 
 
 def _require_file(path: Path) -> None:
     """Raises UserError for a pipe or a device, which could be read without end. What is not there passes."""
     if path.is_fifo() or path.is_socket() or path.is_char_device() or path.is_block_device():
-        raise UserError(f"{path} is not a regular file: choose another run.")
+        raise UserError(f"{path} is not a regular file: {REPAIR}.")
 
 
 def _fault(error: ValidationError) -> str:
     """What is wrong with a `run.json`, as the rest of a sentence."""
-    first = error.errors(include_url=False)[0]
-    where = ".".join(map(str, first["loc"]))
-    if first["type"] == "json_invalid":
-        return f"is not valid JSON ({first['ctx']['error']})"
-    if where == "format":
+    found = misfit(error)
+    if found.place == "format":
         return "does not have the format of this version"
-    if first["type"] == "missing":
-        return "lacks its cells or models" if where in ("cells", "models") else f"lacks {where}"
-    return f"does not fit at {where}: {first['msg']}" if where else "is not the record of a run"
+    if found.kind == "missing":
+        return "lacks its cells or models" if found.place in ("cells", "models") else f"lacks {found.place}"
+    if not found.place:
+        return f"is not the record of a run ({found.reason})"
+    return f"does not fit at {found.place}: {found.reason}"
 
 
 def read_lines(folder: Path) -> Iterator[Line]:

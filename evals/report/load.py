@@ -11,9 +11,9 @@ from evals.errors import UserError
 from evals.records.json import Json, dumps
 from evals.records.models import CellState, Control, ModelEntry, PerfRecord, RunMeta, SampleRecord, not_finite
 from evals.records.read import SAMPLES_FILE, is_torn, read_lines, read_run
-from evals.settings import validate
 from evals.tasks.base import BaseTask
 from evals.tasks.common.source import DataSource
+from sharedllm.validation import validate
 
 
 @dataclass(frozen=True)
@@ -126,10 +126,9 @@ def _missing(meta: RunMeta, samples: Mapping[str, Mapping[str, SampleRecord]]) -
         found, expected = len(samples.get(cell, ())), state.samples or 0
         if state.status == "ok" and found < expected:
             state.status = "pending"
-            notes.append(
-                f"{expected - found} of {expected} samples of {state.model} {state.task} are missing: the command of "
-                "this run measures them again."
-            )
+            lost = f"{expected - found} of {expected} samples of {state.model} {state.task}"
+            verb = "is" if expected - found == 1 else "are"
+            notes.append(f"{lost} {verb} missing: the command of this run measures what is missing.")
     return notes
 
 
@@ -140,8 +139,8 @@ def _damage(path: Path, damaged: Sequence[int]) -> list[str]:
         notes.append(f"The last line of {file} was cut short and is left out.")
     if damaged:
         lines = ", ".join(map(str, damaged[:5])) + (", ..." if len(damaged) > 5 else "")
-        notes.append(
-            f"{file}: {len(damaged)} damaged records are left out (line {lines}); the command of this run measures "
-            "them again."
-        )
+        what, again = f"{len(damaged)} damaged records are", "them"
+        if len(damaged) == 1:
+            what, again = "1 damaged record is", "it"
+        notes.append(f"{file}: {what} left out (line {lines}); the command of this run measures {again} again.")
     return notes

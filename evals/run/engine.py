@@ -63,8 +63,8 @@ class Engine:
         self.store.save()
         if self.store.healed:
             self.progress.log(
-                f"{self.store.healed} damaged or doubled records were set aside in {DAMAGED_FILE}; their samples are "
-                "measured again."
+                f"Damaged and doubled records were set aside in {DAMAGED_FILE} ({self.store.healed} in all); what they "
+                "held is measured again."
             )
         gc.freeze()  # the libraries' objects stay: without them a collection takes a tenth of the time
         for _, group in groupby(cells, key=lambda cell: cell.model.name):

@@ -21,9 +21,10 @@ from evals.records.json import Json
 from evals.records.models import CellState
 from evals.run.identity import SCHEMA, ModelChoice, TaskChoice, cell_id
 from evals.run.spec import RunSpec
-from evals.settings import for_keys, route, validate
+from evals.settings import for_keys, route
 from evals.tasks.base import BaseTask
 from evals.tasks.common.source import DataSource
+from sharedllm.validation import validate
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from evals.methods.base import LongContextModel, Runtime
 from evals.methods.presets import Preset
 from evals.records.json import Json
 from evals.records.read import RUN_FILE
-from evals.settings import validate
 from evals.tasks.base import BaseTask
+from sharedllm.validation import validate
 
 SCHEMA = 2
 """Changes when the meaning of a cell's identity changes.

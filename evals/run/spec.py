@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from evals.errors import UserError
 from evals.methods.base import Runtime
-from sharedllm.plain_yaml import assignments
 
 MAX_LENGTH = 1 << 24
 """Tokens; beyond what any method or data set is made for, and within what one machine can draw or read."""
@@ -103,14 +102,6 @@ def parse_length(text: str) -> int:
             f"--length {text} is more than {MAX_LENGTH:,} tokens, the most that this harness runs: ask for less."
         )
     return int(tokens)
-
-
-def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
-    """`key=value` pairs, the values read as YAML. Raises UserError for a pair of another form."""
-    try:
-        return assignments(pairs)
-    except ValueError as error:
-        raise UserError(str(error)) from error
 
 
 def resolve_runtime(device: Device, dtype: DType, attn: Attention) -> dict[str, Any]:

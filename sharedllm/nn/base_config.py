@@ -10,6 +10,8 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from sharedllm.errors import UserError
+
 LENGTH_DEPENDENT = ("dynamic", "longrope")
 """Rotary embeddings whose frequencies change with the length."""
 ATTENDING = ("full_attention", "sliding_attention", "chunked_attention")
@@ -63,14 +65,14 @@ def windows(config: PreTrainedConfig) -> list[int | None]:
 
 
 def rope_table(config: PreTrainedConfig) -> dict[str, Any]:
-    """The rotary embedding's parameters (`rope_type`, `rope_theta`, ...), a copy. Raises ValueError for a base that has
+    """The rotary embedding's parameters (`rope_type`, `rope_theta`, ...), a copy. Raises UserError for a base that has
     none (OPT), or one for each kind of layers (Gemma 3)."""
     config = text_config(config)
     table: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
     if any(isinstance(value, dict) for value in table.values()):
-        raise ValueError(f"A base of type '{config.model_type}' has a rotary embedding for each kind of layers")
+        raise UserError(f"A base of type '{config.model_type}' has a rotary embedding for each kind of layers")
     if "rope_theta" not in table:
-        raise ValueError(f"A base of type '{config.model_type}' has no rotary embedding")
+        raise UserError(f"A base of type '{config.model_type}' has no rotary embedding")
     return {"rope_type": "default", **table}
 
 
@@ -93,18 +95,18 @@ def steady_length(config: PreTrainedConfig) -> int | None:
 
 
 def check_family(config: PreTrainedConfig, stateful: bool = False) -> None:
-    """Raises ValueError for a base that cannot be read as keys and values, one entry per token, or whose logits are not
+    """Raises UserError for a base that cannot be read as keys and values, one entry per token, or whose logits are not
     those of its output head. stateful: whether transformers marks the model's class so (`_is_stateful`)."""
     text = text_config(config)
     if getattr(config, "is_encoder_decoder", False):
-        raise ValueError(f"A model of type '{config.model_type}' has an encoder: choose a decoder-only base")
+        raise UserError(f"A model of type '{config.model_type}' has an encoder: choose a decoder-only base")
     others = sorted(set(getattr(text, "layer_types", None) or ()) - set(ATTENDING))
     if others or stateful:
         kind = f"layers of kind {', '.join(others)}" if others else "recurrent layers"
-        raise ValueError(
+        raise UserError(
             f"A base of type '{text.model_type}' has {kind}, whose state cannot be cut back to an earlier token: "
             "choose one whose layers all attend to keys and values"
         )
     scaled = next((name for name in RESCALED if getattr(text, name, None) not in (None, 1)), None)
     if scaled:
-        raise ValueError(f"A base of type '{text.model_type}' rescales its logits ({scaled}): choose another")
+        raise UserError(f"A base of type '{text.model_type}' rescales its logits ({scaled}): choose another")

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from sharedllm.errors import UserError
 from sharedllm.inputs import ContextInputs
 from sharedllm.processes import end_with_parent
 from sharedllm.training.corpus import Corpus
@@ -114,9 +115,9 @@ class LanguageModelling:
 
 
 def check_repeats(chunk_size: int, running: int) -> None:
-    """Raise ValueError where `repeat_passages` has no room for a passage."""
+    """Raise UserError where `repeat_passages` has no room for a passage."""
     if chunk_size < 20 or running <= chunk_size // 10:
-        raise ValueError(
+        raise UserError(
             f"repeat_share: a chunk of {chunk_size} tokens and {running} of running text have no room for "
             "passages that repeat: use chunks of at least 20 tokens, and a longer running text."
         )
@@ -144,16 +145,16 @@ def chunk_gaps(windows: int, chunks: int, most: int, rng: np.random.Generator) -
     return torch.from_numpy(np.stack(rows).astype(np.int64))
 
 
-class _Steps(Dataset["Batch | ValueError"]):
-    """make(step) as a data set. An error travels as a value: a worker would bury its message in a traceback."""
+class _Steps(Dataset["Batch | UserError"]):
+    """make(step) as a data set. A UserError travels as a value: a worker would bury its message in a traceback."""
 
     def __init__(self, make: Callable[[int], Batch]) -> None:
         self.make = make
 
-    def __getitem__(self, step: int) -> Batch | ValueError:
+    def __getitem__(self, step: int) -> Batch | UserError:
         try:
             return self.make(step).prepared()
-        except ValueError as error:
+        except UserError as error:
             return error
 
 
@@ -176,6 +177,6 @@ def stream(make: Callable[[int], Batch], start: int, stop: int, workers: int = 8
         pin_memory=torch.cuda.is_available(),
     )
     for batch in loader:
-        if isinstance(batch, ValueError):
+        if isinstance(batch, UserError):
             raise batch
         yield batch

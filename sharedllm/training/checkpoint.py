@@ -9,8 +9,10 @@ import torch
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
-from sharedllm.files import reading, write_whole
+from sharedllm.errors import UserError, reading
+from sharedllm.files import write_whole
 from sharedllm.training.settings import MOST_STEPS
+from sharedllm.validation import misfit
 
 FILE = "checkpoint.pt"
 Count = Annotated[int, Field(ge=0, le=MOST_STEPS)]
@@ -41,7 +43,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def read_checkpoint(folder: Path, device: torch.device) -> Checkpoint | None:
-    """The checkpoint of a folder, None without one. Raises ValueError for one that is damaged."""
+    """The checkpoint of a folder, None without one. Raises UserError for one that is damaged."""
     path = folder / FILE
     if not path.exists():
         return None
@@ -51,5 +53,6 @@ def read_checkpoint(folder: Path, device: torch.device) -> Checkpoint | None:
     try:
         return TypeAdapter(Checkpoint).validate_python(stored)
     except ValidationError as error:
-        where = ".".join(map(str, error.errors(include_url=False)[0]["loc"])) or "the whole file"
-        raise ValueError(f"{path} is not a checkpoint of training (at {where}): {advice}.") from error
+        found = misfit(error)
+        where = found.place or "the whole file"
+        raise UserError(f"{path} is not a checkpoint of training ({where}: {found.reason}): {advice}.") from error

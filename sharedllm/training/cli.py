@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn, Optional
 
 import typer
 
+from sharedllm.errors import UserError
 from sharedllm.plain_yaml import assignments
 
 app = typer.Typer(
@@ -38,8 +39,6 @@ def train(
     shard_mb: Annotated[int, typer.Option(min=1, max=2**20, help="Largest adapter file.")] = 1024,
 ) -> None:
     """Train a SharedLLM adapter. The same command again resumes from the last checkpoint in --output."""
-    from pydantic import ValidationError
-
     from sharedllm.training import settings as training_settings
     from sharedllm.training.interruption import Interrupted, watching
 
@@ -47,7 +46,7 @@ def train(
         changes = assignments(set_ or [])
         if steps is not None:
             if "steps" in changes:
-                raise ValueError("--steps and --set steps are the same setting: give one of them.")
+                raise UserError("--steps and --set steps are the same setting: give one of them.")
             changes["steps"] = steps
         chosen = training_settings.preset(preset, **changes)
         with watching() as interruption:
@@ -56,14 +55,7 @@ def train(
             files = Files(base, data or [], weight or [], heldout or [], init, output)
             pace = Pace(checkpoint_every, log_every, max_seconds, shard_mb * 2**20)
             summary = run(chosen, files, pace, interruption)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        reason = first["msg"].removeprefix("Value error, ").rstrip(".")
-        _fail(f"The setting {where} does not fit: {reason}." if where else f"The settings do not fit: {reason}.")
-    except (ValueError, OSError) as error:
-        if not str(error):
-            raise
+    except UserError as error:
         _fail(str(error))
     except Interrupted as error:
         _fail(str(error), error.exit_code)

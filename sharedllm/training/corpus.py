@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from sharedllm.errors import UserError
 from sharedllm.training.texts import BROKEN, read_texts, token_ids
 from sharedllm.training.token_cache import TokenCache
 
@@ -36,11 +37,11 @@ class Corpus:
     def window(self, length: int, rng: np.random.Generator) -> np.ndarray:
         """`length` consecutive ids of one document, every position of every long enough document equally likely.
 
-        Raises ValueError where no document is that long.
+        Raises UserError where no document is that long.
         """
         room = np.maximum(np.diff(self.starts) - length + 1, 0)
         if not room.sum():
-            raise ValueError(
+            raise UserError(
                 f"No document in {self.name} has {length} tokens: train on shorter windows or longer texts."
             )
         ends = room.cumsum()
@@ -54,7 +55,7 @@ def open_corpus(path: Path, tokenizer: PreTrainedTokenizerBase, cache: Path) -> 
     """Tokenise a file, or read what an earlier call left in `cache`.
 
     path: .txt (one document), .jsonl, .jsonl.gz, .jsonl.xz with a field `text`, or .tokens.npz as written by
-    `save_corpus`. Raises ValueError for a broken file, and with the line for a malformed row.
+    `save_corpus`. Raises UserError for a broken file, and with the line for a malformed row.
     """
     if path.name.endswith(".tokens.npz"):
         return _stored(path, tokenizer)
@@ -73,15 +74,15 @@ def _stored(path: Path, tokenizer: PreTrainedTokenizerBase) -> Corpus:
     """A .tokens.npz file whose ids all have an entry in the vocabulary."""
     ids, starts = _unpacked(path)
     if ids.ndim != 1 or starts.ndim != 1 or ids.dtype.kind not in "iu" or starts.dtype.kind not in "iu":
-        raise ValueError(f"{path} holds ids or starts that are not lists of whole numbers: write it again.")
+        raise UserError(f"{path} holds ids or starts that are not lists of whole numbers: write it again.")
     whole = len(starts) > 1 and int(starts[0]) == 0 and int(starts[-1]) == len(ids)
     if not whole or not bool((np.diff(starts.astype(np.int64)) >= 0).all()):
-        raise ValueError(f"{path} holds starts that do not rise from 0 to its {len(ids)} ids: write it again.")
+        raise UserError(f"{path} holds starts that do not rise from 0 to its {len(ids)} ids: write it again.")
     if not len(ids):
-        raise ValueError(f"{path} holds no text.")
+        raise UserError(f"{path} holds no text.")
     vocabulary = max(tokenizer.get_vocab().values()) + 1
     if int(ids.min()) < 0 or int(ids.max()) >= vocabulary:
-        raise ValueError(
+        raise UserError(
             f"{path} holds ids from {ids.min()} to {ids.max()}, the tokenizer has 0 to {vocabulary - 1}: "
             "write it with the tokenizer of --base."
         )
@@ -97,7 +98,7 @@ def _unpacked(path: Path) -> tuple[np.ndarray, np.ndarray]:
         with np.load(path) as stored:
             return stored["ids"], stored["starts"]
     except (*BROKEN, OSError, KeyError, TypeError, ValueError, NotImplementedError, RuntimeError, MemoryError) as error:
-        raise ValueError(f"{path} is not a whole file of token ids: copy or write it again.") from error
+        raise UserError(f"{path} is not a whole file of token ids: copy or write it again.") from error
 
 
 def _tokenize(path: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[np.ndarray, np.ndarray]:
@@ -109,5 +110,5 @@ def _tokenize(path: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[np.ndarra
         parts += pieces
         starts.append(starts[-1] + sum(map(len, pieces)))
     if not starts[-1]:
-        raise ValueError(f"{path} holds no text.")
+        raise UserError(f"{path} holds no text.")
     return np.concatenate(parts), np.asarray(starts)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from sharedllm.errors import UserError
 from sharedllm.inputs import ContextInputs
 from sharedllm.modeling import SharedLLMForCausalLM
 from sharedllm.nn.layers import output_head
@@ -135,7 +136,7 @@ def held_out_windows(corpus: Corpus, length: int, count: int, seed: int) -> tupl
     """`count` windows from all documents in turn, and for each of them one from another document."""
     documents = [i for i in range(corpus.documents) if len(corpus.document(i)) >= length]
     if len(documents) < 2 or count < 2:
-        raise ValueError(f"{corpus.name} has {len(documents)} documents of {length} tokens: evaluation needs two.")
+        raise UserError(f"{corpus.name} has {len(documents)} documents of {length} tokens: evaluation needs two.")
     rng = np.random.default_rng(seed)
     rows = []
     for i in range(count):

@@ -19,7 +19,8 @@ from transformers import (
 )
 from transformers.utils.hub import cached_file
 
-from sharedllm.files import reading
+from sharedllm.errors import UserError, reading
+from sharedllm.files import is_folder
 from sharedllm.nn.layers import decoder_of
 
 PROBE = (
@@ -35,7 +36,7 @@ def load_tokenizer(base: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or hub name, with the ids of its own file. Code in a checkpoint never runs.
 
     transformers rebuilds some classes (Llama's) by rules of its own, which drops the normalizer of tokenizer.json; the
-    file's pipeline is put back, so that training sees the ids that evaluation sees. Raises ValueError where the ids
+    file's pipeline is put back, so that training sees the ids that evaluation sees. Raises UserError where the ids
     still differ, or where a sentencepiece file gives other ids.
     """
     with reading(f"The tokenizer of {base}", "name a folder with tokenizer files, or a hub model that is downloaded"):
@@ -44,7 +45,7 @@ def load_tokenizer(base: str) -> PreTrainedTokenizerBase:
     if own is not None:
         for text in PROBE:
             if tokenizer(text, add_special_tokens=False)["input_ids"] != own(text):
-                raise ValueError(
+                raise UserError(
                     f"The tokenizer of {base} gives other ids than its own file for {text!r}: save its tokenizer.json "
                     "beside it, or copy all tokenizer files of one release."
                 )
@@ -74,12 +75,11 @@ def _own_ids(base: str, tokenizer: PreTrainedTokenizerBase) -> Callable[[str], l
 def load_whole_base(base: str, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """The base of a folder or hub name, on the CPU.
 
-    Raises ValueError where it cannot be read, has missing, unknown or misshapen tensors (which transformers would draw
+    Raises UserError where it cannot be read, has missing, unknown or misshapen tensors (which transformers would draw
     at random or leave out) or values that are not finite, or where its tokenizer has ids without an embedding.
     """
-    folder = Path(base)
-    if not folder.is_dir() and (folder.is_absolute() or base.startswith(".")):
-        raise ValueError(f"There is no folder {base}: name the base's folder, or a model of the hub.")
+    if not is_folder(base) and (Path(base).is_absolute() or base.startswith(".")):
+        raise UserError(f"There is no folder {base}: name the base's folder, or a model of the hub.")
     with reading(f"The base {base}", "name a folder with config.json and whole weights, or a hub model"):
         loaded = AutoModelForCausalLM.from_pretrained(
             base, dtype=dtype, trust_remote_code=False, output_loading_info=True
@@ -92,13 +92,13 @@ def load_whole_base(base: str, dtype: torch.dtype, tokenizer: PreTrainedTokenize
     ):
         if names:
             listed = ", ".join(sorted(n if isinstance(n, str) else str(n[0]) for n in names)[:3])
-            raise ValueError(f"The base {base} {what} {listed} ({len(names)} in all): copy the checkpoint again.")
+            raise UserError(f"The base {base} {what} {listed} ({len(names)} in all): copy the checkpoint again.")
     for name, parameter in model.named_parameters():
         if not bool(parameter.isfinite().all()):
-            raise ValueError(f"The base {base} has values in {name} that are not finite: copy the checkpoint again.")
+            raise UserError(f"The base {base} has values in {name} that are not finite: copy the checkpoint again.")
     largest, rows = max(tokenizer.get_vocab().values(), default=-1), decoder_of(model).embed_tokens.weight.shape[0]
     if largest >= rows:
-        raise ValueError(
+        raise UserError(
             f"The tokenizer of {base} has ids up to {largest}, the embedding {rows} rows: they do not belong together."
         )
     return model

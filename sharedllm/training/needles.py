@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from sharedllm.errors import UserError
 from sharedllm.training.batches import Batch, chunk_gaps
 from sharedllm.training.corpus import Corpus
 from sharedllm.training.vocabulary import ADJECTIVES, CITIES, NOUNS, TEMPLATES, Template, capitalised, invented
@@ -140,7 +141,7 @@ class Needles:
             weights += [0.0] * len(asked.query) + self._answer_weights(asked.answer)
         pad = self.running - len(ids)
         if pad < 0:
-            raise ValueError(
+            raise UserError(
                 f"{len(queries)} questions take {len(ids)} tokens: raise needle_running above {self.running}."
             )
         free = holder < 0
@@ -203,10 +204,10 @@ def numbered(template: Template, keys: Sequence[str], rng: np.random.Generator, 
 def disjoint_places(lengths: Sequence[int], room: int, rng: np.random.Generator) -> list[int]:
     """Where spans of these lengths start in `room` tokens, in this order, without touching each other's tokens.
 
-    Raises ValueError where they do not fit.
+    Raises UserError where they do not fit.
     """
     free = room - sum(lengths)
     if free < 0:
-        raise ValueError(f"{len(lengths)} needles of one chunk take {room - free} tokens, a chunk has {room}.")
+        raise UserError(f"{len(lengths)} needles of one chunk take {room - free} tokens, a chunk has {room}.")
     gaps = np.sort(rng.integers(free + 1, size=len(lengths)))
     return [int(gap) + sum(lengths[:i]) for i, gap in enumerate(gaps)]

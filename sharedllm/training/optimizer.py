@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from sharedllm.errors import UserError
 from sharedllm.training.settings import TrainSettings
 
 
@@ -46,13 +47,13 @@ class MasterAdamW:
         return norm
 
     def load(self, masters: Mapping[str, list[torch.Tensor]], state: dict[str, object]) -> None:
-        """Continue from stored masters and AdamW's state. Raises ValueError, unchanged, where they do not fit."""
+        """Continue from stored masters and AdamW's state. Raises UserError, unchanged, where they do not fit."""
         for name, group in self.masters.items():
             shapes = [list(t.shape) for t in masters.get(name, [])]
             if shapes != [list(t.shape) for t in group]:
-                raise ValueError(f"its weights of the group {name} have other shapes than the model")
+                raise UserError(f"its weights of the group {name} have other shapes than the model")
             if not all(bool(t.isfinite().all()) for t in masters[name]):
-                raise ValueError(f"its weights of the group {name} are not finite")
+                raise UserError(f"its weights of the group {name} are not finite")
         self._check_state(state)
         with torch.no_grad():
             for name, group in self.masters.items():
@@ -64,22 +65,22 @@ class MasterAdamW:
         self.optimizer.load_state_dict(state)
 
     def _check_state(self, state: dict[str, object]) -> None:
-        """Raise ValueError for a state dict that is not AdamW's of these parameters."""
+        """Raise UserError for a state dict that is not AdamW's of these parameters."""
         own = self.optimizer.state_dict()
         groups, moments = state.get("param_groups"), state.get("state")
         names = [(sorted(g), g["params"]) for g in own["param_groups"]]
         found = groups if isinstance(groups, list) and all(isinstance(g, dict) for g in groups) else []
         if [(sorted(g), g.get("params")) for g in found] != names:
-            raise ValueError("its optimizer has other groups of parameters than the settings")
+            raise UserError("its optimizer has other groups of parameters than the settings")
         if not isinstance(moments, dict) or not set(moments) <= set(range(len(self.parameters))):
-            raise ValueError("its optimizer has a state of other parameters")
+            raise UserError("its optimizer has a state of other parameters")
         for index, moment in moments.items():
             if not isinstance(moment, dict) or set(moment) != {"step", "exp_avg", "exp_avg_sq"}:
-                raise ValueError("its optimizer has a state that is not AdamW's")
+                raise UserError("its optimizer has a state that is not AdamW's")
             for name, value in moment.items():
                 shape = torch.Size([]) if name == "step" else self.parameters[index].shape
                 if not isinstance(value, torch.Tensor) or value.shape != shape or not bool(value.isfinite().all()):
-                    raise ValueError(f"its optimizer has values of {name} that do not fit")
+                    raise UserError(f"its optimizer has values of {name} that do not fit")
 
 
 def learning_rate(step: int, settings: TrainSettings) -> float:

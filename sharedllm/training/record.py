@@ -8,7 +8,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from sharedllm.errors import UserError
 from sharedllm.files import read_json, sha256_of, write_text
+from sharedllm.validation import misfit
 
 FILE = "run.json"
 
@@ -48,22 +50,21 @@ def init_hashes(folder: Path | None) -> dict[str, str] | None:
 def read_record(folder: Path) -> RunRecord | None:
     """The record in an output folder; None where there is none.
 
-    Raises ValueError for one that is damaged, of another program or of an earlier version.
+    Raises UserError for one that is damaged, of another program or of an earlier version.
     """
     path = folder / FILE
     if not path.exists():
         return None
     stored = read_json(path, "The record")
     if isinstance(stored, dict) and {"settings", "base", "data", "init"} <= stored.keys() and "hashes" not in stored:
-        raise ValueError(
-            f"{folder} holds a run of an earlier version, without hashes of data: choose another --output."
-        )
+        raise UserError(f"{folder} holds a run of an earlier version, without hashes of data: choose another --output.")
     try:
         return RunRecord.model_validate(stored)
     except ValidationError as error:
-        where = ".".join(map(str, error.errors(include_url=False)[0]["loc"])) or "the whole file"
-        raise ValueError(
-            f"{path} is not the record of a training run (at {where}): choose another --output."
+        found = misfit(error)
+        raise UserError(
+            f"{path} is not the record of a training run ({found.place or 'the whole file'}: {found.reason}): "
+            "choose another --output."
         ) from error
 
 
@@ -73,11 +74,11 @@ def write_record(folder: Path, record: RunRecord) -> None:
 
 
 def check_same_run(folder: Path, stored: RunRecord, now: RunRecord) -> None:
-    """Raise ValueError where a folder holds another run, naming what differs. Only `steps` may change."""
+    """Raise UserError where a folder holds another run, naming what differs. Only `steps` may change."""
     if stored.data == now.data and len(stored.hashes) == len(now.hashes):
         for name, was, found in zip(now.data, stored.hashes, now.hashes, strict=True):
             if was != found:
-                raise ValueError(
+                raise UserError(
                     f"{name} has changed since the run in {folder} began: put it back, or choose another --output."
                 )
     settings = {**stored.settings, "steps": now.settings["steps"]}
@@ -88,7 +89,7 @@ def check_same_run(folder: Path, stored: RunRecord, now: RunRecord) -> None:
         if getattr(stored, key) != getattr(now, key)
     ]
     if changed:
-        raise ValueError(
+        raise UserError(
             f"{folder} holds a run with other settings or data: choose another --output "
             f"(what differs: {', '.join(changed)})."
         )

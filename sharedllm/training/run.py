@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from transformers import PreTrainedTokenizerBase
 
 from sharedllm.adapter import save_adapter
+from sharedllm.errors import UserError
 from sharedllm.files import sha256_of, write_text
 from sharedllm.modeling import SharedLLMForCausalLM
 from sharedllm.settings import check_settings
@@ -70,13 +71,13 @@ class Pace:
 def run(settings: TrainSettings, files: Files, pace: Pace, interruption: Interruption) -> dict[str, object]:
     """Train, evaluate on the held-out texts, save the adapter; returns the summary that summary.json holds.
 
-    Raises ValueError for settings or data that do not fit, for an output folder of another run or another process,
+    Raises UserError for settings or data that do not fit, for an output folder of another run or another process,
     and Interrupted after a signal.
     """
     check_settings(settings.method)
     _check_files(files, settings)
     if pace.max_seconds is not None and not 0 <= pace.max_seconds < math.inf:
-        raise ValueError(f"--max-seconds is {pace.max_seconds}: give a number of seconds from 0 on.")
+        raise UserError(f"--max-seconds is {pace.max_seconds}: give a number of seconds from 0 on.")
     with _only_writer(files.output):
         return _run(settings, files, pace, interruption)
 
@@ -85,7 +86,7 @@ def _run(settings: TrainSettings, files: Files, pace: Pace, interruption: Interr
     begin = time.monotonic()
     stored = read_record(files.output)
     if stored is None and (files.output / CHECKPOINT).exists():
-        raise ValueError(f"{files.output} has a checkpoint without its run.json: choose another --output.")
+        raise UserError(f"{files.output} has a checkpoint without its run.json: choose another --output.")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     auto = "bfloat16" if device == "cuda" else "float32"
     dtype = torch.bfloat16 if (auto if settings.dtype == "auto" else settings.dtype) == "bfloat16" else torch.float32
@@ -127,38 +128,42 @@ def _run(settings: TrainSettings, files: Files, pace: Pace, interruption: Interr
 @contextmanager
 def _only_writer(output: Path) -> Iterator[None]:
     """Hold the output folder; of several processes of one run the first one holds it for all."""
+    lock = FileLock(output / LOCK, timeout=0)
     try:
         output.mkdir(parents=True, exist_ok=True)
-        if int(os.environ.get("RANK", "0")) > 0:
-            yield
-            return
-        with FileLock(output / LOCK, timeout=0):
-            yield
+        if int(os.environ.get("RANK", "0")) == 0:
+            lock.acquire()
     except Timeout as error:
-        raise ValueError(
+        raise UserError(
             f"Another sharedllm-train is writing to {output}: wait for it, or choose another --output."
         ) from error
     except FileExistsError as error:
-        raise ValueError(f"--output {output} is a file: name a folder.") from error
+        raise UserError(f"--output {output} is a file: name a folder.") from error
+    except OSError as error:
+        raise UserError(f"--output {output} cannot be used ({error.strerror}): name a folder to write to.") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _check_files(files: Files, settings: TrainSettings) -> None:
-    """Raise ValueError for data that is missing, and weights that do not go with it."""
+    """Raise UserError for data that is missing, and weights that do not go with it."""
     for file in (*files.data, *files.heldout):
         try:
             there = file.is_file()
         except OSError:  # a name that is too long
             there = False
         if not there:
-            raise ValueError(f"There is no data file {printable(file)[:200]}: name an existing file.")
+            raise UserError(f"There is no data file {printable(file)[:200]}: name an existing file.")
     if not files.weights:
         return
     if settings.mode == "sft":
-        raise ValueError("--weight has no effect in the mode sft, which draws all examples alike: leave it out.")
+        raise UserError("--weight has no effect in the mode sft, which draws all examples alike: leave it out.")
     if len(files.weights) != len(files.data):
-        raise ValueError(f"There are {len(files.data)} --data, but {len(files.weights)} --weight: give one each.")
+        raise UserError(f"There are {len(files.data)} --data, but {len(files.weights)} --weight: give one each.")
     if not all(0 <= weight < math.inf for weight in files.weights) or not 0 < sum(files.weights) < math.inf:
-        raise ValueError(f"--weight is {files.weights}: give numbers from 0 on, not all of them 0.")
+        raise UserError(f"--weight is {files.weights}: give numbers from 0 on, not all of them 0.")
 
 
 def _record(settings: TrainSettings, files: Files, base_weights: str) -> RunRecord:
@@ -182,7 +187,7 @@ def batch_maker(
 ) -> Callable[[int, int], Batch]:
     """(micro step, rank) -> batch, the same whenever it is called."""
     if not files.data:
-        raise ValueError("There is nothing to learn from: give --data.")
+        raise UserError("There is nothing to learn from: give --data.")
     if settings.mode == "sft":
         check_size("sft_batch", settings.sft_batch, settings.sft_max_chunks * chunk_size + settings.sft_running)
         examples = [e for path in files.data for e in read_examples(path, tokenizer)]
@@ -212,7 +217,7 @@ def batch_maker(
     reach = max((n.chunks for n in settings.needles), default=0) * chunk_size
     long = [c for c in corpora if np.diff(c.starts).max() > reach]
     if not long:
-        raise ValueError(f"No document of the data has {reach} tokens, which the longest needle windows take.")
+        raise UserError(f"No document of the data has {reach} tokens, which the longest needle windows take.")
     running = {stage.running or settings.needle_running for stage in settings.needles}
     needles = {
         room: Needles(tokenizer, long, chunk_size, room, settings.gap_share, settings.max_chunks) for room in running
@@ -234,7 +239,7 @@ def batch_maker(
 def held_out(
     settings: TrainSettings, files: Files, tokenizer: PreTrainedTokenizerBase, chunk_size: int
 ) -> list[Corpus]:
-    """The held-out texts. Raises ValueError for those that `evaluation` could not use, before hours of training."""
+    """The held-out texts. Raises UserError for those that `evaluation` could not use, before hours of training."""
     corpora = _corpora(files.heldout, tokenizer, files.output)
     for corpus in corpora:
         length = evaluate.window_length(corpus, settings.chunks[0], chunk_size, settings.running)

@@ -8,20 +8,24 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from sharedllm.errors import UserError
+from sharedllm.validation import validate
+
 MOST_STEPS = 10**9
 MOST = 2**20
 Count = Annotated[int, Field(ge=1, le=MOST)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(ge=0, le=100)]
+LearningRate = Annotated[float, Field(gt=0, le=100)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 MOST_TOKENS = 2**24
 """Tokens that one micro batch may have: beyond it a batch no longer fits a host's memory."""
 
 
 def check_size(what: str, windows: int, tokens: int) -> None:
-    """Raise ValueError for a batch of more than MOST_TOKENS."""
+    """Raise UserError for a batch of more than MOST_TOKENS."""
     if windows * tokens > MOST_TOKENS:
-        raise ValueError(
+        raise UserError(
             f"{what}: {windows} windows of {tokens} tokens are more than {MOST_TOKENS}: use fewer, or accumulate."
         )
 
@@ -70,8 +74,8 @@ class TrainSettings(BaseModel):
     sft_batch: Count = 8
     sft_max_chunks: Count = 16
     sft_running: Annotated[int, Field(ge=2, le=MOST)] = 1024
-    lr: Rate = 3e-3
-    lr_base: Rate = Field(1e-4, description="learning rate of trained base or lower layers")
+    lr: LearningRate = 3e-3
+    lr_base: LearningRate = Field(1e-4, description="learning rate of trained base or lower layers")
     betas: tuple[Beta, Beta] = (0.9, 0.95)
     weight_decay: Rate = 0.0
     clip: float = Field(1.0, gt=0, le=1e6)
@@ -91,10 +95,10 @@ class TrainSettings(BaseModel):
 
 
 def preset(name: str, /, **changes: Any) -> TrainSettings:
-    """The settings of a preset with some of them changed. Raises ValueError for an unknown preset or field."""
+    """The settings of a preset with some of them changed. Raises UserError for an unknown preset or field."""
     folder = resources.files("sharedllm.training") / "presets"
     known = sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
     if name not in known:
-        raise ValueError(f"Unknown training preset '{name}': known are {', '.join(known)}.")
+        raise UserError(f"Unknown training preset '{name}': known are {', '.join(known)}.")
     values = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8"))
-    return TrainSettings.model_validate({**values, **changes})
+    return validate(TrainSettings, {**values, **changes})

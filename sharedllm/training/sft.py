@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from sharedllm.errors import UserError
 from sharedllm.training.batches import Batch
 from sharedllm.training.texts import check_surrogates, numbered_lines, token_ids
 
@@ -28,7 +29,7 @@ class Example:
 def read_examples(path: Path, tokenizer: PreTrainedTokenizerBase) -> list[Example]:
     """Rows of a .jsonl(.gz, .xz) file with string fields context, question and answer.
 
-    The answer ends with EOS. Raises ValueError for a broken archive, and with the line for a row that does not fit.
+    The answer ends with EOS. Raises UserError for a broken archive, and with the line for a row that does not fit.
     """
     examples = []
     for number, line in numbered_lines(path):
@@ -36,16 +37,16 @@ def read_examples(path: Path, tokenizer: PreTrainedTokenizerBase) -> list[Exampl
             row = json.loads(line)
             texts = [row[field] for field in FIELDS]
         except (ValueError, RecursionError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}, line {number}: not a JSON object with {', '.join(FIELDS)}.") from error
+            raise UserError(f"{path}, line {number}: not a JSON object with {', '.join(FIELDS)}.") from error
         if not all(isinstance(t, str) for t in texts) or not texts[1] or not texts[2]:
-            raise ValueError(f"{path}, line {number}: {', '.join(FIELDS)} must be strings, the last two not empty.")
+            raise UserError(f"{path}, line {number}: {', '.join(FIELDS)} must be strings, the last two not empty.")
         for text in texts:
             check_surrogates(text, path, number)
         ids = [[i for piece in token_ids(tokenizer, text) for i in piece] for text in texts]
         end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
         examples.append(Example(ids[0], ids[1], [*ids[2], *end]))
     if not examples:
-        raise ValueError(f"{path} holds no examples.")
+        raise UserError(f"{path} holds no examples.")
     return examples
 
 

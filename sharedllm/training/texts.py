@@ -14,7 +14,7 @@ from typing import IO, cast
 
 from transformers import PreTrainedTokenizerBase
 
-from sharedllm.files import reading
+from sharedllm.errors import UserError, reading
 
 BROKEN = (lzma.LZMAError, gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, EOFError)
 """What reading raises where an archive is cut short or is not an archive."""
@@ -52,7 +52,7 @@ def pieces(text: str, size: int = PIECE, longest: int = LONGEST_PIECE) -> list[s
 def read_texts(path: Path) -> Iterator[str]:
     """The documents of a text or jsonl file, line ends of a text as \\n.
 
-    Raises ValueError for a broken archive, and with the line for a row that does not fit or is not UTF-8.
+    Raises UserError for a broken archive, and with the line for a row that does not fit or is not UTF-8.
     """
     if path.suffix == ".txt":
         yield "".join(line for _, line in numbered_lines(path)).replace("\r\n", "\n").replace("\r", "\n")
@@ -61,27 +61,27 @@ def read_texts(path: Path) -> Iterator[str]:
         try:
             text = json.loads(line)["text"]
         except (ValueError, RecursionError, KeyError, TypeError) as error:
-            raise ValueError(
+            raise UserError(
                 f"{path}, line {number}: not a JSON object with a field 'text' ({type(error).__name__})."
             ) from error
         if not isinstance(text, str):
-            raise ValueError(f"{path}, line {number}: the field 'text' is not a string.")
+            raise UserError(f"{path}, line {number}: the field 'text' is not a string.")
         check_surrogates(text, path, number)
         yield text
 
 
 def check_surrogates(text: str, path: Path, number: int) -> None:
-    """Raise ValueError with the line for half a character, which JSON can name."""
+    """Raise UserError with the line for half a character, which JSON can name."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"{path}, line {number}: half a surrogate pair, which no text holds.") from error
+        raise UserError(f"{path}, line {number}: half a surrogate pair, which no text holds.") from error
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Numbers (from 1) and text of a file's lines, unpacked on the fly where its name ends in .xz or .gz.
 
-    A byte-order mark at the start is not part of the text. Raises ValueError for a file that cannot be read, a broken
+    A byte-order mark at the start is not part of the text. Raises UserError for a file that cannot be read, a broken
     archive, and with the line for bytes that are not UTF-8.
     """
     try:
@@ -90,13 +90,11 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
                 try:
                     yield number, (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).decode("utf-8")
                 except UnicodeDecodeError as error:
-                    raise ValueError(f"{path}, line {number}: not UTF-8, save the file as UTF-8.") from error
+                    raise UserError(f"{path}, line {number}: not UTF-8, save the file as UTF-8.") from error
     except BROKEN as error:
-        raise ValueError(
-            f"{path} is not a whole {path.suffix} archive ({error}): pack or download it again."
-        ) from error
+        raise UserError(f"{path} is not a whole {path.suffix} archive ({error}): pack or download it again.") from error
     except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror or error}): make it readable.") from error
+        raise UserError(f"{path} cannot be read ({error.strerror or error}): make it readable.") from error
 
 
 def _open(path: Path) -> IO[bytes]:

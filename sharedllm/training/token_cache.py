@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from sharedllm.errors import UserError
 from sharedllm.files import sha256_of, write_text, write_whole
 from sharedllm.training.loading import tokenizer_hash
 
@@ -29,20 +30,20 @@ class TokenCache:
         return self.checksum.exists()
 
     def write(self, ids: np.ndarray, starts: np.ndarray) -> None:
-        """Keep the token ids of a text. Raises ValueError where they cannot be written."""
+        """Keep the token ids of a text. Raises UserError where they cannot be written."""
         for path, array in ((self.ids, ids), (self.starts, starts)):
             write_whole(path, partial(_save, array=array))
         write_text(self.checksum, self._sum())
 
     def read(self) -> tuple[np.ndarray, np.ndarray]:
-        """Ids (memory-mapped) and starts. Raises ValueError for files that are not those that were written."""
+        """Ids (memory-mapped) and starts. Raises UserError for files that are not those that were written."""
         damaged = f"The token ids in {self.checksum.with_suffix('')}.* are damaged: delete them, they are made again."
         try:
-            if self.checksum.read_text(encoding="utf-8") != self._sum():
-                raise ValueError(damaged)
+            if self.checksum.read_bytes() != self._sum().encode():
+                raise UserError(damaged)
+            return np.load(self.ids, mmap_mode="r"), np.load(self.starts)
         except OSError as error:
-            raise ValueError(damaged) from error
-        return np.load(self.ids, mmap_mode="r"), np.load(self.starts)
+            raise UserError(damaged) from error
 
     def _sum(self) -> str:
         return f"{sha256_of(self.ids)} {sha256_of(self.starts)}\n"

@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from sharedllm.errors import UserError
 from sharedllm.files import write_text
 from sharedllm.modeling import SharedLLMForCausalLM
 from sharedllm.nn.layers import output_head
@@ -44,7 +45,7 @@ def select_trainable(model: SharedLLMForCausalLM, groups: list[str]) -> dict[str
     """Freeze everything but the named groups; returns the parameters that get `lr` and those that get `lr_base`.
 
     Groups: `cross_attention`; `top`, the upper model's layers above the injection (paper section 3.3); `lower`, the
-    lower model's own copy. Raises ValueError for another name, or `lower` without config.own_lower.
+    lower model's own copy. Raises UserError for another name, or `lower` without config.own_lower.
     """
     lower = model.config.lower_layers
     prefixes = {
@@ -55,11 +56,11 @@ def select_trainable(model: SharedLLMForCausalLM, groups: list[str]) -> dict[str
     names = [name for name, _ in model.named_parameters()]
     for group in groups:
         if group not in prefixes:
-            raise ValueError(f"'{group}' cannot be trained: choose from {', '.join(prefixes)}.")
+            raise UserError(f"'{group}' cannot be trained: choose from {', '.join(prefixes)}.")
         if group == "lower" and not model.config.own_lower:
-            raise ValueError("The lower model shares the base's layers: set own_lower to train a copy of them.")
+            raise UserError("The lower model shares the base's layers: set own_lower to train a copy of them.")
         if not any(name.startswith(prefixes[group]) for name in names):
-            raise ValueError(f"There is nothing to train in '{group}' with {lower} lower layers: leave it out.")
+            raise UserError(f"There is nothing to train in '{group}' with {lower} lower layers: leave it out.")
     chosen = tuple(p for group in groups for p in prefixes[group])
     found: dict[str, list[nn.Parameter]] = {"lr": [], "lr_base": []}
     for name, parameter in model.named_parameters():
@@ -107,7 +108,7 @@ class Trainer:
     def run(self) -> bool:
         """Train to the end; False if `max_seconds` came first.
 
-        Raises Interrupted after a signal, with a checkpoint of the last whole step, and ValueError where the loss or
+        Raises Interrupted after a signal, with a checkpoint of the last whole step, and UserError where the loss or
         the weights are no longer finite.
         """
         with self.interruption.after_the_step():
@@ -152,7 +153,7 @@ class Trainer:
     ) -> None:
         means = {kind: round(float(torch.stack(values).mean()), 4) for kind, values in sorted(losses.items())}
         if not all(math.isfinite(v) for v in means.values()):
-            raise ValueError(f"The loss is not finite at step {self.step}: {means}. Lower the learning rate.")
+            raise UserError(f"The loss is not finite at step {self.step}: {means}. Lower the learning rate.")
         entry: LogEntry = {"step": self.step, "loss": means, "grad_norm": round(norm, 4), "tokens_per_s": round(speed)}
         self.log.append(entry)
         if not self.accelerator.is_main_process:
@@ -166,10 +167,10 @@ class Trainer:
         )
 
     def save(self) -> None:
-        """Write the checkpoint and the log, each in one move. Raises ValueError for weights that are not finite."""
+        """Write the checkpoint and the log, each in one move. Raises UserError for weights that are not finite."""
         masters = self.optimizer.masters
         if not all(bool(p.isfinite().all()) for group in masters.values() for p in group):
-            raise ValueError(f"The weights are not finite after step {self.step}: lower the learning rate.")
+            raise UserError(f"The weights are not finite after step {self.step}: lower the learning rate.")
         if not self.accelerator.is_main_process:
             return
         state = self.optimizer.optimizer.state_dict()
@@ -182,8 +183,8 @@ class Trainer:
             return
         try:
             self.optimizer.load(stored["masters"], stored["optimizer"])
-        except ValueError as error:
-            raise ValueError(
+        except UserError as error:
+            raise UserError(
                 f"{self.output / CHECKPOINT} does not fit, {error}: copy it back, or delete it to begin anew."
             ) from error
         self.step, self.log = stored["step"], stored["log"]

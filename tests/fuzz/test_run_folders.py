@@ -16,6 +16,7 @@ import pytest
 from fixtures.synthetic_run import write_run
 
 from evals.cli.report import main
+from evals.records.read import REPAIR
 
 FULL, SHARED = "synthetic-full", "synthetic-sharedllm"
 Edit = Callable[[Any], object]
@@ -299,4 +300,4 @@ def test_a_run_does_not_wait_for_a_pipe_in_its_folder(name: str, tmp_path: Path,
     finally:
         process.kill()
     assert process.returncode == 2
-    assert err == f"{tmp_path / name} is not a regular file: choose another run.\n"
+    assert err == f"{tmp_path / name} is not a regular file: {REPAIR}.\n"

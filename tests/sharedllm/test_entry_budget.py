@@ -92,5 +92,5 @@ def test_entries_are_kept_once_and_leaves_only_thinned(
 
 
 def test_a_budget_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="fine_chunks is 0: give 1 or more, or null"):
+    with pytest.raises(ValueError, match="fine_chunks: expected 1 or more, found 0"):
         shared_model(fine_chunks=0)

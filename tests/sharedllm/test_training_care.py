@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,18 +16,30 @@ import torch
 from released import write_json_release
 
 from evals.methods.tokenizers import load_tokenizer as evaluated
+from sharedllm.errors import UserError
 from sharedllm.files import write_text, write_whole
+from sharedllm.plain_yaml import assignments
+from sharedllm.training.batches import Batch, stream
+from sharedllm.training.checkpoint import LogEntry
+from sharedllm.training.cli import main
 from sharedllm.training.interruption import Interrupted, Interruption
 from sharedllm.training.loading import load_tokenizer as trained
+from sharedllm.training.plot import plot_log
+from sharedllm.training.run import Files, Pace, run
+from sharedllm.training.settings import preset
 from sharedllm.training.texts import pieces
 
 METHOD = "method={chunk_size: 64, ratios: [8, 4, 2], lower_layers: 2}"
 
 
-def start(base: Path, texts: Path, output: Path, steps: int) -> subprocess.Popen[str]:
+def options(base: Path, texts: Path, output: Path, steps: int) -> list[str]:
     usual = ["--set", METHOD, "--set", "chunks=[2]", "--set", "running=64", "--set", "windows=2", "--steps", str(steps)]
     files = ["--base", str(base), "--data", str(texts / "words.txt"), "--output", str(output), "--log-every", "1"]
-    command = [sys.executable, "-m", "sharedllm.training.cli", *files, *usual]
+    return [*files, *usual]
+
+
+def start(base: Path, texts: Path, output: Path, steps: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "sharedllm.training.cli", *options(base, texts, output, steps)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -92,6 +105,58 @@ def test_libraries_say_that_the_disk_is_full(write: Any, tmp_path: Path) -> None
     with pytest.raises(ValueError, match="cannot be written"):
         write_whole(tmp_path / "checkpoint.pt", onto_a_full_disk)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_plot_on_a_full_disk_is_one_sentence_and_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(name: str, *_: object, **__: object) -> None:
+        Path(name).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda _, *given, **more: full(*given, **more))
+    log: list[LogEntry] = [{"step": 1, "loss": {"lm": 2.0}, "grad_norm": 1.0, "tokens_per_s": 1}]
+    with pytest.raises(UserError, match=r"loss\.png cannot be written \(No space left on device\)"):
+        plot_log(log, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [ValueError, OSError, KeyError])
+def test_a_bug_in_training_keeps_its_traceback(
+    error: type[Exception], tiny_llama: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bug(*_: object) -> None:
+        raise error("a bug of ours")
+
+    monkeypatch.setattr("sharedllm.training.trainer.Trainer._report", bug)
+    monkeypatch.setattr(sys, "argv", ["sharedllm-train", *options(tiny_llama, texts, tmp_path / "run", steps=1)])
+    with pytest.raises(error, match="a bug of ours"):
+        main()
+
+
+def test_a_bug_in_a_batch_keeps_its_traceback() -> None:
+    def make(step: int) -> Batch:
+        raise ValueError("a bug of ours")
+
+    with pytest.raises(ValueError, match=r"(?s)in make.*a bug of ours"):
+        next(stream(make, 0, 1, workers=1))
+
+
+def test_what_a_person_did_is_still_a_value_error() -> None:
+    assert issubclass(UserError, ValueError)
+    with pytest.raises(ValueError, match="--set lr is not key=value"):
+        assignments(["lr"])
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tiny_llama: Path, texts: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for output, says in (
+        (tmp_path / "file", "is a file"),
+        (tmp_path / "file" / "run", "cannot be used (Not a directory)"),
+        (tmp_path / ("x" * 300), "cannot be used (File name too long)"),
+    ):
+        files = Files(str(tiny_llama), [texts / "words.txt"], [], [], None, output)
+        with pytest.raises(UserError, match=re.escape(says)):
+            run(preset("small"), files, Pace(), Interruption())
 
 
 @pytest.mark.parametrize("text", ["", "a b\n" * 40, "word " * 500, "x" * 1234, "x" * 60 + "\n" + "y z " * 300])

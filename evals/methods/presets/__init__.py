@@ -8,10 +8,11 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from evals.errors import UserError, unknown, unreadable
-from evals.methods.boundary import reason
 from evals.methods.presets.model import Preset, Weights, package_folder
 from evals.methods.presets.unnamed import DEFAULT_METHOD, for_folder_or_hub, is_folder_or_hub
 from sharedllm import plain_yaml
+from sharedllm.errors import reason
+from sharedllm.validation import misfit
 
 __all__ = ["Preset", "Weights", "for_folder_or_hub", "is_unnamed", "load_preset", "names", "package_folder"]
 
@@ -60,15 +61,15 @@ def _read(path: Path) -> str:
 
 def _parse(text: str, name: str) -> Preset:
     try:
-        return Preset.model_validate(plain_yaml.load(text))
+        fields = plain_yaml.load(text)
+    except ValueError as error:
+        raise UserError(f"The preset {name} cannot be read: {reason(error)}.") from error
+    try:
+        return Preset.model_validate(fields)
     except ValidationError as error:
         raise _misfit(error, name) from error
-    except (ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"The preset {name} cannot be read: {reason(error)}.") from error
 
 
 def _misfit(error: ValidationError, name: str) -> UserError:
-    first = error.errors(include_url=False)[0]
-    where = ".".join(map(str, first["loc"])) or "the file"
-    message = first["msg"].removeprefix("Value error, ").rstrip(".")
-    return UserError(f"The preset {name!a:.200} does not fit at {where}: {message}.")
+    found = misfit(error)
+    return UserError(f"The preset {name!a:.200} does not fit at {found.place or 'the file'}: {found.reason}.")

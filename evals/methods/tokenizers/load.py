@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from evals.errors import UserError
-from evals.methods.boundary import read_json, reading
+from evals.methods.boundary import read_json
 from evals.methods.tokenizers.sentencepiece import processor, sentencepiece_backend, user_defined
 from evals.methods.tokenizers.vocabulary import FastTokenizer, without_added
+from sharedllm.errors import reading
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from evals.errors import UserError
-from evals.methods.boundary import reading
+from sharedllm.errors import reading
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

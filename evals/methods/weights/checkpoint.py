@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from evals.errors import UserError
-from evals.methods.boundary import AGAIN, LFS_POINTER, Plain, lfs_pointer, read_json, reading
+from evals.methods.boundary import AGAIN, LFS_POINTER, Plain, lfs_pointer, read_json
 from evals.methods.config_fields import check_fields
 from evals.methods.tokenizers import TOKENIZER_FILES
+from sharedllm.errors import reading
 
 CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"

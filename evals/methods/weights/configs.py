@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evals.errors import UserError, unknown
-from evals.methods.boundary import AGAIN, reading
+from evals.methods.boundary import AGAIN
 from evals.methods.config_fields import check_fields
 from evals.methods.weights.checkpoint import CONFIG, read_config
+from sharedllm.errors import reading
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, cast
 
 from evals.errors import UserError
 from evals.hashing import cache_folder, digest_of_file
-from evals.methods.boundary import reading
 from evals.methods.tokenizers import has_tokenizer
 from evals.methods.weights.checkpoint import check_weight_files, read_config, weight_files
 from evals.methods.weights.keys import LoadingInfo, check_keys
+from sharedllm.errors import reading
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

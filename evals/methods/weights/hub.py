@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evals.errors import UserError
-from evals.methods.boundary import reading, reason
 from evals.methods.presets import Weights
 from evals.methods.tokenizers import TOKENIZER_FILES, has_tokenizer
 from evals.methods.weights.checkpoint import (
@@ -18,6 +17,7 @@ from evals.methods.weights.checkpoint import (
     read_config,
     shard_names,
 )
+from sharedllm.errors import reading, reason
 
 SMALL_FILES = (CONFIG, "generation_config.json", ADAPTER_CONFIG, "*.index.json", *TOKENIZER_FILES)
 """Fetched and checked first, so that a load that must fail does so before it downloads gigabytes."""

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 from evals.errors import UserError
 from evals.methods.base import Runtime
-from evals.methods.boundary import reading
 from evals.methods.presets import Weights
 from evals.methods.tokenizers import fit_vocabulary, has_tokenizer, load_tokenizer
 from evals.methods.weights import peft_adapter
@@ -19,6 +18,7 @@ from evals.methods.weights.keys import LoadingInfo, check_keys
 from evals.methods.weights.random import evaluating, random_model, random_tokenizer
 from evals.methods.weights.sources import resolve
 from evals.packages import version
+from sharedllm.errors import reading
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase

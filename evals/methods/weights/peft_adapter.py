@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evals.errors import UserError
-from evals.methods.boundary import AGAIN, read_json, reading
+from evals.methods.boundary import AGAIN, read_json
 from evals.methods.presets import Weights
 from evals.methods.weights.checkpoint import ADAPTER_CONFIG, adapter_file, check_weight_files
+from sharedllm.errors import reading
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 from evals.errors import UserError
 from evals.methods.base import Runtime
-from evals.methods.boundary import reading
 from evals.methods.presets import Weights
 from evals.methods.tokenizers import byte_tokenizer, has_tokenizer, load_tokenizer
 from evals.methods.weights.sources import resolve
+from sharedllm.errors import reading
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase

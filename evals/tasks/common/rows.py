@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ValidationError
 
 from evals.errors import UserError, unreadable
 from evals.tasks.common.files import BROKEN, RowFile, load_json, shown
+from sharedllm.validation import misfit
 
 Row = TypeVar("Row", bound=BaseModel)
 
@@ -74,7 +75,6 @@ def validate(value: object, model: type[Row], where: str) -> Row:
     try:
         return model.model_validate(value, strict=True)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "the row"
-        reason = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"{where}: {field} does not fit ({reason}): fix the row or download the file again.") from error
+        found = misfit(error)
+        fault = f"{found.place or 'the row'} does not fit ({found.reason})"
+        raise UserError(f"{where}: {fault}: fix the row or download the file again.") from error

@@ -236,7 +236,7 @@ def test_the_command_says_what_of_a_run_it_left_out(run, tmp_path, capsys) -> No
         main(["compare", str(folder), "--model", f"{FULL},{SHARED}"])
     out, err = capsys.readouterr()
     assert done.value.code == 2
-    assert "1 damaged records are left out (line 4)" in err
+    assert "1 damaged record is left out (line 4)" in err
     assert json.loads(out.splitlines()[-1])["differences"]
 
 

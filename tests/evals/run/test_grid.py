@@ -15,8 +15,9 @@ from evals.errors import UserError
 from evals.methods import presets
 from evals.run.grid import check_unique, plan
 from evals.run.identity import digest, digest_of_files
-from evals.run.spec import RunSpec, parse_length, parse_settings, split_list
+from evals.run.spec import RunSpec, parse_length, split_list
 from evals.settings import route
+from sharedllm.plain_yaml import assignments
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -201,11 +202,11 @@ def test_a_bad_length_is_refused(text: str) -> None:
 
 def test_lists_and_settings_are_read() -> None:
     assert split_list(["a,b", "c", "a"]) == ["a", "b", "c"]
-    values = parse_settings(["depths=3", "ratios=[16, 8]", "name=x=y", "none=null", "rate=0.5"])
+    values = assignments(["depths=3", "ratios=[16, 8]", "name=x=y", "none=null", "rate=0.5"])
     assert values == {"depths": 3, "ratios": [16, 8], "name": "x=y", "none": None, "rate": 0.5}
     for bad in ("depths", "=3", "ratios=[1,"):
         with pytest.raises(UserError):
-            parse_settings([bad])
+            assignments([bad])
 
 
 def test_a_setting_goes_to_the_side_that_declares_it() -> None:

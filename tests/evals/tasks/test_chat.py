@@ -9,12 +9,12 @@ from transformers import PreTrainedTokenizerBase
 
 from evals.errors import UserError
 from evals.methods.weights import byte_tokenizer
-from evals.settings import validate
 from evals.tasks.chat_settings import ChatSettings
 from evals.tasks.common import rendering
 from evals.tasks.common.chat import Turn, end_of_turn, turn
 from evals.tasks.common.prompt import PromptBuilder
 from evals.tasks.common.stopping import stop_ids
+from sharedllm.validation import validate
 
 TURNS = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"

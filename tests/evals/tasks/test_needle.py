@@ -15,13 +15,13 @@ from transformers import PreTrainedTokenizerBase
 
 from evals.errors import UserError
 from evals.methods.weights import byte_tokenizer
-from evals.settings import validate
 from evals.tasks.base import DataSource, Instance, Output
 from evals.tasks.common.documents import folder_documents
 from evals.tasks.needle.facts import TEMPLATES, draw
 from evals.tasks.needle.haystack import insert, spread
 from evals.tasks.needle.scores import score_number, word_recall
 from evals.tasks.needle.task import Needle, NeedleSettings
+from sharedllm.validation import validate
 
 
 @pytest.fixture(scope="module")
@@ -224,7 +224,7 @@ def test_settings_that_do_not_fit_are_refused(fields) -> None:
     [
         ({"depths": -5}, "settings of needle do not fit together: depths are percentages from 0 to 100, at least one."),
         ({"questions": 2}, "settings of needle do not fit together: 2 questions need as many needles: set needles=2."),
-        ({"needles": 0}, "setting needles of needle does not fit: Input should be greater than or equal to 1."),
+        ({"needles": 0}, "setting needles of needle does not fit: expected 1 or more, found 0."),
     ],
 )
 def test_the_sentence_about_settings_says_which_do_not_fit(setting, sentence) -> None:
@@ -257,9 +257,9 @@ NOT_UTF8 = pyarrow.Array.from_buffers(pyarrow.string(), 1, pyarrow.array([b"\xff
 @pytest.mark.parametrize(
     ("column", "values", "message"),
     [
-        ("text", ["one", None], ", row 2: text does not fit (Input should be a valid string)"),
+        ("text", ["one", None], ", row 2: text does not fit (expected text, found null)"),
         ("content", ["one", " \n"], ", row 2: content does not fit (it is empty or blank)"),
-        ("text", [1, 2], ", row 1: text does not fit (Input should be a valid string)"),
+        ("text", [1, 2], ", row 1: text does not fit (expected text, found 1)"),
         ("text", NOT_UTF8, ", row 1 is not UTF-8 (byte 0): fix or delete the row."),
         ("text", pyarrow.array([], pyarrow.string()), " has no rows: remove it from the folder."),
     ],

@@ -1,0 +1,61 @@
+"""What a person can put right, as opposed to bugs: one class of error, and the borders where it is made.
+
+The commands print a `UserError` as one sentence and exit with code 2; anything else keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+import reprlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+LONGEST_REASON = 240
+"""Characters of a library's message that are shown."""
+
+
+class UserError(ValueError):
+    """Bad input. The message is one sentence that says what is wrong and what to do about it."""
+
+
+@contextmanager
+def reading(what: object, advice: str) -> Iterator[None]:
+    """Turn what a library raises inside into a UserError: `what` cannot be read (reason): `advice`.
+
+    Only library calls belong inside. Out-of-memory errors pass: they are results.
+    """
+    try:
+        yield
+    except (UserError, MemoryError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # a panic of a Rust library is a BaseException
+        if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):  # torch's two kinds
+            raise
+        advice = "install that package" if isinstance(error, ImportError) else advice
+        raise UserError(f"{what} cannot be read ({reason(error)}): {advice}.") from error
+
+
+def reason(error: BaseException) -> str:
+    """The first words of a library's message, on one line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    short = text if len(text) <= LONGEST_REASON else text[:LONGEST_REASON].rsplit(" ", 1)[0] + " ..."
+    return short.rstrip(".:")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint for a name that is not among the `known` ones: the most similar names, or all of them."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names) or 'none'}."
+
+
+def shown(value: object) -> str:
+    """A value from outside for a message: short, whatever it is; true, false and null as YAML and JSON write them."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = 60
+    try:
+        return short.repr(value)
+    except ValueError:  # Python does not write out integers of thousands of digits
+        return "a number of thousands of digits"
