@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
+from sharedllm.files import write_whole
 from sharedllm.training.checkpoint import LogEntry
 
 
 def plot_log(log: list[LogEntry], output: Path) -> None:
-    """Write loss.png and loss.svg: one curve for every kind of batch against the step."""
+    """Write loss.png and loss.svg: one curve for every kind of batch against the step.
+
+    Raises UserError for a folder that cannot be written to.
+    """
     if not log:
         return
     import matplotlib
@@ -27,5 +32,5 @@ def plot_log(log: list[LogEntry], output: Path) -> None:
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", frameon=False)
     for suffix in ("png", "svg"):
-        figure.savefig(output / f"loss.{suffix}", dpi=150)
+        write_whole(output / f"loss.{suffix}", partial(figure.savefig, format=suffix, dpi=150))
     plt.close(figure)
