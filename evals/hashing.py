@@ -35,9 +35,13 @@ def cache_folder() -> Path:
     """
     if home := os.environ.get("XDG_CACHE_HOME"):
         return Path(home) / "sharedllm"
-    folder = platformdirs.user_cache_path("sharedllm", appauthor=False, opinion=False)
+    missing = "There is no home folder to keep a cache in: name a folder in XDG_CACHE_HOME."
+    try:
+        folder = platformdirs.user_cache_path("sharedllm", appauthor=False, opinion=False)
+    except RuntimeError as error:  # a user id that the system does not know
+        raise UserError(missing) from error
     if not folder.is_absolute():  # `~` is not expanded if there is no home folder
-        raise UserError("There is no home folder to keep a cache in: name a folder in XDG_CACHE_HOME.")
+        raise UserError(missing)
     return folder
 
 

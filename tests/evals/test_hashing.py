@@ -106,3 +106,14 @@ def test_what_is_not_a_readable_file_is_a_sentence(large: Path) -> None:
 def test_parts_are_not_joined_into_each_other() -> None:
     assert digest_of("ab", "c") != digest_of("a", "bc")
     assert digest_of("\udcff")  # a name that is not UTF-8
+
+
+def test_without_a_home_the_message_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(uid: int) -> None:
+        raise KeyError(uid)
+
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    with pytest.raises(UserError, match="name a folder in XDG_CACHE_HOME"):
+        cache_folder()
