@@ -15,7 +15,8 @@ from typing import Any
 from lm_eval.api.registry import model_registry
 
 from evals import registry
-from evals.errors import UserError
+from evals.errors import UserError, unknown
+from sharedllm.errors import reason
 
 ALIASES = {"full": "full-attention", "streaming_llm": "streamingllm"}
 """lm-eval names that are not the method's own name with hyphens."""
@@ -39,21 +40,23 @@ def main() -> None:
     from lm_eval._cli.harness import HarnessCLI
     from lm_eval.utils import setup_logging
 
+    from evals.lm_eval.data import named_data
+
     register()
     setup_logging()
     cli = HarnessCLI()
     try:
         chosen = cli.parse_args()
         _check(chosen)
-        cli.execute(chosen)
+        with named_data():
+            cli.execute(chosen)
     except UserError as error:
         print(f"sharedllm-lm-eval: {error}", file=sys.stderr)
         sys.exit(2)
-    except ConnectionError as error:  # what `datasets` raises where the hub cannot be reached
-        reason = " ".join(str(error).split())
+    except ConnectionError as error:  # of a metric, or of a model that is not ours
         print(
-            f"sharedllm-lm-eval: the data of a task could not be fetched ({reason}): run it once online, or let "
-            "HF_HOME name a cache that holds the data.",
+            f"sharedllm-lm-eval: the hub could not be reached ({reason(error)}): run it once online, or let HF_HOME "
+            "name a cache that holds what it needs.",
             file=sys.stderr,
         )
         sys.exit(2)
@@ -69,8 +72,12 @@ def main() -> None:
 
 def _check(chosen: argparse.Namespace) -> None:
     """Check the arguments of one of our models before lm-eval indexes its tasks, which takes ten seconds."""
-    target = models().get(str(getattr(chosen, "model", None)))
+    name = getattr(chosen, "model", None)
+    if name is None:
+        return
+    target = models().get(str(name))
     if target is None:
+        _check_name(str(name))
         return
     from evals.lm_eval import arguments
 
@@ -80,3 +87,18 @@ def _check(chosen: argparse.Namespace) -> None:
         if (value := getattr(chosen, option, None)) is not None:
             given.setdefault(option, value)
     arguments.check(None if method == "AnyPreset" else method, **given)
+
+
+def _check_name(name: str) -> None:
+    """Raises UserError for a model that lm-eval does not have; a preset of ours has the right spelling in it."""
+    import lm_eval.models  # noqa: F401  # registers lm-eval's own, by name
+
+    from evals.methods import presets
+
+    if name in model_registry:
+        return
+    if name in presets.names() or name.endswith((".yaml", ".yml")):
+        raise UserError(
+            f"{name} is a preset, not a model of lm-eval: write --model sharedllm-eval --model_args preset={name}."
+        )
+    raise unknown("model of lm-eval", name, model_registry.keys())

@@ -139,9 +139,58 @@ class TestEndToEnd:
         assert sentence in capsys.readouterr().err
 
 
-def test_data_that_cannot_be_fetched_is_one_sentence(monkeypatch, capsys) -> None:
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        (
+            "full-135m",
+            "write --model sharedllm-eval --model_args preset=full-135m.",
+        ),
+        ("my.yaml", "my.yaml is a preset, not a model of lm-eval"),
+        ("shared-eval", "Unknown model of lm-eval 'shared-eval': did you mean sharedllm-eval"),
+    ],
+)
+def test_a_model_that_lm_eval_does_not_have_is_one_sentence(
+    model: str, sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["sharedllm-lm-eval", "run", "--model", model, "--tasks", "arc_easy"])
+    with pytest.raises(SystemExit) as done:
+        main()
+    assert done.value.code == 2
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [({"dataset_path": "org/set", "dataset_name": "en"}, "org/set/en"), ({"dataset_path": "json"}, "json")],
+)
+def test_data_that_cannot_be_loaded_is_one_sentence_with_its_name(
+    data: dict[str, str],
+    name: str,
+    tmp_path: Path,
+    tiny_presets: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    task = {"task": "local_task", "output_type": "generate_until", "doc_to_text": "x", "doc_to_target": "y", **data}
+    task |= {"test_split": "test", "dataset_kwargs": {"data_files": {"test": str(tmp_path / "nowhere.jsonl")}}}
+    (tmp_path / "local_task.yaml").write_text(yaml.safe_dump(task), encoding="utf-8")
+    arguments = ["run", "--model", "full-attention", "--model_args", f"preset={tiny_presets('full')}"]
+    arguments += ["--tasks", "local_task", "--include_path", str(tmp_path), "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", ["sharedllm-lm-eval", *arguments])
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(lm_eval.tasks, "TaskManager", partial(lm_eval.tasks.TaskManager, include_defaults=False))
+    with pytest.raises(SystemExit) as done:
+        main()
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert done.value.code == 2
+    assert last.startswith(f"sharedllm-lm-eval: The data set {name} of the task local_task cannot be read (")
+    assert "HF_HOME" in last
+
+
+def test_a_hub_out_of_reach_is_one_sentence(monkeypatch, capsys) -> None:
     def unreachable(*_: object) -> None:
-        raise ConnectionError("Couldn't reach 'org/set' on the Hub (LocalEntryNotFoundError)")
+        raise ConnectionError("Couldn't reach 'org/metric' on the Hub (LocalEntryNotFoundError)")
 
     monkeypatch.setattr("lm_eval._cli.harness.HarnessCLI.execute", unreachable)
     monkeypatch.setattr(sys, "argv", ["sharedllm-lm-eval", "ls", "tasks"])
@@ -149,6 +198,6 @@ def test_data_that_cannot_be_fetched_is_one_sentence(monkeypatch, capsys) -> Non
         main()
     err = capsys.readouterr().err
     assert done.value.code == 2
-    assert "org/set" in err
+    assert "org/metric" in err
     assert "HF_HOME" in err
     assert len(err.strip().splitlines()) == 1
