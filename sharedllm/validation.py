@@ -12,6 +12,8 @@ from sharedllm.errors import UserError, nearest, shown
 
 T = TypeVar("T", bound=BaseModel)
 
+LONGEST_PLACE = 200
+"""Characters of a path to a field: its names come from outside."""
 NUMBER, WHOLE, MAPPING, TIME = "a number", "a whole number", "names with values", "a date and time"
 EXPECTED = {
     "int_type": WHOLE,
@@ -80,7 +82,8 @@ class Misfit:
 def misfit(error: ValidationError) -> Misfit:
     """What is wrong, in our words; pydantic's own only for a kind of error that no model of ours raises."""
     first = error.errors(include_url=False)[0]
-    place, kind, context = ".".join(map(str, first["loc"])), first["type"], first.get("ctx", {})
+    place = ".".join(map(str, first["loc"]))[:LONGEST_PLACE]
+    kind, context = first["type"], first.get("ctx", {})
     if kind in PLAIN:
         reason = PLAIN[kind].format(**context).rstrip(".")
     elif kind in EXPECTED:

@@ -108,9 +108,10 @@ def _require_whole(runs: Sequence[Run]) -> None:
     """Raises UserError, after all else is printed, where records could not be read: exit code 2 tells scripts."""
     for run in runs:
         if run.left_out:
+            what = "a record" if run.left_out == 1 else f"{run.left_out} records"
             raise UserError(
-                f"This is without {run.left_out} records of {run.path} that could not be read: start its command again "
-                "to measure them, then this one."
+                f"This is without {what} of {run.path} that could not be read: start its command again to measure what "
+                "is missing, then this one."
             )
 
 

@@ -55,7 +55,7 @@ class SampleRecord(Record):
     sample: str
     status: Literal["ok", "failed"] = "ok"
     error: str | None = None
-    metrics: dict[str, float]
+    metrics: dict[Annotated[str, Field(min_length=1)], float]
     output: Answer
     reference: object = None
     group: str = ""

@@ -10,7 +10,7 @@ from evals import registry
 from evals.errors import UserError
 from evals.records.json import Json, dumps
 from evals.records.models import CellState, Control, ModelEntry, PerfRecord, RunMeta, SampleRecord, not_finite
-from evals.records.read import SAMPLES_FILE, is_torn, read_lines, read_run
+from evals.records.read import SAMPLES_FILE, Line, is_torn, read_lines, read_run
 from evals.tasks.base import BaseTask
 from evals.tasks.common.source import DataSource
 from sharedllm.validation import validate
@@ -95,11 +95,12 @@ def _identity(model: ModelEntry) -> str:
 def _collect(path: Path, meta: RunMeta) -> Run:
     samples: dict[str, dict[str, SampleRecord]] = {}
     perf: dict[str, PerfRecord] = {}
-    damaged, strange = [], []
+    damaged: list[Line] = []
+    strange: list[str] = []
     for line in read_lines(path):
         record = line.record
         if record is None:
-            damaged.append(line.number)
+            damaged.append(line)
         elif record.cell not in meta.cells:
             strange.append(record.cell)
         elif isinstance(record, PerfRecord):
@@ -132,15 +133,15 @@ def _missing(meta: RunMeta, samples: Mapping[str, Mapping[str, SampleRecord]]) -
     return notes
 
 
-def _damage(path: Path, damaged: Sequence[int]) -> list[str]:
+def _damage(path: Path, damaged: Sequence[Line]) -> list[str]:
     """Notes about lines that could not be read."""
     file, notes = path / SAMPLES_FILE, []
     if is_torn(path):
         notes.append(f"The last line of {file} was cut short and is left out.")
     if damaged:
-        lines = ", ".join(map(str, damaged[:5])) + (", ..." if len(damaged) > 5 else "")
         what, again = f"{len(damaged)} damaged records are", "them"
         if len(damaged) == 1:
             what, again = "1 damaged record is", "it"
-        notes.append(f"{file}: {what} left out (line {lines}); the command of this run measures {again} again.")
+        lines = "; ".join(f"line {line.number}: {line.damage}" for line in damaged[:3]) + ("; ..." * (len(damaged) > 3))
+        notes.append(f"{file}: {what} left out ({lines}); the command of this run measures {again} again.")
     return notes

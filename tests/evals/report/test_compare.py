@@ -236,7 +236,7 @@ def test_the_command_says_what_of_a_run_it_left_out(run, tmp_path, capsys) -> No
         main(["compare", str(folder), "--model", f"{FULL},{SHARED}"])
     out, err = capsys.readouterr()
     assert done.value.code == 2
-    assert "1 damaged record is left out (line 4)" in err
+    assert "1 damaged record is left out (line 4: sample.metrics: it is missing)" in err
     assert json.loads(out.splitlines()[-1])["differences"]
 
 
@@ -253,7 +253,7 @@ def test_a_sample_that_was_edited_is_left_out_and_the_exit_code_says_so(run, tmp
     with pytest.raises(SystemExit) as done:
         main([str(folder)])
     assert done.value.code == 2
-    assert "(line 4)" in capsys.readouterr().err
+    assert "(line 4: " in capsys.readouterr().err
     assert (folder / "report.html").is_file()
 
 
