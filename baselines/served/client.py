@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from baselines.served.settings import ServedSettings
 from evals.errors import UserError
-from evals.methods.boundary import reason
+from sharedllm.errors import reason
 
 if TYPE_CHECKING:
     from openai import OpenAI
