@@ -30,7 +30,6 @@ EXPECTED = {
     "string_unicode": "text in UTF-8",
     "string_too_short": "{min_length} or more characters",
     "string_too_long": "{max_length} or fewer characters",
-    "string_pattern_mismatch": "text of the form {pattern}",
     "list_type": "a list",
     "tuple_type": "a list",
     "too_short": "{min_length} or more entries",
@@ -60,6 +59,7 @@ PLAIN = {
     "missing": "it is missing",
     "extra_forbidden": "there is no such field",
     "json_invalid": "it is not valid JSON ({error})",
+    "string_pattern_mismatch": "it is not of the form {pattern}",  # not shown: it may be a key in the wrong place
     "value_error": "{error}",
     "assertion_error": "{error}",
     "union_tag_not_found": "it does not say what it is ({discriminator})",
