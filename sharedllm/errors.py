@@ -10,6 +10,8 @@ import reprlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+MOST_NAMES = 30
+"""Names that a message lists."""
 LONGEST_REASON = 240
 """Characters of a library's message that are shown."""
 
@@ -43,10 +45,12 @@ def reason(error: BaseException) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint for a name that is not among the `known` ones: the most similar names, or all of them."""
+    """A hint for a name that is not among the `known` ones: the most similar names, or the first of them."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names) or 'none'}."
+    if close := difflib.get_close_matches(name, names, n=3, cutoff=0.5):
+        return f"did you mean {' or '.join(close)}?"
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return f"known: {', '.join(names[:MOST_NAMES]) or 'none'}{more}."
 
 
 def shown(value: object) -> str:

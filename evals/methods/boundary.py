@@ -9,7 +9,18 @@ from pathlib import Path
 from typing import TypeAlias, cast
 
 from evals.errors import UserError
-from sharedllm.errors import reading
+from sharedllm.errors import reading, reason
+
+__all__ = [
+    "AGAIN",
+    "LFS_POINTER",
+    "Plain",
+    "check_finite",
+    "lfs_pointer",
+    "read_json",
+    "reading",
+    "reason",
+]
 
 MAX_JSON_BYTES = 1 << 26
 MAX_DEPTH = 50
