@@ -103,12 +103,13 @@ def validate(model: type[T], settings: Mapping[str, object], owner: str = "") ->
         taken = model.model_validate(dict(settings))
     except ValidationError as error:
         found = misfit(error)
+        end = "" if found.reason.endswith("?") else "."  # a reason may end by asking what was meant
         if not found.place:  # a rule about several of them
-            raise UserError(f"The settings{of} do not fit together: {found.reason}.") from error
+            raise UserError(f"The settings{of} do not fit together: {found.reason}{end}") from error
         if found.kind == "extra_forbidden" and found.place not in model.model_fields:
             hint = nearest(found.place, model.model_fields) if "." not in found.place else "leave it out."
             raise UserError(f"There is no setting {found.place}{of}: {hint}") from error
-        raise UserError(f"The setting {found.place}{of} does not fit: {found.reason}.") from error
+        raise UserError(f"The setting {found.place}{of} does not fit: {found.reason}{end}") from error
     for place, value, number in _truths_as_numbers(settings, taken):
         wanted = WHOLE if isinstance(number, int) else NUMBER
         raise UserError(f"The setting {place}{of} does not fit: expected {wanted}, found {shown(value)}.")
