@@ -19,7 +19,7 @@ from sharedllm.validation import misfit
 AnyRecord = SampleRecord | PerfRecord
 CHECK = b',"crc":"'
 CHECK_SIZE = len(CHECK) + 8 + len(b'"}')
-ALWAYS_WRITTEN = tuple(name for name in SampleRecord.model_fields if name != "error")
+ALWAYS_WRITTEN = ("status", "reference", "group", "meta", "audit", "prompt", "trace", "seconds")
 """Fields of a sample that have a default in memory and stand in every line: without them, a line was edited."""
 
 _ADAPTER: TypeAdapter[AnyRecord] = TypeAdapter(Annotated[AnyRecord, Field(discriminator="kind")])
