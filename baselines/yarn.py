@@ -31,7 +31,7 @@ from evals.methods.decoding.deferred import DeferredSession
 from evals.methods.decoding.static_decoder import decode_mode
 from evals.methods.presets import Preset
 from evals.methods.weights import load_base
-from sharedllm.nn.base_config import positions, rope_table, rotary_dim, text_config
+from sharedllm.nn.base_config import positions, rope_table, rotary_dim, text_config, with_rope_table
 from sharedllm.nn.layers import stock_decoder
 
 Kind = Literal["released", "yarn", "linear", "ntk"]
@@ -55,15 +55,16 @@ class RopeSettings(DenseSettings):
 
 
 def rope_parameters(config: PreTrainedConfig, kind: Kind, factor: float) -> dict[str, Any]:
-    """What the rope parameters of an unstretched base become. Fields that the formula does not name stay."""
+    """What the rope parameters of an unstretched base become. Fields that the formula does not name stay, and so does
+    the table of layers with a sliding window where it is one of its own."""
     table = rope_table(config)
     if factor == 1:
-        return table
+        return with_rope_table(config, table)
     if kind == "ntk":
         d = rotary_dim(config)
-        return table | {"rope_theta": table["rope_theta"] * factor ** (d / (d - 2))}
+        return with_rope_table(config, table | {"rope_theta": table["rope_theta"] * factor ** (d / (d - 2))})
     trained = {"original_max_position_embeddings": positions(config)} if kind == "yarn" else {}
-    return table | {"rope_type": kind, "factor": float(factor)} | trained
+    return with_rope_table(config, table | {"rope_type": kind, "factor": float(factor)} | trained)
 
 
 def stretched_rotary(model: PreTrainedModel, kind: Kind, factor: float) -> torch.nn.Module:

@@ -55,6 +55,23 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "Mistral, sliding window": {"model_type": "mistral", **GROUPED, "sliding_window": 8},
     "Qwen2": {"model_type": "qwen2", **GROUPED},
     "Qwen3": {"model_type": "qwen3", **GROUPED, "head_dim": 16},
+    "Qwen3 MoE": {
+        "model_type": "qwen3_moe",
+        **GROUPED,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 16,
+    },
+    "SmolLM3": {"model_type": "smollm3", **GROUPED, "no_rope_layers": [1, 0, 1, 1], "use_sliding_window": False},
+    "Granite": {
+        "model_type": "granite",
+        **GROUPED,
+        "embedding_multiplier": 3.0,
+        "residual_multiplier": 0.5,
+        "attention_multiplier": 0.2,
+        "logits_scaling": 2.0,
+    },
+    "OLMo 2": {"model_type": "olmo2", **GROUPED},
     "Gemma 2": {"model_type": "gemma2", **GROUPED, **MIXED},
     "Gemma 3": {"model_type": "gemma3_text", **GROUPED, **MIXED},
     "Gemma 3, multimodal": {

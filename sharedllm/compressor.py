@@ -14,21 +14,21 @@ import torch
 from sharedllm.configuration import SharedLLMConfig
 from sharedllm.nn.attention import (
     attend_nodes,
-    finish_layer,
     project_keys,
     project_queries,
     project_values,
     rows,
     take,
 )
-from sharedllm.nn.fused import rms_norm, rotate
-from sharedllm.nn.layers import DecoderLayer, Embedding, Norm, Rotation
+from sharedllm.nn.branches import before_attention, finish_layer
+from sharedllm.nn.layers import DecoderLayer, Norm, Rotation
+from sharedllm.nn.rotation import apply_rotation
 from sharedllm.search import Found, Question, Rope, Searcher
 from sharedllm.tree import Nodes, kept_offsets, right_spine, whole
 
 Kept = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """What `lower_layer` returns: its output, the kept keys and the kept values."""
-RunLayer = Callable[[DecoderLayer, torch.Tensor, Rotation, list[int], torch.Tensor, bool], Kept]
+RunLayer = Callable[[DecoderLayer, torch.Tensor, Rotation | None, list[int], torch.Tensor, bool], Kept]
 """`lower_layer` or its compiled form."""
 
 BLOCK_BYTES = 2**30
@@ -54,8 +54,8 @@ class Entries:
 class Compressor:
     """Runs the lower layers over the trees of a batch of chunks.
 
-    layers: the M lower decoder layers. embed: token embedding. rope: (x, positions) -> (cos, sin), as the base's
-    rotary embedding. final_norm: the base's last norm, which `last_token` applies before comparing. run_layer:
+    layers: the M lower decoder layers. embed: ids -> embeddings, as the first layer reads them. rope: see `Rope`.
+    final_norm: the base's last norm, which `last_token` applies before comparing. run_layer:
     `lower_layer` or its compiled form. block_bytes: see BLOCK_BYTES.
     """
 
@@ -63,7 +63,7 @@ class Compressor:
         self,
         config: SharedLLMConfig,
         layers: Sequence[DecoderLayer],
-        embed: Embedding,
+        embed: Callable[[torch.Tensor], torch.Tensor],
         rope: Rope,
         final_norm: Norm,
         run_layer: RunLayer,
@@ -76,6 +76,7 @@ class Compressor:
         self.run_layer = run_layer
         self.block_bytes = block_bytes
         self.searcher = Searcher(config, layers[0], rope, final_norm)
+        self._token_bytes = 3 * config.base_config.intermediate_size * final_norm.weight.element_size()
 
     def __call__(self, chunks: torch.Tensor, question: Question | None, shifts: list[float]) -> Entries:
         """Compress `chunks` (chunks, chunk_size) token ids in blocks. Shapes as in `Entries`.
@@ -83,8 +84,7 @@ class Compressor:
         question: what the search compares with, None for language modelling. shifts: split noise, one draw a
         level for all chunks, so that nodes stay equally long and need no padding.
         """
-        width = 3 * self.config.base_config.intermediate_size * self.embed.weight.element_size()
-        step = max(1, self.block_bytes // (chunks.shape[1] * width))
+        step = max(1, self.block_bytes // (chunks.shape[1] * self._token_bytes))
         if len(chunks) <= step:
             return self._block(chunks, question, shifts)
         parts = [
@@ -121,14 +121,15 @@ class Compressor:
         sizes = [n.size for n in nodes]
         kept, position, mask = self._kept(nodes)
         node_position = torch.cat([torch.arange(s, device=hidden.device) for s in sizes])
-        cos, sin = self.rope(hidden, node_position[None])
+        rotations = self.rope(hidden, node_position[None])
         keys, values = [], []
         for j, layer in enumerate(self.layers):
             last = j == len(self.layers) - 1
             if j == 0 and found is not None:
                 hidden, key, value = _first_layer(layer, hidden, found, kept, sizes, last)
             else:
-                hidden, key, value = self.run_layer(layer, hidden, (cos[:, None], sin[:, None]), sizes, kept, last)
+                rotation = rotations.of(layer.self_attn)
+                hidden, key, value = self.run_layer(layer, hidden, rotation, sizes, kept, last)
             if j >= self.config.injection_start:
                 keys.append(key)
                 values.append(value)
@@ -153,7 +154,7 @@ class Compressor:
 def lower_layer(
     layer: DecoderLayer,
     hidden: torch.Tensor,
-    rotation: Rotation,
+    rotation: Rotation | None,
     sizes: list[int],
     kept: torch.Tensor,
     last: bool,
@@ -163,11 +164,12 @@ def lower_layer(
     Returns (output (chunks, tokens, H), kept keys before rotation, kept values (chunks, kv, entries, d)). Nothing
     reads the output of the `last` layer, so its attention and MLP are left out.
     """
-    normed = rms_norm(layer.input_layernorm, hidden)
+    normed = before_attention(layer, hidden)
     key, value = project_keys(layer.self_attn, normed), project_values(layer.self_attn, normed)
     if not last:
-        query = rotate(project_queries(layer.self_attn, normed), *rotation)
-        hidden = finish_layer(layer, hidden, attend_nodes(query, rotate(key, *rotation), value, sizes))
+        query = apply_rotation(project_queries(layer.self_attn, normed), rotation)
+        attended = attend_nodes(query, apply_rotation(key, rotation), value, sizes, layer.self_attn.scaling)
+        hidden = finish_layer(layer, hidden, attended)
     return hidden, rows(key, kept), rows(value, kept)
 
 
@@ -181,6 +183,7 @@ def _first_layer(
     if not last and found.states is not None:
         hidden = found.states
     elif not last:
-        attended = attend_nodes(rows(first.query, tokens), rows(first.key, tokens), rows(first.value, tokens), sizes)
+        query, key, value = (rows(x, tokens) for x in (first.query, first.key, first.value))
+        attended = attend_nodes(query, key, value, sizes, layer.self_attn.scaling)
         hidden = finish_layer(layer, take(hidden, tokens), attended)
     return hidden, rows(first.raw_key, kept_tokens), rows(first.value, kept_tokens)

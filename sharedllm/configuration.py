@@ -8,10 +8,8 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from sharedllm.errors import UserError
 from sharedllm.nn.base_config import sliding_window
+from sharedllm.nn.recipes import RECIPES
 from sharedllm.settings import DEFAULTS, SETTINGS, MethodFields, check_settings
-
-BASES = ("llama", "mistral", "qwen2", "qwen3")
-"""Model types whose layers are norm, attention, norm, gated MLP with plain residuals, as the method is written."""
 
 
 class SharedLLMConfig(MethodFields, PreTrainedConfig):  # type: ignore[no-untyped-call]  # transformers' subclass hook
@@ -21,7 +19,7 @@ class SharedLLMConfig(MethodFields, PreTrainedConfig):  # type: ignore[no-untype
     sub_configs = {"base_config": AutoConfig}  # noqa: RUF012 - transformers reads it as a class attribute
 
     def __init__(self, base_config: PreTrainedConfig | dict[str, Any] | None = None, **settings: Any) -> None:
-        """base_config: config of the base LLM (`BASES`), as an object or a dict with `model_type`.
+        """base_config: config of the base LLM (`RECIPES`), as an object or a dict with `model_type`.
 
         settings: fields of `MethodFields`; what is left is transformers' (`dtype`, `bos_token_id`, ...). Raises
         UserError that names the field for a value of the wrong type or range, or one that does not fit the others.
@@ -47,8 +45,8 @@ class SharedLLMConfig(MethodFields, PreTrainedConfig):  # type: ignore[no-untype
 
     def _check_together(self) -> None:
         """What the declaration of a single field cannot say: the base's family and sizes, and fields between them."""
-        if self.base_config.model_type not in BASES:
-            raise UserError(f"The base is a {self.base_config.model_type}: SharedLLM knows {', '.join(BASES)}.")
+        if self.base_config.model_type not in RECIPES:
+            raise UserError(f"The base is a {self.base_config.model_type}: SharedLLM knows {', '.join(RECIPES)}.")
         layers = self.base_config.num_hidden_layers
         if self.lower_layers > layers:
             raise UserError(f"lower_layers is {self.lower_layers}: the base model has 1 to {layers} layers to share.")

@@ -8,6 +8,7 @@ import torch
 
 from sharedllm.configuration import SharedLLMConfig
 from sharedllm.entry_budget import kept_entries, spine
+from sharedllm.nn.base_config import head_dim, mlp_width
 from sharedllm.tree import halves, whole, widen
 
 
@@ -38,11 +39,11 @@ def arithmetic(config: SharedLLMConfig, chunks: int, running: int, question: int
     With a budget of fine chunks, what is kept is counted as a search leaves it.
     """
     base = config.base_config
-    head_dim = getattr(base, "head_dim", None) or base.hidden_size // base.num_attention_heads
-    q, kv = base.num_attention_heads * head_dim, base.num_key_value_heads * head_dim
+    q, kv = base.num_attention_heads * head_dim(base), base.num_key_value_heads * head_dim(base)
     hidden, lower = base.hidden_size, config.lower_layers
     projections = 2.0 * hidden * (q + 2 * kv)
-    rest = 2.0 * (hidden * q + 3 * hidden * base.intermediate_size)  # output projection and MLP
+    width = mlp_width(base)
+    rest = 2.0 * (hidden * q + 3 * hidden * width)  # output projection and MLP
     layer = projections + rest
     searches = bool(question) and chunks > 0 and config.policy != "right"
 
@@ -52,9 +53,7 @@ def arithmetic(config: SharedLLMConfig, chunks: int, running: int, question: int
     one_chunk = (lower - 1) * (tokens * layer + 4.0 * q * pairs) + tokens * 2.0 * hidden * 2 * kv
     search = 0.0
     if searches:
-        search = (
-            chunks * _search(config, projections, rest, q, question) + question * 6.0 * hidden * base.intermediate_size
-        )
+        search = chunks * _search(config, projections, rest, q, question) + question * 6.0 * hidden * width
         plain = tokens * layer + 4.0 * q * pairs if lower > 1 else tokens * 2.0 * hidden * 2 * kv
         search -= chunks * plain  # the search's first layer takes the place of the lower model's
 

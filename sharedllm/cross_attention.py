@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from sharedllm.context import LayerContext
-from sharedllm.nn.attention import attend, project_queries
+from sharedllm.nn.attention import attend, query_projection, split_heads
+from sharedllm.nn.branches import second_norm
 from sharedllm.nn.fused import rms_norm, rotate
-from sharedllm.nn.layers import Attention, DecoderLayer, Norm
+from sharedllm.nn.layers import DecoderLayer, Norm
 
 
 class CrossAttention(nn.Module):
@@ -19,7 +20,8 @@ class CrossAttention(nn.Module):
 
     It has no key or value projection: K' and V' come from the lower model's self-attention as they are, grouped
     heads included. All queries take one position, after the last chunk. The output projection starts at zero, so
-    that an untrained model equals its base; starting from a copy destroys the base in the first steps.
+    that an untrained model equals its base; starting from a copy destroys the base in the first steps. It rotates
+    queries and keys in every layer, with the rotary embedding of the base's layers that see everything.
     """
 
     def __init__(self, layer: DecoderLayer) -> None:
@@ -27,8 +29,9 @@ class CrossAttention(nn.Module):
         super().__init__()
         attention = layer.self_attn
         self.head_dim = attention.head_dim
-        self.norm: Norm = copy.deepcopy(layer.post_attention_layernorm)
-        self.q_proj = copy.deepcopy(cast(nn.Linear, attention.q_proj))
+        self.scaling = attention.scaling
+        self.norm: Norm = copy.deepcopy(second_norm(layer))
+        self.q_proj = query_projection(attention)
         if hasattr(attention, "q_norm"):
             self.q_norm = copy.deepcopy(attention.q_norm)
         self.o_proj = copy.deepcopy(cast(nn.Linear, attention.o_proj))
@@ -42,10 +45,12 @@ class CrossAttention(nn.Module):
 
     def forward(self, hidden: torch.Tensor, context: LayerContext) -> torch.Tensor:
         """hidden (B, S, H) -> (B, S, H)."""
-        query = rotate(project_queries(cast(Attention, self), rms_norm(self.norm, hidden)), context.cos, context.sin)
+        query = split_heads(self.q_proj(rms_norm(self.norm, hidden)), self.head_dim, getattr(self, "q_norm", None))
+        query = rotate(query, context.cos, context.sin)
         if context.mask is None:
-            return hidden + cast(torch.Tensor, self.o_proj(attend(query, context.key, context.value)))
+            out = attend(query, context.key, context.value, scale=self.scaling)
+            return hidden + cast(torch.Tensor, self.o_proj(out))
         mask = context.mask[:, None, None, :]
         some = mask.any(-1, keepdim=True)  # a row without any chunk reads nothing, which no softmax can express
-        out = self.o_proj(attend(query, context.key, context.value, mask=mask | ~some))
+        out = self.o_proj(attend(query, context.key, context.value, mask=mask | ~some, scale=self.scaling))
         return hidden + torch.where(some[:, 0], out, 0.0)

@@ -32,8 +32,7 @@ def lay_out(
     if chunk_index is None:
         chunk_index = torch.arange(chunks, device=real.device).expand(batch, -1)
     index = chunk_index[real] if ragged else chunk_index.flatten()
-    cos, sin = rope(entries.keys[0], _key_position(config, entries.position, index))
-    rotation = cos[:, None], sin[:, None]
+    rotation = rope(entries.keys[0], _key_position(config, entries.position, index)).far
 
     def per_row(x: torch.Tensor) -> torch.Tensor:
         if ragged:
@@ -57,11 +56,10 @@ def lay_out(
         mask = mask if stay is None else mask.gather(1, stay)
     after = torch.where(real, chunk_index + 1, 0).amax(1)  # n, one after the last chunk
     last = after + (config.query_position == "n+1")
-    query_cos, query_sin = rope(entries.keys[0], last[:, None])
     return CompressedContext(
         keys=[sequence(rotate(k, *rotation)) for k in entries.keys],
         values=[sequence(v) for v in entries.values],
-        query_rotation=(query_cos[:, None], query_sin[:, None]),
+        query_rotation=rope(entries.keys[0], last[:, None]).far,
         num_chunks=real.sum(1),
         mask=mask,
         path=None if entries.path is None else per_row(entries.path),

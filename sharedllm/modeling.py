@@ -29,8 +29,9 @@ from sharedllm.cross_attention import CrossAttention
 from sharedllm.errors import UserError
 from sharedllm.inputs import RAW, ContextInputs
 from sharedllm.layout import lay_out
-from sharedllm.nn.layers import DecoderLayer, Rotation, decoder_of, output_head
+from sharedllm.nn.layers import DecoderLayer, decoder_of, embed, output_head, scaled_embeddings
 from sharedllm.nn.masks import Masks
+from sharedllm.nn.rotation import Rotations, rotations
 from sharedllm.search import Question, ask
 from sharedllm.settings import check_settings
 from sharedllm.upper_layer import attend_to_text, read_context, upper_layer
@@ -77,6 +78,12 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no
         "MistralDecoderLayer",
         "Qwen2DecoderLayer",
         "Qwen3DecoderLayer",
+        "Qwen3MoeDecoderLayer",
+        "Phi3DecoderLayer",
+        "SmolLM3DecoderLayer",
+        "GraniteDecoderLayer",
+        "Olmo2DecoderLayer",
+        "Gemma3DecoderLayer",
     ]
 
     def __init__(self, config: SharedLLMConfig, base: PreTrainedModel | None = None) -> None:
@@ -207,7 +214,7 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no
         compressor = Compressor(
             self.config,
             self.lower_layers,
-            decoder_of(self.base).embed_tokens,
+            self._embed,
             self._rope,
             decoder_of(self.base).norm,
             self._lower_layer,
@@ -231,8 +238,11 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no
             return [0.0] * self.config.height
         return (torch.randn(self.config.height) * self.config.split_noise).clamp(-0.45, 0.45).tolist()
 
-    def _rope(self, x: torch.Tensor, positions: torch.Tensor) -> Rotation:
-        return decoder_of(self.base).rotary_emb(x, positions)
+    def _rope(self, x: torch.Tensor, positions: torch.Tensor) -> Rotations:
+        return rotations(decoder_of(self.base), x, positions)
+
+    def _embed(self, ids: torch.Tensor) -> torch.Tensor:
+        return embed(decoder_of(self.base), ids)
 
     # --- the upper model ----------------------------------------------------------------------------------
 
@@ -296,7 +306,7 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no
         if positions is None:
             positions = torch.arange(past, past + length, device=hidden.device)[None]
         masks = Masks(self.config.base_config, inputs.attention_mask, cache, length)
-        rotation = self._rope(hidden, positions)
+        rope = self._rope(hidden, positions)
 
         context = inputs.context
         searches = inputs.query_length is not None and self.config.policy != "right"
@@ -305,7 +315,7 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no
         injected = {layer: j for j, layer in enumerate(self.config.injection_layers)}
         decoder = decoder_of(self.base)
         for i, layer in enumerate(decoder.layers):
-            attention = layer, hidden, masks(i, hidden), rotation, cache
+            attention = layer, hidden, masks(i, hidden), rope.of(layer.self_attn), cache
             asks = i == 0 and context is None and inputs.has_chunks
             if asks:  # the search compares with what the first self-attention makes of the question
                 hidden = self._call(self._attend_to_text, *attention)
@@ -323,10 +333,10 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no
     def _embedded(self, inputs: ContextInputs) -> torch.Tensor:
         """(B, S, H). Raises UserError for inputs without running text."""
         if inputs.inputs_embeds is not None:
-            return inputs.inputs_embeds
+            return scaled_embeddings(decoder_of(self.base), inputs.inputs_embeds)
         if inputs.input_ids is None:
             raise ValueError("There is no running text: give input_ids or inputs_embeds.")
-        return decoder_of(self.base).embed_tokens(inputs.input_ids)
+        return self._embed(inputs.input_ids)
 
     def _question(self, inputs: ContextInputs, hidden: torch.Tensor) -> Question:
         """What the search compares with, from the states after the first layer's self-attention (B, S, H)."""

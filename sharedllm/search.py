@@ -17,19 +17,19 @@ import torch.nn.functional as F
 from sharedllm.configuration import SharedLLMConfig
 from sharedllm.nn.attention import (
     attend,
-    finish_layer,
     project_keys,
     project_queries,
     project_values,
     rows,
     take,
 )
-from sharedllm.nn.fused import mlp, rms_norm, rotate
-from sharedllm.nn.layers import DecoderLayer, Norm, Rotation
+from sharedllm.nn.branches import before_attention, feed_forward, finish_layer
+from sharedllm.nn.layers import DecoderLayer, Norm
+from sharedllm.nn.rotation import Rotations, apply_rotation
 from sharedllm.tree import Nodes, choose, halves, widen
 
-Rope = Callable[[torch.Tensor, torch.Tensor], Rotation]
-"""(x, positions) -> cos and sin, as the base's rotary embedding."""
+Rope = Callable[[torch.Tensor, torch.Tensor], Rotations]
+"""(x, positions) -> cos and sin for every layer, as the base's rotary embedding has them."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def ask(
     steps = torch.arange(longest, device=hidden.device)
     at = (begin[..., None] + steps).clamp(max=hidden.shape[1] - 1).flatten(1)
     picked = take(hidden, at)
-    states = picked + mlp(layer.mlp, rms_norm(layer.post_attention_layernorm, picked))
+    states = feed_forward(layer, picked)
     if chunk_question is None:
         chunk_question = torch.zeros(batch, chunks, dtype=torch.long, device=hidden.device)
     row = torch.arange(batch, device=hidden.device)[:, None] * per_row + chunk_question
@@ -179,18 +179,18 @@ class FirstLayer:
 
     def __init__(self, layer: DecoderLayer, hidden: torch.Tensor, rope: Rope) -> None:
         self.layer, self.hidden = layer, hidden
-        normed = rms_norm(layer.input_layernorm, hidden)
-        cos, sin = rope(hidden, torch.arange(hidden.shape[1], device=hidden.device)[None])
-        rotation = cos[:, None], sin[:, None]
+        normed = before_attention(layer, hidden)
+        rotation = rope(hidden, torch.arange(hidden.shape[1], device=hidden.device)[None]).of(layer.self_attn)
         self.raw_key = project_keys(layer.self_attn, normed)
-        self.query = rotate(project_queries(layer.self_attn, normed), *rotation)
-        self.key = rotate(self.raw_key, *rotation)
+        self.query = apply_rotation(project_queries(layer.self_attn, normed), rotation)
+        self.key = apply_rotation(self.raw_key, rotation)
         self.value = project_values(layer.self_attn, normed)
 
     def states(self, nodes: Nodes) -> torch.Tensor:
         """Output (chunks, size, H) for one node of every chunk; rows past the end of a shorter node mean nothing."""
         tokens = nodes.tokens(self.hidden.shape[1])
-        attended = attend(rows(self.query, tokens), rows(self.key, tokens), rows(self.value, tokens), causal=True)
+        query, key, value = (rows(x, tokens) for x in (self.query, self.key, self.value))
+        attended = attend(query, key, value, causal=True, scale=self.layer.self_attn.scaling)
         return finish_layer(self.layer, take(self.hidden, tokens), attended)
 
     def last_state(self, nodes: Nodes) -> torch.Tensor:
@@ -200,7 +200,8 @@ class FirstLayer:
         mask = None
         if not nodes.uniform:
             mask = (torch.arange(nodes.size, device=end.device) < nodes.length[:, None])[:, None, None, :]
-        attended = attend(rows(self.query, end), rows(self.key, tokens), rows(self.value, tokens), mask=mask)
+        keys, values = rows(self.key, tokens), rows(self.value, tokens)
+        attended = attend(rows(self.query, end), keys, values, mask=mask, scale=self.layer.self_attn.scaling)
         return finish_layer(self.layer, take(self.hidden, end), attended)[:, 0]
 
 

@@ -12,7 +12,7 @@ from transformers.cache_utils import Cache
 from sharedllm.context import LayerContext
 from sharedllm.cross_attention import CrossAttention
 from sharedllm.nn.attention import self_attention
-from sharedllm.nn.fused import mlp, rms_norm
+from sharedllm.nn.branches import after_attention, before_attention, feed_forward
 from sharedllm.nn.layers import DecoderLayer, Rotation
 
 
@@ -20,12 +20,12 @@ def attend_to_text(
     layer: DecoderLayer,
     hidden: torch.Tensor,
     mask: torch.Tensor | None,
-    rotation: Rotation,
+    rotation: Rotation | None,
     cache: Cache | None,
 ) -> torch.Tensor:
     """Self-attention with its residual, (B, S, H) -> (B, S, H). mask, rotation, cache: see `self_attention`."""
-    attended = self_attention(layer.self_attn, rms_norm(layer.input_layernorm, hidden), mask, rotation, cache)
-    return hidden.to(attended.device) + attended
+    attended = self_attention(layer.self_attn, before_attention(layer, hidden), mask, rotation, cache)
+    return after_attention(layer, hidden, attended)
 
 
 def read_context(
@@ -34,15 +34,14 @@ def read_context(
     """The rest of the layer: cross-attention, where it has one and there is a context, and the MLP."""
     if cross is not None and context is not None:
         hidden = cross(hidden, context)
-    update = mlp(layer.mlp, rms_norm(layer.post_attention_layernorm, hidden))
-    return hidden.to(update.device) + update
+    return feed_forward(layer, hidden)
 
 
 def upper_layer(
     layer: DecoderLayer,
     hidden: torch.Tensor,
     mask: torch.Tensor | None,
-    rotation: Rotation,
+    rotation: Rotation | None,
     cache: Cache | None,
     cross: CrossAttention | None,
     context: LayerContext | None,

@@ -28,6 +28,22 @@ BASES: dict[str, dict[str, Any]] = {
     "mistral": {"sliding_window": CHUNK},
     "qwen2": {"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 2},
     "qwen3": {"head_dim": 12},
+    "qwen3_moe": {"head_dim": 12, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24},
+    "phi3": {"sliding_window": None, "rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}},
+    "smollm3": {"no_rope_layers": [1, 0, 1], "use_sliding_window": False},
+    "granite": {
+        "embedding_multiplier": 3.0,
+        "residual_multiplier": 0.5,
+        "attention_multiplier": 0.2,
+        "logits_scaling": 4.0,
+    },
+    "olmo2": {},
+    "gemma3_text": {
+        "head_dim": 12,
+        "query_pre_attn_scalar": 20,
+        "sliding_window": 24,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    },
 }
 
 
@@ -48,7 +64,12 @@ def base_model(kind: str = "llama", **fields: Any) -> PreTrainedModel:
         pad_token_id=0,
         **{**BASES[kind], **fields},
     )
-    return AutoModelForCausalLM.from_config(config)
+    model = AutoModelForCausalLM.from_config(config)
+    if kind != "llama":  # norms that are all alike would hide which one is taken
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                nn.init.uniform_(parameter, 0.5, 1.5)
+    return model
 
 
 def shared_model(base: PreTrainedModel | None = None, **method: Any) -> SharedLLMForCausalLM:

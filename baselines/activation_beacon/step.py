@@ -9,7 +9,8 @@ from baselines.activation_beacon.modeling import BeaconDecoder, BeaconModel, pro
 from evals.methods.decoding.static_attention import Reach, Tail
 from evals.methods.decoding.static_decoder import DecoderStep, Rows
 from sharedllm.nn.fused import rotate
-from sharedllm.nn.layers import Attention, Projection, Rotation, output_head
+from sharedllm.nn.layers import Attention, Projection, output_head
+from sharedllm.nn.rotation import Rotations
 
 
 class BeaconStep(DecoderStep[BeaconDecoder]):
@@ -49,13 +50,14 @@ class BeaconStep(DecoderStep[BeaconDecoder]):
         beacon = self.decoder.beacon_embed_tokens.weight[None]
         return torch.cat([hidden, beacon], 1), torch.cat([number, number + 1])
 
-    def rotation(self, hidden: torch.Tensor, position: torch.Tensor) -> Rotation:
+    def rotations(self, hidden: torch.Tensor, position: torch.Tensor) -> Rotations:
         """Of the rows, then of the place that a beacon moves to."""
         if self.kind:
             position = torch.cat([position, self._fill.target + self._beacon])
-        return super().rotation(hidden, position)
+        return super().rotations(hidden, position)
 
     def attend(self, index: int, attention: Attention, normed: torch.Tensor, rows: Rows) -> torch.Tensor:
+        assert rows.rotation is not None
         cos, sin = rows.rotation
         count = len(rows.place)
         here = cos[:, :, :count], sin[:, :, :count]

@@ -25,6 +25,7 @@ from sharedllm.nn import fused
 from sharedllm.nn.attention import attend_last, merged
 from sharedllm.nn.base_config import head_dim
 from sharedllm.nn.layers import Attention, Decoder, DecoderLayer, Projection, Rotation, decoder_of, output_head
+from sharedllm.nn.rotation import rotations
 
 ALIGNMENT = 8
 """Fused kernels want head sizes that are multiples of 8; the 3B model has 100. Padding new keys once is cheaper than
@@ -123,7 +124,7 @@ class LongLlamaForCausalLM(LlamaPreTrainedModel):  # type: ignore[no-untyped-cal
         """Embeddings, and the rotation of their places in the local cache."""
         hidden = self.decoder.embed_tokens(ids)
         positions = torch.arange(state.local, state.local + ids.shape[1], device=ids.device)
-        return hidden, self.decoder.rotary_emb(hidden, positions[None])
+        return hidden, rotations(self.decoder, hidden, positions[None]).far
 
     def _read_window(self, ids: torch.Tensor, state: LongLlamaState) -> torch.Tensor:
         hidden, rotation = self._embed(ids, state)
@@ -150,12 +151,12 @@ class LongLlamaForCausalLM(LlamaPreTrainedModel):  # type: ignore[no-untyped-cal
 
     def queries(self, attention: Attention, x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
         """Rotated queries (batch, heads, tokens, padded head_dim)."""
-        return self._padded(rotate(self._heads(attention.q_proj, x), rotation))
+        return self._padded(fused.rotate(self._heads(attention.q_proj, x), *rotation))
 
     def keys_values(self, attention: Attention, x: torch.Tensor, rotation: Rotation) -> list[torch.Tensor]:
         """Keys as they are, rotated keys, and values: (batch, heads, tokens, padded head_dim)."""
         keys, values = (self._heads(p, x) for p in (attention.k_proj, attention.v_proj))
-        return [self._padded(t) for t in (keys, rotate(keys, rotation), values)]
+        return [self._padded(t) for t in (keys, fused.rotate(keys, *rotation), values)]
 
     def merged(self, attention: Attention, out: torch.Tensor) -> torch.Tensor:
         """What is added to the states (batch, tokens, hidden), of attended values (batch, heads, tokens, padded d)."""
@@ -168,12 +169,6 @@ class LongLlamaForCausalLM(LlamaPreTrainedModel):  # type: ignore[no-untyped-cal
         out = attend(q, keys, values, attention.scaling, self.config.mem_attention_grouping)
         hidden, normed = fused.add_norm(layer.post_attention_layernorm, hidden, self.merged(attention, out))
         return hidden + fused.mlp(layer.mlp, normed)
-
-
-def rotate(x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
-    """Rotary embedding of heads (batch, heads, tokens, head_dim) by cosines and sines (1, tokens, head_dim)."""
-    cos, sin = (r[:, None] for r in rotation)
-    return fused.rotate(x, cos, sin)
 
 
 def attend(

@@ -8,7 +8,7 @@ from baselines.longllama.memory import LongLlamaState, MemoryLayer
 from baselines.longllama.modeling import LongLlamaForCausalLM
 from evals.methods.decoding.static_attention import Reach, Tail
 from evals.methods.decoding.static_decoder import DecoderStep, Rows
-from sharedllm.nn.layers import Attention, Decoder, Rotation, decoder_of, output_head
+from sharedllm.nn.layers import Attention, Decoder, decoder_of, output_head
 
 
 class LongLLaMAStep(DecoderStep[Decoder]):
@@ -29,10 +29,8 @@ class LongLLaMAStep(DecoderStep[Decoder]):
             if isinstance(layer, MemoryLayer)
         }
 
-    def rotation(self, hidden: torch.Tensor, position: torch.Tensor) -> Rotation:
-        return self.decoder.rotary_emb(hidden, position[None])
-
     def attend(self, index: int, attention: Attention, normed: torch.Tensor, rows: Rows) -> torch.Tensor:
+        assert rows.rotation is not None
         raw, keys, values = self._model.keys_values(attention, normed, rows.rotation)
         tail = self.tails[index]
         tail.write(rows.place, keys, values)

@@ -25,10 +25,13 @@ from evals.methods.base import MOST, Cost, LongContextModel, MethodSettings, Que
 from evals.methods.bases import check_steady
 from evals.methods.decoding.prefill import read
 from evals.methods.decoding.session import GraphSession
-from evals.methods.decoding.static_decoder import FAMILIES, decode_mode, supports_static_decoding
+from evals.methods.decoding.static_decoder import decode_mode, supports_static_decoding
 from evals.methods.presets import Preset
 from evals.methods.weights import load_base
-from sharedllm.nn.base_config import windows
+from sharedllm.nn.base_config import text_config, windows
+from sharedllm.nn.layers import decoder_of
+from sharedllm.nn.recipes import RECIPES
+from sharedllm.nn.rotation import frequencies
 
 
 class StreamingSettings(MethodSettings):
@@ -57,8 +60,7 @@ class StreamingSession(GraphSession[PreTrainedModel]):
 
     def __init__(self, model: PreTrainedModel, eviction: Eviction, ids: Sequence[int]) -> None:
         super().__init__(model)
-        inv_freq = model.base_model.get_buffer("rotary_emb.inv_freq")
-        self._cache = SinkCache(eviction, model.config, model.dtype, inv_freq)
+        self._cache = SinkCache(eviction, model.config, model.dtype, frequencies(decoder_of(model)))
         self._static = supports_static_decoding(model) and _sees_all(model.config, eviction)
         self._context = self._cache.snapshot()
         self.extend(ids)
@@ -114,7 +116,7 @@ class StreamingSession(GraphSession[PreTrainedModel]):
 
 @dataclass(kw_only=True)
 class StreamingLLM(LongContextModel):
-    """Any Llama, Mistral or Qwen base, driven over a SinkCache."""
+    """Any base whose layers have a recipe, driven over a SinkCache."""
 
     settings_model: ClassVar[type[BaseModel]] = StreamingSettings
 
@@ -147,11 +149,11 @@ class StreamingLLM(LongContextModel):
         kv = flops.kv_bytes(config, self.dtype)
         held = self.eviction.held(seen)
         state = held * kv + (self.eviction.sinks * kv // 2 if seen > held else 0)  # keys of the sinks twice
-        head = flops.head_flops(config)
+        head, linear = flops.head_flops(config), flops.decoder_flops(self.model)
         pairs = self.eviction.pairs(seen)
         return Cost(
-            prefill_flops=seen * flops.linear_flops(config) + flops.attention_flops(config, pairs) + head,
-            decode_flops=flops.linear_flops(config) + flops.attention_flops(config, held + 1) + head,
+            prefill_flops=seen * linear + flops.attention_flops(config, pairs) + head,
+            decode_flops=linear + flops.attention_flops(config, held + 1) + head,
             weight_bytes=flops.weight_bytes(self.model),
             state_bytes=state,
             decode_bytes=flops.decode_weight_bytes(self.model) + state,
@@ -160,13 +162,13 @@ class StreamingLLM(LongContextModel):
 
 def check_base(config: PreTrainedConfig, eviction: Eviction) -> None:
     """Raises UserError for a base whose keys cannot be rotated, or whose positions the forwards would leave."""
-    if config.model_type not in FAMILIES:
+    if text_config(config).model_type not in RECIPES:
         raise UserError(
-            f"StreamingLLM rotates cached keys as {', '.join(FAMILIES)} models do; "
+            f"StreamingLLM rotates cached keys as {', '.join(RECIPES)} models do; "
             f"a base of type '{config.model_type}' needs another cache: choose one of those."
         )
     check_steady(config, "StreamingLLM")
-    window = config.max_position_embeddings
+    window = text_config(config).max_position_embeddings
     if eviction.opening > window:
         raise UserError(f"first is {eviction.opening}, more than the {window} positions of the base: lower it.")
     if eviction.reach > window:

@@ -93,7 +93,8 @@ class Snapshot:
 class SinkCache(Cache):
     """Keys and values of the sinks and the recent tokens of every layer; batch 1.
 
-    inv_freq: frequencies of the model's rotary embedding, shape (head_dim / 2,), without any attention factor.
+    inv_freq: frequencies of every layer's rotary embedding (layers, rotated dimensions / 2), without any attention
+    factor; zeros for a layer without positions.
     Use: `first = cache.expect(q)`, a forward of q tokens at positions first, first + 1, ..., `cache.commit(q)`.
     """
 
@@ -105,7 +106,7 @@ class SinkCache(Cache):
         self.seen = 0
         self._start = self._end = 0  # the tokens held, as indices of slots
         self._inv_freq = inv_freq.float()
-        form = (2, config.num_hidden_layers, 1, key_value_heads(config), 0, head_dim(config))
+        form = (2, len(inv_freq), 1, key_value_heads(config), 0, head_dim(config))
         self._states = torch.empty(form, dtype=dtype, device=inv_freq.device)  # keys and values
         self._sinks: torch.Tensor | None = None  # keys of the sinks at positions 0, 1, ..., once they were rotated
         self._shared = False  # whether a snapshot refers to the buffer
@@ -201,11 +202,13 @@ class SinkCache(Cache):
         else:
             buffer[1, ..., :length, :] = self.held[1]
             buffer[0, ..., :sinks, :] = self._sinks
-            for new, keys in zip(buffer[0], self.held[0], strict=True):  # one layer at a time: rotating takes copies
-                new[..., sinks:length, :] = self._rotated(keys[..., sinks:, :], -self._start)
+            for i, keys in enumerate(self.held[0]):  # one layer at a time: rotating takes copies
+                moved = self._rotated(keys[..., sinks:, :], -self._start, slice(i, i + 1))
+                buffer[0, i, ..., sinks:length, :] = moved
         self._states, self._start, self._end, self._shared = buffer, 0, length, False
 
-    def _rotated(self, keys: torch.Tensor, by: int | torch.Tensor) -> torch.Tensor:
-        """Keys (..., kv_heads, tokens, head_dim) moved by that many positions; by: an int or (1,)."""
-        angle = by * torch.cat([self._inv_freq, self._inv_freq])[None, None, None]
+    def _rotated(self, keys: torch.Tensor, by: int | torch.Tensor, layers: slice = slice(None)) -> torch.Tensor:
+        """Keys (..., kv_heads, tokens, head_dim) of some layers moved by that many positions; by: an int or (1,)."""
+        frequencies = self._inv_freq[layers]
+        angle = by * torch.cat([frequencies, frequencies], -1)[:, None, None]
         return torch.unflatten(rotate(keys.flatten(0, -4), angle.cos(), angle.sin()), 0, keys.shape[:-3])

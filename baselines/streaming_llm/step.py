@@ -21,7 +21,7 @@ class StreamingStep(DecoderStep[Decoder]):
         held, pinned = cache.held[..., sinks:, :], cache.held[..., :sinks, :]
         length = held.shape[-2]
         reach = Reach(length, tokens, length + 1 if cache.rolling else None, model.device, sinks)
-        layers = range(model.config.num_hidden_layers)
+        layers = range(len(decoder_of(model).layers))
         tails = [Tail(reach, (held[0, i], held[1, i]), (pinned[0, i], pinned[1, i])) for i in layers]
         super().__init__(decoder_of(model), output_head(model), position, [reach for _ in layers], tails)
         self._cache, self._start = cache, position - length - sinks

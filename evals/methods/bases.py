@@ -10,9 +10,9 @@ from evals.errors import UserError
 from evals.methods.base import Runtime
 from evals.methods.decoding.kv_cache import BufferCache
 from evals.methods.decoding.prefill import read
-from evals.methods.decoding.static_decoder import FAMILIES
 from sharedllm.nn.base_config import check_family, steady_length, text_config
 from sharedllm.nn.layers import output_head
+from sharedllm.nn.recipes import RECIPES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -55,11 +55,11 @@ def check_steady(config: PreTrainedConfig, method: str) -> None:
 
 
 def check_reading(model: PreTrainedModel) -> None:
-    """Compare three tokens read piece by piece with the model's own forward, for families beyond `FAMILIES`.
+    """Compare three tokens read piece by piece with the model's own forward, for families without a recipe.
 
     Raises UserError where that fails or gives other logits: better than numbers that nobody can trust.
     """
-    if text_config(model.config).model_type in FAMILIES or model.device.type == "meta":
+    if text_config(model.config).model_type in RECIPES or model.device.type == "meta":
         return
     ids = torch.arange(3, device=model.device)[None]
     sentence = f"A base of type '{model.config.model_type}' cannot be read piece by piece"

@@ -11,7 +11,7 @@ import torch
 
 from evals.methods.base import Cost
 from sharedllm.nn.base_config import head_dim, key_value_heads, text_config
-from sharedllm.nn.layers import output_head, stock_decoder
+from sharedllm.nn.layers import stock_decoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -76,7 +76,7 @@ def decode_weight_bytes(model: PreTrainedModel) -> int:
     """Parameters that one decode step reads: all but an input embedding of its own, of which it reads one row, and
     what a multimodal model has beside its text decoder."""
     embedding = model.get_input_embeddings().get_parameter("weight")
-    tied = output_head(model).weight is embedding
+    tied = model.get_output_embeddings().weight is embedding  # type: ignore[no-untyped-call]  # of transformers
     decoder, whole = stock_decoder(model), model.base_model
     beside = weight_bytes(whole) - weight_bytes(decoder) if getattr(whole, "language_model", None) is decoder else 0
     return weight_bytes(model) - beside - (0 if tied else embedding.nbytes)

@@ -6,20 +6,24 @@ several devices, everything follows the layer's own tensors.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import cast
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.backends.cuda import SDPAParams, can_use_flash_attention
 from torch.nn.attention.bias import causal_lower_right
 from transformers import Cache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import eager_attention_forward
 
-from sharedllm.nn.fused import add_norm, mlp, rotate
-from sharedllm.nn.layers import Attention, DecoderLayer, Rotation
+from sharedllm.nn.layers import Attention, Norm, Rotation
+from sharedllm.nn.recipes import recipe_of
+from sharedllm.nn.rotation import apply_rotation
 
 BottomRightKernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float | None], torch.Tensor]
 """(query, key, value, scale) -> output, shapes and mask as in `attend_last`."""
@@ -41,40 +45,71 @@ def bottom_right_kernel(kernel: BottomRightKernel) -> Iterator[None]:
 
 
 def project_queries(attention: Attention, hidden: torch.Tensor) -> torch.Tensor:
-    """Queries (B, q, S, d) before rotation, with the base's per-head norm where it has one (Qwen3)."""
-    query = _heads(attention.q_proj(hidden), attention)
-    return attention.q_norm(query).transpose(1, 2) if hasattr(attention, "q_norm") else query.transpose(1, 2)
+    """Queries (B, q, S, d) before rotation, with the base's norm where it has one."""
+    return split_heads(_projected(attention, 0, hidden), attention.head_dim, getattr(attention, "q_norm", None))
 
 
 def project_keys(attention: Attention, hidden: torch.Tensor) -> torch.Tensor:
     """Keys (B, kv, S, d) before rotation."""
-    key = _heads(attention.k_proj(hidden), attention)
-    return attention.k_norm(key).transpose(1, 2) if hasattr(attention, "k_norm") else key.transpose(1, 2)
+    return split_heads(_projected(attention, 1, hidden), attention.head_dim, getattr(attention, "k_norm", None))
 
 
 def project_values(attention: Attention, hidden: torch.Tensor) -> torch.Tensor:
     """Values (B, kv, S, d)."""
-    return _heads(attention.v_proj(hidden), attention).transpose(1, 2)
+    return split_heads(_projected(attention, 2, hidden), attention.head_dim, None)
 
 
-def _heads(x: torch.Tensor, attention: Attention) -> torch.Tensor:
-    return torch.unflatten(x, -1, (-1, attention.head_dim))
+def split_heads(x: torch.Tensor, head_dim: int, norm: Norm | None) -> torch.Tensor:
+    """(B, S, heads * d) -> (B, heads, S, d), with a norm of each head (Qwen3, Gemma 3) or of all together (OLMo 2)."""
+    if norm is not None and norm.weight.shape[0] == x.shape[-1]:
+        x, norm = norm(x), None
+    x = torch.unflatten(x, -1, (-1, head_dim))
+    return (x if norm is None else norm(x)).transpose(1, 2)
+
+
+def query_projection(attention: Attention) -> nn.Linear:
+    """A copy of the linear map to queries, (H) -> (q * d)."""
+    if not recipe_of(attention).fused:
+        return copy.deepcopy(cast(nn.Linear, attention.q_proj))
+    fused = cast(nn.Linear, getattr(attention, "qkv_proj"))  # noqa: B009 - not a declared member
+    weight = fused.weight.detach()[_fused_parts(attention)[0]].clone()
+    made = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    made.weight = nn.Parameter(weight)
+    return made
+
+
+def _projected(attention: Attention, part: int, hidden: torch.Tensor) -> torch.Tensor:
+    """Queries, keys or values (part 0, 1, 2) of all heads, (B, S, heads * d)."""
+    if not recipe_of(attention).fused:
+        return (attention.q_proj, attention.k_proj, attention.v_proj)[part](hidden)
+    rows, fused = _fused_parts(attention)[part], getattr(attention, "qkv_proj")  # noqa: B009
+    if type(fused) is nn.Linear and fused.bias is None:
+        return F.linear(hidden, fused.weight[rows])
+    projected: torch.Tensor = fused(hidden)[..., rows]  # quantised, or with an adapter
+    return projected
+
+
+def _fused_parts(attention: Attention) -> tuple[slice, slice, slice]:
+    """Rows of queries, keys and values in a fused projection."""
+    config, size = attention.config, attention.head_dim
+    keys = config.num_attention_heads * size
+    values = keys + config.num_key_value_heads * size
+    return slice(0, keys), slice(keys, values), slice(values, None)
 
 
 def self_attention(
     attention: Attention,
     normed: torch.Tensor,
     mask: torch.Tensor | None,
-    rotation: Rotation,
+    rotation: Rotation | None,
     cache: Cache | None,
 ) -> torch.Tensor:
     """The base's self-attention over normed states (B, S, H), with its kernel, cache and grouped heads.
 
-    mask: as the kernel wants it; None is causal. rotation: cos and sin (B or 1, S, d).
+    mask: as the kernel wants it; None is causal. rotation: cos and sin (B or 1, 1, S, d), None without positions.
     """
-    cos, sin = rotation[0][:, None], rotation[1][:, None]
-    query = rotate(project_queries(attention, normed), cos, sin)
-    key, value = rotate(project_keys(attention, normed), cos, sin), project_values(attention, normed)
+    query = apply_rotation(project_queries(attention, normed), rotation)
+    key, value = apply_rotation(project_keys(attention, normed), rotation), project_values(attention, normed)
     if cache is not None:
         key, value = cache.update(key, value, attention.layer_idx)
     dropout = attention.attention_dropout if attention.training else 0.0
@@ -95,17 +130,20 @@ def attend(
     value: torch.Tensor,
     causal: bool = False,
     mask: torch.Tensor | None = None,
+    scale: float | None = None,
 ) -> torch.Tensor:
-    """softmax(q k^T / sqrt(d)) v, (B, q, S, d) -> (B, S, q * d); grouped key heads are not copied.
+    """softmax(scale q k^T) v, (B, q, S, d) -> (B, S, q * d); grouped key heads are not copied.
 
-    mask: boolean, True where a key may be read, broadcastable to (B, 1, S, keys).
+    mask: boolean, True where a key may be read, broadcastable to (B, 1, S, keys). scale: d ** -0.5 by default.
     """
     grouped = query.shape[1] != key.shape[1]
     if grouped and mask is not None:  # fused kernels take a mask or grouped heads, not both
         repeats = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
         grouped = False
-    out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
+    out = F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=grouped
+    )
     return merged(out)
 
 
@@ -141,16 +179,12 @@ def merged(heads: torch.Tensor) -> torch.Tensor:
     return heads.transpose(1, 2).flatten(2)
 
 
-def attend_nodes(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, sizes: list[int]) -> torch.Tensor:
+def attend_nodes(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, sizes: list[int], scale: float | None = None
+) -> torch.Tensor:
     """Causal attention inside each of the packed nodes: (B, heads, S, d) -> (B, S, heads * d), S = sum(sizes)."""
     parts = zip(*(torch.split(x, sizes, 2) for x in (query, key, value)), strict=True)
-    return torch.cat([attend(q, k, v, causal=True) for q, k, v in parts], 1)
-
-
-def finish_layer(layer: DecoderLayer, residual: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
-    """Output projection and MLP of a decoder layer after its attention: (B, S, H) and (B, S, heads * d)."""
-    hidden, normed = add_norm(layer.post_attention_layernorm, residual, layer.self_attn.o_proj(attended))
-    return hidden + mlp(layer.mlp, normed)
+    return torch.cat([attend(q, k, v, causal=True, scale=scale) for q, k, v in parts], 1)
 
 
 def take(x: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:

@@ -14,10 +14,12 @@ from sharedllm.errors import UserError
 
 LENGTH_DEPENDENT = ("dynamic", "longrope")
 """Rotary embeddings whose frequencies change with the length."""
-ATTENDING = ("full_attention", "sliding_attention", "chunked_attention")
+FAR = "full_attention"
+"""The kind of layers that see everything."""
+ATTENDING = (FAR, "sliding_attention", "chunked_attention")
 """`layer_types` of layers that attend to keys and values of earlier tokens and keep no other state."""
-RESCALED = ("final_logit_softcapping", "attn_logit_softcapping", "logits_scaling", "logit_scale")
-"""Fields of bases whose logits are not simply the output head of the final hidden state, or whose attention scores are
+RESCALED = ("final_logit_softcapping", "attn_logit_softcapping", "logit_scale")
+"""Fields of bases whose logits are not simply `output_head` of the final hidden state, or whose attention scores are
 capped, which SDPA does not do."""
 
 
@@ -44,6 +46,19 @@ def key_value_heads(config: PreTrainedConfig) -> int:
     return heads or int(config.num_attention_heads)
 
 
+def mlp_width(config: PreTrainedConfig) -> float:
+    """Width of the gated MLP that a token passes, on average over layers; of a mixture of experts (Qwen3 MoE) those
+    that it visits, and the router as a share of one more."""
+    config = text_config(config)
+    experts: int = getattr(config, "num_experts", None) or 0
+    if not experts:
+        return float(config.intermediate_size)
+    layers, dense = range(config.num_hidden_layers), set(config.mlp_only_layers)
+    mixed = [i for i in layers if i not in dense and (i + 1) % config.decoder_sparse_step == 0]
+    visited = config.num_experts_per_tok * config.moe_intermediate_size + experts / 3
+    return float(len(mixed) * visited + (len(layers) - len(mixed)) * config.intermediate_size) / len(layers)
+
+
 def positions(config: PreTrainedConfig) -> int | None:
     """Tokens that the base was made for; None where its config does not say (ALiBi)."""
     found: int | None = getattr(text_config(config), "max_position_embeddings", None)
@@ -65,15 +80,22 @@ def windows(config: PreTrainedConfig) -> list[int | None]:
 
 
 def rope_table(config: PreTrainedConfig) -> dict[str, Any]:
-    """The rotary embedding's parameters (`rope_type`, `rope_theta`, ...), a copy. Raises UserError for a base that has
-    none (OPT), or one for each kind of layers (Gemma 3)."""
+    """The rotary embedding's parameters (`rope_type`, `rope_theta`, ...), a copy. Where there is one for each kind of
+    layers (Gemma 3), those of the layers that see everything. Raises UserError for a base without (OPT)."""
     config = text_config(config)
     table: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
+    table = table.get(FAR, table)
     if any(isinstance(value, dict) for value in table.values()):
         raise UserError(f"A base of type '{config.model_type}' has a rotary embedding for each kind of layers")
     if "rope_theta" not in table:
         raise UserError(f"A base of type '{config.model_type}' has no rotary embedding")
     return {"rope_type": "default", **table}
+
+
+def with_rope_table(config: PreTrainedConfig, table: dict[str, Any]) -> dict[str, Any]:
+    """`rope_parameters` of a config in which `table` has taken the place of `rope_table`."""
+    tables: dict[str, Any] = text_config(config).rope_parameters
+    return {**tables, FAR: table} if FAR in tables else table
 
 
 def rotary_dim(config: PreTrainedConfig) -> int:

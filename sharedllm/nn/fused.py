@@ -22,8 +22,8 @@ T = TypeVar("T")
 
 
 def rms_norm(norm: Norm, x: torch.Tensor) -> torch.Tensor:
-    """norm(x) for the base's RMS norm; x (..., H)."""
-    if not _compiles(x):
+    """norm(x) for the base's RMS norm; x (..., H). Norms of another form than Llama's run as they are."""
+    if not _compiles(x) or not hasattr(norm, "variance_epsilon"):
         return norm(x)
     normed: torch.Tensor = _compiled(_rms_norm)(_rows(x), norm.weight, norm.variance_epsilon)
     return normed.view(x.shape)
@@ -39,8 +39,8 @@ def add_norm(norm: Norm, x: torch.Tensor, update: torch.Tensor) -> tuple[torch.T
 
 
 def mlp(block: GatedMLP, x: torch.Tensor) -> torch.Tensor:
-    """block(x) for the base's gated MLP; x (..., H)."""
-    if not _compiles(x):
+    """block(x) for the base's gated MLP; x (..., H). Fused projections and mixtures of experts run as they are."""
+    if not _compiles(x) or not hasattr(block, "gate_proj"):
         return block(x)
     rows = _rows(x)
     return block.down_proj(_compiled(_gate)(block.gate_proj(rows), block.up_proj(rows), block.act_fn)).view(x.shape)
@@ -50,8 +50,10 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     """Rotary embedding of x (B, heads, S, d) by cos and sin that broadcast to it.
 
     Dimension i is paired with i + d / 2, as in Llama, Mistral and Qwen. Where cos and sin are wider than x (float32),
-    the result is rounded once, at the end.
+    the result is rounded once, at the end. Where they have fewer dimensions, the last ones of x stay as they are.
     """
+    if (size := cos.shape[-1]) < x.shape[-1]:
+        return torch.cat([rotate(x[..., :size], cos, sin), x[..., size:]], -1)
     cos, sin = cos.to(x.device), sin.to(x.device)
     if not _compiles(x):
         return rotated(x, cos, sin)

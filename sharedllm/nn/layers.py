@@ -12,6 +12,9 @@ from typing import Protocol, cast
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from sharedllm.nn.base_config import text_config
+from sharedllm.nn.recipes import recipe_of
+
 Projection = Callable[[torch.Tensor], torch.Tensor]
 """(..., in) -> (..., out)."""
 Rotation = tuple[torch.Tensor, torch.Tensor]
@@ -47,7 +50,8 @@ class GatedMLP(Protocol):
 
 
 class Attention(Protocol):
-    """Self-attention with separate projections. Qwen3 has per-head norms `q_norm` and `k_norm` as well."""
+    """Self-attention with separate projections (fused ones: `Recipe.fused`). Some families have norms `q_norm` and
+    `k_norm` as well."""
 
     @property
     def q_proj(self) -> Projection: ...
@@ -72,7 +76,7 @@ class Attention(Protocol):
 
 
 class DecoderLayer(Protocol):
-    """Two residual branches, each with its norm in front."""
+    """Two residual branches with norms as its `Recipe` says; these are Llama's."""
 
     @property
     def self_attn(self) -> Attention: ...
@@ -112,8 +116,8 @@ class Decoder(Protocol):
     @property
     def norm(self) -> Norm: ...
 
-    def rotary_emb(self, x: torch.Tensor, position_ids: torch.Tensor, /) -> Rotation:
-        """Rotation of positions (B, S), in the dtype of x."""
+    def rotary_emb(self, x: torch.Tensor, position_ids: torch.Tensor, layer_type: str = ..., /) -> Rotation:
+        """Rotation of positions (B, S), in the dtype of x. layer_type: for families with several tables alone."""
 
 
 def stock_decoder(model: PreTrainedModel) -> PreTrainedModel:
@@ -129,6 +133,36 @@ def decoder_of(model: PreTrainedModel) -> Decoder:
     return cast(Decoder, stock_decoder(model))
 
 
+def embed(decoder: Decoder, ids: torch.Tensor) -> torch.Tensor:
+    """Embeddings (B, S, H) of ids (B, S), as the first layer reads them."""
+    return scaled_embeddings(decoder, decoder.embed_tokens(ids))
+
+
+def scaled_embeddings(decoder: Decoder, hidden: torch.Tensor) -> torch.Tensor:
+    """Embeddings (B, S, H) multiplied as the family does it outside its embedding (Granite)."""
+    if not recipe_of(decoder.layers[0].self_attn).scaled:
+        return hidden
+    return hidden * cast(float, getattr(decoder, "embedding_multiplier"))  # noqa: B009 - not a declared member
+
+
+class ScaledHead:
+    """An output head whose logits are divided by a constant (Granite)."""
+
+    def __init__(self, head: Head, divisor: float) -> None:
+        self._head, self._divisor = head, divisor
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The matrix (vocabulary, H) that gives these logits, a new tensor."""
+        return self._head.weight / self._divisor
+
+    def __call__(self, hidden: torch.Tensor, /) -> torch.Tensor:
+        """(rows, H) -> logits (rows, vocabulary)."""
+        return self._head(hidden) / self._divisor
+
+
 def output_head(model: PreTrainedModel) -> Head:
-    """The output head of a causal LM."""
-    return cast(Head, model.get_output_embeddings())  # type: ignore[no-untyped-call]  # untyped in transformers
+    """The output head of a causal LM: from final hidden states to its logits."""
+    head = cast(Head, model.get_output_embeddings())  # type: ignore[no-untyped-call]  # untyped in transformers
+    divisor: float | None = getattr(text_config(model.config), "logits_scaling", None)
+    return head if divisor in (None, 1) else ScaledHead(head, divisor)

@@ -17,15 +17,16 @@ from evals.methods.decoding.static_decoder import supports_static_decoding
 from sharedllm.nn.attention import (
     attend,
     attend_last,
-    finish_layer,
     merged,
     project_keys,
     project_queries,
     project_values,
 )
 from sharedllm.nn.base_config import steady_length, windows
-from sharedllm.nn.fused import mlp, rms_norm, rotate
-from sharedllm.nn.layers import Decoder, DecoderLayer, Rotation, decoder_of, stock_decoder
+from sharedllm.nn.branches import after_attention, before_attention, feed_forward, finish_layer
+from sharedllm.nn.fused import rms_norm
+from sharedllm.nn.layers import Decoder, DecoderLayer, decoder_of, embed, stock_decoder
+from sharedllm.nn.rotation import Rotations, apply_rotation, rotations
 
 Between = Callable[[int, torch.Tensor], torch.Tensor]
 """What a decoder layer does between self-attention and MLP, from its index and states (1, q, hidden) to the same."""
@@ -57,10 +58,10 @@ def read(
         hidden: torch.Tensor = output.last_hidden_state
         return hidden[0]
     decoder = decoder_of(model)
-    hidden = decoder.embed_tokens(ids)
-    rotation = decoder.rotary_emb(hidden, positions)
+    hidden = embed(decoder, ids)
+    rope = rotations(decoder, hidden, positions)
     for index, layer in enumerate(decoder.layers):
-        query, key, value = project(layer, hidden, rotation)
+        query, key, value = project(layer, hidden, rope)
         keys, values = cache.update(key, value, index)
         scale = layer.self_attn.scaling
         heads = attend(index, query, keys, values, scale) if attend else attend_last(query, keys, values, scale)
@@ -68,8 +69,8 @@ def read(
         if between is None:
             hidden = finish_layer(layer, hidden, attended)
         else:
-            hidden = between(index, hidden + layer.self_attn.o_proj(attended))
-            hidden = hidden + mlp(layer.mlp, rms_norm(layer.post_attention_layernorm, hidden))
+            hidden = between(index, after_attention(layer, hidden, layer.self_attn.o_proj(attended)))
+            hidden = feed_forward(layer, hidden)
     return rms_norm(decoder.norm, hidden)[0]
 
 
@@ -79,20 +80,21 @@ def read_both_ways(encoder: Decoder, ids: torch.Tensor) -> torch.Tensor:
     encoder: a stock decoder stack of Llama.
     """
     hidden = encoder.embed_tokens(ids)
-    rotation = encoder.rotary_emb(hidden, torch.arange(ids.shape[1], device=ids.device)[None])
+    rope = rotations(encoder, hidden, torch.arange(ids.shape[1], device=ids.device)[None])
     for layer in encoder.layers:
-        hidden = finish_layer(layer, hidden, attend(*project(layer, hidden, rotation)))
+        hidden = finish_layer(layer, hidden, attend(*project(layer, hidden, rope)))
     return rms_norm(encoder.norm, hidden)
 
 
 def project(
-    layer: DecoderLayer, hidden: torch.Tensor, rotation: Rotation
+    layer: DecoderLayer, hidden: torch.Tensor, rope: Rotations
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Rotated queries and keys, and values, (B, heads, S, head_dim) each, of a layer's states (B, S, hidden)."""
-    attention, normed = layer.self_attn, rms_norm(layer.input_layernorm, hidden)
-    cos, sin = (r[:, None] for r in rotation)
-    query, key = project_queries(attention, normed), project_keys(attention, normed)
-    return rotate(query, cos, sin), rotate(key, cos, sin), project_values(attention, normed)
+    attention, normed = layer.self_attn, before_attention(layer, hidden)
+    rotation = rope.of(attention)
+    query = apply_rotation(project_queries(attention, normed), rotation)
+    key = apply_rotation(project_keys(attention, normed), rotation)
+    return query, key, project_values(attention, normed)
 
 
 def check_length(config: PreTrainedConfig, tokens: int) -> None:

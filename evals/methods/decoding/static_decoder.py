@@ -12,13 +12,13 @@ from evals.methods.decoding.cuda_graph import StaticStep
 from evals.methods.decoding.kv_cache import BufferCache
 from evals.methods.decoding.static_attention import Reach, Tail, layer_reaches
 from sharedllm.nn.attention import project_keys, project_queries, project_values
-from sharedllm.nn.base_config import LENGTH_DEPENDENT, text_config
-from sharedllm.nn.fused import mlp, rms_norm, rotate
-from sharedllm.nn.layers import Attention, Decoder, Projection, Rotation
+from sharedllm.nn.base_config import steady_length, text_config
+from sharedllm.nn.branches import after_attention, before_attention, feed_forward
+from sharedllm.nn.fused import rms_norm
+from sharedllm.nn.layers import Attention, Decoder, Projection, Rotation, embed
+from sharedllm.nn.recipes import RECIPES
+from sharedllm.nn.rotation import Rotations, apply_rotation, rotations
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
-"""Base models of layers with q, k, v and o projections, two norms and a rotary embedding that pairs dimension i with
-i + head_dim / 2, over all of the head."""
 D = TypeVar("D", bound=Decoder)
 
 
@@ -29,8 +29,8 @@ def supports_static_decoding(model: PreTrainedModel, config: PreTrainedConfig | 
     """
     config = config or text_config(model.config)
     return (
-        config.model_type in (*FAMILIES, "longllama")  # which has Llama's layers, and attention of its own
-        and config.rope_parameters["rope_type"] not in LENGTH_DEPENDENT
+        config.model_type in (*RECIPES, "longllama")  # which has Llama's layers, and attention of its own
+        and steady_length(config) is None
         and config._attn_implementation == "sdpa"
         and len(set(getattr(model, "hf_device_map", {"": model.device}).values())) == 1
     )
@@ -42,10 +42,10 @@ def decode_mode(model: PreTrainedModel, config: PreTrainedConfig | None = None) 
 
 
 class Rows(NamedTuple):
-    """What one layer needs to know of the new tokens: their places (q,), `rotation` and `Reach.bias`."""
+    """What one layer needs to know of the new tokens: their places (q,), its rotation and `Reach.bias`."""
 
     place: torch.Tensor
-    rotation: Rotation
+    rotation: Rotation | None
     bias: torch.Tensor
 
 
@@ -65,29 +65,29 @@ class DecoderStep(StaticStep, Generic[D]):
 
     def run(self) -> torch.Tensor:
         hidden, number = self.embed()
-        rotation = self.rotation(hidden, self.position + number)
-        rows = {r: Rows(number + r.offset, rotation, r.bias(number)) for r in dict.fromkeys(self.reaches)}
+        rope = self.rotations(hidden, self.position + number)
+        seen = {r: (number + r.offset, r.bias(number)) for r in dict.fromkeys(self.reaches)}
         for index, (layer, reach) in enumerate(zip(self.decoder.layers, self.reaches, strict=True)):
-            normed = rms_norm(layer.input_layernorm, hidden)
-            hidden = hidden + self.attend(index, layer.self_attn, normed, rows[reach])
-            hidden = self.between(index, hidden)
-            hidden = hidden + mlp(layer.mlp, rms_norm(layer.post_attention_layernorm, hidden))
+            place, bias = seen[reach]
+            rows = Rows(place, rope.of(layer.self_attn), bias)
+            attended = self.attend(index, layer.self_attn, before_attention(layer, hidden), rows)
+            hidden = self.between(index, after_attention(layer, hidden, attended))
+            hidden = feed_forward(layer, hidden)
         return self.head(rms_norm(self.decoder.norm, hidden[:, 0]))
 
     def embed(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Embeddings (1, q, hidden), of the token first, and their numbers in the run (q,)."""
-        return self.decoder.embed_tokens(self.token), self.number
+        return embed(self.decoder, self.token), self.number
 
-    def rotation(self, hidden: torch.Tensor, position: torch.Tensor) -> Rotation:
-        """Cosines and sines (1, 1, q, head_dim) of positions (q,)."""
-        cos, sin = self.decoder.rotary_emb(hidden, position[None])
-        return cos[:, None], sin[:, None]
+    def rotations(self, hidden: torch.Tensor, position: torch.Tensor) -> Rotations:
+        """Cosines and sines of positions (q,) for every layer."""
+        return rotations(self.decoder, hidden, position[None])
 
     def attend(self, index: int, attention: Attention, normed: torch.Tensor, rows: Rows) -> torch.Tensor:
         """Self-attention of layer `index`: (1, q, hidden) -> the same."""
-        keys = rotate(project_keys(attention, normed), *rows.rotation)
+        keys = apply_rotation(project_keys(attention, normed), rows.rotation)
         self.tails[index].write(rows.place, keys, project_values(attention, normed))
-        query = rotate(project_queries(attention, normed), *rows.rotation)
+        query = apply_rotation(project_queries(attention, normed), rows.rotation)
         out = self.tails[index].attend(query, rows.bias, attention.scaling)
         return attention.o_proj(out.transpose(1, 2).flatten(2))
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_methods import BOS, CASES, CONTEXT, QUERY, SHAPE, Case
+from test_recipes import FAMILIES, METHODS
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from evals import registry
@@ -42,6 +43,15 @@ MORE = {
     "sharedllm-mistral": Case(
         "sharedllm", {"chunk_size": 16, "ratios": [4, 2], "lower_layers": 1, "policy": "last_token"}, WINDOWED
     ),
+}
+MORE |= {
+    family: Case("full", {}, {"model_type": family, "pad_token_id": 0, **fields}) for family, fields in FAMILIES.items()
+}
+MORE |= {
+    "streaming-smollm3": Case(
+        *METHODS["streaming"], {"model_type": "smollm3", "pad_token_id": 0, **FAMILIES["smollm3"]}
+    ),
+    "sharedllm-gemma3": Case(*METHODS["sharedllm"], {"model_type": "gemma3_text", **FAMILIES["gemma3_text"]}),
 }
 ALL = CASES | MORE
 
