@@ -39,9 +39,8 @@ def reading(what: object, advice: str) -> Iterator[None]:
 
 def reason(error: BaseException) -> str:
     """The first words of a library's message, on one line."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    short = text if len(text) <= LONGEST_REASON else text[:LONGEST_REASON].rsplit(" ", 1)[0] + " ..."
-    return short.rstrip(".:")
+    text = (" ".join(str(error).split()) or type(error).__name__).rstrip(".:")
+    return text if len(text) <= LONGEST_REASON else text[:LONGEST_REASON].rsplit(" ", 1)[0] + " ..."
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

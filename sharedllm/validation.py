@@ -83,7 +83,8 @@ def misfit(error: ValidationError) -> Misfit:
     """What is wrong, in our words; pydantic's own only for a kind of error that no model of ours raises."""
     first = error.errors(include_url=False)[0]
     place = ".".join(map(str, first["loc"]))[:LONGEST_PLACE]
-    kind, context = first["type"], first.get("ctx", {})
+    kind = first["type"]
+    context = {name: _plain(value) for name, value in first.get("ctx", {}).items()}
     if kind in PLAIN:
         reason = PLAIN[kind].format(**context).rstrip(".")
     elif kind in EXPECTED:
@@ -91,6 +92,11 @@ def misfit(error: ValidationError) -> Misfit:
     else:
         reason = first["msg"].rstrip(".")
     return Misfit(place, reason, kind)
+
+
+def _plain(value: object) -> object:
+    """A limit as people write it: 1, not 1.0."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def validate(model: type[T], settings: Mapping[str, object], owner: str = "") -> T:

@@ -261,7 +261,7 @@ def test_what_does_not_fit_ends_with_one_sentence(
         ([*good, "--preset", "big"], "Unknown training preset 'big': known are needle, paper, small"),
         ([*good, "--set", "stepps=3"], "There is no setting stepps: did you mean steps?"),
         ([*good, "--set", "steps=many"], "The setting steps does not fit: expected a whole number, found 'many'."),
-        ([*good, "--set", "lr=0"], "The setting lr does not fit: expected more than 0.0, found 0."),
+        ([*good, "--set", "lr=0"], "The setting lr does not fit: expected more than 0, found 0."),
         ([*good, "--set", "windows=true"], "The setting windows does not fit: expected a whole number, found true."),
         ([*good, "--set", "betas=[0.9, true]"], "The setting betas.1 does not fit"),
         ([*good, "--set", "steps"], "--set steps is not key=value"),
@@ -269,7 +269,7 @@ def test_what_does_not_fit_ends_with_one_sentence(
         ([*good, "--set", "chunks=[]"], "The setting chunks does not fit: expected 1 or more entries, found []."),
         (
             [*good, "--set", "gap_share=2"],
-            "The setting gap_share does not fit: expected 1.0 or less, found 2.",
+            "The setting gap_share does not fit: expected 1 or less, found 2.",
         ),
         ([*good, "--set", "steps=[1"], "--set steps: the value [1 cannot be used, it is not valid YAML"),
         ([*good, "--set", "method={lower_layers: two}"], "lower_layers: expected a whole number, found 'two'."),
