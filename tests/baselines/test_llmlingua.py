@@ -82,8 +82,8 @@ def ids(tokenizer: Any) -> Callable[[str], list[int]]:
 def test_llmlingua_2_is_the_package_used_by_hand(folder, write: Callable[..., Path], forced: dict[str, Any]) -> None:
     path = str(folder(write))
     by_hand = llmlingua.PromptCompressor(path, device_map="cpu", use_llmlingua2=True)
-    ours, text = load_compressor(path, Runtime(), forced), TEXT + "\n" + words(200)
-    for rate in (0.5, 0.1, 0.03, 0.001):
+    ours, text = load_compressor(path, Runtime(), forced), TEXT + "\n" + words(60)
+    for rate in (0.5, 0.03):
         wanted = by_hand.compress_prompt([text], rate=rate, **forced)["compressed_prompt"]
         assert ours.compress(text, rate) == wanted
     assert 0 < len(ours.compress(text, 0.5)) < len(text)
@@ -93,7 +93,7 @@ def test_llmlingua_is_the_package_used_by_hand(folder) -> None:
     path = str(folder(write_llama))
     by_hand = llmlingua.PromptCompressor(path, device_map="cpu")
     ours = load_compressor(path, Runtime(), {})
-    for text in (TEXT[:90], TEXT[:300]):
+    for text in (TEXT[:90], TEXT[:300]):  # one window and two
         wanted = by_hand.compress_prompt([text], rate=0.4)["compressed_prompt"]
         assert ours.compress(text, 0.4) == wanted != text
 

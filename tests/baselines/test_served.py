@@ -9,6 +9,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from openai_server import OpenAIServer
 from baselines.dense import FullAttention
 from baselines.served.adapter import Served
 from evals.errors import UserError
+from evals.lm_eval.models import for_method
 from evals.measure.request import cold
 from evals.methods import presets
 from evals.methods.base import Query, Request, Runtime, Stop
@@ -321,6 +323,17 @@ def test_the_doctor_examines_a_server(server, tiny_presets) -> None:
     findings = list(examined(preset, Runtime()))
     assert [finding.verdict for finding in findings] == ["ok"] * 3
     assert "answer '42.'" in findings[-1].text
+
+
+def test_lm_evals_generations_are_served_and_end_at_their_stop_strings(server, tiny_presets) -> None:
+    server.answer = ["so", " it", " is", "\n\n", "and", " more"]
+    path = tiny_presets("served", settings={"url": server.url})
+    model = for_method("served")(preset=str(path), device="cpu", query_tokens=20, max_length=400, batch_size=2)
+    asked = [(text, {"until": ["\n\n"], "max_gen_toks": 30}) for text in ("one question", "another question")]
+    requests = [SimpleNamespace(args=args, task_name="local") for args in asked]
+    assert model.generate_until(requests, disable_tqdm=True) == ["so it is"] * 2
+    with pytest.raises(UserError, match="gives no log-probabilities"):
+        model.loglikelihood([SimpleNamespace(args=("one", " two"), task_name="local")], disable_tqdm=True)
 
 
 @pytest.fixture
