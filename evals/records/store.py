@@ -20,7 +20,8 @@ from evals.errors import UserError
 from evals.records.disk import replace_file
 from evals.records.json import Json, dumps
 from evals.records.lines import AnyRecord, encode
-from evals.records.models import PerfRecord, Resumed, RunMeta, SampleRecord
+from evals.records.models import PerfRecord, Resumed, RunMeta
+from evals.records.open_run import OpenRun
 from evals.records.read import DAMAGED_FILE, RUN_FILE, SAMPLES_FILE, Line, is_torn, read_lines, read_run
 
 LOCK_FILE = ".lock"
@@ -30,13 +31,10 @@ class StoreError(UserError):
     """The run folder cannot be used: the whole run stops, whatever cell was running."""
 
 
-class RunStore:
+class RunStore(OpenRun):
     """An open run folder. Records are appended and synced; one process writes at a time.
 
     Use as a context manager. Every failure of the disk raises StoreError and leaves what was written intact.
-
-    samples: record ids of each cell that are on the disk. perf: cells that have a cold measurement. failed: of each
-    cell why samples have no score, by id. healed: how many damaged records were set aside when the folder was opened.
     """
 
     def __init__(
@@ -48,11 +46,8 @@ class RunStore:
         (command, spec, environment, identity_schema); a resumed run keeps those of its first start and notes the new
         ones. difference: in what a recorded run differs from this one, for the message.
         """
+        super().__init__()
         self.folder = folder
-        self.samples: dict[str, set[str]] = {}
-        self.perf: set[str] = set()
-        self.failed: dict[str, dict[str, str]] = {}
-        self.healed = 0
         try:
             folder.mkdir(parents=True, exist_ok=True)
             resumed = self._resumable(key, difference)
@@ -81,7 +76,7 @@ class RunStore:
         self._lock.release()
 
     def append(self, *records: AnyRecord) -> None:
-        """Write records that belong together. When this returns, they are on the disk."""
+        """When this returns, the records are on the disk."""
         content = b"".join(map(encode, records))
         end = self._file.seek(0, os.SEEK_END)
         try:
@@ -93,10 +88,9 @@ class RunStore:
             self._file.truncate(end)  # shrinking works on a full disk too: no torn line remains
             raise self._disk_error(error) from error
         for record in records:
-            self._note(record)
+            self.note(record)
 
     def forget(self, cells: set[str]) -> None:
-        """Set the records of cells aside: what a kill left of a measurement that has to be made whole."""
         if not cells & (self.samples.keys() | self.perf):
             return
         self._file.close()
@@ -152,7 +146,7 @@ class RunStore:
             key = _key(line.record)
             damaged |= key in seen
             seen[key] = line.number
-            self._note(line.record)
+            self.note(line.record)
         if damaged:
             self._rewrite(lambda line: line.damage or _doubled(line, seen))
         elif is_torn(self.folder):
@@ -160,14 +154,14 @@ class RunStore:
 
     def _rewrite(self, fault: Callable[[Line], str]) -> None:
         """Keep the lines without a fault; the others go to `samples.damaged.jsonl`. Nothing is ever deleted."""
-        self.samples, self.perf, self.failed = {}, set(), {}
+        self.clear()
         kept, aside = [], []
         for line in read_lines(self.folder):
             if fault(line):
                 aside.append(line.raw)
             elif line.record:
                 kept.append(line.raw)
-                self._note(line.record)
+                self.note(line.record)
         with (self.folder / DAMAGED_FILE).open("ab") as file:
             file.writelines(aside)
             file.flush()
@@ -188,14 +182,6 @@ class RunStore:
                     break
                 keep = start
             file.truncate(keep)
-
-    def _note(self, record: AnyRecord) -> None:
-        if isinstance(record, SampleRecord):
-            self.samples.setdefault(record.cell, set()).add(record.sample)
-            if record.status == "failed":
-                self.failed.setdefault(record.cell, {})[record.sample] = record.error or "it failed"
-        else:
-            self.perf.add(record.cell)
 
     def _disk_error(self, error: OSError) -> StoreError:
         return StoreError(

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from evals.measure.request import cold, synchronize
 from evals.methods.base import LongContextModel, NotFiniteError
 from evals.records.models import PerfRecord, not_finite
-from evals.records.store import RunStore
+from evals.records.open_run import OpenRun
 from evals.run.finite import unusable_output
 from evals.run.grid import Cell
-from evals.run.progress import Progress
+from evals.run.progress import Watcher
 from evals.run.samples import Asked, answer, answered, audit, record, refused, score
 from evals.run.spec import RunSpec
 from evals.tasks.base import Instance, Output
@@ -29,7 +29,7 @@ class Spent:
 class Answering:
     """Asks the requests of one cell after another. Requests with equal context share one read of it."""
 
-    def __init__(self, store: RunStore, spec: RunSpec, progress: Progress, spent: Spent) -> None:
+    def __init__(self, store: OpenRun, spec: RunSpec, progress: Watcher, spent: Spent) -> None:
         self.store = store
         self.spec = spec
         self.progress = progress
@@ -47,7 +47,7 @@ class Answering:
         for instance in instances:
             if instance.refused is not None and instance.id not in done:
                 self.store.append(refused(cell, instance, instance.refused))
-                self.progress.step()
+                self.progress.step(cell)
         instances = [instance for instance in instances if instance.refused is None]
         size = self.batch_size(model)
         waiting: list[Asked] = []
@@ -65,7 +65,7 @@ class Answering:
         measurement = cold(model, instance)
         self.spent.model_s += time.perf_counter() - start
         self.store.append(PerfRecord.of(cell.id, measurement))
-        self.progress.step()
+        self.progress.step(cell)
 
     def batch_size(self, model: LongContextModel) -> int:
         """Requests at once: 1 for a method that has no way of its own to decode several."""
@@ -133,4 +133,4 @@ class Answering:
             fault = fault or not_finite(metrics)
             self.store.append(record(model, cell, asked, output, metrics, answer_s / len(batch), fault))
             self._unfinished.append(output.unfinished_thinking)
-            self.progress.step()
+            self.progress.step(cell)

@@ -23,15 +23,16 @@ from evals.methods import kernels as attention
 from evals.methods.base import LongContextModel, NotFiniteError
 from evals.records.json import Json
 from evals.records.models import ModelEntry, PerfRecord, Status
-from evals.records.read import DAMAGED_FILE
-from evals.records.store import RunStore, StoreError
+from evals.records.open_run import OpenRun
+from evals.records.store import StoreError
 from evals.run.answering import Answering, Spent
-from evals.run.begun import REASON, Begun
+from evals.run.begun import MOST_DEATHS, Begun
 from evals.run.grid import Cell
 from evals.run.identity import ModelChoice, digest
 from evals.run.instances import Instances
 from evals.run.isolated import Loaded, Result, measure_isolated
-from evals.run.progress import Progress
+from evals.run.left import left_to_do
+from evals.run.progress import Watcher
 from evals.run.samples import AuditError
 from evals.run.spec import RunSpec
 from evals.tasks.common.thinking import hint
@@ -40,17 +41,23 @@ T = TypeVar("T")
 
 
 class Engine:
-    """Executes the cells of one run."""
+    """Executes the cells of one run, or of a part of it.
 
-    def __init__(self, store: RunStore, spec: RunSpec, progress: Progress, spent: Spent) -> None:
+    most_deaths: of processes on one cell, before the cell counts as failed.
+    """
+
+    def __init__(
+        self, store: OpenRun, spec: RunSpec, progress: Watcher, spent: Spent, most_deaths: int = MOST_DEATHS
+    ) -> None:
         self.store = store
         self.spec = spec
         self.progress = progress
         self.spent = spent
         self.instances = Instances(spec.limit)
-        self.begun = Begun(store)
+        self.begun = Begun(store, most_deaths)
         self.answering = Answering(store, spec, progress, spent)
         self.states = store.meta.cells
+        self._warm: tuple[str, LongContextModel] | None = None
 
     def execute(self, cells: Sequence[Cell]) -> None:
         """Run what is not done yet. `run.json` and `samples.jsonl` hold the results.
@@ -58,50 +65,35 @@ class Engine:
         Raises StoreError where the disk fails, AuditError where a prompt breaks a rule; anything else that
         goes wrong in a cell is recorded as the state of that cell.
         """
-        for cell in cells:
-            self.states.setdefault(cell.id, cell.state())
-        self.store.save()
-        if self.store.healed:
-            self.progress.log(
-                f"Damaged and doubled records were set aside in {DAMAGED_FILE} ({self.store.healed} in all); what they "
-                "held is measured again."
-            )
+        todo = left_to_do(cells, self.store, self.spec, self.progress)
         gc.freeze()  # the libraries' objects stay: without them a collection takes a tenth of the time
-        for _, group in groupby(cells, key=lambda cell: cell.model.name):
-            self._run_model(list(group))
-            _free()
+        for _, group in groupby(todo, key=lambda cell: cell.model.name):
+            self.run_model(list(group))
+        self.release()
 
-    def is_complete(self, cell: Cell) -> bool:
-        """Whether nothing is left to do for the cell: out of memory is an end, a failure is not.
-
-        What `run.json` says counts only as far as the records are there.
-        """
-        state, measured = self.states[cell.id], cell.id in self.store.perf
-        if state.status != "ok":
-            return state.status == "oom" and measured
-        covered = state.limit is None or (self.spec.limit is not None and self.spec.limit <= state.limit)
-        whole = len(self.store.samples.get(cell.id, ())) >= (state.samples or 1)
-        wanted = self.spec.perf or isinstance(cell.task.task, MeasuredTask)
-        return covered and whole and (measured or not wanted)
-
-    def _run_model(self, cells: Sequence[Cell]) -> None:
-        todo = [cell for cell in cells if not self.is_complete(cell)]
-        for cell in cells:
-            if cell not in todo:
-                self.progress.finish(cell, self.states[cell.id])
+    def run_model(self, todo: Sequence[Cell]) -> None:
+        """Run cells of one model. It stays loaded until another model's turn comes, or `release`."""
+        if self._warm and self._warm[0] != todo[0].model.name:
+            self.release()
         isolated = [cell for cell in todo if isinstance(cell.task.task, MeasuredTask)]
         here = [cell for cell in todo if not isinstance(cell.task.task, MeasuredTask)]
-        if isolated:  # first: this process holds nothing on the device yet
+        if isolated:  # first, while this process holds nothing on the device
+            self.release()
             self._measure_isolated(isolated)
         if here:
             with attention.kernel_order(here[0].model.runtime.kernel_order):
                 self._run_here(here)
 
+    def release(self) -> None:
+        """Let the loaded model go, and give its memory back."""
+        self._warm = None
+        _free()
+
     def _run_here(self, todo: Sequence[Cell]) -> None:
         """Cells of one model, in this process."""
         deadly = self.begun.deadly(todo)
         if deadly:
-            self._settle(deadly, "failed", REASON)
+            self._settle(deadly, "failed", self.begun.reason)
             todo = [cell for cell in todo if cell not in deadly]
         if not todo:
             return
@@ -222,6 +214,8 @@ class Engine:
         self._settle(cells, "oom", first_line(error))
 
     def _load(self, choice: ModelChoice) -> LongContextModel:
+        if self._warm:
+            return self._warm[1]
         PeakMemory(torch.device(self.spec.device)).start()
         start = time.perf_counter()
         self.progress.log(f"Loading {choice.name}")
@@ -231,6 +225,7 @@ class Engine:
         if self.answering.batch_size(model) < self.spec.batch_size:
             self.progress.log(f"{choice.name} decodes one request at a time: --batch-size does nothing for it.")
         self._note_model(choice, model.fairness)
+        self._warm = choice.name, model
         return model
 
     def _note_model(self, choice: ModelChoice, fairness: Json) -> None:

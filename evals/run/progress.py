@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
+from typing import Protocol, Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 from evals.records.models import CellState
 from evals.run.grid import Cell
+
+MOST_NAMED = 4
+"""Cells at work that the bar names; of more it says how many there are."""
+
+
+class Watcher(Protocol):
+    """Who is told how far the cells are."""
+
+    def begin(self, cell: Cell, steps: int) -> None:
+        """A cell starts; it will call `step` that often."""
+
+    def step(self, cell: Cell) -> None:
+        """One request of the cell is done."""
+
+    def finish(self, cell: Cell, state: CellState) -> None:
+        """The cell has its state."""
+
+    def log(self, text: str) -> None:
+        """Something that a person should read."""
 
 
 def cell_name(cell: Cell) -> str:
@@ -39,9 +59,9 @@ class Progress:
         )
         self._total = len(cells)
         self._finished = 0
-        self._weight = 0
+        self._weight = 0.0
         self._task = self._bar.add_task("", total=sum(weight(cell) for cell in cells))
-        self._step = 0.0
+        self._at_work: dict[str, _AtWork] = {}
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -50,22 +70,57 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def begin(self, cell: Cell, steps: int) -> None:
-        """A cell starts; it will call `step` that often."""
-        self._bar.update(self._task, description=f"[{self._finished + 1}/{self._total}] {cell_name(cell)}")
-        self._step = weight(cell) / max(steps, 1)
+    def begin(self, cell: Cell, steps: int, place: str = "") -> None:
+        """A cell starts; it will call `step` that often. place: the worker that runs it, where there are several."""
+        self._at_work[cell.id] = _AtWork(f"{place} {cell_name(cell)}".lstrip(), weight(cell), steps)
+        self._show()
 
-    def step(self) -> None:
-        self._bar.advance(self._task, self._step)
+    def step(self, cell: Cell) -> None:
+        """One request of a cell that has begun is done."""
+        self._at_work[cell.id].done += 1
+        self._show()
 
     def finish(self, cell: Cell, state: CellState) -> None:
         """A cell has its state: one line, with the reason where it failed."""
         self._finished += 1
         self._weight += weight(cell)
-        self._bar.update(self._task, completed=self._weight)
+        self._at_work.pop(cell.id, None)
+        self._show()
         reason = f": {state.error}" if state.error else ""
         note = f" (beyond the model's window of {state.max_context})" if state.beyond_window else ""
         self.log(f"[{self._finished}/{self._total}] {cell_name(cell)}: {state.status}{note}{reason}")
 
+    def drop(self, cell: Cell) -> None:
+        """A cell is no longer at work, and has no state yet: its worker is gone."""
+        self._at_work.pop(cell.id, None)
+        self._show()
+
     def log(self, text: str) -> None:
+        """A line above the bar."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _show(self) -> None:
+        at_work = list(self._at_work.values())
+        names = at_work[0].name if len(at_work) == 1 else ", ".join(map(str, at_work[:MOST_NAMED]))
+        more = f" and {len(at_work) - MOST_NAMED} more" if len(at_work) > MOST_NAMED else ""
+        first = min(self._finished + 1, self._total)
+        count = f"{first}/{self._total}" if len(at_work) < 2 else f"{self._finished}/{self._total} done"
+        self._bar.update(
+            self._task,
+            description=escape(f"[{count}] {names}{more}"),
+            completed=self._weight + sum(cell.covered for cell in at_work),
+        )
+
+
+class _AtWork:
+    """A cell that runs now."""
+
+    def __init__(self, name: str, share: float, steps: int) -> None:
+        self.name, self.share, self.steps, self.done = name, share, steps, 0
+
+    @property
+    def covered(self) -> float:
+        return self.share * min(self.done / max(self.steps, 1), 1.0)
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.done} of {self.steps})"

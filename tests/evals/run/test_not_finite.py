@@ -46,7 +46,7 @@ def test_an_answer_of_a_model_whose_logits_are_nan_is_not_scored(
 ) -> None:
     monkeypatch.setattr(ToySession, "score", lambda self, query, ids: torch.full((len(ids),), math.nan))
     monkeypatch.setattr(ToySession, "generate", lambda self, query, n, stop=None, on_token=None: [0] * n)
-    monkeypatch.setattr("evals.run.engine.Engine.is_complete", lambda *_: False)
+    monkeypatch.setattr("evals.run.left.is_complete", lambda *_: False)
     preset = write_preset(tmp_path, "a")
     result = command(
         "--task",
