@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import TextIO
 
 from evals.cli import options
@@ -43,6 +45,7 @@ def evaluate(
     maxlen: options.MaxLen = False,
     perf: options.Perf = True,
     reuse: options.Reuse = True,
+    ray: options.OnRay = None,
     dry_run: options.DryRun = False,
     plan_from: options.PlanFrom = None,
     show_list: options.ShowList = False,
@@ -61,7 +64,8 @@ def evaluate(
 
         show(tasks, models, out)
         return 0
-    spec = RunSpec(
+    asked = partial(
+        RunSpec,
         tasks=_chosen_tasks(tasks, models, maxlen),
         models=models,
         lengths=_chosen_lengths(length),
@@ -76,15 +80,21 @@ def evaluate(
         batch_size=batch_size,
         reuse=reuse,
         perf=perf,
-        **resolve_runtime(device, dtype, attn),
     )
     from evals.cli import launch
     from evals.run.shards import Shard
 
     chosen = Shard.parse(shard) if shard is not None else None
     if dry_run:
-        return launch.dry_run(spec, output, out, chosen, plan_from)
-    return launch.execute(spec, output, ["sharedllm-eval", *sys.argv[1:]], out, err, chosen, plan_from)
+        return launch.dry_run(asked(**resolve_runtime(device, dtype, attn)), output, out, chosen, plan_from)
+    way = launch.Way(output, ["sharedllm-eval", *sys.argv[1:]], chosen, plan_from)
+    if ray is None:
+        return launch.execute(asked(**resolve_runtime(device, dtype, attn)), way, out, err)
+    from evals.run.cluster.connect import connected
+
+    with connected(ray) as cluster:
+        spec = asked(**cluster.call(resolve_runtime, device, dtype, attn))
+        return launch.execute(spec, replace(way, cluster=cluster), out, err)
 
 
 def _chosen_tasks(tasks: list[str], models: list[str], maxlen: bool) -> list[str]:
@@ -119,4 +129,4 @@ def main(arguments: list[str] | None = None) -> None:
         from evals.cli.doctor import app as doctor
 
         run_command(doctor, "sharedllm-eval doctor", given[1:])
-    run_command(app, "sharedllm-eval", given)
+    run_command(app, "sharedllm-eval", options.with_address(given))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import transformers
@@ -17,6 +18,7 @@ from evals.records.read import RUN_FILE
 from evals.records.shards import shards_below
 from evals.records.store import RunStore, StoreError
 from evals.run.answering import Spent
+from evals.run.cluster.connect import Cluster
 from evals.run.difference import first_difference
 from evals.run.dry_run import planned
 from evals.run.engine import Engine
@@ -86,25 +88,31 @@ def _earlier(named: Path | None, output: Path | None) -> list[Path]:
     return [output] if (output / RUN_FILE).exists() else shards_below(output)
 
 
-def execute(
-    spec: RunSpec,
-    output: Path | None,
-    command: Sequence[str],
-    out: PipeConsole,
-    err: PipeConsole,
-    shard: Shard | None = None,
-    earlier: Path | None = None,
-) -> int:
+@dataclass(frozen=True)
+class Way:
+    """How a grid is run, which changes no result. output: the run folder; None: below `RUNS`.
+
+    shard: the part of the grid to run; None: all of it. earlier: a run whose measured times correct the plan.
+    cluster: whose workers run the cells; None: this process does.
+    """
+
+    output: Path | None
+    command: Sequence[str]
+    shard: Shard | None = None
+    earlier: Path | None = None
+    cluster: Cluster | None = None
+
+
+def execute(spec: RunSpec, way: Way, out: PipeConsole, err: PipeConsole) -> int:
     """Run the grid or one part of it, or go on with it. Returns the exit code of the command line contract.
 
-    earlier: a run whose measured times correct the plan. Ctrl-C and SIGTERM end the run with a sentence on how to go
-    on, and exit codes 130 and 143.
+    Ctrl-C and SIGTERM end the run with a sentence on how to go on, and exit codes 130 and 143.
     """
     begin = time.perf_counter()
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the run has its own bar
     try:
         with terminable():
-            return _execute(spec, output, command, out, err, begin, shard, earlier)
+            return _execute(spec, way, out, err, begin)
     except (KeyboardInterrupt, Terminated) as stop:
         err.print(
             "Stopped. Everything measured so far is kept: the same command goes on from there.",
@@ -115,43 +123,34 @@ def execute(
         return INTERRUPTED if isinstance(stop, KeyboardInterrupt) else TERMINATED
 
 
-def _execute(
-    spec: RunSpec,
-    output: Path | None,
-    command: Sequence[str],
-    out: PipeConsole,
-    err: PipeConsole,
-    begin: float,
-    shard: Shard | None,
-    earlier: Path | None,
-) -> int:
+def _execute(spec: RunSpec, way: Way, out: PipeConsole, err: PipeConsole, begin: float) -> int:
     cells = plan(spec)
     check(cells)
     check_unique(cells)
     key = _key(cells, spec)
-    folder = output or RUNS / key[:12]
+    folder = way.output or RUNS / key[:12]
     header: Json = {
-        "command": list(command),
+        "command": list(way.command),
         "spec": spec.model_dump(mode="json"),
-        "environment": environment(spec.device),
+        "environment": way.cluster.call(environment, spec.device) if way.cluster else environment(spec.device),
         "identity_schema": SCHEMA,
     }
-    if shard is not None:
-        mine = part(cells, spec, shard, key)
-        folder, cells, header["shard"] = shard.folder(folder), mine.cells, mine.entry
+    if way.shard is not None:
+        mine = part(cells, spec, way.shard, key)
+        folder, cells, header["shard"] = way.shard.folder(folder), mine.cells, mine.entry
         key = _key(cells, spec)
         share = f"{len(cells)} of {mine.entry.cells} cells, {mine.share:.0%} of the expected time"
-        err.write_line(f"Shard {shard}: {share}.")
+        err.write_line(f"Shard {way.shard}: {share}.")
     spent = Spent(load_s=time.perf_counter() - begin)
     with RunStore(folder, key, header, lambda recorded: first_difference(recorded, header["spec"], cells)) as store:
-        record_plan(store.meta, cells, spec, _earlier(earlier, None))
+        record_plan(store.meta, cells, spec, _earlier(way.earlier, None))
         with Progress(cells, err) as progress:
             progress.log(f"{len(cells)} cells into {folder} on {spec.device}, {spec.dtype}, {_kernel(spec)}")
-            Engine(store, spec, progress, spent).execute(cells)
+            workers = _run(cells, store, spec, progress, spent, way.cluster)
         report_begin = time.perf_counter()
         summary, problem = _report(folder) if store.samples or store.perf else ({}, None)
         end = time.perf_counter()
-        timing = _timing(spent, wall_s=end - begin, report_s=end - report_begin)
+        timing = _timing(spent, wall_s=end - begin, report_s=end - report_begin, workers=workers)
         store.meta.timing.append(timing)
         try:
             store.save()
@@ -185,18 +184,34 @@ def _kernel(spec: RunSpec) -> str:
     return f"{spec.attn} ({', '.join(spec.kernels)})" if spec.kernels else spec.attn
 
 
-def _timing(spent: Spent, wall_s: float, report_s: float) -> dict[str, float]:
+def _run(
+    cells: Sequence[Cell], store: RunStore, spec: RunSpec, progress: Progress, spent: Spent, cluster: Cluster | None
+) -> int:
+    """Execute the cells, here or on a cluster. Returns how many workers there were."""
+    if cluster is None:
+        Engine(store, spec, progress, spent).execute(cells)
+        return 1
+    from evals.run.cluster.driver import Driver
+
+    driver = Driver(store, spec, progress, spent, cluster)
+    driver.execute(cells)
+    return max(driver.most_workers, 1)
+
+
+def _timing(spent: Spent, wall_s: float, report_s: float, workers: int) -> dict[str, float]:
     """Where the wall time went. Loading is the import of methods and the fetching and reading of weights; the
-    harness's share is all that is neither loading, model nor report.
+    harness's share is all that is neither loading, model nor report. With several workers, load_s, model_s and
+    harness_s are sums over them, and waiting for the last one counts as the harness's.
     """
-    harness_s = wall_s - spent.load_s - spent.model_s - report_s
+    harness_s = workers * (wall_s - report_s) - spent.load_s - spent.model_s
     return {
         "wall_s": wall_s,
         "load_s": spent.load_s,
         "model_s": spent.model_s,
         "report_s": report_s,
         "harness_s": harness_s,
-        "harness_share": harness_s / wall_s,
+        "harness_share": harness_s / (workers * (wall_s - report_s) + report_s),
+        **({"workers": workers} if workers > 1 else {}),
     }
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.metadata import version
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated
 
@@ -68,6 +70,14 @@ MaxLen = Annotated[
 ]
 Perf = Annotated[bool, typer.Option(help="Measure time and memory in a separate cold pass.")]
 Reuse = Annotated[bool, typer.Option(help="Read each context once for all its questions.")]
+OnRay = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="[ADDRESS]",
+        help="Spread the cells over workers: of this machine, that many (a number), or of the Ray cluster there.",
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")]
 PlanFrom = Annotated[
     Path | None, typer.Option(metavar="RUN_DIR", help="An earlier run whose measured times correct the plan.")
@@ -78,3 +88,13 @@ ShowList = Annotated[
 Version = Annotated[
     bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and stop.")
 ]
+
+
+def with_address(arguments: Sequence[str]) -> list[str]:
+    """A command line in which `--ray` without an address has one: Typer knows no option with an optional value."""
+    found: list[str] = []
+    for argument, following in zip_longest(arguments, arguments[1:]):
+        found.append(argument)
+        if argument == "--ray" and (following is None or following.startswith("-") or "=" in following):
+            found.append("local")
+    return found

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from evals.measure.hardware import device_name
 from evals.methods.base import LongContextModel, Query
 from evals.records.models import Measurement
 from evals.tasks.base import Instance
@@ -170,7 +171,12 @@ def cold(
     memory = PeakMemory(model.device)
     memory.start()
     counted = Measurement(
-        status="ok", context_tokens=context_tokens, query_tokens=query_tokens, new_tokens=new_tokens, repeats=0
+        status="ok",
+        device=device_name(model.device),
+        context_tokens=context_tokens,
+        query_tokens=query_tokens,
+        new_tokens=new_tokens,
+        repeats=0,
     )
     try:
         _warm_up(model, instance, new_tokens)
@@ -205,6 +211,7 @@ def out_of_memory(memory: PeakMemory, error: BaseException) -> Measurement:
     return Measurement(
         status="oom",
         error=first_line(error),
+        device=device_name(memory.device),
         peak_bytes=memory.peak_bytes(),
         reserved_bytes=memory.reserved_bytes(),
     )

@@ -70,11 +70,13 @@ class SampleRecord(Record):
 class Measurement(Record):
     """Time and memory of cold requests: seconds, milliseconds (`_ms`), bytes, FLOPs. Absent values are None.
 
-    status oom: memory ran out; peak_bytes is then the peak until that point.
+    status oom: memory ran out; peak_bytes is then the peak until that point. device: name of the GPU or processor
+    (absent in runs recorded before 0.1.0).
     """
 
     status: Literal["ok", "oom"]
     error: str | None = None
+    device: str | None = None
     context_tokens: int | None = None
     query_tokens: int | None = None
     new_tokens: int | None = None

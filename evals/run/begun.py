@@ -16,7 +16,10 @@ MOST_DEATHS = 2
 
 
 class Begun:
-    """Notes on the disk which cells are at work. most_deaths: in a row without a record, before a cell fails."""
+    """Notes in the states of cells that they are at work; who notes also saves.
+
+    most_deaths: in a row without a record, before a cell fails.
+    """
 
     def __init__(self, store: OpenRun, most_deaths: int = MOST_DEATHS) -> None:
         self.store = store
@@ -35,7 +38,7 @@ class Begun:
     def deadly(self, cells: Sequence[Cell]) -> list[Cell]:
         """Those of the cells on which that many processes died; they count as not begun after this."""
         found = [cell for cell in cells if self._deaths(cell) >= self.most_deaths]
-        self._end(found)
+        self.survived(found)
         return found
 
     def start(self, cells: Sequence[Cell]) -> None:
@@ -43,26 +46,18 @@ class Begun:
         for cell in cells:
             state = self.store.meta.cells[cell.id]
             state.begun, state.begun_records = self._deaths(cell) + 1, self.store.count(cell.id)
-        self.store.save()
 
     def undo(self, cells: Sequence[Cell]) -> None:
         """The preparation for the cells is over, which proves nothing about the cells themselves."""
         for cell in cells:
             state = self.store.meta.cells[cell.id]
             state.begun = max(state.begun - 1, 0)
-        self.store.save()
 
     def survived(self, cells: Sequence[Cell]) -> None:
         """The work is over (done, failed, or stopped by the user), and the process is alive."""
-        if self._end(cells):
-            self.store.save()
-
-    def _end(self, cells: Sequence[Cell]) -> bool:
-        states = [self.store.meta.cells[cell.id] for cell in cells]
-        begun = [state for state in states if state.begun]
-        for state in begun:
+        for cell in cells:
+            state = self.store.meta.cells[cell.id]
             state.begun = state.begun_records = 0
-        return bool(begun)
 
     def _deaths(self, cell: Cell) -> int:
         """Deaths in a row without a record in between."""

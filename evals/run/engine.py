@@ -111,10 +111,12 @@ class Engine:
     def _watched(self, cells: Sequence[Cell], end: Callable[[Sequence[Cell]], None]) -> Iterator[None]:
         """Notes that cells are at work, so that a next start knows if this process died on them. end: notes the end."""
         self.begun.start(cells)
+        self.store.save()
         try:
             yield
         finally:
             end(cells)
+            self.store.save()
 
     def _run_cell(self, model: LongContextModel, cell: Cell) -> None:
         PeakMemory(model.device).start()

@@ -32,12 +32,14 @@ def environment(device: str) -> Json:
     import psutil
     import torch
 
+    from evals.measure.hardware import processor
+
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: found for name in PACKAGES if (found := version(name))},
         "git": _git(),
-        "cpu": _processor(),
+        "cpu": processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
         "memory_bytes": psutil.virtual_memory().total,
@@ -59,15 +61,6 @@ def _gpu(device: str) -> Json | None:
         "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
         "count": torch.cuda.device_count(),
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
 
 
 def _git() -> Json | None:

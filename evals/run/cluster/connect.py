@@ -1,0 +1,91 @@
+"""The connection to Ray: a cluster started on this machine, or one that is there already."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from evals.errors import UserError
+
+T = TypeVar("T")
+HERE = "local"
+"""Address of a cluster that is started for this run on this machine."""
+QUIET = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"}
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """An open connection. most: workers at most; None for as many as there are GPUs, or processors without GPUs."""
+
+    address: str
+    most: int | None
+
+    @property
+    def has_gpus(self) -> bool:
+        """Whether any node has a GPU now."""
+        return self._total("GPU") >= 1
+
+    def slots(self, gpus: int) -> int:
+        """Workers that the nodes of now have room for, each with that many GPUs; 0 GPUs: with a processor."""
+        found = int(self._total("GPU") // gpus) if gpus else int(self._total("CPU"))
+        return found if self.most is None else min(found, self.most)
+
+    def hosts(self) -> int:
+        """Machines in the cluster."""
+        import ray
+
+        return len({node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]})
+
+    def _total(self, resource: str) -> float:
+        import ray
+
+        return float(ray.cluster_resources().get(resource, 0))
+
+    def call(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Call a function where the GPUs are: on another node, if the cluster has GPUs and this machine none."""
+        import ray
+        import torch
+
+        if torch.cuda.is_available() or not self.has_gpus:
+            return function(*arguments)
+        task = ray.remote(max_retries=0, num_cpus=0, num_gpus=1)(function)
+        try:
+            return ray.get(task.remote(*arguments))  # type: ignore[no-any-return]
+        except ray.exceptions.RayTaskError as error:
+            raise (error.cause if isinstance(error.cause, Exception) else error) from None
+
+
+@contextmanager
+def connected(address: str) -> Iterator[Cluster]:
+    """Connect to `address`: `local`, a number of workers on this machine, `auto`, HOST:PORT or ray://HOST:PORT.
+
+    Raises UserError where Ray is not installed or there is no cluster.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError("--ray needs Ray: pip install 'sharedllm[ray]'.") from error
+    os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
+    most = int(address) if address.isdecimal() else None
+    if most == 0:
+        raise UserError("--ray 0 starts no worker: give 1 or more, or leave the number out.")
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address == HERE or most:
+        options |= {"include_dashboard": False, "num_cpus": most}
+    else:
+        options |= {"address": address}
+    try:
+        ray.init(**options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"--ray {address}: no Ray cluster answers there ({str(error).splitlines()[0]}): start one with `ray start "
+            "--head`, or leave the address out for workers on this machine."
+        ) from error
+    try:
+        yield Cluster(address, most)
+    finally:
+        ray.shutdown()

@@ -1,0 +1,283 @@
+"""The driver: hires workers, hands out jobs, writes down what comes back, and does without what is lost."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from evals.errors import UserError
+from evals.records.models import CellState
+from evals.records.store import RunStore
+from evals.run.answering import Spent
+from evals.run.begun import Begun
+from evals.run.cluster.connect import Cluster
+from evals.run.cluster.messages import Appended, Began, Ended, Finished, Forgot, Logged, Message, Saved, Stepped
+from evals.run.cluster.schedule import Job, Schedule, jobs
+from evals.run.cluster.worker import Place, Worker
+from evals.run.grid import Cell
+from evals.run.left import left_to_do
+from evals.run.progress import Progress, cell_name
+from evals.run.spec import RunSpec
+
+MOST_DEATHS = 3
+"""Of workers on one cell, without a record in between, before it counts as failed: a node can be lost by chance."""
+WAIT_S = 1.0
+SAVE_EVERY_S = 1.0
+"""`run.json` lists every cell: written at each change it would be what a large sweep spends its time on. What a killed
+driver had not written of it follows from the records."""
+DRAIN_S = 5.0
+"""How long a stopped run waits for what its workers have to tell."""
+
+
+@dataclass
+class Hand:
+    """A worker as the driver sees it. place is None until it has answered; job is None while it is idle."""
+
+    actor: Any
+    place: Place | None = None
+    job: Job | None = None
+    held: str | None = None
+    settled: set[str] = field(default_factory=set)
+
+    @property
+    def name(self) -> str:
+        """The worker in sentences for people."""
+        return f"{self.place.host}:{self.place.pid}" if self.place else "a worker that had not started"
+
+
+class Driver:
+    """Executes the cells of one run on a cluster."""
+
+    def __init__(self, store: RunStore, spec: RunSpec, progress: Progress, spent: Spent, cluster: Cluster) -> None:
+        self.store = store
+        self.spec = spec
+        self.progress = progress
+        self.spent = spent
+        self.cluster = cluster
+        self.begun = Begun(store, MOST_DEATHS)
+        self.states = store.meta.cells
+        self.schedule = Schedule([])
+        self.hands: list[Hand] = []
+        self.most_workers = 0
+        self._cells: dict[str, Cell] = {}
+        self._polls: dict[Any, Hand] = {}
+        self._saved_at = 0.0
+        self._lost_starts = 0
+        self._gpus = int(spec.device != "cpu")
+
+    def execute(self, cells: Sequence[Cell]) -> None:
+        """Run what is not done yet. The results are in the run folder, as after `Engine.execute`.
+
+        Raises StoreError where the disk fails, AuditError where a prompt breaks a rule, UserError where the cluster
+        has no place for a worker; a lost worker costs only the requests that were at work.
+        """
+        todo = left_to_do(cells, self.store, self.spec, self.progress)
+        self._cells = {cell.id: cell for cell in todo}
+        self.schedule = Schedule(jobs(todo))
+        if todo and not self.cluster.slots(self._gpus):
+            wanted = "GPU" if self._gpus else "processor"
+            raise UserError(f"The Ray cluster {self.cluster.address} has no {wanted}: add a node that has one.")
+        try:
+            while len(self.schedule) or any(hand.job for hand in self.hands):
+                self._hire()
+                self._employ()
+                self._listen()
+        except RayError as error:
+            raise UserError(
+                f"The Ray cluster {self.cluster.address} is gone ({_last_line(error)}): everything measured so far is "
+                "kept, and the same command goes on from there."
+            ) from error
+        except BaseException:
+            self._drain()
+            raise
+        finally:
+            self._dismiss()
+            self.store.save()
+
+    def _hire(self) -> None:
+        """A worker for each slot of the cluster, as long as there are jobs for it."""
+        jobs_open = len(self.schedule) + sum(hand.job is not None for hand in self.hands)
+        if len(self.hands) >= jobs_open:
+            return
+        wanted = min(self.cluster.slots(self._gpus), jobs_open)
+        while len(self.hands) < wanted:
+            threads = os.environ.get("OMP_NUM_THREADS", "")
+            actor: Any = (  # its methods have `.remote`, which the type of the class does not know
+                ray.remote(Worker)
+                .options(num_gpus=self._gpus, num_cpus=int(not self._gpus), max_restarts=0, max_task_retries=0)
+                .remote(self.spec, str(Path.cwd()), int(threads) if threads.isdecimal() else None)
+            )
+            hand = Hand(actor)
+            self.hands.append(hand)
+            self._polls[actor.place.remote()] = hand
+        self.most_workers = max(self.most_workers, len(self.hands))
+
+    def _employ(self) -> None:
+        """A job for every worker that is there and has none."""
+        for hand in self.hands:
+            while hand.place and hand.job is None:
+                job = self.schedule.take(hand.held, [h.job.model for h in self.hands if h.job])
+                if job is None:
+                    break
+                if deadly := self.begun.deadly(job.cells):
+                    self._fail(deadly, self.begun.reason)
+                    left = job.without({cell.id for cell in deadly})
+                    if left:
+                        self.schedule.add(left)
+                    continue
+                self.begun.start(job.cells)
+                self._save()
+                hand.job, hand.held, hand.settled = job, job.model, set()
+                hand.actor.start.remote(job.as_recorded(self.store))
+                self._poll(hand)
+
+    def _dismiss(self) -> None:
+        """End all workers."""
+        for hand in self.hands:
+            with suppress(RayError):
+                ray.kill(hand.actor)
+
+    def _poll(self, hand: Hand) -> None:
+        self._polls[hand.actor.messages.remote(WAIT_S)] = hand
+
+    def _listen(self) -> None:
+        """Take what workers have to tell, as soon as one of them has."""
+        if not self._polls:
+            time.sleep(WAIT_S)  # all workers are lost, and no new one has a place yet
+            return
+        ready, _ = ray.wait(list(self._polls), num_returns=1, timeout=WAIT_S)
+        for poll in ready:
+            hand = self._polls.pop(poll)
+            try:
+                found = ray.get(poll)
+            except RayError as error:
+                self._lose(hand, error)
+                continue
+            if isinstance(found, Place):
+                hand.place, self._lost_starts = found, 0
+                self.progress.log(f"Worker {hand.name} on {found.device}")
+                continue
+            self._replay(hand, found)
+            if hand.job:
+                self._poll(hand)
+        self._save()
+
+    def _lose(self, hand: Hand, error: RayError) -> None:
+        """A worker is gone: what it had not told is done again by another."""
+        self.hands.remove(hand)
+        job = hand.job and hand.job.without(hand.settled)
+        if job is None:
+            self._lost_starts += hand.place is None
+            if self._lost_starts >= MOST_DEATHS:
+                raise UserError(f"No worker of the Ray cluster starts: {_last_line(error)}") from error
+            return
+        for cell in job.cells:
+            self.progress.drop(cell)
+        names = ", ".join(map(cell_name, job.cells))
+        self.progress.log(f"Lost worker {hand.name} at {names} ({_last_line(error)}): another goes on with it.")
+        self.schedule.add(job)
+
+    def _replay(self, hand: Hand, messages: Sequence[Message]) -> None:
+        """Do what a worker did. Records that follow each other are written in one go."""
+        records: list[Any] = []
+        for message in messages:
+            if isinstance(message, Appended):
+                records += message.records
+                continue
+            if isinstance(message, Stepped):
+                self.progress.step(self._cells[message.cell])
+                continue
+            self._write(records)
+            match message:
+                case Began(cell, steps):
+                    self.progress.begin(self._cells[cell], steps, place=hand.name)
+                case Finished(cell, state):
+                    hand.settled.add(cell)
+                    self._settle(cell, self._placed(hand, state))
+                case Logged(text):
+                    self.progress.log(text)
+                case Forgot(cells):
+                    self.store.forget(set(cells))
+                case Saved(states, models):
+                    for cell, state in states.items():
+                        self._note(cell, self._placed(hand, state))
+                    self.store.meta.models.update(models)
+                case Ended():
+                    self._end(hand, message)
+        self._write(records)
+
+    def _write(self, records: list[Any]) -> None:
+        if records:
+            self.store.append(*records)
+            records.clear()
+
+    def _placed(self, hand: Hand, state: CellState) -> CellState:
+        """A fault with the machine that it happened on, where there are several."""
+        if state.status != "failed" or not state.error or not hand.place or self.cluster.hosts() < 2:
+            return state
+        return state.model_copy(update={"error": f"On {hand.place.host}: {state.error}"})
+
+    def _note(self, cell: str, state: CellState) -> None:
+        """What a worker says about a cell; how often it was begun is what the driver knows."""
+        mine = self.states[cell]
+        self.states[cell] = state.model_copy(update={"begun": mine.begun, "begun_records": mine.begun_records})
+
+    def _settle(self, cell: str, state: CellState) -> None:
+        self._note(cell, state)
+        self.progress.finish(self._cells[cell], self.states[cell])
+
+    def _fail(self, cells: Sequence[Cell], reason: str) -> None:
+        for cell in cells:
+            self._settle(cell.id, self.states[cell.id].model_copy(update={"status": "failed", "error": reason}))
+
+    def _end(self, hand: Hand, ended: Ended) -> None:
+        assert hand.job is not None
+        self.spent.load_s += ended.load_s
+        self.spent.model_s += ended.model_s
+        self.begun.survived(hand.job.cells)
+        hand.job = None
+        if ended.error is not None:
+            raise ended.error
+
+    def _save(self) -> None:
+        now = time.monotonic()
+        if now - self._saved_at >= SAVE_EVERY_S:
+            self.store.save()
+            self._saved_at = now
+
+    def _drain(self) -> None:
+        """The run stops: write down what the workers have to tell, and count no death."""
+        running = [hand for hand in self.hands if hand.job]
+        for hand in running:
+            assert hand.job is not None
+            self.begun.survived(hand.job.cells)
+        polls = [*self._polls, *(hand.actor.messages.remote(0) for hand in running)]
+        if not polls:
+            return
+        try:
+            ready, _ = ray.wait(polls, num_returns=len(polls), timeout=DRAIN_S)
+            told = [message for poll in polls if poll in ready for message in _told(poll)]
+        except RayError:
+            return
+        self._write([record for message in told if isinstance(message, Appended) for record in message.records])
+
+
+def _told(poll: Any) -> list[Message]:
+    """The messages of a worker; none where it is gone or has only said where it is."""
+    try:
+        found = ray.get(poll)
+    except RayError:
+        return []
+    return [] if isinstance(found, Place) else list(found)
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1].strip()

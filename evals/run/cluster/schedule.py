@@ -1,0 +1,100 @@
+"""Which cells a free worker gets next: the longest first, of the model that it holds where that has any left."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from evals.measure.task import MeasuredTask
+from evals.records.models import CellState
+from evals.records.open_run import OpenRun
+from evals.run.grid import Cell
+from evals.run.progress import weight
+
+
+@dataclass(frozen=True)
+class Job:
+    """Cells of one model that one worker runs in one go, with what was recorded of them so far.
+
+    One cell, or all measured cells of a task, which load their model once and stop at the first length without memory.
+    """
+
+    cells: tuple[Cell, ...]
+    states: dict[str, CellState] = field(default_factory=dict)
+    samples: dict[str, set[str]] = field(default_factory=dict)
+    perf: set[str] = field(default_factory=set)
+    failed: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    @property
+    def model(self) -> str:
+        """Name of the model that runs the cells."""
+        return self.cells[0].model.name
+
+    @property
+    def cost(self) -> int:
+        """Expected share in the time of the run."""
+        return sum(map(weight, self.cells))
+
+    def without(self, done: set[str]) -> Job | None:
+        """The job without cells that have their state; None where nothing is left."""
+        cells = tuple(cell for cell in self.cells if cell.id not in done)
+        return replace(self, cells=cells) if cells else None
+
+    def as_recorded(self, store: OpenRun) -> Job:
+        """The job with what the run says about its cells now. Who counts deaths is the driver: `begun` stays there."""
+        ids = [cell.id for cell in self.cells]
+        fresh = {"begun": 0, "begun_records": 0}
+        return replace(
+            self,
+            states={cell: store.meta.cells[cell].model_copy(update=fresh) for cell in ids},
+            samples={cell: set(store.samples[cell]) for cell in ids if cell in store.samples},
+            perf=store.perf & set(ids),
+            failed={cell: dict(store.failed[cell]) for cell in ids if cell in store.failed},
+        )
+
+
+def jobs(cells: Iterable[Cell]) -> list[Job]:
+    """Cells as jobs."""
+    measured: dict[tuple[str, str], list[Cell]] = {}
+    found = []
+    for cell in cells:
+        if isinstance(cell.task.task, MeasuredTask):
+            measured.setdefault((cell.model.name, cell.task.name), []).append(cell)
+        else:
+            found.append(Job((cell,)))
+    return [*found, *(Job(tuple(group)) for group in measured.values())]
+
+
+class Schedule:
+    """Jobs that no worker has yet."""
+
+    def __init__(self, waiting: Sequence[Job]) -> None:
+        self._waiting: dict[str, list[Job]] = {}
+        for job in waiting:
+            self.add(job)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._waiting.values()))
+
+    def add(self, job: Job) -> None:
+        """A new job, or one whose worker is gone."""
+        of_model = self._waiting.setdefault(job.model, [])
+        of_model.append(job)
+        of_model.sort(key=lambda job: job.cost)
+
+    def take(self, held: str | None, running: Iterable[str]) -> Job | None:
+        """The next job for a worker that holds a model. running: models of the jobs that run now.
+
+        A worker that must load takes the model with the most work left for each worker that it would then have.
+        """
+        if held not in self._waiting:
+            workers = Counter(running)
+            left = {name: sum(job.cost for job in of_model) for name, of_model in self._waiting.items()}
+            held = max(left, key=lambda name: left[name] / (1 + workers[name]), default=None)
+        if held is None:
+            return None
+        job = self._waiting[held].pop()
+        if not self._waiting[held]:
+            del self._waiting[held]
+        return job

@@ -1,0 +1,97 @@
+"""A worker process of the cluster: one GPU, one job at a time, the model kept from job to job."""
+
+from __future__ import annotations
+
+import os
+import platform
+import queue
+import threading
+import traceback
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+import torch
+
+from evals.errors import UserError
+from evals.measure.hardware import device_name
+from evals.run.answering import Spent
+from evals.run.cluster.messages import Ended, Message
+from evals.run.cluster.relay import Relay
+from evals.run.cluster.schedule import Job
+from evals.run.engine import Engine
+from evals.run.samples import AuditError
+from evals.run.spec import RunSpec
+
+ROOM = 1000
+"""Messages that wait for the driver before the work waits too."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a worker is."""
+
+    host: str
+    device: str
+    pid: int
+
+
+class Worker:
+    """An actor. `start` gives it a job; `messages` has what it has to tell, the last of them `Ended`.
+
+    The work is done by a thread, so that every record leaves the process as soon as it is made.
+    """
+
+    def __init__(self, spec: RunSpec, folder: str, threads: int | None) -> None:
+        """folder: that relative paths start from, as for the driver. threads: of torch, here and in the processes
+        that this one starts; None: this worker's share of the machine.
+        """
+        if os.path.isdir(folder):
+            os.chdir(folder)
+        threads = threads or _share()
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        torch.set_num_threads(threads)
+        self._spec = spec
+        self._outbox: queue.Queue[Message] = queue.Queue(ROOM)
+        self._relay = Relay(self._outbox.put)
+        self._spent = Spent()
+        self._engine = Engine(self._relay, spec, self._relay, self._spent)
+
+    def place(self) -> Place:
+        """Where this is; the first answer tells the driver that the worker is there."""
+        return Place(platform.node(), device_name(torch.device(self._spec.device)), os.getpid())
+
+    def start(self, job: Job) -> None:
+        """Begin a job; the one before must have ended."""
+        threading.Thread(target=self._work, args=(job,), name="job", daemon=True).start()
+
+    def messages(self, wait_s: float) -> list[Message]:
+        """All messages since the last call. Waits that long for the first."""
+        found: list[Message] = []
+        with suppress(queue.Empty):
+            found.append(self._outbox.get(timeout=wait_s) if wait_s else self._outbox.get_nowait())
+            while len(found) < ROOM:
+                found.append(self._outbox.get_nowait())
+        return found
+
+    def _work(self, job: Job) -> None:
+        before = Spent(self._spent.load_s, self._spent.model_s)
+        error: BaseException | None = None
+        try:
+            self._relay.take(job)
+            self._engine.run_model(job.cells)
+        except (AuditError, UserError) as raised:
+            error = raised
+        except BaseException:  # a bug of ours ends the run; whatever it is, it can be told
+            error = RuntimeError(traceback.format_exc())
+        self._outbox.put(Ended(self._spent.load_s - before.load_s, self._spent.model_s - before.model_s, error))
+
+
+def _share() -> int:
+    """Processors for each worker of this node."""
+    import ray
+
+    node = ray.get_runtime_context().get_node_id()
+    resources: Mapping[str, float] = next((n["Resources"] for n in ray.nodes() if n["NodeID"] == node), {})
+    workers = int(resources.get("GPU") or resources.get("CPU") or 1)
+    return max(1, len(os.sched_getaffinity(0)) // workers)
