@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -151,6 +153,8 @@ class Sum(Task):
 
     def evaluate(self, instance: Instance, output: Output) -> dict[str, float]:
         time.sleep(self.settings.pause)
+        if self.settings.trouble == "deadly" and len(instance.prompt) > 100:
+            os.kill(os.getpid(), signal.SIGKILL)
         if self.settings.trouble == "bug":
             raise ZeroDivisionError("a bug in the task")
         if output.logprobs:

@@ -75,7 +75,7 @@ def connected(address: str) -> Iterator[Cluster]:
         raise UserError("--ray 0 starts no worker: give 1 or more, or leave the number out.")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == HERE or most:
-        options |= {"include_dashboard": False, "num_cpus": most}
+        options |= {"address": HERE, "include_dashboard": False, "num_cpus": most}
     else:
         options |= {"address": address}
     try:

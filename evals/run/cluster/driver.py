@@ -29,6 +29,8 @@ from evals.run.spec import RunSpec
 
 MOST_DEATHS = 3
 """Of workers on one cell, without a record in between, before it counts as failed: a node can be lost by chance."""
+MOST_LOST_STARTS = 10
+"""Of workers in a row that did not come to answer; nodes that are lost meanwhile are among the reasons."""
 WAIT_S = 1.0
 SAVE_EVERY_S = 1.0
 """`run.json` lists every cell: written at each change it would be what a large sweep spends its time on. What a killed
@@ -173,16 +175,18 @@ class Driver:
     def _lose(self, hand: Hand, error: RayError) -> None:
         """A worker is gone: what it had not told is done again by another."""
         self.hands.remove(hand)
+        with suppress(RayError):
+            ray.kill(hand.actor)  # a worker that only cannot be reached must not go on
         job = hand.job and hand.job.without(hand.settled)
         if job is None:
             self._lost_starts += hand.place is None
-            if self._lost_starts >= MOST_DEATHS:
+            if getattr(error, "actor_init_failed", False) or self._lost_starts >= MOST_LOST_STARTS:
                 raise UserError(f"No worker of the Ray cluster starts: {_last_line(error)}") from error
             return
         for cell in job.cells:
             self.progress.drop(cell)
         names = ", ".join(map(cell_name, job.cells))
-        self.progress.log(f"Lost worker {hand.name} at {names} ({_last_line(error)}): another goes on with it.")
+        self.progress.log(f"Lost worker {hand.name} at {names} ({_reason(error)}): another goes on with it.")
         self.schedule.add(job)
 
     def _replay(self, hand: Hand, messages: Sequence[Message]) -> None:
@@ -281,3 +285,8 @@ def _told(poll: Any) -> list[Message]:
 
 def _last_line(error: Exception) -> str:
     return str(error).strip().splitlines()[-1].strip()
+
+
+def _reason(error: RayError) -> str:
+    """The first sentence of what Ray says about a lost worker."""
+    return _last_line(error).partition(". ")[0].partition(" Worker exit type")[0].rstrip(".")

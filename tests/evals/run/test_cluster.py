@@ -1,0 +1,170 @@
+"""Sweeps on Ray: the same records as without it, whatever is killed; and what the driver does with bad cells."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import folders
+import pytest
+from standins import write_preset
+
+pytest.importorskip("ray")
+sys.path.insert(0, str(folders.TESTS / "chaos"))
+import ray_kills
+from ray_kills import COMMAND, ThreeNodes
+
+from evals.cli.options import with_address
+from evals.records.read import read_records, read_run
+from evals.run.cluster.schedule import Schedule, jobs
+from evals.run.grid import Cell, plan
+from evals.run.samples import AuditError
+from evals.run.spec import RunSpec
+
+MODEL = ("--random-weights", "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThreeNodes]:
+    """Three raylets on this machine, whose workers know the stand-ins."""
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", list(sys.path))
+        for name in ("PYTHONPATH", "OMP_NUM_THREADS"):
+            patch.setenv(name, os.environ.get(name, ""))
+        ray_kills.prepare(tmp_path_factory.mktemp("cluster") / "plugins")
+        cluster = ThreeNodes()
+        signal.signal(signal.SIGTERM, before)  # Ray has put its own handler there
+        yield cluster
+        cluster.stop()
+
+
+@pytest.fixture
+def sweep(nodes: ThreeNodes, standins: None, command: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
+    """`sharedllm-eval` with the toy model on the cluster, into the folder `run`."""
+
+    def run(*arguments: object, ray: str = nodes.address, output: str = "run") -> Any:
+        words = ("--model", write_preset(tmp_path, "a"), *MODEL, "--output", tmp_path / output)
+        return command(*words, *(("--ray", ray) if ray else ()), *arguments)
+
+    return run
+
+
+def test_kills_of_workers_nodes_and_the_driver_lose_nothing(nodes: ThreeNodes, tmp_path: Path) -> None:
+    totals = ray_kills.campaign(3, seed=5, nodes=nodes, folder=tmp_path, targets=("worker", "node", "driver"))
+    assert totals.kills.total() == 3
+    assert totals.good(), totals
+
+
+def test_one_machine_without_a_cluster_writes_the_same_records(sweep: Callable[..., Any], tmp_path: Path) -> None:
+    """`--ray 2`: answered and measured cells, stdout as ever, devices beside the times."""
+    words = ["--task", "sum,efficiency", "--length", "64", "--set", "task.shared=1", "repeats=1", "new_tokens=4"]
+    words += ["query_tokens=8"]
+    plain, spread = sweep(*words, ray="", output="plain"), sweep(*words, ray="2")
+    assert (plain.code, spread.code) == (0, 0), spread.err
+    without, found = (
+        [record for record in ray_kills.records(tmp_path / name) if record[0][1] != "cold"] for name in ("plain", "run")
+    )
+    assert without == found
+    assert len(found) == 6
+    measured = [record for record in read_records(tmp_path / "run") if record.kind == "perf"]
+    assert len(measured) == 2
+    assert all(record.device for record in measured)
+    assert spread.last["failed"] == 0
+    assert "raylet" not in spread.out
+    assert spread.err.count("Worker ") == 2
+
+
+def test_a_cell_that_kills_three_workers_fails_and_the_others_go_on(sweep: Callable[..., Any], tmp_path: Path) -> None:
+    done = sweep("--task", "sum", "--length", "128,64", "--no-perf", "--set", "trouble=deadly")
+    assert done.code == 1, done.err
+    cells = done.last["cells"]
+    assert [(cell["length"], cell["status"]) for cell in cells] == [(128, "failed"), (64, "ok")]
+    assert "killed three times" in cells[0]["error"]
+    assert done.err.count("Lost worker") == 3
+    assert all(state.begun == 0 for state in read_run(tmp_path / "run").cells.values())
+
+
+def test_a_bug_in_a_cell_keeps_its_traceback_and_a_broken_prompt_ends_the_run(sweep: Callable[..., Any]) -> None:
+    bug = sweep("--task", "sum", "--no-perf", "--set", "trouble=bug", output="bug")
+    assert bug.code == 1
+    assert "ZeroDivisionError: a bug in the task" in bug.err
+    with pytest.raises(AuditError, match="2 BOS tokens in one prompt"):
+        sweep("--task", "sum", "--no-perf", "--set", "trouble=two bos", output="audit")
+
+
+def test_a_stop_keeps_what_was_told_and_counts_no_death(nodes: ThreeNodes, tmp_path: Path) -> None:
+    words = ["--task", "sum", "--model", write_preset(tmp_path, "a"), *MODEL, "--no-perf", "--ray", nodes.address]
+    words += ["--set", "contexts=200", "pause=0.05", "--output", tmp_path / "run"]
+    process = subprocess.Popen(
+        [*COMMAND, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    samples = tmp_path / "run" / "samples.jsonl"
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and not (samples.exists() and samples.stat().st_size > 5000):
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "the same command goes on from there" in err
+    assert "Lost worker" not in err
+    assert len(ray_kills.records(tmp_path / "run")) > 5
+    assert all(state.begun == 0 for state in read_run(tmp_path / "run").cells.values())
+
+
+def test_no_cluster_is_one_sentence(sweep: Callable[..., Any], tmp_path: Path) -> None:
+    done = sweep("--task", "sum", ray="127.0.0.1:1")
+    assert done.code == 2
+    assert len(done.err.splitlines()) == 1, done.err
+    assert "no Ray cluster answers there" in done.err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        (["--ray"], ["--ray", "local"]),
+        (["--ray", "--limit", "3"], ["--ray", "local", "--limit", "3"]),
+        (["--set", "a=1", "--ray", "b=2"], ["--set", "a=1", "--ray", "local", "b=2"]),
+        (["--ray", "auto"], ["--ray", "auto"]),
+        (["--ray=auto", "x=1"], ["--ray=auto", "x=1"]),
+    ],
+)
+def test_the_address_may_be_left_out(given: list[str], found: list[str]) -> None:
+    assert with_address(given) == found
+
+
+def grid(folder: Path, *names: str, lengths: list[int] | None = None) -> list[Cell]:
+    models = [str(write_preset(folder, name, settings={"factor": i + 1})) for i, name in enumerate(names)]
+    return plan(RunSpec(tasks=["sum"], models=models, lengths=lengths or [64, 256, 128], random_weights=True))
+
+
+@pytest.mark.usefixtures("standins")
+def test_the_longest_cell_comes_first_and_a_loaded_model_is_kept(tmp_path: Path) -> None:
+    schedule = Schedule(jobs(grid(tmp_path, "a", "b")))
+    taken = []
+    held = None
+    while job := schedule.take(held, []):
+        held = job.model
+        taken.append((job.model, job.cells[0].length))
+    assert sorted(taken[:3], key=str) == sorted(((taken[0][0], n) for n in (256, 128, 64)), key=str)
+    assert [length for _, length in taken] == [256, 128, 64] * 2
+
+
+@pytest.mark.usefixtures("standins")
+def test_a_second_worker_takes_another_model(tmp_path: Path) -> None:
+    schedule = Schedule(jobs(grid(tmp_path, "a", "b")))
+    first = schedule.take(None, [])
+    assert first is not None
+    second = schedule.take(None, [first.model])
+    assert second is not None
+    assert second.model != first.model
+    third = schedule.take("gone", [first.model, first.model, second.model])
+    assert third is not None
+    assert third.model == second.model
