@@ -45,5 +45,7 @@ def this_device(kind: str) -> Device:
         return Device(f"CPU, {cores} cores", cores * CORE_FLOPS, cores * CORE_FLOPS, CPU_COPY_BYTES)
     import torch
 
+    if not torch.cuda.is_available():  # the GPUs are in the workers' machines
+        return REFERENCE
     name = torch.cuda.get_device_name()
     return next((device for words, device in GPUS.items() if words in name), REFERENCE)

@@ -163,7 +163,7 @@ def prepare(folder: Path) -> None:
     (info / "entry_points.txt").write_text(entries, encoding="utf-8")
     path = [str(folder), str(TESTS), str(TESTS.parent)]
     os.environ["PYTHONPATH"] = os.pathsep.join([*path, os.environ.get("PYTHONPATH", "")])
-    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ |= {"OMP_NUM_THREADS": "1", "RAY_raylet_start_wait_time_s": "120"}
     sys.path[:0] = path
 
 

@@ -83,7 +83,7 @@ class Driver:
         """
         todo = left_to_do(cells, self.store, self.spec, self.progress)
         self._cells = {cell.id: cell for cell in todo}
-        self.schedule = Schedule(jobs(todo))
+        self.schedule = Schedule(jobs(todo, self.states))
         if todo and not self.cluster.slots(self._gpus):
             wanted = "GPU" if self._gpus else "processor"
             raise UserError(f"The Ray cluster {self.cluster.address} has no {wanted}: add a node that has one.")

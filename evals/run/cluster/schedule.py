@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from evals.measure.task import MeasuredTask
 from evals.records.models import CellState
 from evals.records.open_run import OpenRun
 from evals.run.grid import Cell
-from evals.run.progress import weight
 
 
 @dataclass(frozen=True)
@@ -18,9 +17,11 @@ class Job:
     """Cells of one model that one worker runs in one go, with what was recorded of them so far.
 
     One cell, or all measured cells of a task, which load their model once and stop at the first length without memory.
+    cost: expected seconds.
     """
 
     cells: tuple[Cell, ...]
+    cost: float
     states: dict[str, CellState] = field(default_factory=dict)
     samples: dict[str, set[str]] = field(default_factory=dict)
     perf: set[str] = field(default_factory=set)
@@ -30,11 +31,6 @@ class Job:
     def model(self) -> str:
         """Name of the model that runs the cells."""
         return self.cells[0].model.name
-
-    @property
-    def cost(self) -> int:
-        """Expected share in the time of the run."""
-        return sum(map(weight, self.cells))
 
     def without(self, done: set[str]) -> Job | None:
         """The job without cells that have their state; None where nothing is left."""
@@ -54,16 +50,13 @@ class Job:
         )
 
 
-def jobs(cells: Iterable[Cell]) -> list[Job]:
-    """Cells as jobs."""
-    measured: dict[tuple[str, str], list[Cell]] = {}
-    found = []
+def jobs(cells: Iterable[Cell], planned: Mapping[str, CellState]) -> list[Job]:
+    """Cells as jobs. planned: the state of each cell, with the seconds that it should take."""
+    groups: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
-        if isinstance(cell.task.task, MeasuredTask):
-            measured.setdefault((cell.model.name, cell.task.name), []).append(cell)
-        else:
-            found.append(Job((cell,)))
-    return [*found, *(Job(tuple(group)) for group in measured.values())]
+        measured = isinstance(cell.task.task, MeasuredTask)
+        groups.setdefault((cell.model.name, cell.task.name if measured else cell.id), []).append(cell)
+    return [Job(tuple(group), sum(planned[cell.id].planned_s or 0.0 for cell in group)) for group in groups.values()]
 
 
 class Schedule:

@@ -22,8 +22,8 @@ from ray_kills import COMMAND, ThreeNodes
 
 from evals.cli.options import with_address
 from evals.records.read import read_records, read_run
-from evals.run.cluster.schedule import Schedule, jobs
-from evals.run.grid import Cell, plan
+from evals.run.cluster.schedule import Job, Schedule, jobs
+from evals.run.grid import plan
 from evals.run.samples import AuditError
 from evals.run.spec import RunSpec
 
@@ -140,14 +140,16 @@ def test_the_address_may_be_left_out(given: list[str], found: list[str]) -> None
     assert with_address(given) == found
 
 
-def grid(folder: Path, *names: str, lengths: list[int] | None = None) -> list[Cell]:
+def waiting(folder: Path, *names: str) -> list[Job]:
     models = [str(write_preset(folder, name, settings={"factor": i + 1})) for i, name in enumerate(names)]
-    return plan(RunSpec(tasks=["sum"], models=models, lengths=lengths or [64, 256, 128], random_weights=True))
+    cells = plan(RunSpec(tasks=["sum"], models=models, lengths=[64, 256, 128], random_weights=True))
+    planned = {cell.id: cell.state().model_copy(update={"planned_s": cell.length}) for cell in cells}
+    return jobs(cells, planned)
 
 
 @pytest.mark.usefixtures("standins")
 def test_the_longest_cell_comes_first_and_a_loaded_model_is_kept(tmp_path: Path) -> None:
-    schedule = Schedule(jobs(grid(tmp_path, "a", "b")))
+    schedule = Schedule(waiting(tmp_path, "a", "b"))
     taken = []
     held = None
     while job := schedule.take(held, []):
@@ -159,7 +161,7 @@ def test_the_longest_cell_comes_first_and_a_loaded_model_is_kept(tmp_path: Path)
 
 @pytest.mark.usefixtures("standins")
 def test_a_second_worker_takes_another_model(tmp_path: Path) -> None:
-    schedule = Schedule(jobs(grid(tmp_path, "a", "b")))
+    schedule = Schedule(waiting(tmp_path, "a", "b"))
     first = schedule.take(None, [])
     assert first is not None
     second = schedule.take(None, [first.model])
