@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from evals.errors import UserError
 T = TypeVar("T")
 HERE = "local"
 """Address of a cluster that is started for this run on this machine."""
+ANSWER_S = 10.0
 QUIET = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"}
 
 
@@ -79,8 +81,10 @@ def connected(address: str) -> Iterator[Cluster]:
     else:
         options |= {"address": address}
     try:
+        if "address" in options:
+            _knock(options["address"])
         ray.init(**options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise UserError(
             f"--ray {address}: no Ray cluster answers there ({str(error).splitlines()[0]}): start one with `ray start "
             "--head`, or leave the address out for workers on this machine."
@@ -89,3 +93,10 @@ def connected(address: str) -> Iterator[Cluster]:
         yield Cluster(address, most)
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raises OSError where nothing listens. Ray itself tries for minutes, and then ends the process."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=ANSWER_S).close()
