@@ -1,8 +1,7 @@
 """What the decoder layers of each known family do otherwise than Llama's, declared.
 
 Every layer is h + m * out(attention(in(h))), then the same with the MLP. Sliding windows, head sizes and frequencies
-are read from the config (`sharedllm.nn.base_config`); norms of queries and keys, and mixtures of experts, are seen in
-the layer itself.
+are read from the config (`sharedllm.nn.base_config`), norms of queries and keys from the layer itself.
 """
 
 from __future__ import annotations
@@ -22,6 +21,8 @@ class Recipe:
     scaled: embeddings are multiplied by the decoder's `embedding_multiplier`, branches by `residual_multiplier`.
     some_unrotated: layers whose `use_rope` is false have no positions.
     tables: there is a rotary embedding for each kind of layers (`layer_type`).
+    mixture: the MLP is a mixture of experts; without a grouped kernel for the dtype, the host sorts tokens to experts,
+    which no CUDA graph allows.
     """
 
     attention_in: str | None = "input_layernorm"
@@ -32,6 +33,7 @@ class Recipe:
     scaled: bool = False
     some_unrotated: bool = False
     tables: bool = False
+    mixture: bool = False
 
     @property
     def plain(self) -> bool:
@@ -45,7 +47,7 @@ RECIPES: dict[str, Recipe] = {
     "mistral": LLAMA,
     "qwen2": LLAMA,
     "qwen3": LLAMA,
-    "qwen3_moe": LLAMA,
+    "qwen3_moe": Recipe(mixture=True),
     "phi3": Recipe(fused=True),
     "smollm3": Recipe(some_unrotated=True),
     "granite": Recipe(scaled=True),

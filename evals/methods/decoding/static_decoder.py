@@ -16,7 +16,7 @@ from sharedllm.nn.base_config import steady_length, text_config
 from sharedllm.nn.branches import after_attention, before_attention, feed_forward
 from sharedllm.nn.fused import rms_norm
 from sharedllm.nn.layers import Attention, Decoder, Projection, Rotation, embed
-from sharedllm.nn.recipes import RECIPES
+from sharedllm.nn.recipes import LLAMA, RECIPES
 from sharedllm.nn.rotation import Rotations, apply_rotation, rotations
 
 D = TypeVar("D", bound=Decoder)
@@ -28,8 +28,10 @@ def supports_static_decoding(model: PreTrainedModel, config: PreTrainedConfig | 
     config: that of the decoder, where it is not the model's.
     """
     config = config or text_config(model.config)
+    recipe = (RECIPES | {"longllama": LLAMA}).get(config.model_type)  # whose layers only have attention of their own
     return (
-        config.model_type in (*RECIPES, "longllama")  # which has Llama's layers, and attention of its own
+        recipe is not None
+        and not recipe.mixture
         and steady_length(config) is None
         and config._attn_implementation == "sdpa"
         and len(set(getattr(model, "hf_device_map", {"": model.device}).values())) == 1

@@ -16,6 +16,7 @@ from evals.methods import flops
 from evals.methods.base import LongContextModel, Query, Runtime
 from evals.methods.decoding.kv_cache import BufferCache
 from evals.methods.decoding.prefill import read
+from evals.methods.decoding.static_decoder import supports_static_decoding
 from evals.methods.presets import Preset, Weights
 from sharedllm import SharedLLMForCausalLM
 from sharedllm.nn.base_config import head_dim, mlp_width
@@ -150,6 +151,11 @@ def test_the_arithmetic_of_a_layer_is_that_of_its_parameters(kind: str) -> None:
     q, kv = fields.num_attention_heads * head_dim(fields), fields.num_key_value_heads * head_dim(fields)
     layer = 2.0 * fields.hidden_size * (2 * q + 2 * kv + 3 * mlp_width(fields))
     assert flops.decoder_flops(model) == pytest.approx(fields.num_hidden_layers * layer)
+
+
+def test_a_mixture_of_experts_takes_forwards() -> None:
+    assert not supports_static_decoding(base_model("qwen3_moe"))
+    assert all(supports_static_decoding(base_model(kind)) for kind in BASES if kind != "qwen3_moe")
 
 
 def test_layers_without_positions_have_no_frequencies() -> None:
