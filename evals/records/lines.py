@@ -6,7 +6,10 @@ runs recorded before 0.1.0 have no checksum and are taken if they are complete r
 
 from __future__ import annotations
 
+import json
+import re
 import zlib
+from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -25,6 +28,22 @@ ALWAYS_WRITTEN = ("status", "reference", "group", "meta", "audit", "prompt", "tr
 _ADAPTER: TypeAdapter[AnyRecord] = TypeAdapter(Annotated[AnyRecord, Field(discriminator="kind")])
 
 
+_TEXT = rb'("[^"\\]*(?:\\.[^"\\]*)*")'
+_HEAD = re.compile(
+    rb'\{"kind":"sample","cell":%b,"sample":%b,"status":"(ok|failed)","error":(?:null|%b),' % (_TEXT, _TEXT, _TEXT)
+)
+"""How `encode` begins the line of a sample."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Whose record a line is. sample: None for a cold measurement. error: why a sample has no score."""
+
+    cell: str
+    sample: str | None
+    error: str | None = None
+
+
 class Damaged(ValueError):
     """A line that is not the record that was written."""
 
@@ -41,14 +60,44 @@ def encode(record: AnyRecord) -> bytes:
     return b'%b%b%08x"}\n' % (body[:-1], CHECK, zlib.crc32(body))
 
 
+def head(line: bytes) -> Head:
+    """Whose record a line is, at a tenth of the time of `decode`: what a fitting checksum covers is what we wrote.
+
+    Raises Damaged with the reason where the line is not what was written.
+    """
+    body = _checked(line)
+    found = _HEAD.match(body) if body is not None else None
+    if found is not None:
+        error = None
+        if found[3] == b"failed":
+            error = _text(found[4]) if found[4] else "it failed"
+        return Head(_text(found[1]), _text(found[2]), error)
+    record = decode(line)
+    if isinstance(record, PerfRecord):
+        return Head(record.cell, None)
+    return Head(record.cell, record.sample, (record.error or "it failed") if record.status == "failed" else None)
+
+
+def _text(quoted: bytes) -> str:
+    """The string that a JSON literal stands for."""
+    return str(json.loads(quoted)) if b"\\" in quoted else quoted[1:-1].decode()
+
+
+def _checked(line: bytes) -> bytes | None:
+    """A line without its checksum; None where it has none. Raises Damaged where the checksum does not fit."""
+    text = line.rstrip(b"\n")
+    if not text[-CHECK_SIZE:].startswith(CHECK):
+        return None
+    body = text[:-CHECK_SIZE] + b"}"
+    if text[-10:-2] != b"%08x" % zlib.crc32(body):
+        raise Damaged("its checksum does not fit")
+    return body
+
+
 def decode(line: bytes) -> AnyRecord:
     """The record of a line. Raises Damaged with the reason where it is not what was written."""
-    text = line.rstrip(b"\n")
-    if text[-CHECK_SIZE:].startswith(CHECK):
-        body = text[:-CHECK_SIZE] + b"}"
-        if text[-10:-2] != b"%08x" % zlib.crc32(body):
-            raise Damaged("its checksum does not fit")
-        text = body
+    body = _checked(line)
+    text = line.rstrip(b"\n") if body is None else body
     try:
         record = _ADAPTER.validate_json(text, strict=True)
     except ValidationError as error:

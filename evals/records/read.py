@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from evals.errors import UserError, unreadable
-from evals.records.lines import AnyRecord, Damaged, decode
+from evals.records.lines import AnyRecord, Damaged, Head, decode, head
 from evals.records.models import RunMeta
 from sharedllm.validation import misfit
 
@@ -67,22 +67,47 @@ def _fault(error: ValidationError) -> str:
     return f"does not fit at {found.place}: {found.reason}"
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a line is, and whose record it holds; None where it is damaged."""
+
+    number: int
+    offset: int
+    head: Head | None
+
+
 def read_lines(folder: Path) -> Iterator[Line]:
     """Every complete line of `samples.jsonl`; a last line without its end (a write cut short) is left out.
 
     Raises UserError where the file cannot be read.
     """
+    for number, raw in enumerate(_raw_lines(folder), 1):
+        try:
+            yield Line(number, raw, decode(raw))
+        except Damaged as damage:
+            yield Line(number, raw, None, str(damage))
+
+
+def read_places(folder: Path) -> Iterator[Place]:
+    """Where the record of each sample is, without reading all of it: for runs that do not fit into memory."""
+    offset = 0
+    for number, raw in enumerate(_raw_lines(folder), 1):
+        try:
+            yield Place(number, offset, head(raw))
+        except Damaged:
+            yield Place(number, offset, None)
+        offset += len(raw)
+
+
+def _raw_lines(folder: Path) -> Iterator[bytes]:
     path = folder / SAMPLES_FILE
     try:
         _require_file(path)
         with path.open("rb") as file:
-            for number, raw in enumerate(file, 1):
+            for raw in file:
                 if not raw.endswith(b"\n"):
                     return
-                try:
-                    yield Line(number, raw, decode(raw))
-                except Damaged as damage:
-                    yield Line(number, raw, None, str(damage))
+                yield raw
     except FileNotFoundError:
         return
     except OSError as error:

@@ -14,11 +14,10 @@ import numpy as np
 import pandas as pd
 
 from evals.records.json import Json
+from evals.report.digest import task_of
 from evals.report.frames import Data
-from evals.report.load import task_of
 from evals.report.pairs import by_mean
 from evals.report.stats.bootstrap import DRAWS, drawn_means
-from evals.report.stats.clusters import cluster_codes, has_finite, metric_table
 from evals.report.stats.interval import LEVEL, Floats
 from evals.report.tables import Table
 from evals.tasks.base import Task
@@ -109,12 +108,11 @@ def _point(data: Data, row: Mapping[str, Any]) -> Point | None:
     task = task_of(data.run.cells[row["cell"]])
     if not isinstance(task, Task) or not by_mean(task):
         return None
-    samples = [s for s in data.run.scored(row["cell"]) if has_finite(s) and row["metric"] in s.metrics]
-    if not samples:
+    digest = data.run.digest(row["cell"])
+    values, codes = digest.counted, digest.counted_codes
+    if not len(values):
         return LOST if row["status"] == "oom" else None
-    values = metric_table(samples, [row["metric"], "chance"])
-    codes, contexts = cluster_codes(samples)
-    given = values[:, 1]
+    contexts, given = int(codes.max()) + 1, values[:, 1]
     chance = task.chance if np.isnan(given).any() else float(given.mean())
     return Point(float(values[:, 0].mean()), drawn_means(values[:, 0], codes, row["cell"]), contexts, chance)
 

@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from evals import registry
 from evals.errors import UserError
 from evals.records.json import Json, dumps
-from evals.records.models import CellState, Control, ModelEntry, PerfRecord, RunMeta, SampleRecord, not_finite
-from evals.records.read import SAMPLES_FILE, Line, is_torn, read_lines, read_run
-from evals.tasks.base import BaseTask
-from evals.tasks.common.source import DataSource
-from sharedllm.validation import validate
+from evals.records.models import CellState, Control, ModelEntry, PerfRecord, RunMeta, SampleRecord
+from evals.records.read import SAMPLES_FILE, Place, is_torn, read_places, read_run
+from evals.report.digest import Digest
+from evals.report.stored import Lines, StoredSamples
 
 
 @dataclass(frozen=True)
 class Run:
     """One run, or several merged.
 
-    meta: `run.json`. samples: of each cell the newest record of every sample, in the order first seen.
-    perf: of each cell the newest cold measurement. notes: sentences about lines that were left out, of which
-    `left_out` were complete lines: damaged, or of a cell that the run does not have.
+    meta: `run.json`. samples: of each cell the newest record of every sample, in the order first seen; they are read
+    from the disk whenever they are asked for. perf: of each cell the newest cold measurement. notes: sentences about
+    lines that were left out, of which `left_out` were complete lines: damaged, or of a cell that the run does not have.
     """
 
     path: Path
     meta: RunMeta
-    samples: dict[str, list[SampleRecord]]
+    samples: dict[str, Sequence[SampleRecord]]
     perf: dict[str, PerfRecord]
     notes: list[str] = field(default_factory=list)
     left_out: int = 0
+    _digests: dict[str, Digest] = field(default_factory=dict)
 
     @property
     def cells(self) -> dict[str, CellState]:
@@ -45,6 +45,12 @@ class Run:
     def fairness(self, model: str) -> Json:
         """What a model was allowed to use; empty for a model that was never loaded."""
         return self.models[model].fairness if model in self.models else {}
+
+    def digest(self, cell: str) -> Digest:
+        """What the report needs of the samples of a cell. Raises UserError where its task is not installed."""
+        if cell not in self._digests:
+            self._digests[cell] = Digest.of(self.cells[cell], self.samples.get(cell, ()))
+        return self._digests[cell]
 
     def scored(self, cell: str, control: Control = "own") -> list[SampleRecord]:
         """The samples of a cell that have metrics, of the questions asked with that context (`--context`)."""
@@ -72,20 +78,25 @@ def merge(runs: Sequence[Run], path: Path) -> Run:
         for cell, state in run.cells.items():
             merged.cells[cell] = state.model_copy(update={"model": names.get(state.model, state.model)})
         for cell, samples in run.samples.items():
-            known = {s.sample: s for s in merged.samples.get(cell, [])}
-            merged.samples[cell] = list({**known, **{s.sample: s for s in samples}}.values())
+            merged.samples[cell] = _together(cell, merged.samples[cell], samples) if cell in merged.samples else samples
         merged.perf.update(run.perf)
         merged.notes.extend(run.notes)
         merged.meta.merged.append({"path": run.path.name, "environment": run.meta.environment})
     return merged
 
 
-def task_of(cell: CellState) -> BaseTask:
-    """The task that a cell was scored with. Raises UserError where it is not installed or takes other settings now."""
-    name, _, subset = cell.task.partition(":")
-    cls = registry.task(name)
-    settings = validate(cls.settings_model, cell.settings, f"the recorded task {cell.task}")
-    return cls(subset or None, settings, DataSource())
+def _together(cell: str, first: Sequence[SampleRecord], second: Sequence[SampleRecord]) -> list[SampleRecord]:
+    """The samples of a cell that two runs have. Raises UserError where they answered one of them differently."""
+    known = {sample.sample: sample for sample in first}
+    for sample in second:
+        other = known.get(sample.sample, sample)
+        if other.model_copy(update={"seconds": sample.seconds}) != sample:
+            raise UserError(
+                f"The cell {cell} is in two of the runs with different records (sample {sample.sample}): leave one of "
+                "the runs out."
+            )
+        known[sample.sample] = sample
+    return list(known.values())
 
 
 def _identity(model: ModelEntry) -> str:
@@ -93,34 +104,28 @@ def _identity(model: ModelEntry) -> str:
 
 
 def _collect(path: Path, meta: RunMeta) -> Run:
-    samples: dict[str, dict[str, SampleRecord]] = {}
+    found: dict[str, dict[int, int]] = {}  # cell -> hash of a sample's id -> where its newest record is
     perf: dict[str, PerfRecord] = {}
-    damaged: list[Line] = []
+    damaged: list[Place] = []
     strange: list[str] = []
-    for line in read_lines(path):
-        record = line.record
-        if record is None:
-            damaged.append(line)
-        elif record.cell not in meta.cells:
-            strange.append(record.cell)
-        elif isinstance(record, PerfRecord):
-            perf[record.cell] = record
+    lines = Lines(path / SAMPLES_FILE)
+    for place in read_places(path):
+        head = place.head
+        if head is None:
+            damaged.append(place)
+        elif head.cell not in meta.cells:
+            strange.append(head.cell)
+        elif head.sample is None:
+            perf[head.cell] = lines.perf(place.offset)
         else:
-            samples.setdefault(record.cell, {})[record.sample] = _checked(record)
+            found.setdefault(head.cell, {})[hash(head.sample)] = place.offset
+    samples = {cell: StoredSamples(lines, array("Q", offsets.values())) for cell, offsets in found.items()}
     notes = _missing(meta, samples)
     notes += [f"The cell {cell} is not in run.json of {path} and is left out." for cell in dict.fromkeys(strange)]
-    kept = {c: list(s.values()) for c, s in samples.items()}
-    return Run(path, meta, kept, perf, _damage(path, damaged) + notes, len(damaged) + len(strange))
+    return Run(path, meta, dict(samples), perf, _damage(path, damaged) + notes, len(damaged) + len(strange))
 
 
-def _checked(record: SampleRecord) -> SampleRecord:
-    """A sample whose metrics are not all finite failed: runs recorded before 0.1.0 call it ok."""
-    if record.status == "ok" and (fault := not_finite(record.metrics)):
-        return record.model_copy(update={"status": "failed", "error": fault})
-    return record
-
-
-def _missing(meta: RunMeta, samples: Mapping[str, Mapping[str, SampleRecord]]) -> list[str]:
+def _missing(meta: RunMeta, samples: Mapping[str, Sized]) -> list[str]:
     """Notes about cells that lack records of a complete pass; such a cell is pending again."""
     notes = []
     for cell, state in meta.cells.items():
@@ -133,7 +138,7 @@ def _missing(meta: RunMeta, samples: Mapping[str, Mapping[str, SampleRecord]]) -
     return notes
 
 
-def _damage(path: Path, damaged: Sequence[Line]) -> list[str]:
+def _damage(path: Path, damaged: Sequence[Place]) -> list[str]:
     """Notes about lines that could not be read."""
     file, notes = path / SAMPLES_FILE, []
     if is_torn(path):

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 from evals.records.models import CellState
 from evals.report.load import Run
-from evals.report.stats.clusters import has_finite
 
 MOST_LINES = 20
 
@@ -19,14 +16,10 @@ def missing(run: Run) -> list[str]:
 
 
 def _left_out(run: Run, cell: str, state: CellState) -> str:
-    samples = run.samples.get(cell, [])
-    reasons = Counter(
-        "failed" if sample.status != "ok" else "without a finite score"
-        for sample in samples
-        if sample.status != "ok" or not has_finite(sample)
-    )
+    digest = run.digest(cell)
+    reasons = digest.left_out
     if not reasons:
         return ""
     where = state.task + ("" if state.length is None else f" at {state.length} tokens")
     why = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
-    return f"{where}, {state.model}: {reasons.total()} of {len(samples)} samples do not count ({why})."
+    return f"{where}, {state.model}: {reasons.total()} of {digest.total} samples do not count ({why})."

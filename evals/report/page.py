@@ -11,9 +11,9 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
-from itertools import chain, zip_longest
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from evals.records.json import Json, dumps
+from evals.records.models import SampleRecord
 from evals.report.frames import Data
 from evals.report.load import Run
 from evals.report.missing import missing
@@ -97,24 +98,30 @@ def embedded(run: Run) -> tuple[list[Json], str]:
 
     Where there are too many, the cells take turns with their first samples, so that each cell is represented.
     """
-    everything = list(chain.from_iterable(run.samples.values()))
-    taken: list[Json] = []
+    total = sum(map(len, run.samples.values()))
+    taken: dict[str, list[Json]] = {cell: [] for cell in run.samples}
     characters = 0
-    in_turn = (s for row in zip_longest(*run.samples.values()) for s in row if s is not None)
-    for sample in in_turn:
+    for cell, sample in islice(_in_turn(run), MOST_SAMPLES):
         chosen = sample.model_dump(include=FIELDS)
         characters += len(dumps(chosen))
-        if len(taken) == MOST_SAMPLES or characters > MOST_CHARACTERS:
+        if characters > MOST_CHARACTERS:
             break
-        taken.append(chosen)
-    order = {(s.cell, s.sample): i for i, s in enumerate(everything)}
-    taken.sort(key=lambda s: order[s["cell"], s["sample"]])
-    missing = len(everything) - len(taken)
+        taken[cell].append(chosen)
+    held = list(chain.from_iterable(taken.values()))
+    missing = total - len(held)
     note = (
-        f"{missing} of {len(everything)} samples are left out to keep this page fast. All of them are in samples.jsonl "
+        f"{missing} of {total} samples are left out to keep this page fast. All of them are in samples.jsonl "
         "and count in every number on this page."
     )
-    return taken, note if missing else ""
+    return held, note if missing else ""
+
+
+def _in_turn(run: Run) -> Iterator[tuple[str, SampleRecord]]:
+    """The first sample of each cell, then the second of each, ..."""
+    for position in range(max(map(len, run.samples.values()), default=0)):
+        for cell, samples in run.samples.items():
+            if position < len(samples):
+                yield cell, samples[position]
 
 
 def script_json(value: Any) -> Markup:

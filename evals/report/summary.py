@@ -8,16 +8,9 @@ from typing import Any
 import pandas as pd
 
 from evals.errors import UserError
-from evals.records.models import CellState, PerfRecord, SampleRecord
-from evals.report.gain import context_use
-from evals.report.load import Run, task_of
-from evals.report.pairs import by_mean
+from evals.records.models import CellState, PerfRecord
+from evals.report.load import Run
 from evals.report.stats import Interval
-from evals.report.stats.clusters import cluster_codes, has_finite
-from evals.report.stats.means import mean_intervals
-from evals.report.stats.statistics import statistic_intervals
-from evals.tasks.base import BaseTask
-from evals.tasks.controls import CONTROLS
 
 GIB = 1 << 30
 FIRST = ["model", "task", "length", "status", "n"]
@@ -43,15 +36,6 @@ def summarize(run: Run) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=[*FIRST, *metrics, *COST, *LAST])
     whole = dict.fromkeys(("length", "max_context", "n", "groups", "gain_n"), "Int64")
     return frame.astype({**whole, "tests_context": "boolean"})
-
-
-def cell_intervals(task: BaseTask, samples: list[SampleRecord]) -> dict[str, Interval]:
-    """Metrics of a cell as its task defines them, with intervals over samples clustered by group."""
-    if not samples:
-        return {}
-    if by_mean(task):
-        return mean_intervals(samples)
-    return statistic_intervals(samples, task.summarize)
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -87,17 +71,15 @@ def score(row: Any) -> Interval:
 
 
 def _row(run: Run, cell: str, state: CellState) -> dict[str, Any]:
-    asked = {control: [s for s in run.scored(cell, control) if has_finite(s)] for control in CONTROLS}
-    samples, task, perf = asked["own"], task_of(state), run.perf.get(cell)
-    use = context_use(task, state, asked)
+    digest, perf = run.digest(cell), run.perf.get(cell)
     row: dict[str, Any] = {
         "model": state.model,
         "task": state.task,
         "length": state.length,
         "status": _status(state, perf),
-        "n": len(samples),
+        "n": digest.n,
     }
-    for name, found in {**cell_intervals(task, samples), **use.metrics}.items():
+    for name, found in {**digest.intervals, **digest.use.metrics}.items():
         if name in RESERVED:
             raise UserError(
                 f"The cell {cell} of {run.path} ({state.task}) has a metric '{name}', a column of every report."
@@ -107,9 +89,9 @@ def _row(run: Run, cell: str, state: CellState) -> dict[str, Any]:
         row |= {name: getattr(perf, name) for name in COST if not name.endswith("_gib")}
         row |= {f"{name}_gib": size / GIB for name in ("peak", "state") if (size := getattr(perf, f"{name}_bytes"))}
     row |= {name: getattr(state, name) for name in ("metric", "higher_is_better", "max_context")}
-    if use.pairs:
-        row["gain_n"] = use.pairs
-    return row | {"groups": cluster_codes(samples)[1] if samples else 0, "tests_context": use.tested, "cell": cell}
+    if digest.use.pairs:
+        row["gain_n"] = digest.use.pairs
+    return row | {"groups": digest.groups, "tests_context": digest.use.tested, "cell": cell}
 
 
 def _status(state: CellState, perf: PerfRecord | None) -> str:

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evals.records.models import SampleRecord
-from evals.report.stats.clusters import ClusteredMean, cluster_codes, clustered_mean, metric_table
-from evals.report.stats.interval import Floats, Interval
+from evals.report.stats.clusters import ClusteredMean, clustered_mean
+from evals.report.stats.interval import Codes, Floats, Interval
 from evals.report.stats.means import mean_interval, plain, share
 from evals.tasks.common.view import View
 
@@ -18,11 +17,11 @@ Views = Callable[[Mapping[str, float]], Sequence[View]]
 
 @dataclass(frozen=True)
 class Scored:
-    """The score of one data set, a mean over its samples, and what it is the mean of."""
+    """The score of one data set, and the values and clusters of its samples, whose mean it is."""
 
     score: float
-    metric: str
-    samples: Sequence[SampleRecord]
+    values: Floats
+    codes: Codes
 
 
 def view_intervals(views: Views, found: Mapping[str, Scored]) -> list[tuple[View, dict[str, Interval]]]:
@@ -49,8 +48,7 @@ def _by_id(views: Sequence[View]) -> dict[str, Mapping[str, float]]:
 
 
 def _mean(scored: Scored) -> tuple[Floats, ClusteredMean]:
-    values = metric_table(scored.samples, [scored.metric])[:, 0]
-    return values, clustered_mean(values, cluster_codes(scored.samples)[0])
+    return scored.values, clustered_mean(scored.values, scored.codes)
 
 
 def _interval(value: float, parts: Sequence[tuple[float, Floats, ClusteredMean]]) -> Interval:

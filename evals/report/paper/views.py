@@ -36,8 +36,9 @@ def tables(data: Data) -> Iterator[Table]:
         titles: dict[str, str] = {}
         for (model, length), mine in cells.groupby(["model", cells["length"].fillna(0)], sort=False):
             found = {
-                row["task"].partition(":")[2]: Scored(row["score"], row["metric"], data.run.scored(row["cell"]))
+                row["task"].partition(":")[2]: Scored(row["score"], digest.values, digest.codes)
                 for row in mine.to_dict("records")
+                for digest in [data.run.digest(row["cell"])]
             }
             for view, columns in view_intervals(task.views, found):
                 shown = {CATEGORIES.get(c, c): percent(v) for c, v in columns.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -37,10 +36,9 @@ def figures(data: Data) -> Iterator[tuple[str, str, Figure]]:
 def grid(data: Data, rows: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Mean score for each model, length and depth (in percent of the context; tenths where there are many)."""
     points = [
-        (row.model, row.length, float(s.meta["depth"]), s.metrics[metric])
+        (row.model, row.length, float(depth), float(score))
         for row in rows.itertuples()
-        for s in data.run.scored(str(row.cell))
-        if isinstance(s.meta.get("depth"), int | float) and math.isfinite(s.metrics.get(metric, math.nan))
+        for depth, score in data.run.digest(str(row.cell)).depths
     ]
     frame = pd.DataFrame(points, columns=["model", "length", "depth", "score"])
     frame["depth"] = gathered(frame["depth"])

@@ -5,6 +5,7 @@ Shapes: S samples, K metrics, G clusters.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,7 +33,7 @@ def metric_table(samples: Sequence[SampleRecord], names: Sequence[str]) -> Float
 def has_finite(sample: SampleRecord, metric: str | None = None) -> bool:
     """Whether a metric of a sample is there and finite; without `metric`, all that it has."""
     names = list(sample.metrics) if metric is None else [metric]
-    return bool(names) and bool(np.isfinite(metric_table([sample], names)).all())
+    return bool(names) and all(math.isfinite(sample.metrics.get(name, math.nan)) for name in names)
 
 
 @dataclass(frozen=True)

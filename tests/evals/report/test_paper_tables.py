@@ -21,6 +21,7 @@ from evals.report.paper import overheads, perplexity, variants, views
 from evals.report.paper.axes import axes
 from evals.report.paper.view_intervals import Scored, view_intervals
 from evals.report.plots import ablation
+from evals.report.stats.clusters import cluster_codes, metric_table
 from evals.report.stats.means import mean_intervals
 from evals.tasks.common.view import View
 
@@ -136,13 +137,17 @@ def test_longbench_view_is_the_papers(tmp_path) -> None:
     ] == "30.93"  # fmt: skip
 
 
-def scored(values, groups=None):
+def samples(values, groups=None):
     names = groups or [str(i) for i in range(len(values))]
-    rows = [
+    return [
         SampleRecord(cell="c", sample=str(i), group=names[i], metrics={"score": v}, output=Answer(text="", tokens=0))
         for i, v in enumerate(values)
     ]
-    return Scored(float(np.mean(values)), "score", rows)
+
+
+def scored(rows):
+    values = metric_table(rows, ["score"])[:, 0]
+    return Scored(float(np.mean(values)), values, cluster_codes(rows)[0])
 
 
 def intervals_of_one_and_both(found):
@@ -158,10 +163,11 @@ def intervals_of_one_and_both(found):
 def test_intervals_of_averages_over_data_sets() -> None:
     """A column of one data set has that data set's own interval; a mean of two has the root of their variances."""
     rng = np.random.default_rng(0)
-    found = {"a": scored(rng.normal(0.2, 0.1, 40)), "b": scored(rng.normal(0.7, 0.4, 10))}
+    rows = {"a": samples(rng.normal(0.2, 0.1, 40)), "b": samples(rng.normal(0.7, 0.4, 10))}
+    found = {name: scored(mine) for name, mine in rows.items()}
     views = intervals_of_one_and_both(found)
-    assert views["one"] == mean_intervals(found["a"].samples)["score"]
-    variances = [np.var([r.metrics["score"] for r in x.samples], ddof=1) / len(x.samples) for x in found.values()]
+    assert views["one"] == mean_intervals(rows["a"])["score"]
+    variances = [np.var([r.metrics["score"] for r in mine], ddof=1) / len(mine) for mine in rows.values()]
     assert views["both"].se == pytest.approx(np.sqrt(sum(variances)) / 2, rel=0.05)
     assert views["both"].estimate == pytest.approx((found["a"].score + found["b"].score) / 2)
     parts = np.array(variances) / 4
@@ -171,7 +177,7 @@ def test_intervals_of_averages_over_data_sets() -> None:
 
 
 def test_an_average_has_no_interval_where_one_data_set_has_one_context() -> None:
-    found = {"a": scored([0.1, 0.5, 0.9]), "b": scored([0.0, 1.0], groups=["same", "same"])}
+    found = {"a": scored(samples([0.1, 0.5, 0.9])), "b": scored(samples([0.0, 1.0], groups=["same", "same"]))}
     views = intervals_of_one_and_both(found)
     assert np.isnan(views["both"].low)
     assert not np.isnan(views["one"].low)

@@ -13,8 +13,9 @@ from fixtures.synthetic_run import LENGTHS, MODELS, write_run
 from evals import report
 from evals.cli.report import main
 from evals.errors import UserError
+from evals.report.digest import task_of
 from evals.report.frames import Data
-from evals.report.load import load, merge, task_of
+from evals.report.load import load, merge
 from evals.report.stats import Interval
 from evals.report.tables import Table, hints, summary_table
 
@@ -196,6 +197,7 @@ def test_samples_without_a_finite_score_never_take_a_report_down(tmp_path, value
     """One cell that holds nothing else, one that holds some; the page and the summary say so."""
     run = load(write_run(tmp_path, samples=4))
     (whole, *_), (part, *_) = ([c for c, r in run.cells.items() if r.task == task] for task in ("perplexity", "needle"))
+    run.samples.update({cell: list(run.samples[cell]) for cell in (whole, part)})
     for sample in [*run.samples[whole], run.samples[part][0]]:
         sample.metrics = dict.fromkeys(sample.metrics, value)
     summary = report.write(run, tmp_path / "out").set_index("cell")
@@ -213,8 +215,8 @@ def test_samples_without_a_finite_score_never_take_a_report_down(tmp_path, value
 
 def test_failed_samples_are_counted_on_the_page(tmp_path) -> None:
     run = load(write_run(tmp_path, samples=4, tasks=("longbench:qasper",)))
-    sample = next(iter(run.samples.values()))[0]
-    sample.status, sample.metrics = "failed", {}
+    cell, samples = next(iter(run.samples.items()))
+    run.samples[cell] = [samples[0].model_copy(update={"status": "failed", "metrics": {}}), *samples[1:]]
     report.write(run, tmp_path / "out")
     assert "1 of 4 samples do not count (1 failed)" in (tmp_path / "out" / "report.html").read_text()
 

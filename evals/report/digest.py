@@ -1,0 +1,110 @@
+"""What a report needs of the samples of a cell: numbers that stay in memory when the samples do not."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from evals import registry
+from evals.records.models import CellState, SampleRecord
+from evals.records.seconds import sample_seconds
+from evals.report.gain import ContextUse, context_use
+from evals.report.pairs import by_mean
+from evals.report.stats import Interval
+from evals.report.stats.clusters import cluster_codes, has_finite, metric_table
+from evals.report.stats.interval import Codes, Floats
+from evals.report.stats.means import mean_intervals
+from evals.report.stats.statistics import statistic_intervals
+from evals.tasks.base import BaseTask
+from evals.tasks.common.source import DataSource
+from evals.tasks.controls import CONTROLS
+from sharedllm.validation import validate
+
+
+@dataclass(frozen=True)
+class Digest:
+    """The samples of one cell, summarized.
+
+    total: all of them. left_out: how many do not count, by reason. seconds: of reading and answering all.
+
+    Of questions with their own context: n, groups: those whose metrics are all finite, and clusters among them.
+    intervals: the cell's metrics over these. use: against the other contexts, where they were asked too. counted,
+    counted_codes: first metric and `chance` of these, if they have the first metric (N, 2), and their clusters (N,).
+    values, codes: the first metric of every sample that was scored (S,), NaN where it lacks it, and its cluster.
+    depths: place of the needle in percent and first metric of samples that have both (S, 2).
+    """
+
+    total: int
+    left_out: Counter[str]
+    seconds: float
+    n: int
+    groups: int
+    intervals: dict[str, Interval]
+    use: ContextUse
+    counted: Floats
+    counted_codes: Codes
+    values: Floats
+    codes: Codes
+    depths: Floats
+
+    @classmethod
+    def of(cls, state: CellState, samples: Iterable[SampleRecord]) -> Digest:
+        """Raises UserError where the cell's task is not installed or takes other settings now."""
+        everything, task, metric = list(samples), task_of(state), state.metric
+        scored = [s for s in everything if s.status == "ok" and s.control == "own"]
+        finite = [s for s in everything if s.status == "ok" and has_finite(s)]
+        asked = {control: [s for s in finite if s.control == control] for control in CONTROLS}
+        counted = asked["own"]
+        with_metric = [s for s in counted if metric in s.metrics]
+        return cls(
+            total=len(everything),
+            left_out=_left_out(everything),
+            seconds=sum(map(sample_seconds, everything)),
+            n=len(counted),
+            groups=cluster_codes(counted)[1] if counted else 0,
+            intervals=cell_intervals(task, counted),
+            use=context_use(task, state, asked),
+            counted=metric_table(with_metric, [metric, "chance"]),
+            counted_codes=cluster_codes(with_metric)[0],
+            values=metric_table(scored, [metric])[:, 0],
+            codes=cluster_codes(scored)[0],
+            depths=_depths(scored, metric),
+        )
+
+
+def task_of(cell: CellState) -> BaseTask:
+    """The task that a cell was scored with. Raises UserError where it is not installed or takes other settings now."""
+    name, _, subset = cell.task.partition(":")
+    cls = registry.task(name)
+    settings = validate(cls.settings_model, cell.settings, f"the recorded task {cell.task}")
+    return cls(subset or None, settings, DataSource())
+
+
+def cell_intervals(task: BaseTask, samples: Sequence[SampleRecord]) -> dict[str, Interval]:
+    """Metrics of a cell as its task defines them, with intervals over samples clustered by group."""
+    if not samples:
+        return {}
+    if by_mean(task):
+        return mean_intervals(samples)
+    return statistic_intervals(samples, task.summarize)
+
+
+def _left_out(samples: Iterable[SampleRecord]) -> Counter[str]:
+    return Counter(
+        "failed" if sample.status != "ok" else "without a finite score"
+        for sample in samples
+        if sample.status != "ok" or not has_finite(sample)
+    )
+
+
+def _depths(samples: Iterable[SampleRecord], metric: str) -> Floats:
+    points = [
+        (float(s.meta["depth"]), s.metrics[metric])
+        for s in samples
+        if isinstance(s.meta.get("depth"), int | float) and math.isfinite(s.metrics.get(metric, math.nan))
+    ]
+    return np.array(points, dtype=float).reshape(-1, 2)
