@@ -158,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--cells", type=int, default=500)
     parser.add_argument("--samples", type=int, default=50_000)
     parser.add_argument("--steps", default="write,resume,report", help="which of them, in this order")
-    parser.add_argument("--no-plots", action="store_true", help="a report without plots, which take as long as a grid is wide")
+    parser.add_argument("--no-plots", action="store_true", help="a report without plots")
     parser.add_argument("--output", type=Path, required=True, help="an empty folder")
     chosen = parser.parse_args(arguments)
     found = {}

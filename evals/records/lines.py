@@ -68,11 +68,13 @@ def head(line: bytes) -> Head:
     body = _checked(line)
     found = _HEAD.match(body) if body is not None else None
     if found is not None:
-        error = None
-        if found[3] == b"failed":
-            error = _text(found[4]) if found[4] else "it failed"
-        return Head(_text(found[1]), _text(found[2]), error)
-    record = decode(line)
+        error = (_text(found[4]) if found[4] else "") or "it failed"
+        return Head(_text(found[1]), _text(found[2]), error if found[3] == b"failed" else None)
+    return head_of(decode(line))
+
+
+def head_of(record: AnyRecord) -> Head:
+    """Whose record it is."""
     if isinstance(record, PerfRecord):
         return Head(record.cell, None)
     return Head(record.cell, record.sample, (record.error or "it failed") if record.status == "failed" else None)

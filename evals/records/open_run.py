@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from evals.records.lines import AnyRecord
-from evals.records.models import RunMeta, SampleRecord
+from evals.records.lines import AnyRecord, Head, head_of
+from evals.records.models import RunMeta
 
 
 class OpenRun(ABC):
@@ -41,12 +41,22 @@ class OpenRun(ABC):
 
     def note(self, record: AnyRecord) -> None:
         """Remember that a record was written."""
-        if isinstance(record, SampleRecord):
-            self.samples.setdefault(record.cell, set()).add(record.sample)
-            if record.status == "failed":
-                self.failed.setdefault(record.cell, {})[record.sample] = record.error or "it failed"
-        else:
-            self.perf.add(record.cell)
+        self.note_head(head_of(record))
+
+    def note_head(self, head: Head) -> None:
+        """Remember that this record was written."""
+        if head.sample is None:
+            self.perf.add(head.cell)
+            return
+        self.samples.setdefault(head.cell, set()).add(head.sample)
+        if head.error is not None:
+            self.failed.setdefault(head.cell, {})[head.sample] = head.error
+
+    def has(self, head: Head) -> bool:
+        """Whether this record was written before."""
+        if head.sample is None:
+            return head.cell in self.perf
+        return head.sample in self.samples.get(head.cell, ())
 
     def clear(self) -> None:
         """Remember no record."""

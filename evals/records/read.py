@@ -69,11 +69,12 @@ def _fault(error: ValidationError) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a line is, and whose record it holds; None where it is damaged."""
+    """Where a line is, and whose record it holds or why it holds none."""
 
     number: int
     offset: int
     head: Head | None
+    damage: str = ""
 
 
 def read_lines(folder: Path) -> Iterator[Line]:
@@ -94,8 +95,8 @@ def read_places(folder: Path) -> Iterator[Place]:
     for number, raw in enumerate(_raw_lines(folder), 1):
         try:
             yield Place(number, offset, head(raw))
-        except Damaged:
-            yield Place(number, offset, None)
+        except Damaged as damage:
+            yield Place(number, offset, None, str(damage))
         offset += len(raw)
 
 

@@ -17,12 +17,12 @@ from typing import Self
 from filelock import FileLock, Timeout
 
 from evals.errors import UserError
-from evals.records.disk import replace_file
+from evals.records.disk import replace_file, replacing
 from evals.records.json import Json, dumps
-from evals.records.lines import AnyRecord, encode
-from evals.records.models import PerfRecord, Resumed, RunMeta
+from evals.records.lines import AnyRecord, encode, head_of
+from evals.records.models import Resumed, RunMeta
 from evals.records.open_run import OpenRun
-from evals.records.read import DAMAGED_FILE, RUN_FILE, SAMPLES_FILE, Line, is_torn, read_lines, read_run
+from evals.records.read import DAMAGED_FILE, RUN_FILE, SAMPLES_FILE, Line, is_torn, read_lines, read_places, read_run
 
 LOCK_FILE = ".lock"
 
@@ -137,37 +137,33 @@ class RunStore(OpenRun):
 
     def _heal(self) -> None:
         """Cut off a torn last line, and set damaged and doubled ones aside."""
-        seen: dict[tuple[str, str], int] = {}
         damaged = False
-        for line in read_lines(self.folder):
-            if line.record is None:
+        for place in read_places(self.folder):
+            if place.head is None or self.has(place.head):
                 damaged = True
-                continue
-            key = _key(line.record)
-            damaged |= key in seen
-            seen[key] = line.number
-            self.note(line.record)
+            else:
+                self.note_head(place.head)
         if damaged:
-            self._rewrite(lambda line: line.damage or _doubled(line, seen))
+            last = {
+                (place.head.cell, place.head.sample): place.number for place in read_places(self.folder) if place.head
+            }
+            self._rewrite(lambda line: line.damage or _doubled(line, last))
         elif is_torn(self.folder):
             self._cut_torn_line()
 
     def _rewrite(self, fault: Callable[[Line], str]) -> None:
         """Keep the lines without a fault; the others go to `samples.damaged.jsonl`. Nothing is ever deleted."""
         self.clear()
-        kept, aside = [], []
-        for line in read_lines(self.folder):
-            if fault(line):
-                aside.append(line.raw)
-            elif line.record:
-                kept.append(line.raw)
-                self.note(line.record)
-        with (self.folder / DAMAGED_FILE).open("ab") as file:
-            file.writelines(aside)
-            file.flush()
-            os.fsync(file.fileno())
-        replace_file(self.folder / SAMPLES_FILE, b"".join(kept))
-        self.healed += len(aside)
+        with replacing(self.folder / SAMPLES_FILE) as kept, (self.folder / DAMAGED_FILE).open("ab") as aside:
+            for line in read_lines(self.folder):
+                if fault(line):
+                    aside.write(line.raw)
+                    self.healed += 1
+                elif line.record:
+                    kept.write(line.raw)
+                    self.note(line.record)
+            aside.flush()
+            os.fsync(aside.fileno())
 
     def _cut_torn_line(self) -> None:
         with (self.folder / SAMPLES_FILE).open("r+b") as file:
@@ -190,11 +186,9 @@ class RunStore(OpenRun):
         )
 
 
-def _key(record: AnyRecord) -> tuple[str, str]:
-    """What may be recorded once: a sample of a cell, the cold measurement of a cell."""
-    return (record.cell, "") if isinstance(record, PerfRecord) else (record.cell, f"sample {record.sample}")
-
-
-def _doubled(line: Line, last: dict[tuple[str, str], int]) -> str:
+def _doubled(line: Line, last: dict[tuple[str, str | None], int]) -> str:
     """A fault where a later line holds the same sample or measurement."""
-    return "doubled" if line.record and last[_key(line.record)] != line.number else ""
+    if line.record is None:
+        return ""
+    head = head_of(line.record)
+    return "doubled" if last[head.cell, head.sample] != line.number else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evals.run.packing import Job, longest_first, pack, wall_seconds
@@ -10,6 +10,7 @@ from evals.run.packing import Job, longest_first, pack, wall_seconds
 SECONDS = st.lists(st.floats(0, 1000), min_size=1, max_size=30)
 
 
+@settings(deadline=None)
 @given(SECONDS, st.integers(1, 9))
 def test_every_job_is_done_once_and_within_the_bound_of_the_rule(seconds: list[float], machines: int) -> None:
     """Graham 1969: at most 4/3 of the optimum, which is at least the mean load and the longest job."""
