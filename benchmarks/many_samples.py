@@ -5,8 +5,8 @@
 
 The records are invented, as large as those of the needle task, and no model is loaded. Each step runs in a process of
 its own: `write` appends through the store (one by one, with an fsync each, then in batches), `resume` opens the run as
-a start of the same command does, `report` writes tables, plots and page. Printed, and written to OUTPUT/many_samples.json:
-seconds, records a second, and the largest resident memory of the process.
+a start of the same command does, `report` writes tables, plots and page. Printed, and written to
+OUTPUT/many_samples.json: seconds, records a second, and CPU time and largest resident memory of the process.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def measured(step: Callable[[Path, int, int], dict[str, float]], *arguments: Any
 
 def _with_memory(step: Callable[[Path, int, int], dict[str, float]], *arguments: Any) -> dict[str, float]:
     found = step(*arguments)
-    return {**found, "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}
+    return {**found, "cpu_s": time.process_time(), "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}
 
 
 STEPS = {"write": write, "resume": resume, "report": report}

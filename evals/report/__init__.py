@@ -37,6 +37,7 @@ def _write(data: Data, folder: Path, threshold: float | None) -> None:
     from evals.report.effective import THRESHOLD, effective_table
     from evals.report.page import write_page
     from evals.report.paper.tables import paper_tables
+    from evals.report.plan import plan_table
     from evals.report.plots import draw
     from evals.report.tables import summary_table
 
@@ -47,8 +48,8 @@ def _write(data: Data, folder: Path, threshold: float | None) -> None:
     lengths = list(effective_table(data, threshold or THRESHOLD))
     summary = "\n".join(table.markdown() for table in [summary_table(data), *lengths])
     (folder / "summary.md").write_text(summary, encoding="utf-8")
-    tables = [*lengths, *paper_tables(data)]
-    for table in tables:
+    tables, plan = [*lengths, *paper_tables(data)], plan_table(data)
+    for table in (*tables, *([plan] if plan else [])):
         table.write(folder / "tables")
     plots = draw(data, folder / "plots")
-    write_page(data, plots, tables, folder / "report.html")
+    write_page(data, plots, tables, folder / "report.html", plan)

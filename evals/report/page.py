@@ -38,7 +38,13 @@ FIELDS = {
 }  # fmt: skip
 
 
-def write_page(data: Data, plots: Sequence[tuple[str, str, Path]], tables: Sequence[Table], path: Path) -> None:
+def write_page(
+    data: Data,
+    plots: Sequence[tuple[str, str, Path]],
+    tables: Sequence[Table],
+    path: Path,
+    plan: Table | None = None,
+) -> None:
     """Write the report of a run to `path`."""
     env = Environment(
         loader=PackageLoader("evals.report", "template"), autoescape=True, undefined=StrictUndefined, finalize=_visible
@@ -56,6 +62,7 @@ def write_page(data: Data, plots: Sequence[tuple[str, str, Path]], tables: Seque
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         plots=[inline(name, caption, file) for name, caption, file in plots],
         tables=[shown(table) for table in tables],
+        plan=shown(plan) if plan else None,
         fairness=shown(fairness_table(data)),
         left_out=left_out,
         environment=json.dumps(background(data.run), indent=1, ensure_ascii=False, default=str),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from shapes import TINY_SHAPE
 from standins import write_preset
@@ -92,6 +93,14 @@ def test_an_earlier_run_corrects_the_estimate_once(tmp_path: Path, command: Call
     assert plans[0].plan["factors"] == {}
     assert second == pytest.approx(first * factor)
     assert any(f"times {factor:.3g}, as measured in" in sentence for sentence in plans[1].plan["assumes"])
+    frame = pd.read_csv(tmp_path / "two" / "tables" / "plan.csv")
+    assert list(frame["model"]) == ["a", "all of these"]
+    assert frame["planned s"].tolist() == pytest.approx([second, second])
+    assert frame["measured s"][0] > 0
+    assert frame["measured / planned"][1] == pytest.approx(frame["measured s"][0] / second)
+    page = (tmp_path / "two" / "report.html").read_text()
+    assert 'id="plan"' in page
+    assert plans[1].plan["assumes"][0] in page
     dry = command(*base, "--output", tmp_path / "two", "--dry-run")
     assert dry.code == 0
     assert dry.last["plan"]["gpu_hours"] > 0
