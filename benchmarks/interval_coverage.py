@@ -3,7 +3,8 @@ detectable: by simulation, with the very functions that reports use.
 
 python benchmarks/interval_coverage.py [--trials 2000] [--seed 0]
 
-Prints two Markdown tables. About four minutes on two cores with the defaults; a margin of 1 % on each entry.
+Prints two Markdown tables. About five minutes on two cores with the defaults; a margin of 1 % on each entry.
+"too few": the report gives no interval for most such cells.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from evals.records.models import Answer, SampleRecord
 from evals.report.stats.clusters import clustered_mean
+from evals.report.stats.interval import Interval
 from evals.report.stats.means import mean_interval
 from evals.report.stats.paired import PairedTest, paired_scores, paired_statistic
 from evals.report.stats.statistics import statistic_intervals
@@ -70,19 +72,37 @@ def graded(rng: np.random.Generator, n: int) -> tuple[Floats, Codes, float]:
     return rng.beta(0.5, 0.8, n), np.arange(n), 0.5 / 1.3
 
 
+def clustered_graded(rng: np.random.Generator, n: int) -> tuple[Floats, Codes, float]:
+    """Such scores in clusters that differ in difficulty."""
+    codes = cluster_of(rng, n, "equal")
+    a, b = 0.5 + rng.beta(2, 2, n), 0.5 + rng.beta(2, 2, n)
+    return rng.beta(a[codes], b[codes]), codes, 0.5
+
+
+def any_share(rng: np.random.Generator, n: int) -> tuple[Floats, Codes, float]:
+    """Independent 0/1 scores whose share is itself drawn: the average over shares, as single ones are covered more
+    and less often by turns (counts are whole numbers).
+    """
+    return binary(rng, n, rng.uniform(0.02, 0.98))
+
+
 def cluster_of(rng: np.random.Generator, n: int, sizes: str) -> Codes:
     """The cluster of each sample: PER_CLUSTER samples each, or geometric sizes with that mean."""
     counts = np.full(n, PER_CLUSTER) if sizes == "equal" else rng.geometric(1 / PER_CLUSTER, n)
     return np.repeat(np.arange(n), counts)
 
 
-def mean_covers(draw: Draw, rng: np.random.Generator, n: int) -> bool:
+def covers(found: Interval, truth: float) -> bool | None:
+    """Whether an interval covers the truth; None where the report gives none."""
+    return found.low <= truth <= found.high if found.known else None
+
+
+def mean_covers(draw: Draw, rng: np.random.Generator, n: int) -> bool | None:
     values, codes, truth = draw(rng, n)
-    found = mean_interval(values, clustered_mean(values, codes))
-    return found.low <= truth <= found.high
+    return covers(mean_interval(values, clustered_mean(values, codes)), truth)
 
 
-def perplexity_covers(rng: np.random.Generator, n: int) -> bool:
+def perplexity_covers(rng: np.random.Generator, n: int) -> bool | None:
     """Documents of unequal length whose losses follow a gamma distribution with a mean of 2 nats."""
     counts = 1 + rng.geometric(0.3, n)
     losses = rng.gamma(8.0, 0.25, n)
@@ -91,8 +111,7 @@ def perplexity_covers(rng: np.random.Generator, n: int) -> bool:
         for document, count in enumerate(counts)
         for i in range(count)
     ]
-    found = statistic_intervals(samples, perplexity)["ppl"]
-    return found.low <= math.exp(2.0) <= found.high
+    return covers(statistic_intervals(samples, perplexity)["ppl"], math.exp(2.0))
 
 
 def record(name: str, group: str, nll: float) -> SampleRecord:
@@ -103,13 +122,15 @@ def perplexity(samples: Sequence[SampleRecord]) -> dict[str, float]:
     return {"ppl": math.exp(sum(s.metrics["nll"] for s in samples) / len(samples))}
 
 
-MEANS: dict[str, Callable[[np.random.Generator, int], bool]] = {
+MEANS: dict[str, Callable[[np.random.Generator, int], bool | None]] = {
     "mean, normal values": partial(mean_covers, normal),
     "mean, clusters of 5": partial(mean_covers, clustered_normal),
     "mean, clusters of unequal size": partial(mean_covers, partial(clustered_normal, sizes="unequal")),
     "mean, exponential values": partial(mean_covers, skewed),
     "perplexity, gamma losses, unequal documents": perplexity_covers,
     "score in 0..1": partial(mean_covers, graded),
+    "score in 0..1, clusters of 5": partial(mean_covers, clustered_graded),
+    "share, all from 0.02 to 0.98": partial(mean_covers, any_share),
     "share of 0.5": partial(mean_covers, partial(binary, share=0.5)),
     "share of 0.3": partial(mean_covers, partial(binary, share=0.3)),
     "share of 0.1": partial(mean_covers, partial(binary, share=0.1)),
@@ -158,6 +179,12 @@ def paired_clustered_binary(rng: np.random.Generator, n: int, difference: float)
     return first, np.where(rng.random(len(codes)) < 0.3, anew, first), codes
 
 
+def gain_binary(rng: np.random.Generator, n: int, difference: float) -> tuple[Floats, Floats, Codes]:
+    """0/1 scores with another context, at a floor of 0.05, and with the own one."""
+    other, own = rng.random(n) < 0.05, rng.random(n) < 0.05 + difference
+    return other.astype(float), own.astype(float), np.arange(n)
+
+
 def test_of(draw: PairedDraw, rng: np.random.Generator, n: int, difference: float) -> PairedTest:
     return paired_scores(*draw(rng, n, difference))
 
@@ -177,16 +204,23 @@ PAIRS: dict[str, Callable[[np.random.Generator, int, float], PairedTest]] = {
     "mean, clusters of unequal size": partial(test_of, paired_clusters),
     "0/1 scores": partial(test_of, paired_binary),
     "0/1 scores, clusters of 5": partial(test_of, paired_clustered_binary),
+    "gain of 0/1 scores": partial(test_of, gain_binary),
     "perplexity": perplexity_test,
 }
-SHIFT = {"mean, normal values": 0.5, "mean, clusters of unequal size": 0.5, "perplexity": 0.5}
+SHIFT = dict.fromkeys(
+    ["mean, normal values", "mean, clusters of unequal size", "gain of 0/1 scores", "perplexity"], 0.5
+)
 """True difference of the coverage column; 0.1 for scores in 0..1."""
 
 
 def simulate_means(name: str, trials: int, seed: int) -> tuple[str, list[float]]:
-    """Coverage of one row at each number of clusters."""
+    """Coverage of one row at each number of clusters; NaN where fewer than half of the cells have an interval."""
     rng = np.random.default_rng([seed, len(name), *name.encode()])
-    return name, [sum(MEANS[name](rng, n) for _ in range(trials)) / trials for n in CLUSTERS]
+    rows = []
+    for n in CLUSTERS:
+        found = [known for _ in range(trials) if (known := MEANS[name](rng, n)) is not None]
+        rows.append(sum(found) / len(found) if len(found) > trials / 2 else math.nan)
+    return name, rows
 
 
 def simulate_pairs(name: str, trials: int, seed: int) -> tuple[str, list[tuple[float, float, float]]]:
@@ -212,7 +246,7 @@ def simulate_pairs(name: str, trials: int, seed: int) -> tuple[str, list[tuple[f
 
 def reachable(name: str, claimed: list[float]) -> bool:
     """Whether the claimed differences exist for this kind of score."""
-    limit = {"0/1 scores": 1.0, "0/1 scores, clusters of 5": 0.18}.get(name, math.inf)
+    limit = {"0/1 scores": 1.0, "0/1 scores, clusters of 5": 0.18, "gain of 0/1 scores": 0.95}.get(name, math.inf)
     return max(claimed) < limit
 
 
@@ -221,22 +255,25 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=2000, help="simulations per entry")
     parser.add_argument("--seed", type=int, default=0, help="seed of the simulations")
     parser.add_argument("--jobs", type=int, default=2, help="worker processes")
+    parser.add_argument("--only", default="", help="rows whose name holds this text")
     chosen = parser.parse_args()
     with ProcessPoolExecutor(chosen.jobs) as executor:
-        means = [executor.submit(simulate_means, name, chosen.trials, chosen.seed) for name in MEANS]
-        pairs = [executor.submit(simulate_pairs, name, chosen.trials, chosen.seed) for name in PAIRS]
+        how = chosen.trials, chosen.seed
+        means = [executor.submit(simulate_means, name, *how) for name in MEANS if chosen.only in name]
+        pairs = [executor.submit(simulate_pairs, name, *how) for name in PAIRS if chosen.only in name]
         head = " | ".join(f"{n}" for n in CLUSTERS)
         print(f"| coverage with this many clusters | {head} |\n| --- |{' ---: |' * len(CLUSTERS)}", flush=True)
         for future in means:
             name, row = future.result()
-            print(f"| {name} | {' | '.join(f'{100 * value:.1f}' for value in row)} |", flush=True)
+            cells = ["too few" if math.isnan(value) else f"{100 * value:.1f}" for value in row]
+            print(f"| {name} | {' | '.join(cells)} |", flush=True)
         print(
             f"\n| `compare`: coverage / false verdicts / power | {head} |\n| --- |{' ---: |' * len(CLUSTERS)}",
             flush=True,
         )
-        for future in pairs:
-            name, rows = future.result()
-            cells = ["/".join("-" if math.isnan(v) else f"{100 * v:.0f}" for v in row) for row in rows]
+        for comparison in pairs:
+            name, rows = comparison.result()
+            cells = ["/".join("-" if math.isnan(v) else f"{100 * v:.0f}" for v in tested) for tested in rows]
             print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 

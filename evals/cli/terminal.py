@@ -35,7 +35,7 @@ def results_table(rows: Sequence[Json]) -> Table:
             + (", context not tested" if row.get("tests_context") is False else ""),
             str(row["n"]),
             f"{first} {_number(metrics[first])}" if first in metrics else "",
-            f"{_number(low)} to {_number(high)}" if low is not None and low != high else "",
+            _interval(low, high) if first in metrics else "",
             ", ".join(f"{name} {_number(metrics[name])}" for name in metrics if name != first and "/" not in name),
             *(_number(row.get(name)) for name in ("ttft_s", "tpot_ms", "peak_gib", "state_gib")),
         )
@@ -81,6 +81,10 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.2g} s"
     return f"{seconds / 60:.2g} min" if seconds < 5400 else f"{seconds / 3600:.3g} h"
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "too few" if low is None else f"{_number(low)} to {_number(high)}"
 
 
 def _number(value: float | None) -> str:

@@ -18,13 +18,11 @@ from evals.report.digest import task_of
 from evals.report.frames import Data
 from evals.report.pairs import by_mean
 from evals.report.stats.bootstrap import DRAWS, drawn_means
-from evals.report.stats.interval import LEVEL, Floats
+from evals.report.stats.interval import FEWEST, LEVEL, Floats
 from evals.report.tables import Table
 from evals.tasks.base import Task
 
 THRESHOLD = 0.85
-FEWEST = 10
-"""Contexts per length from which on the interval is given: fewer are too few to cover (docs/protocols.md)."""
 COLUMNS = ["model", "task", "shortest", "score there", "effective length", "low", "high", "longest", "remark"]
 
 
@@ -83,9 +81,10 @@ def effective_lengths(data: Data, threshold: float = THRESHOLD) -> list[Effectiv
         for row in rows[rows["length"].notna() & rows["higher_is_better"].astype(bool)].to_dict("records"):
             if (point := _point(data, row)) is not None:
                 curves.setdefault(str(row["task"]), {})[int(row["length"])] = point
-        found += [_effective(str(model), task, curve, threshold) for task, curve in curves.items() if _scored(curve)]
+        scored = {task: curve for task, curve in curves.items() if _scored(curve)}
+        found += [effective_length(str(model), task, curve, threshold) for task, curve in scored.items()]
         if len(curves) > 1 and _scored(joined := _mean(list(curves.values()))):
-            found.append(_effective(str(model), f"{family} ({len(curves)} tasks)", joined, threshold))
+            found.append(effective_length(str(model), f"{family} ({len(curves)} tasks)", joined, threshold))
     return found
 
 
@@ -135,7 +134,8 @@ def _mean(curves: Sequence[Mapping[int, Point]]) -> dict[int, Point]:
     }
 
 
-def _effective(model: str, task: str, curve: Mapping[int, Point], threshold: float) -> Effective:
+def effective_length(model: str, task: str, curve: Mapping[int, Point], threshold: float = THRESHOLD) -> Effective:
+    """The effective length of a curve of scores by length in tokens, at least one of them finite."""
     lengths = sorted(curve)
     points = [curve[length] for length in lengths]
     base = points[0]

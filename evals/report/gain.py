@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from evals.records.models import CellState, Control, SampleRecord
 from evals.report.pairs import Pairs, Tested, by_mean, tested
-from evals.report.stats.interval import LEVEL, Interval
+from evals.report.stats.interval import FEWEST, LEVEL, Interval
 from evals.report.stats.means import mean_intervals
+from evals.report.stats.paired import StudentTest
 from evals.tasks.base import BaseTask
 
 GAIN = "gain"
@@ -29,7 +30,8 @@ def context_use(task: BaseTask, state: CellState, samples: Mapping[Control, Sequ
     """What the records of a cell, by control, say about the use of its context.
 
     gain: own minus other, or the reverse where lower scores are better. Its interval is the inversion of the paired
-    test. The two scores of a sample count as one observation, in the cluster of its own context.
+    test; a t test of fewer than FEWEST contexts gives none. The two scores of a sample count as one observation, in
+    the cluster of its own context.
     """
     metric, own = state.metric, samples.get("own", ())
     metrics: dict[str, Interval] = {}
@@ -38,7 +40,8 @@ def context_use(task: BaseTask, state: CellState, samples: Mapping[Control, Sequ
             metrics[f"{metric}_{control}"] = found
     gain = _against(task, metric, own, samples.get("other", ()))
     if gain is not None:
-        low, high = gain.test.limits()
+        few = gain.groups < FEWEST and isinstance(gain.test, StudentTest)
+        low, high = (float("nan"), float("nan")) if few else gain.test.limits()
         estimate = gain.second - gain.first
         found = Interval(estimate, low, high)
         metrics[GAIN] = found if state.higher_is_better else Interval(-estimate, -high, -low)

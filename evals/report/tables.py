@@ -92,12 +92,12 @@ class Table:
 
 
 def text(value: Any) -> str:
-    """A value for readers: four significant digits, the interval in brackets."""
+    """A value for readers: four significant digits; in brackets the interval, or that there are too few contexts."""
     if isinstance(value, Interval):
         if pd.isna(value.estimate):
             return ""
-        around = "" if pd.isna(value.low) else f" [{value.low:.3g}, {value.high:.3g}]"
-        return f"{value.estimate:.4g}{around}"
+        around = "too few" if pd.isna(value.low) else f"{value.low:.3g}, {value.high:.3g}"
+        return f"{value.estimate:.4g} [{around}]"
     if value is None or value is pd.NA or (isinstance(value, float) and pd.isna(value)):
         return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

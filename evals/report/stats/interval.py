@@ -12,6 +12,8 @@ Codes = NDArray[np.int64]
 
 LEVEL = 0.05
 """Two-sided error of every interval and test, before any adjustment."""
+FEWEST = 10
+"""Contexts from which on intervals are given that are not exact: fewer are too few to cover (docs/protocols.md)."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from scipy.special import betainc, ndtri
 
 from evals.records.models import SampleRecord
 from evals.report.stats.clusters import ClusteredMean, cluster_codes, clustered_mean, metric_table
-from evals.report.stats.interval import LEVEL, Floats, Interval
+from evals.report.stats.interval import FEWEST, LEVEL, Floats, Interval
 
 
 def mean_intervals(samples: Sequence[SampleRecord]) -> dict[str, Interval]:
@@ -24,15 +24,12 @@ def mean_intervals(samples: Sequence[SampleRecord]) -> dict[str, Interval]:
     return {name: mean_interval(v, clustered_mean(v, codes_S)) for name, v in columns.items() if not np.isnan(v).all()}
 
 
-ENOUGH = 8
-"""Clusters from which on the values themselves show that a metric stays within 0..1, or above 0."""
-
-
 def mean_interval(values_S: Floats, mean: ClusteredMean) -> Interval:
     """The interval of a mean of `values_S`.
 
     Shares: exact limits. Positive values: t limits of the logarithm, as such values are skewed. Others: t limits. No
-    limits with a single cluster, or where all clusters agree on a value that is not a share.
+    limits with a single cluster, where all clusters agree on a value that is not a share, and with fewer than FEWEST
+    clusters of values that are not shares: t limits of skewed scores do not cover there.
     """
     found = values_S[~np.isnan(values_S)]
     if mean.clusters < 2:
@@ -40,13 +37,15 @@ def mean_interval(values_S: Floats, mean: ClusteredMean) -> Interval:
     if are_shares(found, mean.clusters):
         binary = mean.independent and bool(np.isin(found, [0.0, 1.0]).all())
         return independent_share(mean.value, len(found)) if binary else share(mean)
-    return positive(mean) if found.min() > 0 and mean.clusters >= ENOUGH else plain(mean)
+    if mean.clusters < FEWEST:
+        return Interval(mean.value)
+    return positive(mean) if found.min() > 0 else plain(mean)
 
 
 def are_shares(values_S: Floats, clusters: int) -> bool:
-    """Whether values are scores within 0..1. With few clusters, one value of exactly 0 or 1 has to show it."""
+    """Whether values are scores within 0..1. Of fewer than FEWEST clusters, one value has to be exactly 0 or 1."""
     inside = bool((values_S >= 0).all() and (values_S <= 1).all())
-    return inside and (clusters >= ENOUGH or bool(np.isin(values_S, [0.0, 1.0]).any()))
+    return inside and (clusters >= FEWEST or bool(np.isin(values_S, [0.0, 1.0]).any()))
 
 
 def plain(mean: ClusteredMean) -> Interval:

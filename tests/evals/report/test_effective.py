@@ -7,14 +7,16 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from benchmark_scripts import load as script
 from fixtures.synthetic_run import write_run
 from scipy.stats import beta, kstest
 
 from evals.cli.report import main
-from evals.report.effective import FEWEST, Effective, effective_lengths, effective_table
+from evals.report.effective import Effective, effective_lengths, effective_table
 from evals.report.frames import Data
 from evals.report.load import load
 from evals.report.stats.bootstrap import drawn_means
+from evals.report.stats.interval import FEWEST
 
 SHARED = "synthetic-sharedllm"
 LENGTHS = (8192, 16384, 32768, 65536, 131072)
@@ -131,3 +133,9 @@ def test_the_commands_show_it(tmp_path, capsys) -> None:
     out = capsys.readouterr().out
     assert "Effective length: the score stays at 50 %" in out
     assert json.loads(out.splitlines()[-1])["effective_lengths"][0]["length"] == 131072
+
+
+def test_the_script_that_measures_its_coverage_runs() -> None:
+    covered, right = script("effective_length_coverage").simulate(20, 1, 40, 0)
+    assert 0.8 < covered <= 1
+    assert 0.2 < right < covered

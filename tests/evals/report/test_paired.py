@@ -121,6 +121,8 @@ def test_the_level_of_the_intervals_gives_holms_verdicts(p_values) -> None:
 def test_the_script_that_measures_coverage_runs() -> None:
     script = load("interval_coverage")
     for name in script.MEANS:
-        assert all(0.5 <= covered <= 1 for covered in script.simulate_means(name, 12, 0)[1])
+        covered = script.simulate_means(name, 12, 0)[1]
+        assert all(0.5 <= share <= 1 for share in covered[3:])  # from ten contexts on
+        assert all(math.isnan(share) or share >= 0.5 for share in covered[:3])
     _, rows = script.simulate_pairs("0/1 scores", 12, 0)
     assert all(0.5 <= covered <= 1 for covered, _, _ in rows)

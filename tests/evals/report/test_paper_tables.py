@@ -177,7 +177,7 @@ def test_intervals_of_averages_over_data_sets() -> None:
 
 
 def test_an_average_has_no_interval_where_one_data_set_has_one_context() -> None:
-    found = {"a": scored(samples([0.1, 0.5, 0.9])), "b": scored(samples([0.0, 1.0], groups=["same", "same"]))}
+    found = {"a": scored(samples([0.0, 0.5, 1.0])), "b": scored(samples([0.0, 1.0], groups=["same", "same"]))}
     views = intervals_of_one_and_both(found)
     assert np.isnan(views["both"].low)
     assert not np.isnan(views["one"].low)
