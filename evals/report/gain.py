@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from evals.records.models import CellState, Control, SampleRecord
 from evals.report.pairs import Pairs, Tested, by_mean, tested
 from evals.report.stats.interval import FEWEST, LEVEL, Interval
@@ -18,7 +20,7 @@ GAIN = "gain"
 @dataclass(frozen=True)
 class ContextUse:
     """metrics: the score with each control, and the gain. pairs: samples that the gain rests on. tested: whether the
-    score without a context differs from that with its own; None where that was not asked.
+    score without a context differs from that with its own; None where that was not asked, or of too few samples.
     """
 
     metrics: dict[str, Interval]
@@ -46,7 +48,7 @@ def context_use(task: BaseTask, state: CellState, samples: Mapping[Control, Sequ
         found = Interval(estimate, low, high)
         metrics[GAIN] = found if state.higher_is_better else Interval(-estimate, -high, -low)
     none = _against(task, metric, own, samples.get("none", ()))
-    return ContextUse(metrics, gain.n if gain else 0, None if none is None else none.test.p <= LEVEL)
+    return ContextUse(metrics, gain.n if gain else 0, None if none is None else _shown(none))
 
 
 def gains(
@@ -61,6 +63,13 @@ def gains(
         for theirs, mine in _pairs(own, other)
         if metric in mine.metrics and metric in theirs.metrics
     ]
+
+
+def _shown(difference: Tested) -> bool | None:
+    """Whether a difference is shown; None where so few samples could show none."""
+    if difference.test.p <= LEVEL:
+        return True
+    return None if difference.groups < FEWEST and np.isinf(difference.test.detectable()) else False
 
 
 def _score(task: BaseTask, samples: Sequence[SampleRecord], metric: str) -> Interval | None:

@@ -99,3 +99,10 @@ def test_samples_without_another_context_are_counted(run, tmp_path) -> None:
     kept = [line for line in lines if not json.loads(line).get("sample", "").endswith(("-3-other", "-4-other"))]
     (tmp_path / "samples.jsonl").write_text("\n".join(kept) + "\n")
     assert any("gain rests on 22 of 24 samples" in hint for hint in context_hints(Data.of(load(tmp_path))))
+
+
+def test_too_few_samples_to_show_anything_mark_nothing(tmp_path) -> None:
+    data = Data.of(with_controls(tmp_path, {STREAM: 0.0, SHARED: 0.0}, samples=3))
+    assert data.summary["gain_n"].max() == 3
+    assert data.summary["tests_context"].isna().all()
+    assert context_hints(data) == []
