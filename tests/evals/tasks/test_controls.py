@@ -9,7 +9,6 @@ from standins import Sum, SumSettings
 
 from evals.errors import UserError
 from evals.methods.weights import byte_tokenizer
-from evals.settings import validate
 from evals.tasks.base import DataSource, Instance, Task
 from evals.tasks.common.prompt import Audit, Prompt
 from evals.tasks.controls import ContextSettings, controlled, readings
@@ -20,6 +19,7 @@ from evals.tasks.longbench.task import LongBench
 from evals.tasks.needle.task import Needle, NeedleSettings
 from evals.tasks.official import OfficialSettings
 from evals.tasks.perplexity.settings import PerplexitySettings
+from sharedllm.validation import validate
 
 ALL = ("own", "other", "none")
 
