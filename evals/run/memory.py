@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from evals.errors import UserError
 from evals.methods import weights
 from evals.run.identity import ModelChoice
+from sharedllm.errors import reading
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ def expected_memory(choice: ModelChoice) -> Expected | None:
     """Memory of the base model from its shape, or from a config that is on this machine; else, and for a served
     model, None.
 
-    The parameters are counted on torch's meta device, which allocates nothing.
+    The parameters are counted on torch's meta device, which allocates nothing. Raises UserError for a config that no
+    model can be built from.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -39,7 +41,7 @@ def expected_memory(choice: ModelChoice) -> Expected | None:
             config = weights.causal_config(folder)
         except UserError:
             return None
-    with torch.device("meta"):
+    with torch.device("meta"), reading(f"The config of {preset.name}", "correct its fields"):
         parameters = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())  # type: ignore[no-untyped-call]
     dtype: torch.dtype = getattr(torch, choice.runtime.dtype)
     return Expected(parameters * dtype.itemsize, kv_bytes(config, dtype))

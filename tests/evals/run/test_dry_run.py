@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from baselines.dense import FullAttention
+from evals.errors import UserError
 from evals.methods import flops
 from evals.methods.base import Runtime
 from evals.methods.presets import Preset
@@ -50,3 +52,11 @@ def test_of_a_multimodal_base_all_weights_are_held_and_those_of_the_text_decoder
     assert expected.weight_bytes == flops.weight_bytes(model)
     assert expected.kv_token_bytes == 2 * 2 * 2 * 16 * 2
     assert flops.decode_weight_bytes(model) == flops.weight_bytes(text) < flops.weight_bytes(model)
+
+
+@pytest.mark.parametrize("wrong", [{"rope_parameters": {"rope_type": "junk"}}, {"hidden_act": "junk"}])
+def test_a_shape_that_no_model_can_be_built_from_is_one_sentence(wrong: dict[str, object]) -> None:
+    shape = {"model_type": "llama", **TEXT, **wrong}
+    preset = Preset(name="wrong", method="full", description="tiny", weights={"source": "nowhere"}, shape=shape)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"^The config of wrong cannot be read \(.*junk.*\): correct its fields\.$"):
+        expected_memory(ModelChoice(preset, FullAttention, Runtime(random_weights=True)))
