@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, field_validator
 
 from evals.records.json import Json
 
@@ -163,6 +163,13 @@ class ModelEntry(Record):
     def settings(self) -> Json:
         """Settings of the preset, `--set` included."""
         return dict(self.preset.get("settings") or {})
+
+    @field_validator("preset")
+    @classmethod
+    def _settings_have_names(cls, preset: Json) -> Json:
+        if not isinstance(preset.get("settings") or {}, dict):
+            raise ValueError("its settings are not names with values")
+        return preset
 
 
 def not_finite(metrics: Mapping[str, float]) -> str | None:

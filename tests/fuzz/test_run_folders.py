@@ -277,6 +277,15 @@ def test_plots_of_strange_samples(edit: Edit, folder: Path, capsys: pytest.Captu
     assert behaves(folder, capsys)[0] == 0
 
 
+def test_plots_where_no_model_has_all_subsets(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = json.loads((folder / "run.json").read_text())
+    for cell in record["cells"].values():
+        if cell["task"] == "needle":
+            cell["task"] = f"needle:{cell['model'][-4:]}"
+    (folder / "run.json").write_text(json.dumps(record))
+    assert behaves(folder, capsys)[0] in (0, 2)
+
+
 @pytest.mark.parametrize("name", ["", "\u202egnp\x1b[31m", "$x^_", "{{7*7}}</svg><script>", "\ud800"])
 def test_plots_of_strange_names(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record = json.loads((folder / "run.json").read_text())

@@ -28,7 +28,7 @@ def figures(data: Data) -> Iterator[tuple[str, str, Figure]]:
         rows = family_means(family_rows)
         lengths = rows["length"].fillna(0)
         counts = rows.groupby(lengths)["model"].nunique()
-        if counts.max() < 2:
+        if rows.empty or counts.max() < 2:  # empty: no model has all subsets of the family
             continue
         longest = counts[counts == counts.max()].index.max()
         chosen = rows[lengths == longest]
