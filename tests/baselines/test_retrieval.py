@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from itertools import pairwise
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from folders import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -221,3 +224,21 @@ def test_the_bytes_of_an_embedder_are_part_of_a_cells_id(tiny_presets, tmp_path)
     assert identity() != first
     settings["ranker"] = "bm25"
     assert "files" not in identity()
+
+
+def test_ranking_by_bm25_leaves_jax_alone(tmp_path: Path) -> None:
+    """bm25s would import it, and JAX takes most of a GPU's memory when it is first used."""
+    (tmp_path / "jax").mkdir()
+    (tmp_path / "jax" / "__init__.py").write_text("raise SystemExit('jax was imported')", encoding="utf-8")
+    code = (
+        "from baselines.retrieval.rankers import BM25\n"
+        "red, blue = BM25().index(['the red house', 'a blue car']).scores('red')\n"
+        "assert red > blue\n"
+        "print('ranked')\n"
+        "import jax"
+    )
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}
+    )
+    assert (done.stdout.strip(), done.stderr.strip()) == ("ranked", "jax was imported")
