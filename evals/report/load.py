@@ -46,6 +46,10 @@ class Run:
         """What a model was allowed to use; empty for a model that was never loaded."""
         return self.models[model].fairness if model in self.models else {}
 
+    def method(self, model: str) -> str:
+        """Name of a model's method; empty for a model that was never loaded, as for lack of memory."""
+        return self.models[model].method if model in self.models else ""
+
     def digest(self, cell: str) -> Digest:
         """What the report needs of the samples of a cell. Raises UserError where its task is not installed."""
         if cell not in self._digests:

@@ -24,12 +24,12 @@ def tables(data: Data) -> Iterator[Table]:
     """One row per model and quantity, one column per length, where the run compares two methods or more."""
     rows = figure3.requests(data)
     rows = rows[rows["total_s"].notna() | (rows["status"] == "oom")] if len(rows) else rows
-    if len({data.run.models[m].method for m in rows["model"]}) < 2:
+    if len({data.run.method(m) for m in rows["model"]}) < 2:
         return
     lengths = {n: tokens(n) for n in sorted(set(rows["length"]))}
     claims, entries = published.speed_ratios(), []
     for model, mine in rows.groupby("model", sort=False):
-        method = published.MODELS.get(data.run.models[str(model)].method, "")
+        method = published.MODELS.get(data.run.method(str(model)), "")
         for quantity, label in figure3.QUANTITIES.items():
             entry: Json = {"model": model, "quantity": label}
             for row in mine.to_dict("records"):

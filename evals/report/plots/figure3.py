@@ -83,7 +83,7 @@ def _lost(ax: Axes, data: Data, rows: pd.DataFrame, styles: dict[str, Look]) -> 
     crosses = []
     for model, look in styles.items():
         mine = rows[(rows["model"] == model) & (rows["status"] == "oom")]
-        paper = published.lost_lengths(data.run.models[model].method)
+        paper = published.lost_lengths(data.run.method(model))
         crosses.append((mine["length"].astype(float).tolist(), look, "out of memory", "x"))
         known = [float(n) for n in paper if rows["length"].min() <= n <= rows["length"].max()]
         crosses.append((known, look, "in the paper", "+"))
@@ -98,7 +98,7 @@ def _claims(ax: Axes, data: Data, styles: dict[str, Look]) -> None:
     ratios = published.speed_ratios()
     top = ax.get_ylim()[1]
     for model, look in styles.items():
-        ratio = ratios.get(published.MODELS.get(data.run.models[model].method, ""))
+        ratio = ratios.get(published.MODELS.get(data.run.method(model), ""))
         if ratio is not None:
             ax.axhline(ratio, color=look.colour, lw=0.9, alpha=0.6, linestyle=(0, (1, 1)), zorder=1)
             ax.annotate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,18 @@ def test_table_of_figure_3(data: Data) -> None:
     assert rows.loc[("yarn-7b-128k", "peak memory (GiB)"), "128K"] == pytest.approx(80)
     assert rows.loc[("cepe-7b", "time over SharedLLM's"), "paper"] == 3
     assert rows.loc[("beacon-7b", "time over SharedLLM's"), "paper"] == 2
+
+
+def test_a_model_that_ran_out_of_memory_while_it_was_loaded(tmp_path: Path) -> None:
+    """Such a run knows nothing of the model but its cells."""
+    folder = write_efficiency_run(tmp_path)
+    meta = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    del meta["models"]["full-7b"]
+    (folder / "run.json").write_text(json.dumps(meta), encoding="utf-8")
+    found = Data.of(load(folder))
+    assert "full-7b" in names(only(figure3.figures(found)))
+    [table] = [t for t in paper_tables(found) if t.name == "figure3"]
+    assert "full-7b" in set(table.frame["model"])
 
 
 def test_models_without_data_are_not_named(tmp_path: Path) -> None:
