@@ -24,6 +24,7 @@ def results_table(rows: Sequence[Json]) -> Table:
     table = new_table(("model", "task", "length", "status", "n", "score", "95 % interval", "also", *costs), left=texts)
     for row in rows:
         metrics, first = row["metrics"], row["metric"]
+        sampled = first in metrics and not row["task"].startswith("efficiency")
         low, high = row.get("intervals", {}).get(first, (None, None))
         add_row(
             table,
@@ -35,7 +36,7 @@ def results_table(rows: Sequence[Json]) -> Table:
             + (", context not tested" if row.get("tests_context") is False else ""),
             str(row["n"]),
             f"{first} {_number(metrics[first])}" if first in metrics else "",
-            _interval(low, high) if first in metrics else "",
+            _interval(low, high) if sampled else "",
             ", ".join(f"{name} {_number(metrics[name])}" for name in metrics if name != first and "/" not in name),
             *(_number(row.get(name)) for name in ("ttft_s", "tpot_ms", "peak_gib", "state_gib")),
         )
