@@ -1,4 +1,4 @@
-"""A metric against length, one panel per task, with the interval as a band."""
+"""A metric against length, one panel per task, with intervals as bands, or as whiskers where they are many."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from evals.report.frames import Data
 from evals.report.plots.style import (
+    MOST_BANDS,
     Look,
     drawn,
     file_name,
@@ -24,9 +25,11 @@ from evals.report.plots.style import (
     spread_axis,
 )
 
+DODGE = 0.03
+"""Octaves between models with whiskers at the same length."""
 CAPTION = (
-    "{metric} against length. Bands: 95 % intervals over samples, clustered by shared context. Open marker: beyond "
-    "the window that the method was built for. Cross: out of memory."
+    "{metric} against length. Bands and whiskers: 95 % intervals over samples, clustered by shared context. Open "
+    "marker: beyond the window that the method was built for. Cross: out of memory."
 )
 
 
@@ -52,16 +55,22 @@ def figures(data: Data) -> Iterator[tuple[str, str, Figure]]:
 def panel(ax: Axes, rows: pd.DataFrame, styles: dict[str, Look]) -> None:
     """The columns `score`, `low` and `high` of one task against length, one line per model."""
     lost = 0
-    for model in [m for m in styles if m in set(rows["model"])]:
+    models = [m for m in styles if m in set(rows["model"])]
+    for place, model in enumerate(models):
         mine, look = rows[rows["model"] == model].sort_values("length"), styles[model]
         done = mine[mine["score"].notna()]
         x, y = done["length"].to_numpy(float), done["score"].to_numpy(float)
+        if len(models) > MOST_BANDS:  # side by side, so that whiskers do not hide each other
+            x = x * 2 ** (DODGE * (place - (len(models) - 1) / 2))
         low, high = done["low"].to_numpy(float), done["high"].to_numpy(float)
         beyond = (done["length"] > done["max_context"]).fillna(False).to_numpy(bool)
         ax.plot(x, y, color=look.colour, linestyle=look.dashes, zorder=3)
         for chosen, fill in ((~beyond, look.colour), (beyond, "white")):
             ax.plot(x[chosen], y[chosen], look.marker, color=look.colour, mfc=fill, zorder=4)
-        ax.fill_between(x, low, high, color=look.colour, alpha=0.13, lw=0)
+        if len(models) > MOST_BANDS:
+            ax.vlines(x, low, high, color=look.colour, lw=0.7, alpha=0.6, zorder=2)
+        else:
+            ax.fill_between(x, low, high, color=look.colour, alpha=0.13, lw=0)
         gone = mine[mine["score"].isna() & (mine["status"] == "oom")]["length"].astype(float).tolist()
         out_of_memory(ax, gone, look, lost)
         lost += bool(gone)

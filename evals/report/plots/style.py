@@ -20,9 +20,12 @@ from evals.safe_text import plain_line
 STYLE = Path(__file__).with_name("style.mplstyle")
 COLUMN, PAGE = 3.4, 7.0
 """Width in inches of one column and of two columns of a paper."""
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
-"""Okabe and Ito's palette, distinct under every common form of colour blindness."""
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
+COLOURS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F"),
+    *("#882255", "#332288", "#999933", "#44AA99"),
+)
+"""Okabe and Ito's palette, distinct under every common form of colour blindness; then four of Paul Tol's `muted`."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "*", "h")
 DASHES: tuple[Any, ...] = (
     "solid",
     (0, (4, 1.5)),
@@ -31,13 +34,17 @@ DASHES: tuple[Any, ...] = (
     (0, (7, 2)),
     (0, (3, 1, 1, 1, 1, 1)),
 )
+MOST_BANDS = 4
+"""Models whose intervals are bands in one panel; those of more are whiskers."""
+LEGEND_ROW = 0.17
+"""Height in inches of a row of the legend."""
 CROSS_ROW = 0.085
 """Height of a row of out-of-memory crosses, as a share of the panel."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """Colour, marker and dashes of a model. Among the first six models each of the three is unique."""
+    """Colour, marker and dashes of a model. Colours and markers are unique among the first twelve."""
 
     colour: str
     marker: str
@@ -148,8 +155,13 @@ def legend(figure: Figure, found: dict[str, Look]) -> None:
         Line2D([], [], color=k.colour, marker=k.marker, linestyle=k.dashes, label=short(name))
         for name, k in found.items()
     ]
+    if len(handles) > len(DASHES) and figure.get_figwidth() < PAGE:
+        figure.set_figwidth(PAGE)
     widest = max(len(short(name)) for name in found)
     fitting = max(1, int(figure.get_figwidth() / (0.054 * widest + 0.44)))
+    more_rows = -(-len(handles) // fitting) - 2
+    if more_rows > 0:
+        figure.set_figheight(figure.get_figheight() + LEGEND_ROW * more_rows)
     figure.legend(handles=handles, loc="outside upper left", ncols=min(len(handles), fitting))
 
 
