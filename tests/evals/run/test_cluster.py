@@ -108,7 +108,7 @@ def test_a_broken_prompt_ends_the_run(sweep: Sweep) -> None:
 
 def test_a_stop_keeps_what_was_told_and_counts_no_death(nodes: ThreeNodes, tmp_path: Path) -> None:
     words = ["--task", "sum", "--model", write_preset(tmp_path, "a"), *MODEL, "--no-perf", "--ray", nodes.address]
-    words += ["--set", "contexts=200", "pause=0.05", "--output", tmp_path / "run"]
+    words += ["--set", "contexts=1000", "pause=0.05", "--output", tmp_path / "run"]
     process = subprocess.Popen(
         [*COMMAND, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
