@@ -9,7 +9,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 # Small enough for 2 cores: two questions per haystack, two windows of text, truncation to half of the longest.
 demo: $(VENV)/.demo
 	$(BIN)/sharedllm-eval --task needle,perplexity --model full-135m,truncated-135m,sharedllm-135m \
-	  --length 512,1k,2k --limit 2 --set needles=2 questions=2 window=1024 running=512 --context own,other --device cpu --output runs/demo
+	  --length 512,1k,2k --limit 2 --set needles=2 questions=2 window=1024 running=512 --device cpu --output runs/demo
 
 # The models of the tests are tiny: one thread each, two tests at a time.
 test: $(VENV)/.test
