@@ -26,7 +26,7 @@ from evals.report.frames import Data
 from evals.report.load import Run
 from evals.report.missing import missing
 from evals.report.summary import records
-from evals.report.tables import Table, context_hints, fairness_table, hints
+from evals.report.tables import Table, fairness_table, hints
 from evals.safe_text import plain_json, plain_text
 
 MOST_SAMPLES = 5000
@@ -56,7 +56,7 @@ def write_page(
         title=title(data.run),
         facts=facts(data),
         notes=[*data.run.notes, *missing(data.run)],
-        hints=[*hints(data), *context_hints(data)],
+        hints=hints(data),
         style=Markup((folder / "page.css").read_text(encoding="utf-8")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

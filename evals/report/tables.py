@@ -122,7 +122,7 @@ def summary_table(data: Data) -> Table:
         "summary",
         "Summary",
         frame,
-        [*missing(data.run), *hints(data), *context_hints(data)],
+        [*missing(data.run), *hints(data)],
         fairness_lines(data, data.models),
     )
 
@@ -145,6 +145,23 @@ def fairness_table(data: Data) -> Table:
 
 
 def hints(data: Data) -> list[str]:
+    """What a reader must know before comparing models."""
+    return [*ceiling_hints(data), *context_hints(data), *device_hints(data)]
+
+
+def device_hints(data: Data) -> list[str]:
+    """Where times come from unlike devices, as on a cluster of several kinds, or in merged runs."""
+    perf = [(data.run.cells[cell].model, record.device) for cell, record in data.run.perf.items() if record.device]
+    models: dict[str, list[str]] = {}
+    for model, device in perf:
+        models.setdefault(device, []).append(model)
+    if len(models) < 2:
+        return []
+    shown = "; ".join(f"{device}: {', '.join(dict.fromkeys(names))}" for device, names in models.items())
+    return [f"Times and memory come from unlike devices and cannot be compared across them ({shown})."]
+
+
+def ceiling_hints(data: Data) -> list[str]:
     """Where a task cannot separate methods: no model is above the floor, or full attention is at the ceiling."""
     dense = {name for name, model in data.run.models.items() if model.method == "full"}
     rows = data.scores[data.scores["higher_is_better"].astype(bool) & data.scores["score"].notna()]

@@ -18,7 +18,7 @@ from evals.report.frames import Data
 from evals.report.load import load, merge
 from evals.report.stats import Interval
 from evals.report.stats.interval import FEWEST
-from evals.report.tables import Table, hints, summary_table
+from evals.report.tables import Table, ceiling_hints, hints, summary_table
 
 FULL, SHARED = "synthetic-full", "synthetic-sharedllm"
 
@@ -170,7 +170,7 @@ def test_floor_and_ceiling_are_named(folder) -> None:
     data.summary.loc[needle, "exact_match"] = 0.6
     data.summary.loc[needle & (data.summary["model"] == FULL), "exact_match"] = [1.0, 0.5, 0.0, 0.0, np.nan]
     data.summary.loc[needle & (data.summary["length"] == 65536), "exact_match"] = 0.0
-    found = hints(Data(data.run, data.summary))
+    found = ceiling_hints(Data(data.run, data.summary))
     assert [f.split(":")[0] for f in found] == ["needle at 8192 tokens", "needle at 65536 tokens"]
     assert "no method can do better" in found[0]
     assert "no model scores above 0" in found[1]
@@ -244,3 +244,14 @@ def test_cells_that_are_all_out_of_memory_make_a_report(tmp_path) -> None:
     summary = report.write(run, tmp_path / "out")
     assert set(summary["status"]) == {"oom"}
     assert "oom" in (tmp_path / "out" / "tables" / "table1-2-perplexity.md").read_text()
+
+
+def test_times_of_unlike_devices_are_named(folder) -> None:
+    run = load(folder)
+    assert not any("unlike devices" in hint for hint in hints(Data.of(run)))
+    for cell, record in run.perf.items():
+        record.device = "GPU A" if run.cells[cell].model == FULL else "GPU B"
+    [found] = [hint for hint in hints(Data.of(run)) if "unlike devices" in hint]
+    assert f"GPU A: {FULL}" in found
+    assert "GPU B: " in found
+    assert SHARED in found.partition("GPU B: ")[2]
