@@ -30,6 +30,10 @@ from evals.run.spec import RunSpec
 MODEL = ("--random-weights", "--device", "cpu")
 
 
+WHOLE = os.environ.get("SHAREDLLM_CLUSTER") == "1"
+whole = pytest.mark.skipif(not WHOLE, reason="takes minutes: set SHAREDLLM_CLUSTER=1")
+
+
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThreeNodes]:
     """Three raylets on this machine, whose workers know the stand-ins."""
@@ -65,12 +69,14 @@ def sweep(nodes: ThreeNodes, tmp_path: Path) -> Sweep:
     return Sweep(tmp_path, nodes.address)
 
 
+@whole
 def test_kills_of_workers_nodes_and_the_driver_lose_nothing(nodes: ThreeNodes, tmp_path: Path) -> None:
     totals = ray_kills.campaign(3, seed=5, nodes=nodes, folder=tmp_path, targets=("worker", "node", "driver"))
     assert totals.kills.total() == 3
     assert totals.good(), totals
 
 
+@whole
 def test_one_machine_without_a_cluster_writes_the_same_records(sweep: Sweep, tmp_path: Path) -> None:
     """`--ray 2`: answered and measured cells, stdout as ever, devices beside the times."""
     words = ["--task", "sum,efficiency", "--length", "64", "--set", "task.shared=1", "repeats=1", "new_tokens=4"]
@@ -90,6 +96,7 @@ def test_one_machine_without_a_cluster_writes_the_same_records(sweep: Sweep, tmp
     assert spread.err.count("Worker ") == 2
 
 
+@whole
 def test_a_cell_that_kills_three_workers_fails_and_the_others_go_on(sweep: Sweep, tmp_path: Path) -> None:
     done = sweep("--task", "sum", "--length", "128,64", "--no-perf", "--set", "trouble=deadly")
     assert done.code == 1, done.err
@@ -100,12 +107,14 @@ def test_a_cell_that_kills_three_workers_fails_and_the_others_go_on(sweep: Sweep
     assert all(state.begun == 0 for state in read_run(tmp_path / "run").cells.values())
 
 
+@whole
 def test_a_broken_prompt_ends_the_run(sweep: Sweep) -> None:
     done = sweep("--task", "sum", "--no-perf", "--set", "trouble=two bos")
     assert done.code == 1
     assert "AuditError: sum, sample 000: 2 BOS tokens in one prompt" in done.err
 
 
+@whole
 def test_a_stop_keeps_what_was_told_and_counts_no_death(nodes: ThreeNodes, tmp_path: Path) -> None:
     words = ["--task", "sum", "--model", write_preset(tmp_path, "a"), *MODEL, "--no-perf", "--ray", nodes.address]
     words += ["--set", "contexts=1000", "pause=0.05", "--output", tmp_path / "run"]
@@ -125,6 +134,7 @@ def test_a_stop_keeps_what_was_told_and_counts_no_death(nodes: ThreeNodes, tmp_p
     assert all(state.begun == 0 for state in read_run(tmp_path / "run").cells.values())
 
 
+@whole
 def test_no_cluster_is_one_sentence(sweep: Sweep, tmp_path: Path) -> None:
     done = sweep("--task", "sum", ray="127.0.0.1:1")
     assert done.code == 2
