@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
-from typing import TextIO
+from typing import Any, TextIO
 
 from evals.cli import options
 from evals.cli.command import new_app, run_command
@@ -60,17 +59,13 @@ def evaluate(
     out, err = _console(sys.stdout), PipeConsole(file=sys.stderr)
     tasks, models = [canonical_task(name) for name in split_list(task or [])], split_list(model or [])
     if show_list:
-        from evals.cli.listing import show
-
-        show(tasks, models, out)
-        return 0
+        return _show(tasks, models, out)
     asked = partial(
         RunSpec,
         tasks=_chosen_tasks(tasks, models, maxlen),
         models=models,
         lengths=_chosen_lengths(length),
-        settings=assignments([*(settings or []), *(more_settings or [])])
-        | ({} if context is None else {"task.context": context}),
+        settings=_chosen_settings([*(settings or []), *(more_settings or [])], context),
         seed=seed,
         random_weights=random_weights,
         checkpoint=checkpoint,
@@ -82,19 +77,22 @@ def evaluate(
         perf=perf,
     )
     from evals.cli import launch
-    from evals.run.shards import Shard
 
-    chosen = Shard.parse(shard) if shard is not None else None
-    if dry_run:
-        return launch.dry_run(asked(**resolve_runtime(device, dtype, attn)), output, out, chosen, plan_from)
-    way = launch.Way(output, ["sharedllm-eval", *sys.argv[1:]], chosen, plan_from)
-    if ray is None:
-        return launch.execute(asked(**resolve_runtime(device, dtype, attn)), way, out, err)
-    from evals.run.cluster.connect import connected
+    way = launch.Way.of(output, ["sharedllm-eval", *sys.argv[1:]], shard, plan_from)
+    runtime = partial(resolve_runtime, device, dtype, attn)
+    return launch.dry_run(asked(**runtime()), way, out) if dry_run else launch.start(asked, runtime, way, ray, out, err)
 
-    with connected(ray) as cluster:
-        spec = asked(**cluster.call(resolve_runtime, device, dtype, attn))
-        return launch.execute(spec, replace(way, cluster=cluster), out, err)
+
+def _show(tasks: list[str], models: list[str], out: PipeConsole) -> int:
+    from evals.cli.listing import show
+
+    show(tasks, models, out)
+    return 0
+
+
+def _chosen_settings(pairs: list[str], context: str | None) -> dict[str, Any]:
+    """`--set`, and what `--context` is short for."""
+    return assignments(pairs) | ({} if context is None else {"task.context": context})
 
 
 def _chosen_tasks(tasks: list[str], models: list[str], maxlen: bool) -> list[str]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import transformers
@@ -18,7 +18,7 @@ from evals.records.read import RUN_FILE
 from evals.records.shards import shards_below
 from evals.records.store import RunStore, StoreError
 from evals.run.answering import Spent
-from evals.run.cluster.connect import Cluster
+from evals.run.cluster.connect import Cluster, connected
 from evals.run.difference import first_difference
 from evals.run.dry_run import planned
 from evals.run.engine import Engine
@@ -36,21 +36,35 @@ INTERRUPTED, TERMINATED = 130, 143
 """Exit codes after Ctrl-C and SIGTERM, as shells count them: 128 and the number of the signal."""
 
 
-def dry_run(
-    spec: RunSpec,
-    output: Path | None,
-    out: PipeConsole,
-    shard: Shard | None = None,
-    earlier: Path | None = None,
-) -> int:
+@dataclass(frozen=True)
+class Way:
+    """How a grid is run, which changes no result. output: the run folder; None: below `RUNS`.
+
+    shard: the part of the grid to run; None: all of it. earlier: a run whose measured times correct the plan.
+    cluster: whose workers run the cells; None: this process does.
+    """
+
+    output: Path | None
+    command: Sequence[str]
+    shard: Shard | None = None
+    earlier: Path | None = None
+    cluster: Cluster | None = None
+
+    @classmethod
+    def of(cls, output: Path | None, command: Sequence[str], shard: str | None, earlier: Path | None) -> Way:
+        """From the values of the options; `shard` as `I/N`. Raises UserError for one that is no part."""
+        return cls(output, command, Shard.parse(shard) if shard is not None else None, earlier)
+
+
+def dry_run(spec: RunSpec, way: Way, out: PipeConsole) -> int:
     """Print the plan; nothing is loaded, fetched or written.
 
-    earlier: a run whose measured times correct the estimate; by default that in `output`, if there is one.
+    Without `way.earlier` the run in `way.output`, if there is one, corrects the estimate.
     """
     cells = plan(spec)
-    if shard is not None:
-        cells = [cells[at] for at in Split.of(cells, spec, shard.count).places[shard.index - 1]]
-    found = planned(cells, spec, _earlier(earlier, output))
+    if way.shard is not None:
+        cells = [cells[at] for at in Split.of(cells, spec, way.shard.count).places[way.shard.index - 1]]
+    found = planned(cells, spec, _earlier(way.earlier, way.output))
     rows, time_s = found.rows, found.time
     out.print(plan_table(rows))
     plan_times(out, time_s)
@@ -75,7 +89,7 @@ def dry_run(
         "wall_hours": {str(count): seconds / 3600 for count, seconds in time_s.walls().items()},
         "assumes": time_s.assumes,
     }
-    last_line(out, {"run": str(output) if output else None, "cells": entries, "failed": 0, "plan": estimated})
+    last_line(out, {"run": str(way.output) if way.output else None, "cells": entries, "failed": 0, "plan": estimated})
     return 0
 
 
@@ -88,19 +102,22 @@ def _earlier(named: Path | None, output: Path | None) -> list[Path]:
     return [output] if (output / RUN_FILE).exists() else shards_below(output)
 
 
-@dataclass(frozen=True)
-class Way:
-    """How a grid is run, which changes no result. output: the run folder; None: below `RUNS`.
+def start(
+    asked: Callable[..., RunSpec],
+    runtime: Callable[[], Json],
+    way: Way,
+    ray: str | None,
+    out: PipeConsole,
+    err: PipeConsole,
+) -> int:
+    """Run a grid here, or on the cluster at the address `ray`. Returns the exit code.
 
-    shard: the part of the grid to run; None: all of it. earlier: a run whose measured times correct the plan.
-    cluster: whose workers run the cells; None: this process does.
+    asked: makes the specification of the fields that `runtime` gives where the GPUs are.
     """
-
-    output: Path | None
-    command: Sequence[str]
-    shard: Shard | None = None
-    earlier: Path | None = None
-    cluster: Cluster | None = None
+    if ray is None:
+        return execute(asked(**runtime()), way, out, err)
+    with connected(ray) as cluster:
+        return execute(asked(**cluster.call(runtime)), replace(way, cluster=cluster), out, err)
 
 
 def execute(spec: RunSpec, way: Way, out: PipeConsole, err: PipeConsole) -> int:
