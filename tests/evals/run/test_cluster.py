@@ -119,7 +119,12 @@ def test_a_stop_keeps_what_was_told_and_counts_no_death(nodes: ThreeNodes, tmp_p
     words = ["--task", "sum", "--model", write_preset(tmp_path, "a"), *MODEL, "--no-perf", "--ray", nodes.address]
     words += ["--set", "contexts=1000", "pause=0.05", "--output", tmp_path / "run"]
     process = subprocess.Popen(
-        [*COMMAND, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        [*COMMAND, *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
     )
     samples = tmp_path / "run" / "samples.jsonl"
     deadline = time.monotonic() + 200
