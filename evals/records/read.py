@@ -128,3 +128,16 @@ def is_torn(folder: Path) -> bool:
     with path.open("rb") as stream:
         stream.seek(-1, os.SEEK_END)
         return stream.read() != b"\n"
+
+
+def whole_lines(path: Path, size: int) -> int:
+    """How many of the first `size` bytes of a file are complete lines."""
+    with path.open("rb") as file:
+        while size > 0:
+            start = max(size - 65536, 0)
+            file.seek(start)
+            at = file.read(size - start).rfind(b"\n")
+            if at >= 0:
+                return start + at + 1
+            size = start
+    return 0

@@ -19,7 +19,7 @@ from evals.errors import UserError
 from evals.records.disk import replace_file
 from evals.records.json import Json, dumps
 from evals.records.models import RunMeta, SampleRecord, ShardEntry
-from evals.records.read import RUN_FILE, SAMPLES_FILE, read_lines, read_run
+from evals.records.read import RUN_FILE, SAMPLES_FILE, read_lines, read_run, whole_lines
 from evals.records.store import LOCK_FILE
 
 NAME = re.compile(r"shard-([0-9]+)-of-([0-9]+)")
@@ -146,24 +146,12 @@ def _copy_lines(pieces: Sequence[Piece], output: Path) -> list[int]:
             if source.exists():
                 with source.open("rb") as file:
                     shutil.copyfileobj(file, target, 1 << 20)
-                target.truncate(begin + _whole(source, target.tell() - begin))
+                # a shard that still runs may be in the middle of a line
+                target.truncate(begin + whole_lines(source, target.tell() - begin))
                 target.seek(0, 2)
             sizes.append(target.tell() - begin)
     draft.replace(output / SAMPLES_FILE)
     return sizes
-
-
-def _whole(path: Path, size: int) -> int:
-    """How many of the first `size` bytes are complete lines: a shard that still runs may be in the middle of one."""
-    with path.open("rb") as file:
-        while size:
-            start = max(size - 65536, 0)
-            file.seek(start)
-            at = file.read(size - start).rfind(b"\n")
-            if at >= 0:
-                return start + at + 1
-            size = start
-    return 0
 
 
 def _meta(pieces: Sequence[Piece], sizes: Sequence[int]) -> RunMeta:

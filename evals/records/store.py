@@ -22,7 +22,17 @@ from evals.records.json import Json, dumps
 from evals.records.lines import AnyRecord, encode, head_of
 from evals.records.models import Resumed, RunMeta
 from evals.records.open_run import OpenRun
-from evals.records.read import DAMAGED_FILE, RUN_FILE, SAMPLES_FILE, Line, is_torn, read_lines, read_places, read_run
+from evals.records.read import (
+    DAMAGED_FILE,
+    RUN_FILE,
+    SAMPLES_FILE,
+    Line,
+    is_torn,
+    read_lines,
+    read_places,
+    read_run,
+    whole_lines,
+)
 
 LOCK_FILE = ".lock"
 
@@ -166,18 +176,8 @@ class RunStore(OpenRun):
             os.fsync(aside.fileno())
 
     def _cut_torn_line(self) -> None:
-        with (self.folder / SAMPLES_FILE).open("r+b") as file:
-            end = file.seek(0, os.SEEK_END)
-            keep = end
-            while keep > 0:
-                start = max(keep - 65536, 0)
-                file.seek(start)
-                at = file.read(keep - start).rfind(b"\n")
-                if at >= 0:
-                    keep = start + at + 1
-                    break
-                keep = start
-            file.truncate(keep)
+        path = self.folder / SAMPLES_FILE
+        os.truncate(path, whole_lines(path, path.stat().st_size))
 
     def _disk_error(self, error: OSError) -> StoreError:
         return StoreError(
