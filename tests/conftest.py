@@ -56,14 +56,9 @@ def tiny_presets(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="session")
 def plugins(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for sys.path in which an installed package declares the method `toy` and the task `sum`."""
-    folder = tmp_path_factory.mktemp("plugins")
-    info = folder / "standins-1.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: standins\nVersion: 1\n", encoding="utf-8")
-    (info / "entry_points.txt").write_text(
-        "[sharedllm.methods]\ntoy = standins:Toy\n\n[sharedllm.tasks]\nsum = standins:Sum\n", encoding="utf-8"
-    )
-    return folder
+    from standins import write_plugins
+
+    return write_plugins(tmp_path_factory.mktemp("plugins"))
 
 
 @pytest.fixture

@@ -177,3 +177,14 @@ def write_preset(folder: Path, name: str, **fields: Any) -> Path:
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(preset), encoding="utf-8")
     return path
+
+
+def write_plugins(folder: Path) -> Path:
+    """A folder for sys.path in which an installed package declares the method `toy` and the task `sum`."""
+    info = folder / "standins-1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: standins\nVersion: 1\n", encoding="utf-8")
+    (info / "entry_points.txt").write_text(
+        "[sharedllm.methods]\ntoy = standins:Toy\n\n[sharedllm.tasks]\nsum = standins:Sum\n", encoding="utf-8"
+    )
+    return folder

@@ -169,15 +169,13 @@ NAMES = {"a": 1, "b": 3}
 
 def prepare(folder: Path) -> None:
     """Let every process that starts from here know the stand-ins, and run its arithmetic in one thread."""
-    info = folder / "standins-1.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: standins\nVersion: 1\n", encoding="utf-8")
-    entries = "[sharedllm.methods]\ntoy = standins:Toy\n\n[sharedllm.tasks]\nsum = standins:Sum\n"
-    (info / "entry_points.txt").write_text(entries, encoding="utf-8")
     path = [str(folder), str(TESTS), str(TESTS.parent)]
     os.environ["PYTHONPATH"] = os.pathsep.join([*path, os.environ.get("PYTHONPATH", "")])
     os.environ |= {"OMP_NUM_THREADS": "1", "RAY_raylet_start_wait_time_s": "120"}
     sys.path[:0] = path
+    from standins import write_plugins
+
+    write_plugins(folder)
 
 
 def main() -> None:
