@@ -24,7 +24,7 @@ def results_table(rows: Sequence[Json]) -> Table:
     table = new_table(("model", "task", "length", "status", "n", "score", "95 % interval", "also", *costs), left=texts)
     for row in rows:
         metrics, first = row["metrics"], row["metric"]
-        sampled = first in metrics and not row["task"].startswith("efficiency")
+        sampled = first in metrics and not row.get("measured")
         low, high = row.get("intervals", {}).get(first, (None, None))
         add_row(
             table,

@@ -40,7 +40,7 @@ def summarize(run: Run) -> pd.DataFrame:
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """The frame as JSON: model, task, length, status, n, metrics, intervals and cost of each cell, absent
-    values left out.
+    values left out. measured: where the numbers are those of a request, so that no interval is missing.
     """
     metrics = metric_names(frame)
     result = []
@@ -52,9 +52,15 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
                 "metrics": {k: present[k] for k in metrics if k in present},
                 "intervals": {k: [present[f"{k}_low"], present[f"{k}_high"]] for k in metrics if f"{k}_low" in present},
                 **{k: present[k] for k in [*COST, *LAST] if k in present},
+                **({"measured": True} if is_measured(present["task"]) else {}),
             }
         )
     return result
+
+
+def is_measured(task: str) -> bool:
+    """Whether a task measures what one request costs: its numbers are no means over samples."""
+    return task.startswith("efficiency")
 
 
 def metric_names(frame: pd.DataFrame) -> list[str]:

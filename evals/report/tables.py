@@ -11,7 +11,7 @@ import pandas as pd
 from evals.report.frames import Data
 from evals.report.missing import missing
 from evals.report.stats import Interval
-from evals.report.summary import COST, FIRST, metric_names
+from evals.report.summary import COST, FIRST, is_measured, metric_names
 
 FLOOR, CEILING = 0.02, 0.98
 LATEX = str.maketrans(
@@ -113,7 +113,7 @@ def summary_table(data: Data) -> Table:
     rows = []
     for row in data.summary.to_dict("records"):
         cell = {str(k): row[k] for k in FIRST}
-        measured = str(row["task"]).startswith("efficiency")  # what one request cost is no mean of samples
+        measured = is_measured(str(row["task"]))
         for name in metric_names(data.summary):
             cell[name] = row[name] if measured else Interval(row[name], row[f"{name}_low"], row[f"{name}_high"])
         rows.append({**cell, **{k: row[k] for k in COST}})

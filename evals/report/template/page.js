@@ -58,7 +58,7 @@ function status(cell) {
 function score(cell) {
   const value = cell.metrics[cell.metric], range = cell.intervals[cell.metric];
   if (value === undefined) return "";
-  return make("span", {}, number(value), make("span", { class: "range" }, range ? ` [${number(range[0], 3)}, ${number(range[1], 3)}]` : " [too few]"));
+  return make("span", {}, number(value), make("span", { class: "range" }, range ? ` [${number(range[0], 3)}, ${number(range[1], 3)}]` : cell.measured ? "" : " [too few]"));
 }
 function others(cell) {
   return Object.keys(cell.metrics).filter((name) => name !== cell.metric).map((name) => `${name} ${number(cell.metrics[name])}`).join(", ");

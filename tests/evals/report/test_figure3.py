@@ -16,6 +16,8 @@ from evals.report.load import load
 from evals.report.paper import overheads, requests
 from evals.report.paper.tables import paper_tables
 from evals.report.plots import by_length, context_use, efficiency, figure3, figures
+from evals.report.summary import records
+from evals.report.tables import summary_table
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +83,11 @@ def test_a_model_that_ran_out_of_memory_while_it_was_loaded(tmp_path: Path) -> N
     assert "full-7b" in names(only(figure3.figures(found)))
     [table] = [t for t in paper_tables(found) if t.name == "figure3"]
     assert "full-7b" in set(table.frame["model"])
+
+
+def test_what_one_request_cost_lacks_no_interval(data: Data) -> None:
+    assert "too few" not in summary_table(data).markdown()
+    assert all(row["measured"] for row in records(data.summary))
 
 
 def test_models_without_data_are_not_named(tmp_path: Path) -> None:
