@@ -15,9 +15,8 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import platformdirs
-
 from evals.errors import UserError, unreadable
+from sharedllm.files import cache_folder
 
 REMEMBERED_BYTES = 1 << 20
 """Smaller files are hashed faster than they are looked up."""
@@ -26,23 +25,6 @@ SETTLED_NS = 2_000_000_000
 NOTES = "file-hashes.jsonl"
 MAX_NOTES_BYTES = 4 << 20
 """The notes are reset beyond this size (about 15,000 files)."""
-
-
-def cache_folder() -> Path:
-    """The cache folder: below `XDG_CACHE_HOME` if set, else where the platform keeps caches.
-
-    Raises UserError if there is no home folder.
-    """
-    if home := os.environ.get("XDG_CACHE_HOME"):
-        return Path(home) / "sharedllm"
-    missing = "There is no home folder to keep a cache in: name a folder in XDG_CACHE_HOME."
-    try:
-        folder = platformdirs.user_cache_path("sharedllm", appauthor=False, opinion=False)
-    except RuntimeError as error:  # a user id that the system does not know
-        raise UserError(missing) from error
-    if not folder.is_absolute():  # `~` is not expanded if there is no home folder
-        raise UserError(missing)
-    return folder
 
 
 def digest_of(*parts: str) -> str:

@@ -13,10 +13,10 @@ from sharedllm.adapter_files import (
     OWN,
     AdapterRecord,
     adapter_settings,
-    fingerprint,
     is_adapter,
     write_adapter,
 )
+from sharedllm.base_identity import fingerprint, sampled_values
 from sharedllm.modeling import SharedLLMForCausalLM
 
 __all__ = ["adapter_settings", "fingerprint", "is_adapter", "load_adapter", "save_adapter"]
@@ -41,11 +41,14 @@ def save_adapter(
         if name.startswith(OWN) or parameter.requires_grad
     }
     of_base = [n for n in trained if n.startswith(BASE)]
+    own = [n.removeprefix(BASE) for n in of_base]
     record = AdapterRecord(
         format=1,
         base=base_name,
         base_model_type=model.config.base_config.model_type,
-        base_fingerprint=fingerprint(model.base, [n.removeprefix(BASE) for n in of_base]),
+        base_revision=getattr(model.base.config, "_commit_hash", None),
+        base_fingerprint=fingerprint(model.base, own),
+        base_values=sampled_values(model.base, own),
         settings=model.config.method_settings(),
         trained_base_parameters=of_base,
     )

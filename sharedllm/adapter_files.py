@@ -1,8 +1,7 @@
-"""The files of an adapter: its record, its tensors and the fingerprint of the base that it belongs to."""
+"""The files of an adapter: its record and its tensors, and the adapters that come with this package."""
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Collection, Mapping
 from functools import partial
@@ -24,13 +23,28 @@ CONFIG = "sharedllm_adapter.json"
 BASE = "base."
 OWN = ("cross_attention.", "lower.")
 """Prefixes of the parameters that an adapter always holds."""
+SHIPPED = Path(__file__).with_name("checkpoints")
+"""Adapters that come with this package, one folder each. What is known about the base of NAME besides its record stands
+beside the folder, in NAME.base.json: cell ids hash the files in it."""
+
+
+class ShippedBase(BaseModel):
+    """The base of a shipped adapter. revision: the hub's commit of it. copy_name: name of the folder in the cache that
+    holds the copy which the harness makes of the demo weights. values: see `sharedllm.base_identity`."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    revision: str
+    copy_name: str
+    values: dict[str, list[float]]
 
 
 class AdapterRecord(BaseModel):
     """What `sharedllm_adapter.json` says.
 
-    base: what people call the base. base_fingerprint: see `fingerprint`. settings: fields of `MethodFields`; those
-    that are younger than the adapter have their defaults. trained_base_parameters: names with the prefix `base.`.
+    base: what people call the base; base_revision: its commit on the hub, where it came from there.
+    base_fingerprint, base_values: see `sharedllm.base_identity`. settings: fields of `MethodFields`; those that are
+    younger than the adapter have their defaults. trained_base_parameters: names with the prefix `base.`.
     """
 
     model_config = ConfigDict(frozen=True, strict=True)
@@ -38,24 +52,11 @@ class AdapterRecord(BaseModel):
     format: Literal[1]
     base: str
     base_model_type: str
+    base_revision: str | None = None
     base_fingerprint: str
+    base_values: dict[str, list[float]] = {}  # a declaration: pydantic copies it
     settings: dict[str, object]
     trained_base_parameters: list[str]
-
-
-def fingerprint(base: nn.Module, without: Collection[str] = ()) -> str:
-    """Hash of a base model's identity: names, shapes and the first values of all parameters, rounded to bfloat16.
-
-    The rounding makes it the same for float32 and bfloat16 copies of one checkpoint. without: parameters to leave
-    out, because the adapter has trained them and brings its own.
-    """
-    digest = hashlib.sha256()
-    for name, parameter in sorted(base.named_parameters()):
-        if name in without:
-            continue
-        head = parameter.detach().flatten()[:256].to("cpu", torch.bfloat16).view(torch.int16)
-        digest.update(f"{name}{tuple(parameter.shape)}".encode() + head.numpy().tobytes())
-    return digest.hexdigest()
 
 
 def is_adapter(folder: str | Path) -> bool:
@@ -77,7 +78,20 @@ def read_record(folder: Path) -> AdapterRecord:
         check_settings(record.settings)
     except UserError as error:
         raise UserError(f"{path} does not fit: {error}") from error
+    if folder.parent == SHIPPED:
+        base = shipped_base(folder.name)
+        record = record.model_copy(update={"base_revision": base.revision, "base_values": base.values})
     return record
+
+
+def shipped_names() -> list[str]:
+    """Names of the adapters that come with this package."""
+    return sorted(path.parent.name for path in SHIPPED.glob(f"*/{CONFIG}"))
+
+
+def shipped_base(name: str) -> ShippedBase:
+    """What is known about the base of a shipped adapter."""
+    return ShippedBase.model_validate_json((SHIPPED / f"{name}.base.json").read_text(encoding="utf-8"))
 
 
 def adapter_settings(folder: str | Path) -> dict[str, object]:

@@ -94,3 +94,6 @@ class SharedLLMConfig(MethodFields, PreTrainedConfig):  # type: ignore[no-untype
     def method_settings(self) -> dict[str, Any]:
         """The fields that are the method's, not the base model's."""
         return {name: getattr(self, name) for name in SETTINGS}
+
+
+AutoConfig.register(SharedLLMConfig.model_type, SharedLLMConfig, exist_ok=True)

@@ -10,7 +10,26 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import platformdirs
+
 from sharedllm.errors import UserError
+
+
+def cache_folder() -> Path:
+    """The cache folder: below `XDG_CACHE_HOME` if set, else where the platform keeps caches.
+
+    Raises UserError if there is no home folder.
+    """
+    if home := os.environ.get("XDG_CACHE_HOME"):
+        return Path(home) / "sharedllm"
+    missing = "There is no home folder to keep a cache in: name a folder in XDG_CACHE_HOME."
+    try:
+        folder = platformdirs.user_cache_path("sharedllm", appauthor=False, opinion=False)
+    except RuntimeError as error:  # a user id that the system does not know
+        raise UserError(missing) from error
+    if not folder.is_absolute():  # `~` is not expanded if there is no home folder
+        raise UserError(missing)
+    return folder
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:

@@ -16,12 +16,14 @@ from transformers import (
     DynamicCache,
     GenerationMixin,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
 )
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import ModelOutput
 
-from sharedllm.adapter_files import BASE, fingerprint, is_adapter, read_record, read_tensors
+from sharedllm.adapter_files import BASE, read_record, read_tensors
+from sharedllm.base_identity import check_base
 from sharedllm.compressor import BLOCK_BYTES, Compressor, lower_layer
 from sharedllm.configuration import SharedLLMConfig
 from sharedllm.context import CompressedContext
@@ -32,8 +34,10 @@ from sharedllm.layout import lay_out
 from sharedllm.nn.layers import DecoderLayer, decoder_of, embed, output_head, scaled_embeddings
 from sharedllm.nn.masks import Masks
 from sharedllm.nn.rotation import Rotations, rotations
+from sharedllm.prompt import TEMPLATE, ask_about
 from sharedllm.search import Question, ask
 from sharedllm.settings import check_settings
+from sharedllm.sources import FOR_BASE, FROM_HUB, OF_AUTO, adapter_folder, base_source, load_base
 from sharedllm.upper_layer import attend_to_text, read_context, upper_layer
 
 P = ParamSpec("P")
@@ -52,11 +56,6 @@ class Decoded(NamedTuple):
     hidden: torch.Tensor
     cache: Cache | None
     context: CompressedContext | None
-
-
-def load_base(name: str) -> PreTrainedModel:
-    """A base model by name or folder; code that comes with a checkpoint never runs."""
-    return cast(PreTrainedModel, AutoModelForCausalLM.from_pretrained(name, trust_remote_code=False))
 
 
 class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]  # transformers' subclass hook
@@ -131,19 +130,24 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no
         """The model of an adapter laid over its base, in evaluation mode; only what the adapter holds has gradients.
 
         base: the loaded base, its name or its folder; by default the name that the adapter gives. settings: fields of
-        `MethodFields` to change (policy, ratios, ...): the weights depend on lower_layers and injection alone.
+        `MethodFields` to change (policy, ratios, ...): the weights depend on lower_layers and injection alone; and
+        of `FOR_BASE` how a base that is named is loaded.
 
-        Raises UserError where the base is not the one that the adapter was trained on, or files or tensors do not fit.
+        Raises UserError where the base is not the one that the adapter was trained on, nor a copy of it in another
+        precision (`check_base`), or files or tensors do not fit.
         """
         folder = Path(folder)
         record = read_record(folder)
-        if base is None:
-            base = record.base
-        if isinstance(base, str):
-            base = load_base(base)
+        loading = {name: settings.pop(name) for name in FOR_BASE if name in settings}
+        check_settings(settings)
+        if not isinstance(base, PreTrainedModel):
+            source, revision = base_source(folder, record) if base is None else (base, None)
+            base = load_base(source, revision, **loading)
+        elif loading:
+            raise UserError(f"The base is loaded already: {', '.join(loading)} is for a base that is named.")
         trained = record.trained_base_parameters
-        if fingerprint(base, [name.removeprefix(BASE) for name in trained]) != record.base_fingerprint:
-            raise UserError(f"The adapter in {folder} was trained on {record.base}: this base has other weights.")
+        own = [name.removeprefix(BASE) for name in trained]
+        check_base(base, folder, record.base, record.base_fingerprint, record.base_values, own)
         model = cls.from_base(base, **{**record.settings, **settings})
         weights = read_tensors(folder, dict(model.named_parameters()), trained)
         model.load_state_dict(weights, strict=False)
@@ -154,10 +158,19 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """A full model as in transformers, or an adapter folder (then `base=` may name or be the base model)."""
-        if is_adapter(pretrained_model_name_or_path):
-            return cls.from_adapter(pretrained_model_name_or_path, *args, **kwargs)
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        """A full model as in transformers, or an adapter over its base (`from_adapter`).
+
+        An adapter is a folder, the name of one in this package (`smollm2-135m`) or a repository of the hub; `base=`
+        may be its base. The Auto classes of transformers come here, too.
+        """
+        name, from_hub = pretrained_model_name_or_path, {n: kwargs[n] for n in FROM_HUB if n in kwargs}
+        folder = adapter_folder(name, from_hub)
+        if folder is None:
+            return super().from_pretrained(name, *args, **kwargs)
+        config = kwargs.get("config")  # the Auto classes have put settings into it
+        settings = config.method_settings() if isinstance(config, SharedLLMConfig) else {}
+        given = {n: v for n, v in kwargs.items() if n not in (*FROM_HUB, *OF_AUTO)}
+        return cls.from_adapter(folder, *args, **{**settings, **given})
 
     def compile_layers(self, **options: Any) -> None:
         """torch.compile the layers, one graph for all of a kind; inputs should keep their shapes."""
@@ -358,6 +371,38 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no
 
     # --- generation ---------------------------------------------------------------------------------------
 
+    def answer(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        context: str,
+        question: str,
+        max_new_tokens: int = 64,
+        *,
+        template: str = TEMPLATE,
+        answer_start: str = "",
+        **generation: Any,
+    ) -> str:
+        """The answer to a question about a text, greedy unless `generation` says otherwise (as `generate` takes it).
+
+        Whole chunks of the text are compressed, searched for the question alone; the rest is running text.
+        template: how the question follows the text. answer_start: words that the answer goes on from; the search
+        does not see them. Raises UserError as `ask_about`.
+        """
+        prompt = ask_about(tokenizer, context, question, self.config.chunk_size, template, answer_start)
+        chunks = torch.tensor(prompt.chunks, dtype=torch.long, device=self.device)
+        running = torch.tensor([prompt.running], device=self.device)
+        start, end = prompt.question
+        new: torch.Tensor = self.generate(  # type: ignore[assignment,misc]  # a mixin that is not typed
+            running,
+            attention_mask=torch.ones_like(running),
+            context_ids=chunks.view(1, -1, self.config.chunk_size),
+            query_start=start,
+            query_length=end - start,
+            max_new_tokens=max_new_tokens,
+            **{"do_sample": False, "tokenizer": tokenizer, **generation},
+        )
+        return cast(str, tokenizer.decode(new[0, running.shape[1] :], skip_special_tokens=True))
+
     def prepare_inputs_for_generation(self, input_ids: Any, *args: Any, **kwargs: Any) -> dict[str, object]:
         """transformers' inputs; after the first step the compressed context replaces the raw one."""
         inputs: dict[str, object] = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)  # type: ignore[misc]
@@ -381,3 +426,6 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no
         if (context := getattr(outputs, "context", None)) is not None:
             model_kwargs["context"] = context
         return model_kwargs
+
+
+AutoModelForCausalLM.register(SharedLLMConfig, SharedLLMForCausalLM, exist_ok=True)

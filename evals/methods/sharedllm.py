@@ -28,6 +28,7 @@ from sharedllm.adapter_files import adapter_settings
 from sharedllm.cost import arithmetic
 from sharedllm.cross_attention import CrossAttention
 from sharedllm.entry_budget import columns, entries
+from sharedllm.prompt import whole_chunks
 from sharedllm.settings import DEFAULTS, partial_settings
 from sharedllm.validation import validate
 
@@ -91,7 +92,7 @@ class SharedLLM(LongContextModel):
 
     def _split(self, context: int, prefix: bool) -> int:
         """Whole chunks of a context that leave at least one token of running text."""
-        return max(0, context - (not prefix)) // self.model.config.chunk_size
+        return whole_chunks(context, self.model.config.chunk_size, prefix)
 
     def cost(self, context_tokens: int, query_tokens: int) -> Cost:
         chunks = self._split(context_tokens, prefix=False)

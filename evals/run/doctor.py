@@ -14,12 +14,12 @@ import torch
 
 from evals import registry
 from evals.errors import UserError
-from evals.hashing import cache_folder
 from evals.methods.base import LongContextModel, Query, Runtime
 from evals.methods.presets import Preset
 from evals.methods.weights import resolve
 from evals.run.environment import environment
 from evals.tasks.common.prompt import Prompt, PromptBuilder
+from sharedllm.files import cache_folder
 
 GIB = 1 << 30
 FEW_GIB = 2

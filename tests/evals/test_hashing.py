@@ -10,7 +10,8 @@ import pytest
 
 from evals import hashing
 from evals.errors import UserError
-from evals.hashing import cache_folder, digest_of, digest_of_file, digest_of_tree, digests_of_files
+from evals.hashing import digest_of, digest_of_file, digest_of_tree, digests_of_files
+from sharedllm.files import cache_folder
 
 CONTENT = bytes(range(256)) * 8192  # 2 MiB
 
@@ -73,7 +74,7 @@ def test_without_a_usable_cache_folder_the_file_is_read(large: Path, monkeypatch
         monkeypatch.setenv("XDG_CACHE_HOME", str(large.parent / home))
     else:  # nobody knows the home folder
         monkeypatch.delenv("XDG_CACHE_HOME")
-        monkeypatch.setattr(hashing.platformdirs, "user_cache_path", lambda *_, **__: Path("~/.cache/sharedllm"))
+        monkeypatch.setattr("platformdirs.user_cache_path", lambda *_, **__: Path("~/.cache/sharedllm"))
         with pytest.raises(UserError, match="XDG_CACHE_HOME"):
             cache_folder()
     assert [digest_of_file(large) for _ in range(2)] == [hashlib.sha256(CONTENT).hexdigest()] * 2

@@ -165,7 +165,9 @@ def test_adapters_that_do_not_fit(tmp_path: Path) -> None:
         load_adapter(tmp_path, base_model(), lower_layers=3)
     with pytest.raises(ValueError, match=r"has no place for: cross_attention\.1"):
         load_adapter(tmp_path, base_model(), lower_layers=1)
-    with pytest.raises(ValueError, match="no setting 'dtype'"):
+    with pytest.raises(ValueError, match="no setting 'polcy'"):
+        SharedLLMForCausalLM.from_pretrained(tmp_path, base=base_model(), polcy="right")
+    with pytest.raises(ValueError, match="The base is loaded already: dtype is for a base that is named"):
         SharedLLMForCausalLM.from_pretrained(tmp_path, base=base_model(), dtype=torch.bfloat16)
     (file,) = tmp_path.glob("*.safetensors")
     weights = load_file(file)

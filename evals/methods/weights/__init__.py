@@ -4,7 +4,6 @@ Every source is first brought to one form: a folder that transformers reads. tor
 where a model is built, so that `identity` stays cheap enough for a dry run.
 """
 
-from evals.hashing import cache_folder
 from evals.methods.tokenizers import byte_tokenizer, load_tokenizer
 from evals.methods.weights.configs import causal_config, shape_config
 from evals.methods.weights.hub import missing
@@ -15,7 +14,6 @@ from evals.methods.weights.sources import resolve, resolve_tokenizer
 
 __all__ = [
     "byte_tokenizer",
-    "cache_folder",
     "causal_config",
     "check_attention",
     "identity",

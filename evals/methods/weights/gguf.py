@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from evals.errors import UserError
-from evals.hashing import cache_folder, digest_of_file
+from evals.hashing import digest_of_file
 from evals.methods.tokenizers import has_tokenizer
 from evals.methods.weights.checkpoint import check_weight_files, read_config, weight_files
 from evals.methods.weights.keys import LoadingInfo, check_keys
 from sharedllm.errors import reading
+from sharedllm.files import cache_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -8,7 +8,8 @@ import tempfile
 from pathlib import Path
 
 from evals.errors import UserError
-from evals.hashing import cache_folder, digest_of_file
+from evals.hashing import digest_of_file
+from sharedllm.files import cache_folder
 
 SUMS = "SHA256SUMS"
 

@@ -18,7 +18,8 @@ from evals.methods.presets import Weights
 from evals.methods.tokenizers import load_tokenizer
 from evals.methods.tokenizers.load import PROBE
 from evals.methods.tokenizers.sentencepiece import Processor, processor
-from evals.methods.weights import cache_folder, identity, load_base, random_model, shape_config
+from evals.methods.weights import identity, load_base, random_model, shape_config
+from sharedllm.files import cache_folder
 
 gguf = pytest.importorskip("gguf")
 
