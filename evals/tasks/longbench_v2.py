@@ -17,7 +17,7 @@ from evals.tasks.common import official_prompts
 from evals.tasks.common.files import RowFile
 from evals.tasks.common.fitting import explicit_budget
 from evals.tasks.common.hub import fetch
-from evals.tasks.common.rows import Visible, find, parse, validate
+from evals.tasks.common.rows import Visible, array, find, parse, validate
 from evals.tasks.controls import named
 from evals.tasks.official import OfficialSettings, naming, stop_at_end
 
@@ -198,7 +198,7 @@ def parse_answer(response: str) -> str | None:
 def read(file: RowFile) -> Iterator[tuple[int, Row]]:
     """Numbers and rows of a JSON array or of JSON Lines. Raises UserError for a bad row."""
     if file.path.suffix == ".json":
-        rows = ((number, validate(value, Row, f"{file}, row {number}")) for number, value in _array(file))
+        rows = ((number, validate(value, Row, f"{file}, row {number}")) for number, value in array(file))
     else:
         rows = ((number, parse(file, number, line, Row)) for number, line in file.lines())
     number = 0
@@ -206,10 +206,3 @@ def read(file: RowFile) -> Iterator[tuple[int, Row]]:
         yield number, row
     if not number:
         raise UserError(f"{file} has no rows: download it again.")
-
-
-def _array(file: RowFile) -> Iterator[tuple[int, object]]:
-    values = file.json()
-    if not isinstance(values, list):
-        raise UserError(f"{file} does not hold a list of rows: download it again.")
-    return enumerate(values, start=1)

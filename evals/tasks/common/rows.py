@@ -6,7 +6,7 @@ The lines are read here and not by `datasets`, whose JSON reader knows neither t
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -68,6 +68,14 @@ def parse(file: RowFile, number: int, line: bytes, model: type[Row]) -> Row:
     """One line as a row. Raises UserError that names the file, the line, the field and what to do."""
     where = f"{file}, line {number}"
     return validate(load_json(line, where, REPAIR), model, where)
+
+
+def array(file: RowFile) -> Iterator[tuple[int, object]]:
+    """Numbers (from 1) and values of a JSON array. Raises UserError for another value."""
+    values = file.json()
+    if not isinstance(values, list):
+        raise UserError(f"{file} does not hold a list of rows: download it again.")
+    return iter(enumerate(values, start=1))
 
 
 def validate(value: object, model: type[Row], where: str) -> Row:

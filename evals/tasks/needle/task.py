@@ -20,11 +20,12 @@ from evals.methods.base import Stop
 from evals.tasks.base import Instance, Output, Task
 from evals.tasks.chat_settings import ChatSettings
 from evals.tasks.common import documents as data
+from evals.tasks.common.haystack import Haystack
 from evals.tasks.common.prompt import Frame, Prompt, PromptBuilder, assemble
 from evals.tasks.common.source import DataSource
 from evals.tasks.common.stopping import stop_ids
 from evals.tasks.needle.facts import NEW_TOKENS, TEMPLATES, Fact, draw
-from evals.tasks.needle.haystack import Haystack, depth_of, insert, spread
+from evals.tasks.needle.haystack import depth_of, insert, spread
 from evals.tasks.needle.scores import score_number, score_sentence
 
 if TYPE_CHECKING:
