@@ -41,6 +41,7 @@ TASKS = {
     "ruler": "evals.tasks.ruler.task:Ruler",
     "graphwalks": "evals.tasks.graphwalks.task:GraphWalks",
     "mrcr": "evals.tasks.mrcr.task:Mrcr",
+    "babilong": "evals.tasks.babilong.task:Babilong",
     "efficiency": "evals.measure.efficiency:Efficiency",
     "efficiency-maxlen": "evals.measure.efficiency:MaxLength",
 }

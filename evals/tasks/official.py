@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from evals.errors import UserError
 from evals.methods.base import Stop
+from evals.tasks.base import Instance
 from evals.tasks.chat_settings import ChatSettings
+from evals.tasks.common.prompt import Prompt
 from evals.tasks.common.stopping import stop_ids
 
 if TYPE_CHECKING:
@@ -34,6 +37,15 @@ class OfficialSettings(ChatSettings):
 def stop_at_end(tokenizer: PreTrainedTokenizerBase) -> Stop:
     """Stop where an answer ends, and nowhere else."""
     return Stop(ids=stop_ids(tokenizer))
+
+
+def refused_if_longer(made: Instance, length: int) -> Instance:
+    """The instance, refused where prompt and answer take more tokens than the length: its row is not to be cut."""
+    tokens = len(made.prompt) + made.max_new_tokens
+    if tokens <= length:
+        return made
+    reason = f"Prompt and answer take {tokens} tokens, more than the length {length}."
+    return replace(made, prompt=Prompt([], [], []), refused=reason)
 
 
 @contextmanager

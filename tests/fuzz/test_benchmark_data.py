@@ -16,6 +16,7 @@ import pytest
 
 from evals.errors import UserError
 from evals.methods.weights import byte_tokenizer
+from evals.tasks.babilong.task import Babilong, BabilongSettings
 from evals.tasks.base import Instance, Task
 from evals.tasks.common.source import DataSource
 from evals.tasks.infinitebench.task import InfiniteBench, InfiniteBenchSettings
@@ -38,6 +39,7 @@ INFINITE: Json = {
     "id": 0, "context": "Once upon a time. " * 20, "input": "Who? The largest number of func_1(2)", "answer": ["Ann"],
     "options": ["Ann", "Bob", "Cy", "Di"],
 }  # fmt: skip
+BABILONG: Json = {"input": "Mary went to the office. " * 20, "question": "Where is Mary?", "target": "office"}
 QUESTION: Json = {"question": "Who?", "answers": [{"text": "Ann"}], "is_impossible": False}
 HOTPOT: Json = {"question": "Who?", "answer": "Ann", "context": [["Title", ["Ann sings."]]]}
 PLACE = r"(line|row) \d+|\.json|\.txt|\.zip"
@@ -66,6 +68,10 @@ def infinite(name: str) -> Callable[[Path], Task]:
 
 def ruler(name: str) -> Callable[[Path], Task]:
     return lambda folder: Ruler(name, RulerSettings(), DataSource(folder, offline=True))
+
+
+def babilong(folder: Path) -> Task:
+    return Babilong("qa1", BabilongSettings(source="official"), DataSource(folder, offline=True))
 
 
 def asked(task: Task, length: int) -> list[Instance]:
@@ -128,10 +134,12 @@ BYTES = {
         (ruler("qa_1"), "squad.json"),
         (ruler("qa_2"), "hotpotqa.json"),
         (ruler("niah_single_2"), "PaulGrahamEssays.json"),
+        (babilong, "data/qa1/4k.json"),
     ],
-    ids=["longbench", "longbench-e", "infinitebench", "v2-lines", "v2", "squad", "hotpotqa", "essays"],
+    ids=["longbench", "longbench-e", "infinitebench", "v2-lines", "v2", "squad", "hotpotqa", "essays", "babilong"],
 )
 def test_damaged_bytes(make: Callable[[Path], Task], name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_bytes(content)
     refuse(make, tmp_path, re.escape(name.split(".")[0]))
 
@@ -209,6 +217,28 @@ def test_wrong_rows_of_longbench_v2(fields: Json, message: str, name: str, tmp_p
     (tmp_path / name).write_bytes(content)
     place = f"{name}, (row|line) 2: .*{message}"
     refuse(lambda folder: LongBenchV2(None, OfficialSettings(), DataSource(folder, offline=True)), tmp_path, place)
+
+
+WRONG_BABILONG: dict[str, tuple[Json, str]] = {
+    "input is missing": ({"input": ...}, "input"),
+    "input is a list": ({"input": ["Mary"]}, "input"),
+    "input is white space": ({"input": "\n"}, "input"),
+    "the question is blank": ({"question": " "}, "question"),
+    "the question holds a NUL": ({"question": "Where\x00?"}, "NUL"),
+    "the question is a number": ({"question": 3}, "question"),
+    "the target is missing": ({"target": ...}, "target"),
+    "the target is null": ({"target": None}, "target"),
+    "the target is a list": ({"target": ["office"]}, "target"),
+    "the target is no place": ({"target": "cellar"}, "none of bathroom"),
+    "the target is two places": ({"target": "office,garden"}, "none of bathroom"),
+}
+
+
+@pytest.mark.parametrize(("fields", "message"), WRONG_BABILONG.values(), ids=WRONG_BABILONG)
+def test_wrong_rows_of_babilong(fields: Json, message: str, tmp_path: Path) -> None:
+    (tmp_path / "qa1").mkdir()
+    (tmp_path / "qa1" / "4k.json").write_text(json.dumps([BABILONG, changed(BABILONG, fields)]))
+    refuse(babilong, tmp_path, f"4k.json, row 2: .*{message}")
 
 
 WRONG_INFINITE: dict[str, tuple[str, Json, str]] = {

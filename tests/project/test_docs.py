@@ -4,7 +4,7 @@ The commands of a page run in order, in an empty folder into which examples/, be
 with these changes:
 
 - A preset keeps its name and method and gets tiny random weights (`TINY`). Of several lengths the longest is run, at
-  most 2k (RULER 8k: with one token per byte its tasks do not fit into less). `--limit` is 2.
+  most 2k (RULER and BABILong 8k: with one token per byte their tasks do not fit into less). `--limit` is 2.
 - A name in capitals (DATA, TEXTS, BASE, ...) is a folder with a few invented rows and texts.
 - `sharedllm-report` on a run that no earlier command wrote gets one of tests/fixtures/synthetic_run.py.
 - pip installs a folder of the repository into the empty folder; other packages must be those of the demo. make only
@@ -62,6 +62,7 @@ SHAPE = {
     "num_key_value_heads": 1,
     "max_position_embeddings": 8192,
 }
+LONG_WORDED = ("ruler", "babilong")
 INVENTED = ("synthetic-streamingllm", "synthetic-sharedllm")
 TINY: dict[str, dict[str, Any]] = {  # settings of methods whose defaults are too large for the shape
     "sharedllm": {"chunk_size": 64, "ratios": [4, 2], "lower_layers": 1},
@@ -104,7 +105,7 @@ def tiny(preset: Preset) -> Preset:
 def shrink(words: list[str]) -> list[str]:
     """A command of `sharedllm-eval` with tiny random weights, one short length and few samples."""
     words = list(words)
-    most = 8192 if any("ruler" in word for word in words) else 2048
+    most = 8192 if any(name in word for word in words for name in LONG_WORDED) else 2048
     for i, word in enumerate(words):
         if word == "--length":
             words[i + 1] = str(min(most, max(parse_length(text) for text in words[i + 1].split(","))))

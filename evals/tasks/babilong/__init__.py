@@ -1,0 +1,1 @@
+"""BABILong, generated or official."""

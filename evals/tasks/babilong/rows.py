@@ -1,0 +1,76 @@
+"""Official rows of BABILong: RMT-team/babilong on the hub, or the same files in the data folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from evals.errors import UserError
+from evals.tasks.benchmark_rows import REPAIR, PlainVisible
+from evals.tasks.common.files import RowFile
+from evals.tasks.common.hub import fetch
+from evals.tasks.common.rows import Visible, array, validate
+from evals.tasks.common.source import DataSource
+
+REPO = "RMT-team/babilong"
+REVISION = "ee0d588794c7ac098062ee0d247c733d62e94fe2"
+"""A revision that several public evaluations pin."""
+SETS = ("0k", "1k", "2k", "4k", "8k", "16k", "32k", "64k", "128k", "256k", "512k", "1M")
+"""Published lengths, in tokens of GPT-2's tokenizer without the instruction. (10M is too large a file to be read.)"""
+
+
+class Row(BaseModel):
+    """One official row. input: the text with the facts in it."""
+
+    input: Visible
+    question: PlainVisible
+    target: PlainVisible
+
+
+def fitting(length: int) -> str:
+    """The longest set that leaves a fifth of the length for instruction, answer, and a less thrifty tokenizer."""
+    return [name for name in SETS if _tokens(name) * 5 <= length * 4][-1]
+
+
+def _tokens(name: str) -> int:
+    return int(name[:-1]) * (1024 if name.endswith("k") else 1 << 20)
+
+
+def files(task: str, data: DataSource) -> list[Path]:
+    """The files of a task in the data folder, of whatever length."""
+    return [path for name in SETS if (path := _brought(task, name, data)) is not None]
+
+
+def _brought(task: str, name: str, data: DataSource) -> Path | None:
+    if data.data_dir is None:
+        return None
+    places = [base / sub for base in (data.data_dir, data.data_dir / "babilong") for sub in ("", "data")]
+    return next((path for place in places if (path := place / task / f"{name}.json").is_file()), None)
+
+
+def locate(task: str, name: str, data: DataSource) -> RowFile:
+    """The file of a task in a set. Raises UserError that says how to get it."""
+    if data.data_dir is None:
+        return RowFile(fetch(REPO, f"data/{task}/{name}.json", REVISION, data.offline))
+    found = _brought(task, name, data)
+    if found is None:
+        raise UserError(
+            f"BABILong {task} of the set {name} is not in {data.data_dir}: put data/{task}/{name}.json of "
+            f"https://huggingface.co/datasets/{REPO} there."
+        )
+    return RowFile(found)
+
+
+def read(file: RowFile, labels: tuple[str, ...]) -> Iterator[tuple[int, Row]]:
+    """Numbers and rows of a file. labels: the possible answers. Raises UserError for a bad row, or none."""
+    known = {label.lower() for label in labels}
+    number = 0
+    for number, value in array(file):
+        row = validate(value, Row, f"{file}, row {number}")
+        if row.target.lower() not in known:
+            raise UserError(f"{file}, row {number}: target is none of {', '.join(labels)}: {REPAIR}.")
+        yield number, row
+    if not number:
+        raise UserError(f"{file} has no rows: download it again.")
