@@ -42,6 +42,7 @@ TASKS = {
     "graphwalks": "evals.tasks.graphwalks.task:GraphWalks",
     "mrcr": "evals.tasks.mrcr.task:Mrcr",
     "babilong": "evals.tasks.babilong.task:Babilong",
+    "nolima": "evals.tasks.nolima.task:Nolima",
     "efficiency": "evals.measure.efficiency:Efficiency",
     "efficiency-maxlen": "evals.measure.efficiency:MaxLength",
 }

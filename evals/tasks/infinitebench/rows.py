@@ -14,13 +14,13 @@ from evals.tasks.common.files import RowFile
 from evals.tasks.common.hub import fetch
 from evals.tasks.common.rows import Visible, find, parse
 from evals.tasks.common.source import DataSource
+from evals.tasks.common.spread import spread
 from evals.tasks.infinitebench.labels import Label, Value, label
 from evals.tasks.infinitebench.subsets import DEPTH_SWEEPS
 
 REPO = "xinrongzhang2022/InfiniteBench"
 REVISION = "90f0394333616266d9fe85824ceaf505093cbaa5"
 """A revision that several public reproductions pin."""
-GOLDEN_RATIO = 0.6180339887498949
 
 NonEmpty = Annotated[list[Value | list[int]], Field(min_length=1)]
 ASKED = ("longbook_qa_eng", "longbook_choice_eng", "longbook_qa_chn", "kv_retrieval")
@@ -93,17 +93,3 @@ def read(task: str, file: RowFile, limit: int | None) -> Iterator[tuple[int, Inf
         yield number, row, wanted
     if not number:
         raise UserError(f"{file} has no rows: download it again.")
-
-
-def spread(numbers: list[int], limit: int) -> set[int]:
-    """`limit` of the numbers, evenly spread; a larger limit keeps those of a smaller one.
-
-    Multiples of the golden ratio modulo 1 leave no large gap after any number of them, so the first of
-    `numbers` in that order reach every depth of a sweep.
-    """
-    return {numbers[i] for i in sorted(range(len(numbers)), key=order)[:limit]}
-
-
-def order(index: int) -> float:
-    """What `spread` sorts by."""
-    return ((index + 1) * GOLDEN_RATIO) % 1.0

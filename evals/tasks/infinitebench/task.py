@@ -11,6 +11,7 @@ from pydantic import Field
 from evals.errors import UserError
 from evals.tasks.base import Instance, Output, Task
 from evals.tasks.common.fitting import explicit_budget, fitting_size
+from evals.tasks.common.spread import order, spread
 from evals.tasks.common.view import View
 from evals.tasks.common.whole_cut import Rule
 from evals.tasks.controls import named
@@ -80,7 +81,7 @@ class InfiniteBench(Task):
     def instances(
         self, tokenizer: PreTrainedTokenizerBase, length: int | None, limit: int | None, seed: int
     ) -> Iterator[Instance]:
-        """Rows in file order (generated: in row order); a limit takes rows of all depths (`rows.spread`)."""
+        """Rows in file order (generated: in row order); a limit takes rows of all depths (`spread`)."""
         settings = self.settings
         official = template(self.task, settings.family, settings.templates)
         chat = settings.wraps(tokenizer, officially=settings.family in CHAT_FAMILIES)
@@ -130,7 +131,7 @@ class InfiniteBench(Task):
                 row.options,
                 str(evidence) if self.task in DEPTH_SWEEPS else None,
                 {"source": "official"},
-                rows.order(number - 1) if self.task in DEPTH_SWEEPS else 0.0,
+                order(number - 1) if self.task in DEPTH_SWEEPS else 0.0,
             )
             with naming(f"{file}, line {number}"):
                 request = maker.request(text, budget)
@@ -149,13 +150,12 @@ class InfiniteBench(Task):
         """Rows of the official size, or of the largest that fits; never cut."""
         generator = GENERATORS[self.task]
         count = generator.count(length)
-        chosen = sorted(rows.spread(list(range(count)), limit)) if limit is not None else range(count)
+        chosen = sorted(spread(list(range(count)), limit)) if limit is not None else range(count)
 
         def make(index: int, size: int) -> Request:
             row = generator.row(self.task, seed, index, size, length)
             meta: dict[str, str | float] = {"source": "generated", "size": size, **row.meta}
-            order = rows.order(index)
-            return maker.request(Text(row.context, row.input, row.answer, [], row.evidence, meta, order))
+            return maker.request(Text(row.context, row.input, row.answer, [], row.evidence, meta, order(index)))
 
         size = self._size(generator, length, lambda size: make(0, size).tokens)
         for index in chosen:

@@ -20,10 +20,10 @@ from evals.errors import UserError
 from evals.methods.weights import byte_tokenizer
 from evals.tasks.base import DataSource, Instance, Output
 from evals.tasks.common import official_prompts
+from evals.tasks.common.spread import spread
 from evals.tasks.infinitebench.computed import HEADER, TARGETS
 from evals.tasks.infinitebench.generators import GENERATORS
 from evals.tasks.infinitebench.needles import Sweep, needle_context, sweep
-from evals.tasks.infinitebench.rows import spread
 from evals.tasks.infinitebench.subsets import TASKS
 from evals.tasks.infinitebench.task import InfiniteBench, InfiniteBenchSettings
 from evals.tasks.infinitebench.templates import fields, template

@@ -1,0 +1,1 @@
+"""NoLiMa, generated or official."""
