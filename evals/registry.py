@@ -43,6 +43,7 @@ TASKS = {
     "mrcr": "evals.tasks.mrcr.task:Mrcr",
     "babilong": "evals.tasks.babilong.task:Babilong",
     "nolima": "evals.tasks.nolima.task:Nolima",
+    "longproc": "evals.tasks.longproc.task:LongProc",
     "efficiency": "evals.measure.efficiency:Efficiency",
     "efficiency-maxlen": "evals.measure.efficiency:MaxLength",
 }

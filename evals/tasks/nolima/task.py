@@ -120,7 +120,7 @@ class Nolima(Task):
         asked = self.settings
         rng = random.Random(f"nolima {self.hops}:{asked.others}:{asked.start:g}:{seed}:{length}:{index}")
         around = window(rng, texts, length, length)  # a little too long; what is used of it is cut below
-        words = CONTENT.findall(builder.tokenizer.decode(around).lower())
+        words = CONTENT.findall(str(builder.tokenizer.decode(around)).lower())
         association, name, others = draw(rng, self.hops, asked.others, words)
         question = association.question(self.hops)
         told = [association.needle(name), *(other.needle(whose) for other, whose in others)]

@@ -1,0 +1,1 @@
+"""Long answers in the manner of LongProc, generated."""
