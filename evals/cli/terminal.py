@@ -33,7 +33,8 @@ def results_table(rows: Sequence[Json]) -> Table:
             str(row["length"] or ""),
             row["status"]
             + (", beyond window" if row["beyond_window"] else "")
-            + (", context not tested" if row.get("tests_context") is False else ""),
+            + (", context not tested" if row.get("tests_context") is False else "")
+            + "".join(f", {row[kind]} rows {kind}" for kind in ("cut", "skipped") if row.get(kind)),
             str(row["n"]),
             f"{first} {_number(metrics[first])}" if first in metrics else "",
             _interval(low, high) if sampled else "",

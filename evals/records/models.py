@@ -20,6 +20,10 @@ Tokens = Annotated[int, Field(ge=0, le=1 << 53)]
 Status = Literal["pending", "ok", "oom", "failed"]
 Control = Literal["own", "other", "none"]
 """Whose context a question is asked with: that of its sample, of another, or none."""
+CUTS = ("cut_tokens", "cut_prefix", "cut_query")
+"""Keys in the `audit` of a sample: tokens cut out of the parts of its prompt."""
+OVER_LENGTH = "over_length"
+"""Key in the `meta` of a sample that was not asked, since its prompt exceeds its budget: how many tokens it has."""
 
 
 class Record(BaseModel):
@@ -65,6 +69,23 @@ class SampleRecord(Record):
     trace: Json = Field(default_factory=dict)
     seconds: dict[str, float] = Field(default_factory=dict)
     control: Control = "own"
+
+    @property
+    def prompt_cut(self) -> bool:
+        """Whether tokens of the prompt were cut to fit it into its budget."""
+        return any(self.audit.get(name) for name in CUTS)
+
+    @property
+    def skipped(self) -> bool:
+        """Whether it was not asked because its prompt exceeds its budget."""
+        return self.status == "failed" and OVER_LENGTH in self.meta
+
+    @property
+    def uncut_tokens(self) -> float:
+        """Tokens of the prompt before anything was cut; NaN where the record does not say."""
+        counts = [self.audit.get(name, 0) for name in ("tokens", *CUTS)]
+        known = "tokens" in self.audit and all(isinstance(count, int) for count in counts)
+        return float(sum(counts)) if known else math.nan
 
 
 class Measurement(Record):
@@ -114,7 +135,8 @@ class CellState(Record):
     a process started on the cell and died, each time with begun_records records. traceback: of a bug; bad_input: a
     person's mistake.
     max_context: the model's window in tokens. data: hash of the task's data files below `--data-dir`.
-    planned_s: seconds that its requests were estimated to take.
+    planned_s: seconds that its requests were estimated to take. cut, skipped: prompts that were too long for their
+    budget, of the last complete pass.
     """
 
     model: str
@@ -135,6 +157,8 @@ class CellState(Record):
     traceback: str | None = None
     bad_input: bool = False
     planned_s: float | None = None
+    cut: int = 0
+    skipped: int = 0
 
     @property
     def beyond_window(self) -> bool:
@@ -236,7 +260,7 @@ class RunMeta(Record):
         """The content of `run.json`, without the empty entries that most runs have."""
         found = self.model_dump()
         for state in found["cells"].values():
-            for name in ("traceback", "bad_input", "begun", "begun_records", "planned_s"):
+            for name in ("traceback", "bad_input", "begun", "begun_records", "planned_s", "cut", "skipped"):
                 if not state[name]:
                     del state[name]
         optional = ("resumed", "timing", "merged", "plan", "shard")

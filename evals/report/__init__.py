@@ -34,6 +34,7 @@ def write(run: Run, folder: Path, threshold: float | None = None) -> pd.DataFram
 
 
 def _write(data: Data, folder: Path, threshold: float | None) -> None:
+    from evals.report.bins import length_tables
     from evals.report.effective import THRESHOLD, effective_table
     from evals.report.page import write_page
     from evals.report.paper.tables import paper_tables
@@ -48,7 +49,7 @@ def _write(data: Data, folder: Path, threshold: float | None) -> None:
     lengths = list(effective_table(data, threshold or THRESHOLD))
     summary = "\n".join(table.markdown() for table in [summary_table(data), *lengths])
     (folder / "summary.md").write_text(summary, encoding="utf-8")
-    tables, plan = [*lengths, *paper_tables(data)], plan_table(data)
+    tables, plan = [*lengths, *length_tables(data), *paper_tables(data)], plan_table(data)
     for table in (*tables, *([plan] if plan else [])):
         table.write(folder / "tables")
     plots = draw(data, folder / "plots")

@@ -35,7 +35,9 @@ class Digest:
     intervals: the cell's metrics over these. use: against the other contexts, where they were asked too. counted,
     counted_codes: first metric and `chance` of these, if they have the first metric (N, 2), and their clusters (N,).
     values, codes: the first metric of every sample that was scored (S,), NaN where it lacks it, and its cluster.
-    depths: place of the needle in percent and first metric of samples that have both (S, 2).
+    depths: place of the needle in percent and first metric of samples that have both (S, 2). tokens: of the prompt of
+    every sample that was scored (S,), before anything was cut; NaN where the record does not say.
+    cut, skipped: prompts that were too long for their budget and so were cut, or not asked.
     """
 
     total: int
@@ -50,6 +52,9 @@ class Digest:
     values: Floats
     codes: Codes
     depths: Floats
+    tokens: Floats
+    cut: int
+    skipped: int
 
     @classmethod
     def of(cls, state: CellState, samples: Iterable[SampleRecord]) -> Digest:
@@ -73,6 +78,9 @@ class Digest:
             values=metric_table(scored, [metric])[:, 0],
             codes=cluster_codes(scored)[0],
             depths=_depths(scored, metric),
+            tokens=np.array([s.uncut_tokens for s in scored], dtype=float),
+            cut=sum(s.prompt_cut for s in scored),
+            skipped=sum(s.skipped for s in everything),
         )
 
 
@@ -94,11 +102,13 @@ def cell_intervals(task: BaseTask, samples: Sequence[SampleRecord]) -> dict[str,
 
 
 def _left_out(samples: Iterable[SampleRecord]) -> Counter[str]:
-    return Counter(
-        "failed" if sample.status != "ok" else "without a finite score"
-        for sample in samples
-        if sample.status != "ok" or not has_finite(sample)
-    )
+    return Counter(_reason(sample) for sample in samples if sample.status != "ok" or not has_finite(sample))
+
+
+def _reason(sample: SampleRecord) -> str:
+    if sample.skipped:
+        return "skipped, longer than their budget"
+    return "failed" if sample.status != "ok" else "without a finite score"
 
 
 def _depths(samples: Iterable[SampleRecord], metric: str) -> Floats:

@@ -15,7 +15,8 @@ from evals.report.stats import Interval
 GIB = 1 << 30
 FIRST = ["model", "task", "length", "status", "n"]
 COST = ["ttft_s", "read_s", "query_s", "tpot_ms", "tpot_p95_ms", "peak_gib", "state_gib"]
-LAST = ["metric", "higher_is_better", "groups", "gain_n", "tests_context", "max_context", "cell"]
+TOO_LONG = ["cut", "skipped"]
+LAST = [*TOO_LONG, "metric", "higher_is_better", "groups", "gain_n", "tests_context", "max_context", "cell"]
 
 
 RESERVED = {*FIRST, *COST, *LAST}
@@ -28,13 +29,14 @@ def summarize(run: Run) -> pd.DataFrame:
 
     status: the cell's state in the run (`ok`, `oom`, `failed`, `pending`); `oom` also if only the cold pass
     ran out of memory. n: samples whose metrics are all finite; only these count. groups: clusters among them.
+    cut, skipped: prompts longer than their budget, which were cut, or not asked.
     gain_n: samples that the gain rests on. tests_context: whether the score without a context is another one.
     """
     rows = [_row(run, cell, record) for cell, record in run.cells.items()]
     found = list(dict.fromkeys(name for row in rows for name in row))
     metrics = [name for name in found if name not in RESERVED]
     frame = pd.DataFrame(rows, columns=[*FIRST, *metrics, *COST, *LAST])
-    whole = dict.fromkeys(("length", "max_context", "n", "groups", "gain_n"), "Int64")
+    whole = dict.fromkeys(("length", "max_context", "n", "groups", "gain_n", *TOO_LONG), "Int64")
     return frame.astype({**whole, "tests_context": "boolean"})
 
 
@@ -97,6 +99,8 @@ def _row(run: Run, cell: str, state: CellState) -> dict[str, Any]:
     row |= {name: getattr(state, name) for name in ("metric", "higher_is_better", "max_context")}
     if digest.use.pairs:
         row["gain_n"] = digest.use.pairs
+    if digest.total and not is_measured(state.task):
+        row |= {name: getattr(digest, name) for name in TOO_LONG}
     return row | {"groups": digest.groups, "tests_context": digest.use.tested, "cell": cell}
 
 

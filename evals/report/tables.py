@@ -11,7 +11,7 @@ import pandas as pd
 from evals.report.frames import Data
 from evals.report.missing import missing
 from evals.report.stats import Interval
-from evals.report.summary import COST, FIRST, is_measured, metric_names
+from evals.report.summary import COST, FIRST, TOO_LONG, is_measured, metric_names
 
 FLOOR, CEILING = 0.02, 0.98
 LATEX = str.maketrans(
@@ -116,7 +116,9 @@ def summary_table(data: Data) -> Table:
         measured = is_measured(str(row["task"]))
         for name in metric_names(data.summary):
             cell[name] = row[name] if measured else Interval(row[name], row[f"{name}_low"], row[f"{name}_high"])
-        rows.append({**cell, **{k: row[k] for k in COST}})
+        rows.append(
+            {**cell, **{k: row[k] or None for k in TOO_LONG if not pd.isna(row[k])}, **{k: row[k] for k in COST}}
+        )
     frame = pd.DataFrame(rows, dtype=object).dropna(axis=1, how="all")
     return Table(
         "summary",
@@ -146,7 +148,20 @@ def fairness_table(data: Data) -> Table:
 
 def hints(data: Data) -> list[str]:
     """What a reader must know before comparing models."""
-    return [*ceiling_hints(data), *context_hints(data), *device_hints(data)]
+    return [*ceiling_hints(data), *context_hints(data), *cut_hints(data), *device_hints(data)]
+
+
+def cut_hints(data: Data) -> list[str]:
+    """Where prompts were cut to fit their budget: their scores are those of a part of the row."""
+    found = []
+    for (task, length), group in data.summary.groupby(["task", "length"], sort=False, dropna=False):
+        models: dict[str, list[str]] = {}
+        for row in group[group["cut"].fillna(0) > 0].to_dict("records"):
+            models.setdefault(f"{row['cut']} of {row['n']}", []).append(row["model"])
+        where = f"{task}" + ("" if pd.isna(length) else f" at {length} tokens")
+        for count, names in models.items():
+            found.append(f"{where}: {count} prompts were longer than their budget and were cut ({', '.join(names)}).")
+    return found
 
 
 def device_hints(data: Data) -> list[str]:

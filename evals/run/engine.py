@@ -33,7 +33,7 @@ from evals.run.instances import Instances
 from evals.run.isolated import Loaded, Result, measure_isolated
 from evals.run.left import left_to_do
 from evals.run.progress import Watcher
-from evals.run.samples import AuditError
+from evals.run.samples import AuditError, too_long
 from evals.run.spec import RunSpec
 from evals.tasks.common.thinking import hint
 
@@ -136,6 +136,7 @@ class Engine:
             self.answering.measure(model, cell, answerable[0])
         state = self.states[cell.id]
         state.limit, state.samples = self.spec.limit, len(instances)
+        state.cut, state.skipped = too_long(instances)
         failed = self.store.failed.get(cell.id, {})
         if faults := [failed[instance.id] for instance in answerable if instance.id in failed]:
             self._settle([cell], "failed", f"{len(faults)} of {len(instances)} samples have no score: {faults[0]}.")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from evals.methods.base import LongContextModel, Request, Session
-from evals.records.models import Answer, PromptEnds, SampleRecord
+from evals.records.models import OVER_LENGTH, Answer, PromptEnds, SampleRecord
 from evals.run.grid import Cell
 from evals.tasks.base import Instance, Output, Task
 from evals.tasks.common.thinking import read_answer
@@ -113,6 +113,13 @@ def refused(cell: Cell, instance: Instance, reason: str) -> SampleRecord:
         group=instance.group,
         meta=instance.meta,
     )
+
+
+def too_long(instances: Sequence[Instance]) -> tuple[int, int]:
+    """Of the instances of a cell with their own contexts: how many were cut to their budget, how many skipped."""
+    own = [instance for instance in instances if instance.control == "own"]
+    skipped = sum(OVER_LENGTH in i.meta for i in own if i.refused is not None)
+    return sum(i.prompt.audit.uncut > i.prompt.audit.tokens for i in own if i.refused is None), skipped
 
 
 def audit(instance: Instance, cell: Cell) -> None:

@@ -112,7 +112,7 @@ class LongBenchV2(Task):
         """The rows in file order. seed is not used: nothing is random."""
         builder = self.settings.builder(tokenizer)
         chat = self.settings.wraps(tokenizer, officially=True)
-        file = self._locate()
+        budget, file = self._budget(length), self._locate()
         for number, row in first(read(file), limit):
             before, after, question = render(row)
             with naming(f"{file}, row {number}"):
@@ -120,13 +120,13 @@ class LongBenchV2(Task):
                     before,
                     row.context.strip(),
                     after,
-                    budget=self._budget(length),
+                    budget=budget,
                     rule="uneven",
                     chat=chat,
                     question=question,
                     template=template(),
                 )
-            yield Instance(
+            instance = Instance(
                 id=f"{number:04d}",
                 prompt=prompt,
                 max_new_tokens=MAX_NEW_TOKENS,
@@ -143,6 +143,7 @@ class LongBenchV2(Task):
                 },
                 holds=named(row.context),
             )
+            yield self.settings.fitting(instance, budget, f"{file}, row {number}")
 
     def _budget(self, length: int | None) -> int:
         if self.settings.max_prompt_tokens is not None:

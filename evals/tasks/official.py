@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
 from evals.errors import UserError
 from evals.methods.base import Stop
+from evals.records.models import OVER_LENGTH
 from evals.tasks.base import Instance
 from evals.tasks.chat_settings import ChatSettings
 from evals.tasks.common.prompt import Prompt
@@ -22,16 +23,41 @@ if TYPE_CHECKING:
 
 class OfficialSettings(ChatSettings):
     """chat: "official" wraps the prompt in the tokenizer's chat template, if it has one, where the official script
-    does. max_prompt_tokens: truncation budget of the prompt, in place of the one that --length implies."""
+    does. max_prompt_tokens: truncation budget of the prompt, in place of the one that --length implies. overlength:
+    what happens to a row whose prompt exceeds that budget: `truncate` cuts it by the official rule, `skip` does not
+    ask it, `fail` ends the cell."""
 
     chat: Literal["official", "never", "always"] = "official"
     max_prompt_tokens: int | None = Field(None, ge=1)
+    overlength: Literal["truncate", "skip", "fail"] = "truncate"
+
+    added_later: ClassVar[tuple[str, ...]] = (*ChatSettings.added_later, "overlength")
 
     def wraps(self, tokenizer: PreTrainedTokenizerBase, officially: bool) -> bool:
         """Whether to apply the chat template. officially: whether the official script does for a chat model."""
         if self.chat == "official":
             return officially and bool(tokenizer.chat_template)
         return self.chat == "always"
+
+    def fitting(self, instance: Instance, budget: int | None, place: object) -> Instance:
+        """The instance of a row, which is not asked where it is too long and `overlength` says so.
+
+        budget: tokens of the prompt, None where nothing is cut. place: of the row (file and line).
+        Raises UserError for a long row under `fail`, and where there is no budget to compare with.
+        """
+        if self.overlength == "truncate":
+            return instance
+        if budget is None:
+            raise UserError(
+                f"overlength={self.overlength} compares rows with a length: add --length, or --set max_prompt_tokens=N."
+            )
+        tokens = instance.prompt.audit.uncut
+        if tokens <= budget:
+            return instance
+        reason = f"{place}: the prompt has {tokens} tokens, its budget is {budget}"
+        if self.overlength == "fail":
+            raise UserError(f"{reason}: choose a larger --length, or overlength=skip or truncate.")
+        return replace(instance, refused=f"{reason} (overlength=skip).", meta={**instance.meta, OVER_LENGTH: tokens})
 
 
 def stop_at_end(tokenizer: PreTrainedTokenizerBase) -> Stop:

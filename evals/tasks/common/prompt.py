@@ -43,6 +43,11 @@ class Audit:
     template_sha256: str | None = None
     needle_survived: bool | None = None
 
+    @property
+    def uncut(self) -> int:
+        """Tokens before anything was cut."""
+        return self.tokens + self.cut_tokens + self.cut_prefix + self.cut_query
+
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from evals.errors import UserError
 from evals.tasks.base import Instance, Output, Task
+from evals.tasks.common.files import RowFile
 from evals.tasks.common.fitting import explicit_budget, fitting_size
 from evals.tasks.common.spread import order, spread
 from evals.tasks.common.view import View
@@ -88,13 +89,15 @@ class InfiniteBench(Task):
         builder = settings.builder(tokenizer)
         rule: Rule = "uneven" if settings.family in CHAT_FAMILIES else "even"  # eval_utils.py, eval_yarn_mistral.py
         maker = Maker(self.task, official, builder, chat, rule, settings.max_new_tokens)
+        file, budget = None, None
         if self._generates(length):
             assert length is not None
             requests = self._generated(maker, length, limit, seed)
         else:
-            requests = self._official(maker, length, limit)
+            file, budget = rows.locate(self.task, length, self.data), self._budget(length)
+            requests = self._official(maker, file, budget, limit)
         for number, request in requests:
-            yield Instance(
+            instance = Instance(
                 id=f"{number:04d}",
                 prompt=request.prompt,
                 max_new_tokens=request.new_tokens,
@@ -105,6 +108,7 @@ class InfiniteBench(Task):
                 holds=named(request.text.context),
                 order=request.text.order,
             )
+            yield settings.fitting(instance, budget, f"{file}, line {number}") if file else instance
 
     def _generates(self, length: int | None) -> bool:
         """Whether rows are generated. Raises UserError where that was asked for and cannot be."""
@@ -119,9 +123,9 @@ class InfiniteBench(Task):
             return False
         return rows.brought(self.task, length, self.data) is None
 
-    def _official(self, maker: Maker, length: int | None, limit: int | None) -> Iterator[tuple[int, Request]]:
-        budget = self._budget(length, self.settings.max_new_tokens or MAX_NEW_TOKENS[self.task])
-        file = rows.locate(self.task, length, self.data)
+    def _official(
+        self, maker: Maker, file: RowFile, budget: int | None, limit: int | None
+    ) -> Iterator[tuple[int, Request]]:
         for number, row, answer in rows.read(self.task, file, limit):
             evidence = answer[0] if isinstance(answer, list) else answer
             text = Text(
@@ -137,7 +141,8 @@ class InfiniteBench(Task):
                 request = maker.request(text, budget)
             yield number, request
 
-    def _budget(self, length: int | None, new_tokens: int) -> int | None:
+    def _budget(self, length: int | None) -> int | None:
+        new_tokens = self.answer_tokens()
         if self.settings.max_prompt_tokens is not None:
             return explicit_budget(length, self.settings.max_prompt_tokens, new_tokens)
         if length is not None and length <= new_tokens:

@@ -91,7 +91,7 @@ class LongBench(Task):
                     question=text.question,
                     template=template(self.dataset),
                 )
-            yield Instance(
+            instance = Instance(
                 id=f"{line:04d}",
                 prompt=prompt,
                 max_new_tokens=known.max_new_tokens,
@@ -101,6 +101,7 @@ class LongBench(Task):
                 meta=self._meta(row, chat),
                 holds=named(row.context),
             )
+            yield self.settings.fitting(instance, budget, f"{file}, line {line}")
 
     def _meta(self, row: rows.LongBenchRow, chat: bool) -> dict[str, object]:
         meta: dict[str, object] = {"row": row.id, "length": row.length, "chat": chat}
