@@ -33,10 +33,13 @@ class Record(BaseModel):
 
 
 class Answer(Record):
-    """What a model answered. tokens: generated, or scored where there is no text."""
+    """What a model answered. tokens: generated, or scored where there is no text. hit_limit: whether the answer budget
+    ended it; None where tokens were scored, and in runs recorded before 0.1.0.
+    """
 
     text: str
     tokens: int
+    hit_limit: bool | None = None
 
 
 class PromptEnds(Record):

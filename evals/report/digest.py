@@ -15,14 +15,17 @@ from evals.records.seconds import sample_seconds
 from evals.report.gain import ContextUse, context_use
 from evals.report.pairs import by_mean
 from evals.report.stats import Interval
-from evals.report.stats.clusters import cluster_codes, has_finite, metric_table
+from evals.report.stats.clusters import cluster_codes, clustered_mean, has_finite, metric_table
 from evals.report.stats.interval import Codes, Floats
-from evals.report.stats.means import mean_intervals
+from evals.report.stats.means import mean_interval, mean_intervals
 from evals.report.stats.statistics import statistic_intervals
-from evals.tasks.base import BaseTask
+from evals.tasks.base import BaseTask, Task
 from evals.tasks.common.source import DataSource
 from evals.tasks.controls import CONTROLS
 from sharedllm.validation import validate
+
+EMPTY, HIT_LIMIT = "empty", "hit_limit"
+"""Shares of generated answers, among the metrics of a cell."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class Digest:
             seconds=sum(map(sample_seconds, everything)),
             n=len(counted),
             groups=cluster_codes(counted)[1] if counted else 0,
-            intervals=cell_intervals(task, counted),
+            intervals={**_answer_shares(task, counted), **cell_intervals(task, counted)},
             use=context_use(task, state, asked),
             counted=metric_table(with_metric, [metric, "chance"]),
             counted_codes=cluster_codes(with_metric)[0],
@@ -99,6 +102,23 @@ def cell_intervals(task: BaseTask, samples: Sequence[SampleRecord]) -> dict[str,
     if by_mean(task):
         return mean_intervals(samples)
     return statistic_intervals(samples, task.summarize)
+
+
+def _answer_shares(task: BaseTask, samples: Sequence[SampleRecord]) -> dict[str, Interval]:
+    """Shares of generated answers that are empty, and that their budget cut off (where the records say so)."""
+    known = [sample for sample in samples if sample.output.hit_limit is not None]
+    earlier = isinstance(task, Task) and task.answer_tokens() > 0
+    answered = known or (samples if earlier else [])
+    shares = {EMPTY: _share(answered, [not s.output.text.strip() for s in answered])}
+    shares[HIT_LIMIT] = _share(known, [bool(s.output.hit_limit) for s in known])
+    return {name: share for name, share in shares.items() if share}
+
+
+def _share(samples: Sequence[SampleRecord], holds: Sequence[bool]) -> Interval | None:
+    if not samples:
+        return None
+    values = np.array(holds, dtype=float)
+    return mean_interval(values, clustered_mean(values, cluster_codes(samples)[0]))
 
 
 def _left_out(samples: Iterable[SampleRecord]) -> Counter[str]:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from evals.methods.base import LongContextModel, Request, Session
 from evals.records.models import OVER_LENGTH, Answer, PromptEnds, SampleRecord
 from evals.run.grid import Cell
 from evals.tasks.base import Instance, Output, Task
+from evals.tasks.common.normalised import normalised
 from evals.tasks.common.thinking import read_answer
 
 HEAD_TOKENS, TAIL_TOKENS = 120, 240
 """How much of each end of a prompt is kept as text, for people."""
+
+NORMALISED = "normalised"
+"""Name of the second score of a sample."""
 
 
 class AuditError(Exception):
@@ -56,8 +60,14 @@ def _output(model: LongContextModel, instance: Instance, ids: list[int]) -> Outp
 
 
 def score(task: Task, instance: Instance, output: Output) -> dict[str, float]:
-    """The task's metrics of one sample; of an answer with thinking in it also how much, and whether it ended there."""
+    """The task's metrics of one sample, and of a generated answer also:
+
+    normalised: the first metric of the answer as it is or without differences of form, whichever is better.
+    thinking_tokens, unfinished_thinking: where there was thinking, how much, and whether the answer ended there.
+    """
     metrics = task.evaluate(instance, output)
+    if instance.target is None and task.higher_is_better and task.metric in metrics:
+        metrics = {**metrics, NORMALISED: _normalised(task, instance, output, metrics[task.metric])}
     if output.thinking_tokens:
         metrics = {
             **metrics,
@@ -65,6 +75,22 @@ def score(task: Task, instance: Instance, output: Output) -> dict[str, float]:
             "unfinished_thinking": float(output.unfinished_thinking),
         }
     return metrics
+
+
+def _normalised(task: Task, instance: Instance, output: Output, official: float) -> float:
+    text = normalised(output.text, instance.reference)
+    if text == output.text:
+        return official
+    found = task.evaluate(instance, replace(output, text=text)).get(task.metric, official)
+    return max(official, found)
+
+
+def _hit_limit(instance: Instance, output: Output) -> bool | None:
+    """Whether an answer was cut off by its budget; None where given tokens were scored."""
+    if instance.target is not None:
+        return None
+    stopped = instance.stop.when is not None and instance.stop.when(output.ids)
+    return len(output.ids) >= instance.max_new_tokens and not stopped
 
 
 def record(
@@ -88,7 +114,11 @@ def record(
         status="failed" if fault else "ok",
         error=fault,
         metrics={} if fault else metrics,
-        output=Answer(text=output.text, tokens=len(output.ids) or len(output.logprobs)),
+        output=Answer(
+            text=output.text,
+            tokens=len(output.ids) or len(output.logprobs),
+            hit_limit=_hit_limit(instance, output),
+        ),
         reference=instance.reference,
         group=instance.group or prompt.context_key,
         meta=instance.meta,

@@ -255,3 +255,20 @@ def test_times_of_unlike_devices_are_named(folder) -> None:
     assert f"GPU A: {FULL}" in found
     assert "GPU B: " in found
     assert SHARED in found.partition("GPU B: ")[2]
+
+
+def test_shares_of_empty_and_cut_answers_come_from_the_records(tmp_path) -> None:
+    """Records of earlier versions do not know whether the budget ended an answer."""
+    run = write_run(tmp_path, samples=4, models=(FULL,), tasks=("longbench:qasper",))
+    lines = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
+    lines[0]["output"]["text"] = " \n"
+    (run / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    row = Data.of(load(run)).summary.iloc[0]
+    assert row["empty"] == 0.25
+    assert "hit_limit" not in row
+    for line, hit in zip(lines, [True, False, False, True], strict=False):
+        line["output"]["hit_limit"] = hit
+    (run / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    row = Data.of(load(run)).summary.iloc[0]
+    assert (row["empty"], row["hit_limit"]) == (0.25, 0.5)
+    assert row["hit_limit_low"] < 0.5 < row["hit_limit_high"]

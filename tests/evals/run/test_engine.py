@@ -85,8 +85,9 @@ def test_a_sample_holds_what_was_asked_and_done(toy: Callable[..., Any], tmp_pat
     toy("--set", "contexts=1")
     generated, scored, perf = samples(tmp_path / "run")
     assert generated["output"]["tokens"] == 3
-    assert generated["metrics"].keys() == {"exact"}
-    assert scored["output"] == {"text": "", "tokens": 3}
+    assert generated["metrics"].keys() == {"exact", "normalised"}
+    assert generated["output"]["hit_limit"] is True
+    assert scored["output"] == {"text": "", "tokens": 3, "hit_limit": None}
     assert scored["metrics"].keys() == {"nll"}
     assert generated["audit"]["tokens"] == 59
     assert generated["audit"]["bos"] == 1

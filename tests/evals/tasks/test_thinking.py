@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from openai_server import OpenAIServer
 from transformers import PreTrainedTokenizerBase
 
 from evals.methods.weights import byte_tokenizer
+from evals.records.read import read_records
 from evals.tasks.common.thinking import Thinking, hint, read_answer
 
 
@@ -52,3 +54,21 @@ def test_a_hint_where_most_answers_end_inside_a_block() -> None:
     assert hint([]) is None
     assert hint([True, False]) is None
     assert "2 of 3 answers end inside a block of thinking" in str(hint([True, True, False]))
+
+
+def test_reasoning_of_a_served_model_is_counted_and_never_scored(tiny_presets, command, tmp_path) -> None:
+    pytest.importorskip("openai")
+    with OpenAIServer(byte_tokenizer(300)) as server:
+        server.answer = ["<think>It is not", " 1234567</think>", "\n"]
+        result = command(
+            *("--task", "needle", "--model", tiny_presets("served", settings={"url": server.url}), "--length", "512"),
+            *("--set", "thinking=strip", "--set", "depths=0", "--no-perf", "--output", tmp_path / "run"),
+        )
+    assert result.code == 0, result.err
+    (cell,) = result.last["cells"]
+    assert cell["metrics"]["thinking_tokens"] > 0
+    assert cell["metrics"]["empty"] == cell["metrics"]["hit_limit"] == 1, "nothing but thinking fits the budget"
+    assert cell["metrics"]["exact_match"] == cell["metrics"]["normalised"] == 0
+    (record,) = read_records(tmp_path / "run")
+    assert record.output.text == ""
+    assert record.output.tokens > 0
