@@ -71,7 +71,7 @@ def refused_if_longer(made: Instance, length: int) -> Instance:
     if tokens <= length:
         return made
     reason = f"Prompt and answer take {tokens} tokens, more than the length {length}."
-    return replace(made, prompt=Prompt([], [], []), refused=reason)
+    return replace(made, prompt=Prompt([], [], []), refused=reason, meta={**made.meta, OVER_LENGTH: tokens})
 
 
 @contextmanager
