@@ -27,8 +27,9 @@ from evals import registry
 from evals.measure.device import Rates
 from evals.methods import presets
 from evals.methods.base import LongContextModel, Runtime
-from evals.report.plots.style import PAGE, STYLE, legend, length_axis, looks, spread_axis, tokens
+from evals.report.plots.style import PAGE, STYLE, legend, length_axis, looks, spread_axis
 from evals.report.tables import Table
+from evals.report.words import tokens
 
 GIB = 1 << 30
 SHARED = "SharedLLM"

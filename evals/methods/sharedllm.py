@@ -119,14 +119,13 @@ def randomise_output(model: SharedLLMForCausalLM, seed: int) -> None:
 def fairness(config: SharedLLMConfig) -> dict[str, Any]:
     """What the method may use: its entries of the fairness record."""
     kept = entries(config)
-    fine: dict[str, int] = {}
-    if config.leaf_budget is not None:
-        fine = {"fine chunks": config.leaf_budget, "entries of others": len(columns(config, kept)[0])}
+    others = kept if config.leaf_budget is None else len(columns(config, kept)[0])
     return {
         "chunk": config.chunk_size,
         "ratios": config.ratios,
         "entries a chunk": kept,
-        **fine,
+        "fine chunks": "all" if config.leaf_budget is None else config.leaf_budget,
+        "entries of others": others,
         "ratio": round(config.chunk_size / kept, 2),
         "lower layers": config.lower_layers,
         "injection": f"{len(config.injection_layers)} layers from {config.injection_layers[0]}",

@@ -13,17 +13,9 @@ from evals.report.effective import Effective, effective_lengths
 from evals.report.frames import Data
 from evals.report.gain import GAIN, gains
 from evals.report.load import Run
-from evals.report.pairs import Pairs, Tested, tested
+from evals.report.pairs import SAME_PROMPT, Pairs, Tested, tested
 from evals.report.stats.interval import LEVEL
 from evals.report.stats.paired import holm, holm_level
-
-SAME_PROMPT = {
-    "template_sha256": "different prompt templates",
-    "cut_tokens": "different truncation",
-    "cut_at": "different truncation",
-    "bos": "different numbers of BOS tokens",
-    "tokens": "prompts with different numbers of tokens (different tokenizers?)",
-}
 
 
 @dataclass(frozen=True)

@@ -111,9 +111,7 @@ def _point(data: Data, row: Mapping[str, Any]) -> Point | None:
     values, codes = digest.counted, digest.counted_codes
     if not len(values):
         return LOST if row["status"] == "oom" else None
-    contexts, given = int(codes.max()) + 1, values[:, 1]
-    chance = task.chance if np.isnan(given).any() else float(given.mean())
-    return Point(float(values[:, 0].mean()), drawn_means(values[:, 0], codes, row["cell"]), contexts, chance)
+    return Point(float(values.mean()), drawn_means(values, codes, row["cell"]), int(codes.max()) + 1, digest.chance)
 
 
 def _scored(curve: Mapping[int, Point]) -> bool:

@@ -22,13 +22,17 @@ from markupsafe import Markup
 
 from evals.records.json import Json, dumps
 from evals.records.models import SampleRecord
+from evals.report.findings import findings, verdict
 from evals.report.frames import Data
 from evals.report.load import Run
+from evals.report.matrix import costs, matrices
 from evals.report.missing import missing
+from evals.report.pairwise import contests
 from evals.report.summary import records
 from evals.report.tables import Table, fairness_table, hints
 from evals.safe_text import plain_json, plain_text
 
+TEMPLATE = Path(__file__).with_name("template")
 MOST_SAMPLES = 5000
 MOST_CHARACTERS = 20_000_000
 """Limits of the sample browser: a page over about 20 MB opens slowly."""
@@ -49,16 +53,20 @@ def write_page(
     env = Environment(
         loader=PackageLoader("evals.report", "template"), autoescape=True, undefined=StrictUndefined, finalize=_visible
     )
-    folder = Path(__file__).with_name("template")
-    script = (folder / "page.js").read_text(encoding="utf-8")
+    script = scripts("basis", "state", "matrix", "table", "samples", "start")
     samples, left_out = embedded(data.run)
+    found, cost = contests(data), costs(data)
     text = env.get_template("page.html.j2").render(
         title=title(data.run),
         facts=facts(data),
         notes=[*data.run.notes, *missing(data.run)],
+        verdict=verdict(found),
+        findings=findings(data, found),
         hints=hints(data),
-        style=Markup((folder / "page.css").read_text(encoding="utf-8")),
-        script=Markup(script),
+        contests=found,
+        costs=cost,
+        style=Markup((TEMPLATE / "page.css").read_text(encoding="utf-8")),
+        script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         plots=[inline(name, caption, file) for name, caption, file in plots],
         tables=[shown(table) for table in tables],
@@ -66,9 +74,14 @@ def write_page(
         fairness=shown(fairness_table(data)),
         left_out=left_out,
         environment=json.dumps(background(data.run), indent=1, ensure_ascii=False, default=str),
-        data=script_json({"cells": with_errors(data), "samples": samples}),
+        data=script_json({"cells": with_errors(data), "samples": samples, "matrices": matrices(found), "costs": cost}),
     )
     path.write_text(text, encoding="utf-8")
+
+
+def scripts(*names: str) -> Markup:
+    """The parts of the page's script, joined: one element, whose hash the content security policy names."""
+    return Markup("\n".join((TEMPLATE / "js" / f"{name}.js").read_text(encoding="utf-8") for name in names))
 
 
 def _visible(value: object) -> object:

@@ -5,12 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from evals.records.json import dumps
 from evals.records.models import SampleRecord
 from evals.report.stats.clusters import cluster_codes, has_finite, metric_table
 from evals.report.stats.paired import PairedTest, paired_scores, paired_statistic
 from evals.tasks.base import BaseTask
 
 Pairs = Sequence[tuple[SampleRecord, SampleRecord]]
+
+SAME_PROMPT = {
+    "template_sha256": "different prompt templates",
+    "cut_tokens": "different truncation",
+    "cut_at": "different truncation",
+    "bos": "different numbers of BOS tokens",
+    "tokens": "prompts with different numbers of tokens (different tokenizers?)",
+}
+"""What the audits of two records must agree in, and what it means where they do not."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +32,12 @@ class Tested:
     first: float
     second: float
     test: PairedTest
+
+
+def asked(sample: SampleRecord) -> int:
+    """A hash of all that must be the same where two records are compared: prompt, reference and audit."""
+    audit = [sample.audit.get(field) for field in SAME_PROMPT]
+    return hash(dumps([sample.prompt.head, sample.prompt.tail, sample.reference, audit]))
 
 
 def by_mean(task: BaseTask) -> bool:

@@ -139,11 +139,21 @@ def fairness_lines(data: Data, models: list[str]) -> list[str]:
 
 
 def fairness_table(data: Data) -> Table:
-    """The fairness record as a table: one row per model, one column per entry that any of them has."""
+    """The fairness record as a table: one row per entry, one column per model, entries that most have first."""
     found = {name: data.run.fairness(name) for name in data.models}
+    methods = {name: data.run.method(name) for name in found}
     keys = list(dict.fromkeys(k for record in found.values() for k in record))
-    rows = [{"model": name, **{k: _plain(record.get(k, "")) for k in keys}} for name, record in found.items()]
-    return Table("fairness", "Fairness record", pd.DataFrame(rows, columns=["model", *keys]))
+    keys.sort(key=lambda key: -sum(key in record for record in found.values()))
+
+    def entry(name: str, key: str) -> str:
+        if key in found[name]:
+            return _plain(found[name][key])
+        alike = any(key in found[other] for other in found if other != name and methods[other] == methods[name] != "")
+        return "not recorded" if alike else "\u2013"
+
+    rows = [{"entry": key, **{name: entry(name, key) for name in found}} for key in keys]
+    note = "\u2013: the method has no such limit. Not recorded: another model of the same method states it."
+    return Table("fairness", "Fairness record", pd.DataFrame(rows, columns=["entry", *found], dtype=object), [note])
 
 
 def hints(data: Data) -> list[str]:

@@ -10,8 +10,8 @@ from evals.records.json import Json
 from evals.report import published
 from evals.report.frames import Data
 from evals.report.paper.axes import axes, variants
-from evals.report.plots.style import tokens
 from evals.report.tables import Table, fairness_lines
+from evals.report.words import tokens
 
 NUMBERS = {"M": 9, "beta": 10, "height": 11, "policy": 12}
 """Table of the paper for each part of SharedLLM that it varies."""

@@ -9,9 +9,9 @@ import pandas as pd
 from evals.records.models import CellState
 from evals.report import published
 from evals.report.frames import Data
-from evals.report.plots.style import tokens
 from evals.report.stats import Interval
 from evals.report.tables import Table, fairness_lines
+from evals.report.words import tokens
 
 DATASETS = {"pg19": "PG19", "proof-pile": "ProofPile", "codeparrot": "CodeParrot", "arxiv": "Arxiv"}
 Row = Mapping[str, object]

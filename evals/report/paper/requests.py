@@ -10,8 +10,8 @@ from evals.records.json import Json
 from evals.report import published
 from evals.report.frames import Data
 from evals.report.plots import figure3
-from evals.report.plots.style import tokens
 from evals.report.tables import Table, fairness_lines
+from evals.report.words import tokens
 
 NOTES = [
     "Cold requests (context, query and answer), medians. Out of memory: the peak until it happened.",

@@ -9,9 +9,9 @@ import pandas as pd
 from evals.records.json import Json
 from evals.report.frames import Data
 from evals.report.paper.axes import variants
-from evals.report.plots.style import tokens
 from evals.report.stats import Interval
 from evals.report.tables import Table, fairness_lines
+from evals.report.words import tokens
 
 
 def tables(data: Data) -> Iterator[Table]:

@@ -12,8 +12,8 @@ from evals.records.json import Json
 from evals.report import published
 from evals.report.frames import Data
 from evals.report.paper.view_intervals import Scored, percent, view_intervals
-from evals.report.plots.style import tokens
 from evals.report.tables import Table, fairness_lines
+from evals.report.words import tokens
 
 CATEGORIES = {
     "Single-Doc QA": "SD-QA",

@@ -13,7 +13,8 @@ from matplotlib.ticker import MaxNLocator
 
 from evals.report.frames import Data
 from evals.report.load import Run
-from evals.report.plots.style import COLUMN, file_name, metric_label, short, tokens
+from evals.report.plots.style import COLUMN, file_name, short
+from evals.report.words import metric_label, tokens
 
 CAPTION = (
     "Variants of {method}: {task}{length}, with 95 % intervals over samples. The line marks the first variant, "

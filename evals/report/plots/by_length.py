@@ -19,11 +19,11 @@ from evals.report.plots.style import (
     legend,
     length_axis,
     looks,
-    metric_label,
     out_of_memory,
     panels,
     spread_axis,
 )
+from evals.report.words import metric_label
 
 DODGE = 0.03
 """Octaves between models with whiskers at the same length."""

@@ -13,7 +13,8 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
 from evals.report.frames import Data
-from evals.report.plots.style import COLUMN, PAGE, file_name, metric_label, short, tokens
+from evals.report.plots.style import COLUMN, PAGE, file_name, short
+from evals.report.words import metric_label, tokens
 
 CAPTION = "{metric} by depth of the needle and length. Hatched: out of memory. Blank: not run."
 COLOURS = "cividis"

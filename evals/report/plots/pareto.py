@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 
 from evals.report.frames import Data
 from evals.report.plots.efficiency import QUANTITIES
-from evals.report.plots.style import PAGE, Look, file_name, legend, looks, metric_label, spread_axis, tokens
+from evals.report.plots.style import PAGE, Look, file_name, legend, looks, spread_axis
+from evals.report.words import metric_label, tokens
 
 CAPTION = (
     "{task}{length}: {metric} against memory, time to first token and time per output token. Grey line: the methods "

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from evals.report.frames import Data
-from evals.report.plots.style import COLUMN, Look, file_name, legend, looks, metric_label, tokens
+from evals.report.plots.style import COLUMN, Look, file_name, legend, looks
+from evals.report.words import metric_label, tokens
 
 CAPTION = "Scores by task{length}, with 95 % intervals over samples."
 

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from evals.report.words import tokens
 from evals.safe_text import plain_line
 
 STYLE = Path(__file__).with_name("style.mplstyle")
@@ -63,14 +64,6 @@ def drawn(styles: dict[str, Look], rows: pd.DataFrame, column: str) -> dict[str,
     """The models that appear in a figure of `column`: with a value, or out of memory."""
     shown = set(rows[rows[column].notna() | (rows["status"] == "oom")]["model"])
     return {model: look for model, look in styles.items() if model in shown}
-
-
-def tokens(length: float) -> str:
-    """A length as people write it: 8192 is 8K, 1048576 is 1M."""
-    for unit, size in (("M", 1 << 20), ("K", 1 << 10)):
-        if length >= size:
-            return f"{length / size:.4g}{unit}"
-    return f"{length:.0f}"
 
 
 def panels(count: int, columns: int, height: float = 2.0) -> tuple[Figure, list[Axes]]:
@@ -163,13 +156,6 @@ def legend(figure: Figure, found: dict[str, Look]) -> None:
     if more_rows > 0:
         figure.set_figheight(figure.get_figheight() + LEGEND_ROW * more_rows)
     figure.legend(handles=handles, loc="outside upper left", ncols=min(len(handles), fitting))
-
-
-def metric_label(metric: str, higher_is_better: bool) -> str:
-    """A metric as an axis label, with its direction if lower is better."""
-    return {"ppl": "perplexity"}.get(metric, metric.replace("_", " ")) + (
-        "" if higher_is_better else " (lower is better)"
-    )
 
 
 def short(name: str, limit: int = 32) -> str:

@@ -155,11 +155,19 @@ def paired_statistic(
     (a, pulls_a), (b, pulls_b) = (influences(side, logarithmic(statistic)) for side in (first, second))
     if metric not in a or metric not in b:
         return None
-    test = StudentTest(jackknife(b[metric] - a[metric], pulls_b[metric] - pulls_a[metric]))
+    return paired_influences((a[metric], pulls_a[metric]), (b[metric], pulls_b[metric]), metric)
+
+
+def paired_influences(
+    first: tuple[float, Floats], second: tuple[float, Floats], metric: str
+) -> tuple[float, float, PairedTest] | None:
+    """The same from each side's estimate (a perplexity as its logarithm) and influences of clusters (G,)."""
+    (a, pulls_a), (b, pulls_b) = first, second
+    test = StudentTest(jackknife(b - a, pulls_b - pulls_a))
     if not metric.startswith(LOGARITHMIC):
-        return a[metric], b[metric], test
+        return a, b, test
     with np.errstate(over="ignore"):
-        before, after = (float(np.exp(side[metric])) for side in (a, b))
+        before, after = float(np.exp(a)), float(np.exp(b))
     return (before, after, RatioTest(before, test)) if np.isfinite([before, after]).all() else None
 
 

@@ -53,14 +53,18 @@ def logarithmic(statistic: Statistic) -> Statistic:
     return lambda part: {n: _log(v) if n.startswith(LOGARITHMIC) else v for n, v in statistic(part).items()}
 
 
-def statistic_intervals(samples: Sequence[SampleRecord], statistic: Statistic) -> dict[str, Interval]:
-    """Any statistic of a cell with its t interval over clusters.
+def influence_intervals(whole: Mapping[str, float], pulls: Mapping[str, Floats]) -> dict[str, Interval]:
+    """The t interval over clusters of each statistic, from `influences` of `logarithmic`.
 
     A perplexity gets the interval of its logarithm, the mean loss: it never reaches below zero.
     """
-    whole, pulls = influences(samples, logarithmic(statistic))
     found = {name: plain(jackknife(value, pulls[name])) for name, value in whole.items()}
     return {name: _exponential(i) if name.startswith(LOGARITHMIC) else i for name, i in found.items()}
+
+
+def statistic_intervals(samples: Sequence[SampleRecord], statistic: Statistic) -> dict[str, Interval]:
+    """Any statistic of a cell with its interval."""
+    return influence_intervals(*influences(samples, logarithmic(statistic)))
 
 
 def _log(value: float) -> float:

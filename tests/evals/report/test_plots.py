@@ -9,6 +9,7 @@ import pytest
 from fixtures.synthetic_run import write_run
 
 from evals import report
+from evals.report import words
 from evals.report.frames import Data
 from evals.report.load import load
 from evals.report.plots import needle, pareto, style
@@ -28,7 +29,7 @@ def test_pareto_front() -> None:
 
 
 def test_lengths_and_looks() -> None:
-    assert [style.tokens(n) for n in (512, 8192, 100 * 1024, 1 << 20, 1536)] == ["512", "8K", "100K", "1M", "1.5K"]
+    assert [words.tokens(n) for n in (512, 8192, 100 * 1024, 1 << 20, 1536)] == ["512", "8K", "100K", "1M", "1.5K"]
     found = style.looks([f"model {i}" for i in range(8)])
     assert len({(k.colour, k.marker) for k in found.values()}) == 8
     six = list(found.values())[:6]

@@ -1,0 +1,26 @@
+"""How tables, plots and sentences write lengths, metrics and lists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def tokens(length: float) -> str:
+    """A length as people write it: 8192 is 8K, 1048576 is 1M."""
+    for unit, size in (("M", 1 << 20), ("K", 1 << 10)):
+        if length >= size:
+            return f"{length / size:.4g}{unit}"
+    return f"{length:.0f}"
+
+
+def metric_label(metric: str, higher_is_better: bool) -> str:
+    """A metric in words, with its direction if lower is better."""
+    return {"ppl": "perplexity"}.get(metric, metric.replace("_", " ")) + (
+        "" if higher_is_better else " (lower is better)"
+    )
+
+
+def listed(items: Iterable[str]) -> str:
+    """`a, b and c`."""
+    *most, last = items
+    return f"{', '.join(most)} and {last}" if most else last
