@@ -60,7 +60,8 @@ def made(scores: np.ndarray, ids: list[int] | None = None) -> Digest:
     return Digest(
         total=len(scores), left_out=Counter(), seconds=0.0, n=len(scores), groups=len(scores),
         intervals={"score": mean}, use=ContextUse({}, 0, None), counted=scores, counted_codes=codes, values=scores,
-        codes=codes, chance=0.0, depths=np.empty((0, 2)), comparable=Comparable(places, places, 0), tokens=np.empty(0), cut=0, skipped=0,
+        codes=codes, chance=0.0, depths=np.empty((0, 2)), comparable=Comparable(places, places, 0),
+        tokens=np.empty(0), cut=0, skipped=0,
     )  # fmt: skip
 
 
