@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, JsonValue, field_validator
 
+from evals.tasks.common.chat import SWITCHES
 from evals.tasks.common.prompt import PromptBuilder
 from evals.tasks.common.thinking import Thinking
 from evals.tasks.controls import ContextSettings
@@ -69,6 +70,13 @@ class ChatSettings(ContextSettings):
     def builder(self, tokenizer: PreTrainedTokenizerBase) -> PromptBuilder:
         """The builder whose chat prompts follow these settings."""
         return PromptBuilder.of(tokenizer, self.chat_template_kwargs, SWITCH.get(self.thinking or ""))
+
+    @property
+    def template_variables(self) -> dict[str, object]:
+        """What a chat template is given for whole conversations, its switch for thinking by all its names."""
+        thinks = SWITCH.get(self.thinking or "")
+        switches = {} if thinks is None else dict.fromkeys(SWITCHES, thinks)
+        return {**self.chat_template_kwargs, **switches}
 
     def reading(self, builder: PromptBuilder, chat: bool) -> Thinking:
         """How answers are read. chat: whether the prompt is in the chat template."""

@@ -27,6 +27,18 @@ def read(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, str, object]
 
     Raises UserError for a file that cannot be read or has none of the columns.
     """
+    for number, row in rows(path):
+        column = next((name for name in columns if name in row), None)
+        if column is None:
+            raise UserError(
+                f"{shown(path)} has no column {' or '.join(f'`{name}`' for name in columns)}: its columns are "
+                f"{', '.join(row)}."
+            )
+        yield number, column, row[column]
+
+
+def rows(path: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
+    """Numbers (from 1) and rows of a file. Raises UserError for one that cannot be read."""
     import pyarrow
 
     number = 0
@@ -34,13 +46,7 @@ def read(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, str, object]
         require_regular(path)
         for row in _stream(path):
             number += 1
-            column = next((name for name in columns if name in row), None)
-            if column is None:
-                raise UserError(
-                    f"{shown(path)} has no column {' or '.join(f'`{name}`' for name in columns)}: its columns are "
-                    f"{', '.join(row)}."
-                )
-            yield number, column, row[column]
+            yield number, row
     except UnicodeDecodeError as error:
         where = f"{shown(path)}, row {number + 1}"
         raise UserError(f"{where} is not UTF-8 (byte {error.start}): fix or delete the row.") from error

@@ -1,8 +1,9 @@
-"""GraphWalks, generated: walks over a graph that is given as a list of edges (openai/graphwalks on the hub, 2025).
+"""GraphWalks: walks over a graph that is given as a list of edges (openai/graphwalks on the hub, 2025).
 
-Kept from there: directed edges between hex names, the two questions, the form of the answer, the score. Changed:
-graphs, wording and lengths are generated here, so scores must not stand beside those of the published prompts.
-An instance depends on (subset, depth, seed, length, index, tokenizer) alone.
+`source=generated` (the default) keeps directed edges between hex names, the two questions, the form of the answer and
+the score. Graphs, wording and lengths are generated here, so scores must not stand beside those of the published
+prompts. An instance depends on (subset, depth, seed, length, index, tokenizer) alone. `source=official`: the published
+prompts.
 """
 
 from __future__ import annotations
@@ -11,17 +12,20 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from evals.tasks.base import Instance, Output, Task
+from evals.tasks.benchmark_rows import first
 from evals.tasks.chat_settings import ChatSettings
 from evals.tasks.common.generated import Family, Sample, fitted
-from evals.tasks.common.prompt import Prompt
+from evals.tasks.common.prompt import Prompt, PromptBuilder
+from evals.tasks.controls import named
+from evals.tasks.graphwalks import rows
 from evals.tasks.graphwalks.graph import at_depth, children, draw, nodes_of, parents
 from evals.tasks.graphwalks.scores import MARK, parse, set_f1
-from evals.tasks.official import stop_at_end
+from evals.tasks.official import may_have, naming, of_length, stop_at_end
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -29,6 +33,10 @@ if TYPE_CHECKING:
 SAMPLES = 100
 MOST_NODES = 8
 """Largest answer: with its brackets it takes at most 110 characters, so it fits the default answer budget."""
+
+DEPTH = 2
+SPARE = 32
+"""Tokens that an official row leaves besides its answer."""
 
 INSTRUCTION = (
     "Below is a directed graph, one edge per line. `a -> b` is an edge from node a to node b: a is a parent of b, and "
@@ -47,14 +55,24 @@ BEGUN = f"{MARK} ["
 
 
 class GraphWalksSettings(ChatSettings):
-    """depth: edges from the start to the nodes asked for, of `bfs`. max_new_tokens: answer budget, part of the
-    length. chat: wrap the prompt in the tokenizer's chat template; the reply is then not begun for the model, which
-    may reason before the last line.
+    """source: `generated` graphs, or the `official` prompts. depth: edges from the start to the nodes asked for, of
+    generated `bfs`. max_new_tokens: answer budget, part of the length; an official row gets what its answer takes, if
+    that is more. chat: wrap the prompt in the tokenizer's chat template; the reply is then not begun for the model,
+    which may reason before the last line.
     """
 
-    depth: int = Field(2, ge=1, le=4)
+    source: Literal["generated", "official"] = "generated"
+    depth: int = Field(DEPTH, ge=1, le=4)
     max_new_tokens: int = Field(128, ge=1)
     chat: bool = False
+
+    added_later: ClassVar[tuple[str, ...]] = (*ChatSettings.added_later, "source")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> GraphWalksSettings:
+        if self.source == "official" and self.depth != DEPTH:
+            raise ValueError("depth is a setting of source=generated: the official rows have theirs")
+        return self
 
 
 @dataclass(frozen=True)
@@ -90,7 +108,7 @@ class Walks(Family):
 
 
 class GraphWalks(Task):
-    """Parents of a node, or the nodes at a depth from it (generated variant)."""
+    """Parents of a node, or the nodes at a depth from it."""
 
     settings: GraphWalksSettings
     settings_model = GraphWalksSettings
@@ -99,11 +117,15 @@ class GraphWalks(Task):
     subsets: ClassVar[Sequence[str]] = tuple(QUESTIONS)
     lengths: ClassVar[Sequence[int]] = (4096, 8192, 16384, 32768)
 
-    def files(self) -> Sequence[Path]:
-        return []
+    def check(self) -> None:
+        if self.settings.source == "official":
+            rows.locate(rows.LONGEST_SHORT, self.data)
 
-    def sample_count(self) -> int:
-        return SAMPLES
+    def files(self) -> Sequence[Path]:
+        return rows.files(self.data) if self.settings.source == "official" else []
+
+    def sample_count(self) -> int | None:
+        return SAMPLES if self.settings.source == "generated" else None
 
     def answer_tokens(self) -> int:
         return self.settings.max_new_tokens
@@ -113,6 +135,11 @@ class GraphWalks(Task):
     ) -> Iterator[Instance]:
         assert length is not None, "a cell of GraphWalks always has a length"
         builder = self.settings.builder(tokenizer)
+        if self.settings.source == "official":
+            return first(of_length(self._official(builder, length), length), limit)
+        return self._generated(builder, length, min(SAMPLES, limit or SAMPLES), seed)
+
+    def _generated(self, builder: PromptBuilder, length: int, count: int, seed: int) -> Iterator[Instance]:
         kind, chat = self.subset or "bfs", self.settings.chat
         depth = self.settings.depth if kind == "bfs" else 1
 
@@ -129,17 +156,45 @@ class GraphWalks(Task):
 
         family = Walks(kind, depth, self.settings.max_new_tokens)
         key = f"graphwalks {kind}:{depth}:{seed}:{length}"
-        for index, (sample, prompt) in enumerate(fitted(family, build, key, length, min(SAMPLES, limit or SAMPLES))):
+        for index, (sample, prompt) in enumerate(fitted(family, build, key, length, count)):
             yield Instance(
                 id=str(index),
                 prompt=prompt,
                 max_new_tokens=family.new_tokens,
-                stop=stop_at_end(tokenizer),
+                stop=stop_at_end(builder.tokenizer),
                 thinking=self.settings.reading(builder, chat),
                 reference=sample.answers,
                 group=str(index),
                 meta={"source": "generated", **{name: int(value) for name, (value,) in sample.meta.items()}},
             )
+
+    def _official(self, builder: PromptBuilder, length: int) -> Iterator[Instance]:
+        """Published rows in file order; those that cannot have the length are left out."""
+        chat = self.settings.chat
+        for file in rows.locate(length, self.data):
+            for number, row in rows.read(file):
+                if row.problem_type != self.subset:
+                    continue
+                answer = builder.encode(f"{BEGUN}{', '.join(row.answer_nodes)}]")
+                new_tokens = max(self.settings.max_new_tokens, len(answer) + SPARE)
+                if not may_have(row.prompt, new_tokens, length):
+                    continue
+                before, context, after = row.parts
+                begun = "" if chat else f"\n{BEGUN}"
+                with naming(f"{file}, row {number}"):
+                    prompt = builder.build(before, context, after, question=row.question, answer=begun, chat=chat)
+                name = f"{number:04d}" if file.name == rows.SHORT else f"long-{number:04d}"
+                yield Instance(
+                    id=name,
+                    prompt=prompt,
+                    max_new_tokens=new_tokens,
+                    stop=stop_at_end(builder.tokenizer),
+                    thinking=self.settings.reading(builder, chat),
+                    reference=row.answer_nodes,
+                    group=name,
+                    meta={"source": "official", "edges": len(row.edges), "nodes": len(nodes_of(row.edges))},
+                    holds=named(context),
+                )
 
     def evaluate(self, instance: Instance, output: Output) -> dict[str, float]:
         """f1: of the sets. parsed: whether the last line has its form. chance: expected F1 of as many random nodes.
@@ -147,9 +202,9 @@ class GraphWalks(Task):
         Without a chat template, the first line is read: a base model goes on after the answer.
         """
         text = output.text if self.settings.chat else BEGUN + output.text.partition("\n")[0]
-        nodes = parse(text)
+        nodes, wanted = parse(text), len(set(instance.reference))
         return {
             "f1": 0.0 if nodes is None else set_f1(nodes, instance.reference),
             "parsed": float(nodes is not None),
-            "chance": len(instance.reference) / (instance.meta["nodes"] - 1),
+            "chance": wanted / (instance.meta["nodes"] - 1) if wanted else 1.0,
         }

@@ -5,7 +5,10 @@ from __future__ import annotations
 import random
 import re
 from itertools import pairwise, permutations
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from evals.errors import UserError
@@ -14,6 +17,7 @@ from evals.tasks.base import DataSource, Instance, Output
 from evals.tasks.graphwalks.graph import at_depth, children, draw, nodes_of, parents
 from evals.tasks.graphwalks.scores import parse, set_f1
 from evals.tasks.graphwalks.task import MOST_NODES, GraphWalks, GraphWalksSettings
+from sharedllm.validation import validate
 
 
 @pytest.fixture(scope="module")
@@ -143,3 +147,93 @@ def test_chance_is_the_mean_f1_of_random_nodes(tokenizer) -> None:
     truth = instance.reference
     scores = [set_f1(rng.sample(others, len(truth)), truth) for _ in range(5000)]
     assert sum(scores) / 5000 == pytest.approx(made.evaluate(instance, Output())["chance"], abs=0.02)
+
+
+PUBLISHED = (
+    "You get a graph.\n\nAn example:\nThe graph has the following edges:\nu -> v\nv -> w\n\nOperation:\n\nFind u.\n\n"
+    "The graph has the following edges:\n{edges}\nOperation:\n\n{operation}\n\nEnd with `Final Answer: [a, b]`."
+)
+
+
+def published(edges: int, kind: str, answer: list[str]) -> dict[str, object]:
+    """A row in the official layout, with an invented prompt."""
+    lines = "".join(f"n{i} -> n{i + 1}\n" for i in range(edges))
+    operation = "Find the parents of node n3." if kind == "parents" else "Perform a BFS from node n1 with depth 2."
+    prompt = PUBLISHED.format(edges=lines, operation=operation)
+    chars = len(prompt)
+    return {"prompt": prompt, "answer_nodes": answer, "prompt_chars": chars, "problem_type": kind, "date_added": "1"}
+
+
+def official(folder: Path, rows: list[dict[str, object]], kind: str = "bfs", **settings) -> GraphWalks:
+    path = folder / "graphwalks_128k_and_shorter.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return GraphWalks(kind, GraphWalksSettings(source="official", **settings), DataSource(folder, offline=True))
+
+
+def test_official_prompts_are_asked_as_they_are(tokenizer, tmp_path: Path) -> None:
+    rows = [
+        published(100, "bfs", ["n3"]),
+        published(100, "parents", ["n2"]),
+        published(120, "bfs", []),
+        published(400, "bfs", ["n3"]),
+        published(100, "bfs", [f"n{i}" for i in range(40)]),
+    ]
+    made = official(tmp_path, rows)
+    made.check()
+    assert [path.name for path in made.files()] == ["graphwalks_128k_and_shorter.parquet"]
+    instances = list(made.instances(tokenizer, 2600, None, 0))
+    assert [instance.id for instance in instances] == ["0001", "0003", "0005"]  # the fourth is of another length
+    assert [instance.id for instance in made.instances(tokenizer, 2600, 1, 0)] == ["0001"]
+    assert [instance.id for instance in made.instances(tokenizer, 10400, None, 0)] == ["0004"]
+    one, empty, long = instances
+    assert text(tokenizer, one) == f"{rows[0]['prompt']}\nFinal Answer: ["
+    context = tokenizer.decode(one.prompt.context)
+    assert context.startswith("n0 -> n1\n")
+    assert context.endswith("n99 -> n100\n")
+    first, last = one.prompt.question
+    assert tokenizer.decode(one.prompt.query[first:last]) == "Perform a BFS from node n1 with depth 2."
+    assert one.meta == {"source": "official", "edges": 100, "nodes": 101}
+    assert made.evaluate(one, Output(text="n3]")) == {"f1": 1, "parsed": 1, "chance": 1 / 100}
+    assert made.evaluate(empty, Output(text="]")) == {"f1": 1, "parsed": 1, "chance": 1}
+    assert made.evaluate(empty, Output(text="n3]"))["f1"] == 0
+    assert long.max_new_tokens > len(", ".join(long.reference)) > 128
+
+
+def test_official_rows_of_the_other_kind_and_in_chat(tokenizer, tmp_path: Path) -> None:
+    tokenizer.chat_template = "{% for m in messages %}[U]{{ m['content'] }}[M]{% endfor %}"
+    rows = [published(100, "bfs", ["n3"]), published(100, "parents", ["n2"])]
+    (instance,) = official(tmp_path, rows, "parents", chat=True).instances(tokenizer, 2600, None, 0)
+    assert (instance.id, instance.reference) == ("0002", ["n2"])
+    assert text(tokenizer, instance) == f"[U]{rows[1]['prompt']}[M]"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"prompt": "no graph"}, "no line `a -> b`"),
+        ({"prompt": "a -> b\nb -> c\n"}, "asks nothing"),
+        ({"problem_type": "dfs"}, "problem_type"),
+        ({"answer_nodes": [" "]}, "answer_nodes"),
+        ({"answer_nodes": None}, "answer_nodes"),
+    ],
+)
+def test_wrong_rows_are_one_sentence(tokenizer, fields: dict[str, object], message: str, tmp_path: Path) -> None:
+    made = official(tmp_path, [{**published(100, "bfs", ["n3"]), **fields}])
+    with pytest.raises(UserError, match=f"parquet, row 1: .*{message}"):
+        list(made.instances(tokenizer, 2600, None, 0))
+
+
+def test_missing_or_broken_files_are_reported(tokenizer, tmp_path: Path) -> None:
+    made = official(tmp_path, [published(100, "bfs", ["n3"])])
+    with pytest.raises(UserError, match=r"graphwalks_256k_to_1mil.parquet is not in .*openai/graphwalks there"):
+        list(made.instances(tokenizer, 262144, None, 0))
+    (tmp_path / "graphwalks_128k_and_shorter.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UserError, match=r"cannot be read as Parquet .*download it again"):
+        list(made.instances(tokenizer, 2600, None, 0))
+
+
+def test_the_source_is_no_part_of_the_identity_of_older_cells() -> None:
+    assert "source" not in GraphWalksSettings().model_dump()
+    assert GraphWalksSettings(source="official").model_dump()["source"] == "official"
+    with pytest.raises(UserError, match="depth is a setting of source=generated"):
+        validate(GraphWalksSettings, {"source": "official", "depth": 3}, "graphwalks")
