@@ -31,7 +31,7 @@ def save_adapter(
     dtype: torch.dtype = torch.bfloat16,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Write the cross-attention and every base parameter that requires a gradient, as safetensors.
+    """Write cross-attention or joint attention and every base parameter that requires a gradient, as safetensors.
 
     base_name: what people call the base, for the message when another one is given. shard_bytes: largest file.
     """

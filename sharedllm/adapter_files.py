@@ -21,7 +21,7 @@ from sharedllm.validation import misfit
 
 CONFIG = "sharedllm_adapter.json"
 BASE = "base."
-OWN = ("cross_attention.", "lower.")
+OWN = ("cross_attention.", "joint_attention.", "lower.")
 """Prefixes of the parameters that an adapter always holds."""
 SHIPPED = Path(__file__).with_name("checkpoints")
 """Adapters that come with this package, one folder each. What is known about the base of NAME besides its record stands

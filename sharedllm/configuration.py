@@ -55,6 +55,10 @@ class SharedLLMConfig(MethodFields, PreTrainedConfig):  # type: ignore[no-untype
             raise UserError(
                 f"injection_start is {self.injection_start}: use 0 to {room - 1} with injection '{self.injection}'."
             )
+        if self.attention == "joint" and self.injection != "bottom":
+            raise UserError(
+                f"injection is '{self.injection}': with joint attention a layer reads its own keys, use 'bottom'."
+            )
         if self.chunk_size < 2**self.height:
             raise UserError(
                 f"chunk_size {self.chunk_size} cannot be halved {self.height} times: use at least {2**self.height}."
@@ -78,8 +82,13 @@ class SharedLLMConfig(MethodFields, PreTrainedConfig):  # type: ignore[no-untype
         return self.fine_chunks if self.policy == "maxsim" and self.height > 1 else None
 
     @property
+    def recent_budget(self) -> int | None:
+        """`fine_recent` where it takes effect: with a level above the leaves."""
+        return self.fine_recent if self.height > 1 else None
+
+    @property
     def injection_layers(self) -> list[int]:
-        """Upper layers that carry a cross-attention; the i-th reads the i-th lower layer from injection_start on."""
+        """Upper layers that read the context; the i-th reads the i-th lower layer from injection_start on."""
         layers, lower = self.base_config.num_hidden_layers, self.lower_layers
         if self.injection == "bottom":
             return list(range(self.injection_start, lower))

@@ -9,12 +9,11 @@ import torch
 
 
 class LayerContext(NamedTuple):
-    """What one cross-attention reads: see CompressedContext. Tensors alone, so that all layers compile to one graph."""
+    """What one layer reads: see CompressedContext. Tensors alone, so that all layers compile to one graph."""
 
     key: torch.Tensor
     value: torch.Tensor
-    cos: torch.Tensor
-    sin: torch.Tensor
+    rotation: tuple[torch.Tensor, torch.Tensor] | None
     mask: torch.Tensor | None
 
 
@@ -23,7 +22,8 @@ class CompressedContext:
     """Keys and values of every injection layer, computed once per (context, query) and read by every token.
 
     keys, values: one tensor (B, kv, entries, d) an injection layer; keys are rotated already.
-    query_rotation: cos and sin (B, 1, 1, d) of the position that all queries take.
+    query_rotation: cos and sin (B, 1, 1, d) of the position that all queries of a cross-attention take; None with joint
+    attention, whose queries have the positions of the running text.
     mask: (B, entries) of valid entries, None where all are valid.
     num_chunks: (B,) chunks of each row.
     path: (B, chunks, searched levels), True where the right half was expanded; None without a search.
@@ -32,15 +32,15 @@ class CompressedContext:
 
     keys: list[torch.Tensor]
     values: list[torch.Tensor]
-    query_rotation: tuple[torch.Tensor, torch.Tensor]
+    query_rotation: tuple[torch.Tensor, torch.Tensor] | None
     num_chunks: torch.Tensor
     mask: torch.Tensor | None = None
     path: torch.Tensor | None = field(default=None, repr=False)
     fine: torch.Tensor | None = field(default=None, repr=False)
 
     def layer(self, index: int) -> LayerContext:
-        """The part that the cross-attention number `index` reads."""
-        return LayerContext(self.keys[index], self.values[index], *self.query_rotation, self.mask)
+        """The part that the reading layer number `index` reads."""
+        return LayerContext(self.keys[index], self.values[index], self.query_rotation, self.mask)
 
     @property
     def entries(self) -> int:
@@ -54,14 +54,15 @@ class CompressedContext:
 
     def repeat(self, times: int) -> CompressedContext:
         """Every row `times` times, for several continuations of one context."""
-        cos, sin = self.query_rotation
-        rows = [t.repeat_interleave(times, 0) for t in (cos, sin, self.num_chunks)]
+        rotation = self.query_rotation
+        if rotation is not None:
+            rotation = rotation[0].repeat_interleave(times, 0), rotation[1].repeat_interleave(times, 0)
         return replace(
             self,
             keys=[k.repeat_interleave(times, 0) for k in self.keys],
             values=[v.repeat_interleave(times, 0) for v in self.values],
-            query_rotation=(rows[0], rows[1]),
-            num_chunks=rows[2],
+            query_rotation=rotation,
+            num_chunks=self.num_chunks.repeat_interleave(times, 0),
             mask=None if self.mask is None else self.mask.repeat_interleave(times, 0),
             path=None if self.path is None else self.path.repeat_interleave(times, 0),
             fine=None if self.fine is None else self.fine.repeat_interleave(times, 0),

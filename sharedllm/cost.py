@@ -8,6 +8,7 @@ import torch
 
 from sharedllm.configuration import SharedLLMConfig
 from sharedllm.entry_budget import kept_entries, spine
+from sharedllm.joint_attention import EXTRA
 from sharedllm.nn.base_config import head_dim, mlp_width
 from sharedllm.tree import halves, whole, widen
 
@@ -59,11 +60,17 @@ def arithmetic(config: SharedLLMConfig, chunks: int, running: int, question: int
 
     kept = kept_entries(config, chunks)
     injected = len(config.injection_layers)
-    cross = injected * (2.0 * hidden * 2 * q + 4.0 * q * kept) if chunks else 0.0
+    cross = injected * (2.0 * hidden * 2 * q + 4.0 * q * kept) if chunks and config.attention == "cross" else 0.0
     head = 2.0 * hidden * base.vocab_size
     upper = running * (base.num_hidden_layers * layer + cross)
     upper += base.num_hidden_layers * 4.0 * q * _causal(running) + head
     decode = base.num_hidden_layers * (layer + 4.0 * q * (running + 1)) + cross + head
+    if chunks and config.attention == "joint":
+        updates, wider = 4.0 * config.rank * (hidden + q), 4.0 * EXTRA * base.num_attention_heads
+        upper += injected * (running * (updates + (4.0 * q + wider) * kept) + wider * _causal(running))
+        decode += injected * (updates + (4.0 * q + wider) * kept + wider * (running + 1))
+        if searches and 0 in config.injection_layers:  # the question is read before the entries that it chooses
+            search += running * (projections + 2.0 * hidden * q) + 4.0 * q * _causal(running)
     state = 2 * kv * itemsize * (injected * kept + base.num_hidden_layers * running)
     return Arithmetic(chunks * one_chunk, search, upper, decode, state)
 

@@ -46,7 +46,8 @@ class CrossAttention(nn.Module):
     def forward(self, hidden: torch.Tensor, context: LayerContext) -> torch.Tensor:
         """hidden (B, S, H) -> (B, S, H)."""
         query = split_heads(self.q_proj(rms_norm(self.norm, hidden)), self.head_dim, getattr(self, "q_norm", None))
-        query = rotate(query, context.cos, context.sin)
+        assert context.rotation is not None
+        query = rotate(query, *context.rotation)
         if context.mask is None:
             out = attend(query, context.key, context.value, scale=self.scaling)
             return hidden + cast(torch.Tensor, self.o_proj(out))

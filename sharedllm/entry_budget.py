@@ -1,4 +1,5 @@
-"""Which chunks keep their leaves in full: a budget of entries that follows the question (`fine_chunks`).
+"""Which chunks keep their leaves in full: a budget of entries that follows the question (`fine_chunks`) or, where
+nothing is searched, the distance (`fine_recent`).
 
 A search looks into every chunk, whether anything in it belongs to the question or not. Full leaves of all chunks
 compete for the attention of the running text, the more of them the longer the context is. With a budget, the leaves
@@ -41,11 +42,12 @@ def columns(config: SharedLLMConfig, width: int) -> tuple[list[int], list[int]]:
 
 
 def kept_entries(config: SharedLLMConfig, chunks: int) -> int:
-    """Entries of a context of `chunks` chunks that was searched with a question."""
-    if config.leaf_budget is None:
+    """Entries of a context of `chunks` chunks: searched with a question where the policy searches."""
+    budget = config.recent_budget if config.policy == "right" else config.leaf_budget
+    if budget is None:
         return chunks * entries(config)
     every, extra = columns(config, entries(config))
-    return chunks * len(every) + min(chunks, config.leaf_budget) * len(extra)
+    return chunks * len(every) + min(chunks, budget) * len(extra)
 
 
 def within(config: SharedLLMConfig, match: torch.Tensor, width: int, budget: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from sharedllm.compressor import Entries
@@ -9,7 +11,8 @@ from sharedllm.configuration import SharedLLMConfig
 from sharedllm.context import CompressedContext
 from sharedllm.entry_budget import within
 from sharedllm.nn.attention import take
-from sharedllm.nn.fused import rotate
+from sharedllm.nn.layers import Attention, Rotation
+from sharedllm.nn.rotation import apply_rotation
 from sharedllm.search import Rope
 
 
@@ -20,19 +23,21 @@ def lay_out(
     real: torch.Tensor,
     chunk_index: torch.Tensor | None,
     questions: int,
+    readers: Sequence[Attention],
 ) -> CompressedContext:
     """What the upper model reads.
 
     entries: of the chunks that count, those of all rows in a row. real: (B, chunks) which ones count, the first ones
     of a row. chunk_index: (B, chunks) positions of the chunks, 0, 1, ... by default. questions: spans of a row,
-    those that only fill it up included; each has a budget of chunks that keep their leaves.
+    those that only fill it up included; each has a budget of chunks that keep their leaves. readers: the
+    self-attention of each layer that reads.
     """
     batch, chunks = real.shape
     ragged = len(entries.position) < batch * chunks
     if chunk_index is None:
         chunk_index = torch.arange(chunks, device=real.device).expand(batch, -1)
     index = chunk_index[real] if ragged else chunk_index.flatten()
-    rotation = rope(entries.keys[0], _key_position(config, entries.position, index)).far
+    rotations = _key_rotations(config, rope, entries, index, readers)
 
     def per_row(x: torch.Tensor) -> torch.Tensor:
         if ragged:
@@ -40,9 +45,13 @@ def lay_out(
         return torch.unflatten(x, 0, (batch, chunks))
 
     stay, fine = None, None
-    if entries.match is not None and (budget := questions * (config.leaf_budget or chunks)) < chunks:
-        match = per_row(entries.match).masked_fill(~real, -torch.inf)
-        stay, fine = within(config, match, entries.position.shape[1], budget)
+    match, budget = None, chunks
+    if entries.match is not None:
+        match, budget = per_row(entries.match), questions * (config.leaf_budget or chunks)
+    elif entries.path is None and config.recent_budget is not None:  # nothing was searched: the last chunks
+        match, budget = torch.arange(1.0, chunks + 1, device=real.device).expand(batch, -1), config.recent_budget
+    if match is not None and budget < chunks:
+        stay, fine = within(config, match.masked_fill(~real, -torch.inf), entries.position.shape[1], budget)
 
     def sequence(x: torch.Tensor) -> torch.Tensor:
         x = per_row(x.transpose(1, 2)).flatten(1, 2)
@@ -54,17 +63,30 @@ def lay_out(
     if mask is not None:
         mask = per_row(mask).flatten(1)
         mask = mask if stay is None else mask.gather(1, stay)
-    after = torch.where(real, chunk_index + 1, 0).amax(1)  # n, one after the last chunk
-    last = after + (config.query_position == "n+1")
+    query_rotation = None
+    if config.attention == "cross":
+        after = torch.where(real, chunk_index + 1, 0).amax(1)  # n, one after the last chunk
+        last = after + (config.query_position == "n+1")
+        query_rotation = rope(entries.keys[0], last[:, None]).far
     return CompressedContext(
-        keys=[sequence(rotate(k, *rotation)) for k in entries.keys],
+        keys=[sequence(apply_rotation(k, r)) for k, r in zip(entries.keys, rotations, strict=True)],
         values=[sequence(v) for v in entries.values],
-        query_rotation=rope(entries.keys[0], last[:, None]).far,
+        query_rotation=query_rotation,
         num_chunks=real.sum(1),
         mask=mask,
         path=None if entries.path is None else per_row(entries.path),
         fine=fine,
     )
+
+
+def _key_rotations(
+    config: SharedLLMConfig, rope: Rope, entries: Entries, chunk: torch.Tensor, readers: Sequence[Attention]
+) -> list[Rotation | None]:
+    """Of the keys of each layer; a self-attention that reads them wants them rotated as it rotates its own."""
+    if config.attention == "joint":
+        rotations = rope(entries.keys[0], entries.position)
+        return [rotations.of(attention) for attention in readers]
+    return [rope(entries.keys[0], _key_position(config, entries.position, chunk)).far] * len(readers)
 
 
 def _key_position(config: SharedLLMConfig, node_position: torch.Tensor, chunk: torch.Tensor) -> torch.Tensor:

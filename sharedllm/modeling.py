@@ -1,4 +1,4 @@
-"""SharedLLM: the upper model, which reads running text and, in M of its layers, the compressed context."""
+"""SharedLLM: the upper model, which reads running text and, in some of its layers, the compressed context."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ from sharedllm.context import CompressedContext
 from sharedllm.cross_attention import CrossAttention
 from sharedllm.errors import UserError
 from sharedllm.inputs import RAW, ContextInputs
+from sharedllm.joint_attention import JointAttention
 from sharedllm.layout import lay_out
-from sharedllm.nn.layers import DecoderLayer, decoder_of, embed, output_head, scaled_embeddings
+from sharedllm.nn.layers import DecoderLayer, Rotation, decoder_of, embed, output_head, scaled_embeddings
 from sharedllm.nn.masks import Masks
 from sharedllm.nn.rotation import Rotations, rotations
 from sharedllm.prompt import TEMPLATE, ask_about
@@ -61,8 +62,9 @@ class Decoded(NamedTuple):
 class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]  # transformers' subclass hook
     """The base LLM with a lower model made of its own bottom layers and cross-attention in M upper layers.
 
-    `base` is the whole base model, `cross_attention` holds the new parameters, `lower` a trainable copy of the
-    bottom layers where config.own_lower asks for one; otherwise the lower model IS the base's bottom layers.
+    `base` is the whole base model, `cross_attention` or `joint_attention` (config.attention) holds the new parameters,
+    `lower` a trainable copy of the bottom layers where config.own_lower asks for one; otherwise the lower model IS the
+    base's bottom layers.
     """
 
     config: SharedLLMConfig
@@ -73,6 +75,7 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no
     _supports_flash_attn = True
     _no_split_modules = [  # noqa: RUF012
         "CrossAttention",
+        "JointAttention",
         "LlamaDecoderLayer",
         "MistralDecoderLayer",
         "Qwen2DecoderLayer",
@@ -94,7 +97,9 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no
                 module._is_hf_initialized = True  # type: ignore[assignment]
         self.base = base
         layers = decoder_of(base).layers
-        self.cross_attention = nn.ModuleList(CrossAttention(layers[i]) for i in config.injection_layers)
+        reading, joint = [layers[i] for i in config.injection_layers], config.attention == "joint"
+        self.cross_attention = nn.ModuleList([] if joint else map(CrossAttention, reading))
+        self.joint_attention = nn.ModuleList([JointAttention(x, config.rank) for x in reading] if joint else [])
         if config.own_lower:
             self.lower = nn.ModuleList(cast(nn.Module, copy.deepcopy(layer)) for layer in layers[: config.lower_layers])
         self.gradient_checkpointing = False
@@ -106,7 +111,7 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no
     def from_base(
         cls, base: PreTrainedModel | str, config: SharedLLMConfig | None = None, **settings: Any
     ) -> SharedLLMForCausalLM:
-        """SharedLLM around a base model whose tensors it shares; the cross-attention starts as the identity.
+        """SharedLLM around a base model whose tensors it shares. Cross-attention starts as the identity.
 
         base: a loaded causal LM, or the name or folder of one. settings: fields of `MethodFields`, instead of or on
         top of `config`, whose base_config is replaced by that of `base`. Raises UserError for one that does not fit.
@@ -117,7 +122,8 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no
         values = {} if config is None else config.method_settings()
         config = SharedLLMConfig(base_config=base.config, **{**values, **settings})
         model = cls(config, base)
-        model.cross_attention.to(device=base.device, dtype=base.dtype)
+        for readers in (model.cross_attention, model.joint_attention):
+            readers.to(device=base.device, dtype=base.dtype)
         if base.generation_config is not None:
             model.generation_config = base.generation_config
         model.train(base.training)
@@ -130,8 +136,8 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no
         """The model of an adapter laid over its base, in evaluation mode; only what the adapter holds has gradients.
 
         base: the loaded base, its name or its folder; by default the name that the adapter gives. settings: fields of
-        `MethodFields` to change (policy, ratios, ...): the weights depend on lower_layers and injection alone; and
-        of `FOR_BASE` how a base that is named is loaded.
+        `MethodFields` to change (policy, ratios, ...): the weights depend on attention, rank, lower_layers and
+        injection alone; and of `FOR_BASE` how a base that is named is loaded.
 
         Raises UserError where the base is not the one that the adapter was trained on, nor a copy of it in another
         precision (`check_base`), or files or tensors do not fit.
@@ -184,6 +190,8 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, CrossAttention):
             module.reset_output()
+        elif isinstance(module, JointAttention):
+            module.reset()
 
     def get_input_embeddings(self) -> nn.Module:
         return self.base.get_input_embeddings()
@@ -243,7 +251,8 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no
                 questions = len(question.states) // batch
                 question = question.of(real)
             entries = compressor(picked, question, self._shifts())
-            return lay_out(self.config, self._rope, entries, real, chunk_index, questions)
+            readers = [decoder_of(self.base).layers[i].self_attn for i in self.config.injection_layers]
+            return lay_out(self.config, self._rope, entries, real, chunk_index, questions, readers)
 
     def _shifts(self) -> list[float]:
         """Split noise: one draw a level for all chunks of the batch; none outside training."""
@@ -318,6 +327,8 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no
         positions = inputs.position_ids
         if positions is None:
             positions = torch.arange(past, past + length, device=hidden.device)[None]
+        if self.joint_attention and (inputs.context is not None or inputs.has_chunks):
+            positions = positions + self.config.chunk_size  # the entries' positions come first
         masks = Masks(self.config.base_config, inputs.attention_mask, cache, length)
         rope = self._rope(hidden, positions)
 
@@ -325,23 +336,40 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no
         searches = inputs.query_length is not None and self.config.policy != "right"
         if context is None and inputs.has_chunks and not searches:
             context = self._compress(inputs, None)
-        injected = {layer: j for j, layer in enumerate(self.config.injection_layers)}
+        readers = dict(zip(self.config.injection_layers, enumerate(self._readers), strict=True))
         decoder = decoder_of(self.base)
         for i, layer in enumerate(decoder.layers):
-            attention = layer, hidden, masks(i, hidden), rope.of(layer.self_attn), cache
+            rotation = rope.of(layer.self_attn)
             asks = i == 0 and context is None and inputs.has_chunks
+            number, reader = readers.get(i, (0, None))
+            if asks and isinstance(reader, JointAttention):  # the layer waits for the entries that the search chooses
+                context = self._compress(inputs, self._question(inputs, self._asking(inputs, hidden, rotation)))
+                asks = False
+            read = context.layer(number) if reader is not None and context is not None else None
+            joint = isinstance(reader, JointAttention) and read is not None
+            mask = masks.boolean(i, hidden) if joint else masks(i, hidden)
             if asks:  # the search compares with what the first self-attention makes of the question
-                hidden = self._call(self._attend_to_text, *attention)
+                hidden = self._call(self._attend_to_text, layer, hidden, mask, rotation, cache)
                 context = self._compress(inputs, self._question(inputs, hidden))
-            cross, read = None, None
-            if i in injected and context is not None:
-                cross = cast(CrossAttention, self.cross_attention[injected[i]])
-                read = context.layer(injected[i])
-            if asks:
+                cross = reader if isinstance(reader, CrossAttention) else None
+                read = context.layer(number) if cross is not None else None
                 hidden = self._call(self._read_context, layer, cross, hidden, read)
             else:
-                hidden = self._call(self._upper_layer, *attention, cross, read)
+                hidden = self._call(self._upper_layer, layer, hidden, mask, rotation, cache, reader, read)
         return Decoded(decoder.norm(hidden), cache, context)
+
+    @property
+    def _readers(self) -> list[CrossAttention | JointAttention]:
+        """What reads the context, one for each injection layer."""
+        return [cast(CrossAttention | JointAttention, x) for x in (*self.cross_attention, *self.joint_attention)]
+
+    @torch.no_grad()
+    def _asking(self, inputs: ContextInputs, hidden: torch.Tensor, rotation: Rotation | None) -> torch.Tensor:
+        """Embeddings (B, S, H) after the first layer's self-attention to this call's text alone."""
+        layer, padding = decoder_of(self.base).layers[0], inputs.attention_mask
+        padding = None if padding is None else padding[:, -hidden.shape[1] :]
+        masks = Masks(self.config.base_config, padding, None, hidden.shape[1])
+        return self._attend_to_text(layer, hidden, masks(0, hidden), rotation, None)
 
     def _embedded(self, inputs: ContextInputs) -> torch.Tensor:
         """(B, S, H). Raises UserError for inputs without running text."""

@@ -8,7 +8,15 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    create_model,
+    model_serializer,
+)
 
 from sharedllm.errors import UserError
 from sharedllm.validation import misfit
@@ -50,6 +58,17 @@ class MethodFields:
             "through them all the same (paper: 0)",
         ),
     ] = 0
+    attention: Annotated[
+        Literal["cross", "joint"],
+        Field(
+            description="how a reading layer reads compressed entries: cross is an attention of its own after the "
+            "self-attention (paper), joint lets the self-attention read entries and running text in one softmax"
+        ),
+    ] = "cross"
+    rank: Annotated[
+        int,
+        Field(ge=1, le=MOST, description="with joint attention, rank of the updates of query and output projections"),
+    ] = 32
     policy: Annotated[
         Literal["right", "last_token", "maxsim"],
         Field(
@@ -60,8 +79,8 @@ class MethodFields:
     key_positions: Annotated[
         Literal["chunk", "node", "node+chunk"],
         Field(
-            description="RoPE position of compressed keys: chunk index (paper), position in the node (the released "
-            "code's effect), or their sum (the released code's intention)"
+            description="with cross-attention, RoPE position of compressed keys: chunk index (paper), position in the "
+            "node (the released code's effect), or their sum (the released code's intention)"
         ),
     ] = "chunk"
     query_position: Annotated[
@@ -93,6 +112,15 @@ class MethodFields:
             "matches; the others get the ratio of the level above; null keeps all (paper)",
         ),
     ] = None
+    fine_recent: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=MOST,
+            description="where nothing is searched, last chunks that keep their leaves at the finest ratio; the others "
+            "get the ratio of the level above; null keeps all (paper)",
+        ),
+    ] = None
     split_noise: Annotated[
         float,
         Field(
@@ -110,6 +138,8 @@ class MethodFields:
 
 TRAINING_ONLY = ("split_noise", "own_lower")
 """Settings that an adapter fixes when it is trained."""
+YOUNGER = ("attention", "rank", "fine_recent")
+"""Settings that came after runs were recorded: unset, they are no part of a cell's identity."""
 HINTS: Mapping[str, Any] = get_type_hints(MethodFields, include_extras=True)
 SETTINGS = tuple(HINTS)
 DEFAULTS: Mapping[str, Any] = {name: getattr(MethodFields, name) for name in SETTINGS}
@@ -119,6 +149,14 @@ MethodSettings: type[BaseModel] = create_model("MethodSettings", __config__=_PLA
 """All settings of a model, validated."""
 
 
+class _Partial(BaseModel):
+    model_config = _PLAIN
+
+    @model_serializer(mode="wrap")
+    def _without_unset(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in plain(self).items() if value is not None or name not in YOUNGER}
+
+
 def partial_settings(name: str, without: Collection[str] = TRAINING_ONLY) -> type[BaseModel]:
     """A pydantic model of the same fields in which each may be left out (None): changes to an adapter's settings."""
     fields: dict[str, Any] = {
@@ -126,7 +164,7 @@ def partial_settings(name: str, without: Collection[str] = TRAINING_ONLY) -> typ
         for field, hint in HINTS.items()
         if field not in without
     }
-    return create_model(name, __config__=_PLAIN, **fields)
+    return create_model(name, __base__=_Partial, **fields)
 
 
 def check_settings(settings: Mapping[str, object]) -> None:

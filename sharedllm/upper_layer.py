@@ -1,4 +1,5 @@
-"""One layer of the upper model in pieces: self-attention, then cross-attention to the context, then the MLP.
+"""One layer of the upper model in pieces: self-attention, then cross-attention to the context, then the MLP. With joint
+attention the self-attention reads the context.
 
 Plain functions of tensors and modules, so that torch.compile makes one graph for all layers and gradient checkpointing
 can run each piece again.
@@ -11,6 +12,7 @@ from transformers.cache_utils import Cache
 
 from sharedllm.context import LayerContext
 from sharedllm.cross_attention import CrossAttention
+from sharedllm.joint_attention import JointAttention
 from sharedllm.nn.attention import self_attention
 from sharedllm.nn.branches import after_attention, before_attention, feed_forward
 from sharedllm.nn.layers import DecoderLayer, Rotation
@@ -43,8 +45,13 @@ def upper_layer(
     mask: torch.Tensor | None,
     rotation: Rotation | None,
     cache: Cache | None,
-    cross: CrossAttention | None,
+    reader: CrossAttention | JointAttention | None,
     context: LayerContext | None,
 ) -> torch.Tensor:
-    """`attend_to_text`, then `read_context`."""
-    return read_context(layer, cross, attend_to_text(layer, hidden, mask, rotation, cache), context)
+    """`attend_to_text`, then `read_context`; or joint attention, then the MLP."""
+    if isinstance(reader, JointAttention):
+        if context is None:
+            return feed_forward(layer, attend_to_text(layer, hidden, mask, rotation, cache))
+        attended = reader(layer.self_attn, before_attention(layer, hidden), mask, rotation, cache, context)
+        return feed_forward(layer, after_attention(layer, hidden, attended))
+    return read_context(layer, reader, attend_to_text(layer, hidden, mask, rotation, cache), context)

@@ -108,11 +108,12 @@ class SharedLLM(LongContextModel):
 
 
 def randomise_output(model: SharedLLMForCausalLM, seed: int) -> None:
-    """Give the cross-attention an output as if trained: a projection of zeros would hide all mistakes."""
+    """Give what reads the context an output as if trained: a projection of zeros would hide all mistakes."""
     meta = model.device.type == "meta"  # a shape without numbers: its cost is all that is asked
     generator = None if meta else torch.Generator(model.device).manual_seed(seed)
-    for cross in model.cross_attention:
-        weight = cast(CrossAttention, cross).o_proj.weight
+    starts = [cast(CrossAttention, cross).o_proj.weight for cross in model.cross_attention]
+    starts += [weight for name, weight in model.joint_attention.named_parameters() if not name.endswith("slope")]
+    for weight in starts:
         nn.init.normal_(weight, std=model.base.config.initializer_range, generator=generator)
 
 
@@ -120,12 +121,16 @@ def fairness(config: SharedLLMConfig) -> dict[str, Any]:
     """What the method may use: its entries of the fairness record."""
     kept = entries(config)
     others = kept if config.leaf_budget is None else len(columns(config, kept)[0])
+    recent = {} if config.recent_budget is None else {"fine chunks unasked": config.recent_budget}
+    joint = {"attention": "joint", "rank": config.rank} if config.attention == "joint" else {}
     return {
+        **joint,
         "chunk": config.chunk_size,
         "ratios": config.ratios,
         "entries a chunk": kept,
         "fine chunks": "all" if config.leaf_budget is None else config.leaf_budget,
         "entries of others": others,
+        **recent,
         "ratio": round(config.chunk_size / kept, 2),
         "lower layers": config.lower_layers,
         "injection": f"{len(config.injection_layers)} layers from {config.injection_layers[0]}",

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 from evals.methods.base import Query
 from evals.methods.decoding.buffer_session import BufferSession
-from evals.methods.decoding.kv_cache import BufferCache
-from evals.methods.decoding.static_decoder import CacheStep
+from evals.methods.sharedllm_step import SharedLLMStep
 from sharedllm import CompressedContext, SharedLLMForCausalLM
 from sharedllm.inputs import ContextInputs
-from sharedllm.nn.layers import decoder_of, output_head
 
 ROOM = 256
 """Free tokens of running text after the lead: questions are short here."""
@@ -103,20 +101,3 @@ class SharedLLMSession(BufferSession[SharedLLMForCausalLM]):
 
     def _graph_step(self, tokens: int) -> SharedLLMStep:
         return SharedLLMStep(self._model, self._compressed, self._cache, tokens)
-
-
-class SharedLLMStep(CacheStep):
-    """The base's step with the cross-attention of its injection layers to what the context was compressed to."""
-
-    def __init__(
-        self, model: SharedLLMForCausalLM, context: CompressedContext | None, cache: BufferCache, tokens: int
-    ) -> None:
-        super().__init__(decoder_of(model.base), output_head(model), model.config.base_config, cache, tokens)
-        self._context = context
-        self._cross = dict(zip(model.config.injection_layers, enumerate(model.cross_attention), strict=True))
-
-    def between(self, index: int, hidden: torch.Tensor) -> torch.Tensor:
-        if self._context is None or index not in self._cross:
-            return hidden
-        number, cross = self._cross[index]
-        return cast(torch.Tensor, cross(hidden, self._context.layer(number)))

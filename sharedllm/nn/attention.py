@@ -44,9 +44,12 @@ def bottom_right_kernel(kernel: BottomRightKernel) -> Iterator[None]:
         _kernel.reset(token)
 
 
-def project_queries(attention: Attention, hidden: torch.Tensor) -> torch.Tensor:
-    """Queries (B, q, S, d) before rotation, with the base's norm where it has one."""
-    return split_heads(_projected(attention, 0, hidden), attention.head_dim, getattr(attention, "q_norm", None))
+def project_queries(attention: Attention, hidden: torch.Tensor, update: torch.Tensor | None = None) -> torch.Tensor:
+    """Queries (B, q, S, d) before rotation, with the base's norm where it has one. update: (B, S, q * d), added to the
+    projection."""
+    projected = _projected(attention, 0, hidden)
+    projected = projected if update is None else projected + update
+    return split_heads(projected, attention.head_dim, getattr(attention, "q_norm", None))
 
 
 def project_keys(attention: Attention, hidden: torch.Tensor) -> torch.Tensor:
@@ -131,6 +134,7 @@ def attend(
     causal: bool = False,
     mask: torch.Tensor | None = None,
     scale: float | None = None,
+    dropout: float = 0.0,
 ) -> torch.Tensor:
     """softmax(scale q k^T) v, (B, q, S, d) -> (B, S, q * d); grouped key heads are not copied.
 
@@ -142,7 +146,7 @@ def attend(
         key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
         grouped = False
     out = F.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=grouped
+        query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=scale, enable_gqa=grouped
     )
     return merged(out)
 
@@ -158,11 +162,20 @@ def attend_last(
     default. See also `bottom_right_kernel`.
     """
     queries, keys, grouped = query.shape[2], key.shape[2], query.shape[1] != key.shape[1]
-    kernel = _kernel.get()
-    if kernel and KERNEL_ROWS <= queries < keys and query.dtype.itemsize == 2 and not torch.is_grad_enabled():
+    compiling = torch.compiler.is_compiling()  # which knows no context variables
+    kernel, half = None if compiling else _kernel.get(), query.dtype.itemsize == 2
+    usual = query.shape[-1] % 16 == 0  # not the heads of joint attention, eight dimensions wider than a base's
+    if kernel and KERNEL_ROWS <= queries < keys and half and usual and not torch.is_grad_enabled():
         return kernel(query, key, value, scale)
+    if queries < keys and half and query.is_cuda and compiling and query.shape[-1] <= 256:
+        # the mask object below would break the compiled graph; to this kernel "causal" means bottom-right
+        scale = query.shape[-1] ** -0.5 if scale is None else scale
+        made = torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, dropout, True, scale=scale)
+        return cast(torch.Tensor, made[0])
     bias: torch.Tensor | None = None
-    causal = queries == keys > 1
+    causal = False
+    if queries == keys > 1:  # decided here: in a compiled graph the comparison itself is a symbol
+        causal = True
     if queries < keys and (query.is_cuda or queries > 1):
         if query.is_cuda:
             bias = causal_lower_right(queries, keys)

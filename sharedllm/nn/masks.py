@@ -18,6 +18,12 @@ class Masks:
         self.config, self.padding, self.cache, self.queries = config, padding, cache, queries
         self.built: dict[tuple[int, int | None], torch.Tensor | None] = {}
 
+    def boolean(self, index: int, hidden: torch.Tensor) -> torch.Tensor | None:
+        """True where a layer's query reads a key, whatever the kernel; None is causal. See `causal_mask`."""
+        keys = self.queries + self._cached(index)
+        padding = None if self.padding is None else self.padding[:, -keys:]
+        return causal_mask(padding, self.queries, keys, sliding_window(self.config, index), hidden.device)
+
     def __call__(self, index: int, hidden: torch.Tensor) -> torch.Tensor | None:
         keys = self.queries + self._cached(index)
         padding = None if self.padding is None else self.padding[:, -keys:]

@@ -28,7 +28,7 @@ def train(
     output: Annotated[Path, typer.Option(help="Folder for checkpoint, log, plot and adapter.")],
     data: Annotated[Optional[list[Path]], typer.Option(help=".txt, .jsonl(.gz|.xz) or .tokens.npz; repeat.")] = None,  # noqa: UP045
     heldout: Annotated[Optional[list[Path]], typer.Option(help="Texts for the evaluation at the end.")] = None,  # noqa: UP045
-    preset: Annotated[str, typer.Option(help="small, needle (its second stage) or paper.")] = "small",
+    preset: Annotated[str, typer.Option(help="small, needle (its second stage), joint or paper.")] = "small",
     steps: Annotated[Optional[int], typer.Option(help="Optimizer steps in all.")] = None,  # noqa: UP045
     init: Annotated[Optional[Path], typer.Option(help="Adapter to start from.")] = None,  # noqa: UP045
     set_: Annotated[Optional[list[str]], typer.Option("--set", help="key=value of the training settings.")] = None,  # noqa: UP045

@@ -96,6 +96,7 @@ def _run(settings: TrainSettings, files: Files, pace: Pace, interruption: Interr
     if stored is not None:
         check_same_run(files.output, stored, record)
     base.to(device)  # type: ignore[arg-type]  # transformers' wrapper hides the signature
+    torch.manual_seed(settings.seed)  # new parameters that start at random are the same in every run and process
     if files.init is None:
         model = SharedLLMForCausalLM.from_base(base, **settings.method)
     else:

@@ -57,7 +57,9 @@ class TrainSettings(BaseModel):
     mode: Literal["lm", "sft"] = "lm"
     method: dict[str, Any] = Field(default_factory=dict, description="fields of SharedLLMConfig")
     trainable: list[str] = Field(
-        ["cross_attention"], min_length=1, description="cross_attention, lower, top (upper layers M..N-1)"
+        ["cross_attention"],
+        min_length=1,
+        description="cross_attention, joint_attention, lower, top (upper layers M..N-1)",
     )
     steps: int = Field(2000, ge=1, le=MOST_STEPS)
     windows: Count = Field(

@@ -27,6 +27,9 @@ from sharedllm.training.settings import TrainSettings
 
 __all__ = ["CHECKPOINT", "Trainer", "learning_rate", "select_trainable"]
 
+READERS = ("cross_attention", "joint_attention")
+"""What reads the context, one of them in a model."""
+
 
 class Objective(nn.Module):
     """Batch -> loss, as one module, so that data parallelism sees a forward call."""
@@ -44,12 +47,12 @@ class Objective(nn.Module):
 def select_trainable(model: SharedLLMForCausalLM, groups: list[str]) -> dict[str, list[nn.Parameter]]:
     """Freeze everything but the named groups; returns the parameters that get `lr` and those that get `lr_base`.
 
-    Groups: `cross_attention`; `top`, the upper model's layers above the injection (paper section 3.3); `lower`, the
-    lower model's own copy. Raises UserError for another name, or `lower` without config.own_lower.
+    Groups: `cross_attention` or `joint_attention`; `top`, the upper model's layers above the injection (paper section
+    3.3); `lower`, the lower model's own copy. Raises UserError for another name, or `lower` without config.own_lower.
     """
     lower = model.config.lower_layers
     prefixes = {
-        "cross_attention": ("cross_attention.",),
+        **{name: (f"{name}.",) for name in READERS},
         "top": tuple(f"base.model.layers.{i}." for i in range(lower, model.config.base_config.num_hidden_layers)),
         "lower": ("lower.",),
     }
@@ -66,7 +69,7 @@ def select_trainable(model: SharedLLMForCausalLM, groups: list[str]) -> dict[str
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith(chosen))
         if parameter.requires_grad:
-            found["lr" if name.startswith("cross_attention.") else "lr_base"].append(parameter)
+            found["lr" if name.startswith(READERS) else "lr_base"].append(parameter)
     return found
 
 

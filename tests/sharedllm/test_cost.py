@@ -48,6 +48,9 @@ def counted(call: Any) -> int:
         {"ratios": [4]},
         {"injection_start": 1, "lower_layers": 3},
         {"injection": "top", "lower_layers": 2, "chunk_size": 32},
+        {"ratios": [8, 4, 1], "fine_recent": 2},
+        {"attention": "joint", "rank": 5, "lower_layers": 4},
+        {"attention": "joint", "ratios": [16, 8, 4, 1], "leaf_overlap": 3, "fine_chunks": 2, "injection_start": 1},
     ],
 )
 def test_flops_of_a_request(policy: str, method: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,8 +79,9 @@ def test_without_context_it_is_the_bases_cost() -> None:
     assert nothing.state_bytes == 2 * 2 * 2 * 8 * 4 * RUNNING  # keys and values, 2 heads of 8, 2 bytes, 4 layers
 
 
-def test_bytes_are_those_of_the_tensors() -> None:
-    model = model_of(policy="right")
+@pytest.mark.parametrize("method", [{}, {"attention": "joint"}, {"attention": "joint", "fine_recent": 1}])
+def test_bytes_are_those_of_the_tensors(method: dict[str, Any]) -> None:
+    model = model_of(policy="right", **method)
     with torch.no_grad():
         out = model(torch.randint(50, (1, RUNNING)), torch.randint(50, (1, CHUNKS, 64)), use_cache=True)
     cache = sum(layer.keys.nbytes + layer.values.nbytes for layer in out.past_key_values.layers)

@@ -46,7 +46,7 @@ class Reference:
     """Sections 3.1 to 3.3 of the paper for one row."""
 
     def __init__(self, model: SharedLLMForCausalLM) -> None:
-        self.config, self.base = model.config, model.base
+        self.model, self.config, self.base = model, model.config, model.base
         self.cross = model.cross_attention
         self.layers = model.base.model.layers
         self.head_dim = self.layers[0].self_attn.head_dim
@@ -73,8 +73,16 @@ class Reference:
         self, running: torch.Tensor, chunks: list[torch.Tensor], questions: list[tuple[int, int]], asked: list[int]
     ) -> torch.Tensor:
         """running (S,), chunks of (chunk_size,); questions are spans of running, asked[i] is the one of chunk i."""
-        embedded = self.base.model.embed_tokens(running)
-        first = self.stock_layer(self.layers[0], embedded)
+        hidden, context = self.base.model.embed_tokens(running), self.entries(running, chunks, questions, asked)
+        for i, layer in enumerate(self.layers):
+            hidden = self.upper_layer(i, layer, hidden, context, len(chunks))
+        return self.base.lm_head(self.base.model.norm(hidden))
+
+    def entries(
+        self, running: torch.Tensor, chunks: list[torch.Tensor], questions: list[tuple[int, int]], asked: list[int]
+    ) -> list[list[tuple[torch.Tensor, torch.Tensor]]]:
+        """For every lower layer the kept (key, value) pairs of all chunks."""
+        first = self.stock_layer(self.layers[0], self.base.model.embed_tokens(running))
         context: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in range(self.config.lower_layers)]
         search = [first[questions[q][0] :][: questions[q][1]] if questions else None for q in asked[: len(chunks)]]
         trees = [self.tree(chunk, question) for chunk, question in zip(chunks, search, strict=True)]
@@ -85,20 +93,20 @@ class Reference:
                     if level == self.config.height and i not in fine:
                         entries = self.thinned(entries, last=node == len(tree) - 1)
                     context[j] += entries
-        position = len(chunks) + (self.config.query_position == "n+1")
+        return context
 
-        hidden = embedded
-        injection = self.config.injection_layers
-        for i, layer in enumerate(self.layers):
-            normed, length = layer.input_layernorm(hidden)[None], len(hidden)
-            mask = torch.full((length, length), -torch.inf, dtype=hidden.dtype).triu(1)[None, None]
-            rotation = self.base.model.rotary_emb(normed, torch.arange(length)[None])
-            hidden = hidden + layer.self_attn(normed, attention_mask=mask, position_embeddings=rotation)[0][0]
-            if i in injection and chunks:
-                j = injection.index(i)
-                hidden = hidden + self.attend(self.cross[j], hidden, context[j + self.config.injection_start], position)
-            hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
-        return self.base.lm_head(self.base.model.norm(hidden))
+    def upper_layer(
+        self, i: int, layer: Any, hidden: torch.Tensor, context: list[list[tuple[Any, Any]]], chunks: int
+    ) -> torch.Tensor:
+        """Self-attention, cross-attention where the layer carries one, MLP: (S, H) -> (S, H)."""
+        normed, length = layer.input_layernorm(hidden)[None], len(hidden)
+        mask = torch.full((length, length), -torch.inf, dtype=hidden.dtype).triu(1)[None, None]
+        rotation = self.base.model.rotary_emb(normed, torch.arange(length)[None])
+        hidden = hidden + layer.self_attn(normed, attention_mask=mask, position_embeddings=rotation)[0][0]
+        if i in (injection := self.config.injection_layers) and chunks:
+            j, position = injection.index(i), chunks + (self.config.query_position == "n+1")
+            hidden = hidden + self.attend(self.cross[j], hidden, context[j + self.config.injection_start], position)
+        return hidden + layer.mlp(layer.post_attention_layernorm(hidden))
 
     def tree(self, chunk: torch.Tensor, question: torch.Tensor | None) -> list[tuple[torch.Tensor, int]]:
         """Preserved nodes (token ids, level): split, keep one half, go into the other one."""
@@ -126,10 +134,13 @@ class Reference:
     def fine(
         self, trees: list[list[tuple[torch.Tensor, int]]], search: list[torch.Tensor | None], questions: int
     ) -> set[int]:
-        """The chunks whose leaves keep their own ratio: those whose leaves match their question best."""
+        """The chunks whose leaves keep their own ratio: those whose leaves match their question best, or the last."""
         budget = self.config.fine_chunks
         acts = self.config.policy == "maxsim" and self.config.height > 1  # the others do not compare leaves
-        if budget is None or not acts or not search or search[0] is None:
+        if not search or search[0] is None:
+            recent = self.config.fine_recent if self.config.height > 1 else None
+            return set(range(len(trees))[-(recent or len(trees)) :])
+        if budget is None or not acts:
             return set(range(len(trees)))
         match = []
         for tree, question in zip(trees, search, strict=True):
@@ -225,7 +236,8 @@ def cases(draw: st.DrawFn) -> dict[str, Any]:
             "fine_chunks": draw(st.sampled_from([None, 1, 2])),
             "key_positions": draw(st.sampled_from(["chunk", "node", "node+chunk"])),
             "query_position": draw(st.sampled_from(["n", "n+1"])),
-            "leaf_overlap": draw(st.sampled_from([None, 0, 2])),
+            "leaf_overlap": draw(st.sampled_from([None, 0, 2 if chunk_size > 2 else 1])),
+            "fine_recent": draw(st.sampled_from([None, 1, 2])),
         },
     }
 

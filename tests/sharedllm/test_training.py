@@ -87,7 +87,9 @@ def test_trainable_groups(tiny_llama: Path) -> None:
     assert len(groups["lr_base"]) == 9
     with pytest.raises(ValueError, match="set own_lower to train a copy"):
         select_trainable(model, ["lower"])
-    with pytest.raises(ValueError, match="'head' cannot be trained: choose from cross_attention, top, lower"):
+    with pytest.raises(
+        ValueError, match="'head' cannot be trained: choose from cross_attention, joint_attention, top, lower"
+    ):
         select_trainable(model, ["head"])
     own = SharedLLMForCausalLM.from_base(str(tiny_llama), **METHOD, own_lower=True)
     assert len(select_trainable(own, ["lower"])["lr_base"]) == 18
@@ -103,6 +105,7 @@ def test_the_papers_preset() -> None:
     assert paper.method["split_noise"] == 0.2
     assert paper.windows * paper.accumulate * 8 == 128, "global batch on 8 GPUs"
     assert paper.steps * 128 * 8192 == pytest.approx(20e9, rel=0.01), "20B tokens"
+    assert settings.preset("joint").trainable == ["joint_attention"]
     for name in ("small", "needle"):
         assert settings.preset(name).trainable == ["cross_attention"]
 
@@ -153,6 +156,28 @@ def options(base: Path, texts: Path, steps: int = 16) -> list[str]:
 
 def adapter(folder: Path) -> dict[str, torch.Tensor]:
     return {n: t for f in sorted((folder / "adapter").glob("*.safetensors")) for n, t in load_file(f).items()}
+
+
+def test_joint_attention_is_trained_alike_in_every_run(
+    base: Path, texts: Path, tmp_path: Path, train: Callable[..., tuple[int, str, str]]
+) -> None:
+    method = {**METHOD, "chunk_size": NEEDLE_CHUNK, "lower_layers": 3, "attention": "joint", "fine_recent": 1}
+    command = [
+        *("--base", base, "--data", texts / "words.txt", "--preset", "joint", "--steps", 6, "--log-every", 3),
+        *("--set", f"method={json.dumps(method)}", "--set", "needle_running=500", "--set", "windows=4"),
+        *("--set", "needles=[{windows: 2, chunks: 2, needles: 2, questions: 2, share: 0.3}]"),
+        *("--set", "chunks=[1, 2]", "--set", "running=64", "--set", "warmup=1", "--set", "lr=0.01"),
+    ]
+    made = []
+    for name in ("one", "other"):
+        code, _, error = train(*command, "--output", tmp_path / name)
+        assert code == 0, error
+        made.append(adapter(tmp_path / name))
+        torch.manual_seed(hash(name) % 100)  # what ran before in the process must not matter
+    assert len(made[0]) == 3 * 6
+    assert all(name.startswith("joint_attention.") for name in made[0])
+    assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])
+    assert all(tensor.abs().max() > 0 for tensor in made[0].values()), "it was trained"
 
 
 def test_a_run_learns_and_a_killed_one_resumes_to_the_same_weights(

@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from evals.methods.decoding.cuda_graph import StaticStep
 from evals.methods.decoding.kv_cache import BufferCache
 from evals.methods.decoding.static_attention import Reach, Tail, layer_reaches
-from sharedllm.nn.attention import project_keys, project_queries, project_values
+from sharedllm.nn.attention import merged, project_keys, project_queries, project_values
 from sharedllm.nn.base_config import steady_length, text_config
 from sharedllm.nn.branches import after_attention, before_attention, feed_forward
 from sharedllm.nn.fused import rms_norm
@@ -89,9 +89,17 @@ class DecoderStep(StaticStep, Generic[D]):
         """Self-attention of layer `index`: (1, q, hidden) -> the same."""
         keys = apply_rotation(project_keys(attention, normed), rows.rotation)
         self.tails[index].write(rows.place, keys, project_values(attention, normed))
-        query = apply_rotation(project_queries(attention, normed), rows.rotation)
+        query = apply_rotation(self.queries(index, attention, normed), rows.rotation)
         out = self.tails[index].attend(query, rows.bias, attention.scaling)
-        return attention.o_proj(out.transpose(1, 2).flatten(2))
+        return self.output(index, attention, merged(out))
+
+    def queries(self, index: int, attention: Attention, normed: torch.Tensor) -> torch.Tensor:
+        """Queries (1, heads, q, head_dim) of layer `index` before rotation."""
+        return project_queries(attention, normed)
+
+    def output(self, index: int, attention: Attention, attended: torch.Tensor) -> torch.Tensor:
+        """Output projection of layer `index`: (1, q, heads * head_dim) -> (1, q, hidden)."""
+        return attention.o_proj(attended)
 
     def between(self, index: int, hidden: torch.Tensor) -> torch.Tensor:
         """What a layer does between self-attention and MLP: nothing."""

@@ -141,6 +141,25 @@ CASES = {
         },
         dense_up_to=12,
     ),
+    "sharedllm-joint": Case(
+        "sharedllm",
+        {"chunk_size": 13, "ratios": [4, 2, 1], "lower_layers": 2, "policy": "maxsim", "attention": "joint", "rank": 3},
+        dense_up_to=13,
+    ),
+    "sharedllm-joint-fine": Case(
+        "sharedllm",
+        {
+            "chunk_size": 12,
+            "ratios": [4, 3, 1],
+            "lower_layers": 2,
+            "injection_start": 1,
+            "policy": "maxsim",
+            "fine_chunks": 1,
+            "fine_recent": 2,
+            "attention": "joint",
+        },
+        dense_up_to=12,
+    ),
 }
 
 BOS = [256]

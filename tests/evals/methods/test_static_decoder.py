@@ -40,6 +40,9 @@ MORE = {
     ),
     "streaming-token-fills": Case("streaming_llm", {"sinks": 2, "recent": 60, "regime": "token"}),
     "streaming-no-sinks": Case("streaming_llm", {"sinks": 0, "recent": 9, "regime": "token"}),
+    "sharedllm-joint-mistral": Case(
+        "sharedllm", {"chunk_size": 16, "ratios": [4, 2], "lower_layers": 1, "attention": "joint"}, WINDOWED
+    ),
     "sharedllm-mistral": Case(
         "sharedllm", {"chunk_size": 16, "ratios": [4, 2], "lower_layers": 1, "policy": "last_token"}, WINDOWED
     ),
@@ -53,6 +56,11 @@ MORE |= {
         *METHODS["streaming"], {"model_type": "smollm3", "pad_token_id": 0, **FAMILIES["smollm3"]}
     ),
     "sharedllm-gemma3": Case(*METHODS["sharedllm"], {"model_type": "gemma3_text", **FAMILIES["gemma3_text"]}),
+    "sharedllm-joint-gemma3": Case(
+        "sharedllm",
+        METHODS["sharedllm"][1] | {"attention": "joint"},
+        {"model_type": "gemma3_text", **FAMILIES["gemma3_text"]},
+    ),
 }
 ALL = CASES | MORE
 del ALL["llmlingua"]  # its base decodes as `full` does, and its compressor is on the hub
