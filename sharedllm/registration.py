@@ -57,8 +57,14 @@ class _Watch(MetaPathFinder):
 
 
 def _bring(ours: str) -> None:
-    if ours not in sys.modules:  # one that is being imported registers itself at its end
+    """Import ours, unless one of our modules is what made transformers load: ours would find it half imported. Such a
+    program has named our modules itself, and whichever it needs registers at its end."""
+    if ours not in sys.modules and not any(map(_half_imported, list(sys.modules))):
         import_module(ours)
+
+
+def _half_imported(name: str) -> bool:
+    return name.startswith("sharedllm.") and getattr(sys.modules[name].__spec__, "_initializing", False)
 
 
 def register() -> None:
