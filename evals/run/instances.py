@@ -10,6 +10,7 @@ from evals.run.samples import answered
 from evals.tasks.base import Instance
 from evals.tasks.common.prompt import PromptBuilder
 from evals.tasks.controls import controlled
+from evals.tasks.seeds import seeded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -31,7 +32,7 @@ class Instances:
         key = (cell.task.name, cell.length, cell.seed, *PromptBuilder.of(tokenizer).identity)
         if key not in self.kept:
             task = answered(cell)
-            made = list(controlled(task, list(task.instances(tokenizer, cell.length, self.limit, cell.seed))))
+            made = list(controlled(task, seeded(task, tokenizer, cell.length, self.limit, cell.seed)))
             size = sum(len(i.prompt) + len(i.target or ()) for i in made)
             if size > self.room:
                 return made

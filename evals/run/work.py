@@ -16,6 +16,7 @@ from evals.run.memory import expected_memory
 from evals.run.spec import RunSpec
 from evals.tasks.base import BaseTask
 from evals.tasks.controls import controls_of, readings
+from evals.tasks.seeds import seeds_of
 
 ASSUMED_SAMPLES = 200
 """Samples of a cell where neither a limit nor the task says how many: as many as most sets of LongBench have."""
@@ -58,7 +59,8 @@ def expected_work(cells: Sequence[Cell], spec: RunSpec, dtype: str) -> list[Work
 
 def sample_count(task: BaseTask, limit: int | None) -> int | None:
     """Samples of a cell, at most; None where neither the limit nor the task bounds them."""
-    bounds = [bound for bound in (limit, task.sample_count()) if bound is not None]
+    count = task.sample_count()
+    bounds = [bound for bound in (limit, count and count * seeds_of(task.settings)) if bound is not None]
     return min(bounds, default=None)
 
 

@@ -47,12 +47,16 @@ class ChatSettings(ContextSettings):
     it.
 
     context: with whose contexts each question is asked: its `own`, that of an `other` sample, `none`.
+
+    seeds: how many seeds the samples are drawn with, from --seed on, where they are drawn (`evals.tasks.seeds`).
     """
 
     chat_template_kwargs: dict[str, JsonValue] = Field(default_factory=dict)
     thinking: Literal["off", "on", "strip"] | None = None
 
-    added_later: ClassVar[tuple[str, ...]] = ("context", "chat_template_kwargs", "thinking")
+    seeds: int = Field(1, ge=1, le=1000)
+
+    added_later: ClassVar[tuple[str, ...]] = ("context", "chat_template_kwargs", "thinking", "seeds")
 
     @field_validator("chat_template_kwargs")
     @classmethod

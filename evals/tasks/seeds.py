@@ -1,0 +1,62 @@
+"""Samples of several seeds in one cell (`--set seeds=3`), for every task that draws its samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import chain, zip_longest
+from typing import TYPE_CHECKING
+
+from evals.errors import UserError
+from evals.tasks.base import Instance, TaskSettings
+from evals.tasks.chat_settings import ChatSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from evals.tasks.base import Task
+
+
+def seeds_of(settings: TaskSettings) -> int:
+    """How many seeds the settings of a task ask for; 1 for a task without the setting."""
+    return settings.seeds if isinstance(settings, ChatSettings) else 1
+
+
+def seeded(
+    task: Task, tokenizer: PreTrainedTokenizerBase, length: int | None, limit: int | None, seed: int
+) -> list[Instance]:
+    """The instances of a cell: those of `seed`, `seed` + 1, ... in turn, as many seeds as the settings ask for.
+
+    limit: of all of them together. The instances of one seed are a cluster, so that what differs from seed to seed is
+    part of every interval. Raises UserError for a limit below the number of seeds, and where nothing is drawn.
+    """
+    count = seeds_of(task.settings)
+    if count == 1:
+        return list(task.instances(tokenizer, length, limit, seed))
+    if limit is not None and limit < count:
+        raise UserError(f"--limit {limit} leaves nothing for some of {count} seeds: raise it to {count} or more.")
+    shares = [None if limit is None else -(-(limit - k) // count) for k in range(count)]
+    drawn = [list(task.instances(tokenizer, length, share, seed + k)) for k, share in enumerate(shares)]
+    if _same(drawn[0], drawn[1]):
+        name = ":".join(filter(None, [task.name, task.subset]))
+        raise UserError(f"Nothing in {name} is drawn, so all seeds give the same samples: leave seeds out.")
+    turns = zip_longest(*(_marked(instances, seed + k) for k, instances in enumerate(drawn)))
+    return [instance for instance in chain.from_iterable(turns) if instance is not None]
+
+
+def _same(first: list[Instance], second: list[Instance]) -> bool:
+    """Whether two seeds ask the same, of as many samples as both have."""
+    pairs = list(zip(first, second, strict=False))
+    return all(a.refused is None and a.prompt == b.prompt for a, b in pairs)
+
+
+def _marked(instances: list[Instance], seed: int) -> Iterator[Instance]:
+    for instance in instances:
+        holds = instance.holds or frozenset([instance.group or instance.prompt.context_key])
+        yield replace(
+            instance,
+            id=f"seed{seed}-{instance.id}",
+            group=f"seed {seed}",
+            meta={**instance.meta, "seed": seed},
+            holds=holds,
+        )
