@@ -17,6 +17,17 @@ from evals.records.json import Json
 
 Tokens = Annotated[int, Field(ge=0, le=1 << 53)]
 """A length in tokens that every table can hold."""
+
+
+def _measurable(value: float) -> float:
+    if value == 0 or math.isnan(value) or SMALLEST <= value <= LARGEST:
+        return value
+    raise ValueError(f"expected a number from {SMALLEST:g} to {LARGEST:g}, found {value:g}")
+
+
+SMALLEST, LARGEST = 1e-15, 1e30
+Measured = Annotated[float, AfterValidator(_measurable)]
+"""A time, rate or count that a device can have and an axis can show: 0, NaN, or from SMALLEST to LARGEST."""
 Status = Literal["pending", "ok", "oom", "failed"]
 Control = Literal["own", "other", "none"]
 """Whose context a question is asked with: that of its sample, of another, or none."""
@@ -105,18 +116,18 @@ class Measurement(Record):
     query_tokens: int | None = None
     new_tokens: int | None = None
     repeats: int | None = None
-    ttft_s: float | None = None
-    read_s: float | None = None
-    query_s: float | None = None
-    tpot_ms: float | None = None
-    tpot_p95_ms: float | None = None
-    tokens_per_s: float | None = None
-    again_s: float | None = None
+    ttft_s: Measured | None = None
+    read_s: Measured | None = None
+    query_s: Measured | None = None
+    tpot_ms: Measured | None = None
+    tpot_p95_ms: Measured | None = None
+    tokens_per_s: Measured | None = None
+    again_s: Measured | None = None
     state_bytes: int | None = None
     peak_bytes: int | None = None
     reserved_bytes: int | None = None
-    prefill_flops: float | None = None
-    decode_bytes: float | None = None
+    prefill_flops: Measured | None = None
+    decode_bytes: Measured | None = None
     rates: dict[str, float] | None = None
 
 
