@@ -17,7 +17,8 @@ ENDS = (  # noqa: SIM905
     "bach beck berg borough bridge burn bury by church combe dale den field ford gate ham haven hill holm holt hurst "
     "keep ley low mere mill moor mouth port ridge shaw stead stock stone thorpe ton vale wick wood worth"
 ).split()
-TOWNS = [kind + start + end for kind, start, end in product(("", "New ", "Upper ", "Lower "), STARTS, ENDS)]
+KINDS = ("", "New ", "Upper ", "Lower ", "Great ", "Little ", "North ", "South ")
+TOWNS = [kind + start + end for kind, start, end in product(KINDS, STARTS, ENDS)]
 WAYS = ("bus", "ferry", "plane", "train")
 BEFORE = (
     "Each line below tells the one connection that leaves a town. Connections lead in one direction only, so there is "
