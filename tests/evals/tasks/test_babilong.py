@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 
 import pytest
+from prompt_text import text
 
 from evals.errors import UserError
-from evals.methods.weights import byte_tokenizer
 from evals.tasks.babilong import scores
 from evals.tasks.babilong.prompts import template
 from evals.tasks.babilong.rows import fitting
@@ -25,23 +25,6 @@ DROPPED = re.compile(r"(\w+) (?:dropped|put down|left) the (\w+) there\.")
 GAVE = re.compile(r"(\w+) (?:gave|handed|passed) the (\w+) to (\w+)\.")
 LIES = re.compile(r"The (\w+) is (\w+) of the (\w+)\.")
 FACT = re.compile("|".join(form.pattern for form in (MOVED, TOOK, DROPPED, GAVE, LIES)))
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return byte_tokenizer(258)
-
-
-@pytest.fixture(scope="module")
-def texts(tmp_path_factory) -> DataSource:
-    folder = tmp_path_factory.mktemp("texts")
-    (folder / "a.txt").write_text(" ".join(f"Line {i} says nothing." for i in range(2000)))
-    return DataSource(folder)
-
-
-def text(tokenizer, instance: Instance) -> str:
-    prompt = instance.prompt
-    return tokenizer.decode([*prompt.prefix, *prompt.context, *prompt.query], skip_special_tokens=True)
 
 
 def told(tokenizer, instance: Instance) -> list[str]:
@@ -97,8 +80,8 @@ def solved(task: str, facts: list[str], question: str) -> str:
 
 
 @pytest.mark.parametrize("task", KINDS)
-def test_the_answer_follows_from_the_facts_in_the_prompt(tokenizer, texts: DataSource, task: str) -> None:
-    made = Babilong(task, BabilongSettings(), texts)
+def test_the_answer_follows_from_the_facts_in_the_prompt(tokenizer, plain_texts: DataSource, task: str) -> None:
+    made = Babilong(task, BabilongSettings(), plain_texts)
     for instance in made.instances(tokenizer, 4096, 40, 0):
         facts = told(tokenizer, instance)
         assert len(facts) == instance.meta["facts"]
@@ -112,18 +95,18 @@ def test_the_answer_follows_from_the_facts_in_the_prompt(tokenizer, texts: DataS
         assert instance.meta["source"] == "generated"
 
 
-def test_instances_depend_on_the_arguments_alone(tokenizer, texts: DataSource) -> None:
+def test_instances_depend_on_the_arguments_alone(tokenizer, plain_texts: DataSource) -> None:
     def made(limit: int, seed: int) -> list[Instance]:
-        return list(Babilong("qa2", BabilongSettings(), texts).instances(tokenizer, 2048, limit, seed))
+        return list(Babilong("qa2", BabilongSettings(), plain_texts).instances(tokenizer, 2048, limit, seed))
 
     assert made(2, 0) == made(5, 0)[:2]
     assert len({text(tokenizer, instance) for instance in made(5, 0)}) == 5
     assert made(1, 1)[0].prompt != made(1, 0)[0].prompt
 
 
-def test_difficulty_is_set_by_the_number_of_facts_and_where_they_begin(tokenizer, texts: DataSource) -> None:
+def test_difficulty_is_set_by_the_number_of_facts_and_where_they_begin(tokenizer, plain_texts: DataSource) -> None:
     for task, facts in (("qa1", 1), ("qa1", 40), ("qa2", 2), ("qa3", 3), ("qa5", 2)):
-        made = Babilong(task, BabilongSettings(facts=facts, start=90), texts)
+        made = Babilong(task, BabilongSettings(facts=facts, start=90), plain_texts)
         for instance in made.instances(tokenizer, 8192, 3, 0):
             assert instance.meta["facts"] == facts
             assert solved(task, told(tokenizer, instance), instance.meta["question"]) == instance.reference
@@ -132,20 +115,20 @@ def test_difficulty_is_set_by_the_number_of_facts_and_where_they_begin(tokenizer
             assert 0.89 < share <= 1
 
 
-def test_a_bare_prompt_has_no_instruction_and_the_answer_may_be_begun(tokenizer, texts: DataSource) -> None:
-    bare = Babilong("qa1", BabilongSettings(prompt="bare", begin=True), texts)
+def test_a_bare_prompt_has_no_instruction_and_the_answer_may_be_begun(tokenizer, plain_texts: DataSource) -> None:
+    bare = Babilong("qa1", BabilongSettings(prompt="bare", begin=True), plain_texts)
     instance = next(bare.instances(tokenizer, 2048, 1, 0))
     assert text(tokenizer, instance).startswith("<context>\n")
     assert text(tokenizer, instance).endswith(f"Question: {instance.meta['question']}\nAnswer:")
 
 
-def test_a_length_without_room_is_one_sentence(tokenizer, texts: DataSource) -> None:
+def test_a_length_without_room_is_one_sentence(tokenizer, plain_texts: DataSource) -> None:
     with pytest.raises(UserError, match="cannot hold BABILong qa1: choose a larger --length"):
-        list(Babilong("qa1", BabilongSettings(), texts).instances(tokenizer, 500, 1, 0))
+        list(Babilong("qa1", BabilongSettings(), plain_texts).instances(tokenizer, 500, 1, 0))
 
 
-def test_controls_have_contexts_of_the_same_length(tokenizer, texts: DataSource) -> None:
-    task = Babilong("qa1", BabilongSettings(context=("own", "other", "none")), texts)
+def test_controls_have_contexts_of_the_same_length(tokenizer, plain_texts: DataSource) -> None:
+    task = Babilong("qa1", BabilongSettings(context=("own", "other", "none")), plain_texts)
     found = controlled(task, list(task.instances(tokenizer, 2048, 2, 0)))
     assert [instance.control for instance in found] == ["own", "other", "none"] * 2
     assert len(found[0].prompt) == len(found[1].prompt)

@@ -10,28 +10,18 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from prompt_text import text
 
 from evals.errors import UserError
-from evals.methods.weights import byte_tokenizer
-from evals.tasks.base import DataSource, Instance, Output
+from evals.tasks.base import DataSource, Output
 from evals.tasks.graphwalks.graph import at_depth, children, draw, nodes_of, parents
 from evals.tasks.graphwalks.scores import parse, set_f1
 from evals.tasks.graphwalks.task import MOST_NODES, GraphWalks, GraphWalksSettings
 from sharedllm.validation import validate
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
-    return byte_tokenizer(258)
-
-
 def task(kind: str = "bfs", **settings) -> GraphWalks:
     return GraphWalks(kind, GraphWalksSettings(**settings), DataSource())
-
-
-def text(tokenizer, instance: Instance) -> str:
-    prompt = instance.prompt
-    return tokenizer.decode([*prompt.prefix, *prompt.context, *prompt.query], skip_special_tokens=True)
 
 
 def shortest(edges: set[tuple[str, str]], start: str, end: str) -> int | None:

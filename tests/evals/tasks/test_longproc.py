@@ -5,32 +5,15 @@ from __future__ import annotations
 import re
 
 import pytest
+from prompt_text import text
 
 from evals.errors import UserError
-from evals.methods.weights import byte_tokenizer
 from evals.tasks.base import DataSource, Instance, Output
 from evals.tasks.common.prompt import PromptBuilder
 from evals.tasks.controls import controlled
 from evals.tasks.longproc.routes import TOWNS
 from evals.tasks.longproc.scores import right_rows, route, states
 from evals.tasks.longproc.task import LongProc, LongProcSettings, lines
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return byte_tokenizer(258)
-
-
-@pytest.fixture(scope="module")
-def texts(tmp_path_factory) -> DataSource:
-    folder = tmp_path_factory.mktemp("texts")
-    (folder / "a.txt").write_text(" ".join(f"Line {i} says nothing." for i in range(2000)))
-    return DataSource(folder)
-
-
-def text(tokenizer, instance: Instance) -> str:
-    prompt = instance.prompt
-    return tokenizer.decode([*prompt.prefix, *prompt.context, *prompt.query], skip_special_tokens=True)
 
 
 def walked(prompt: str) -> list[str]:
@@ -66,8 +49,10 @@ def replayed(prompt: str) -> list[str]:
 
 @pytest.mark.parametrize("length", [2500, 8192])
 @pytest.mark.parametrize("task", LongProc.subsets)
-def test_the_answer_follows_from_the_prompt_and_fits(tokenizer, texts: DataSource, task: str, length: int) -> None:
-    made = LongProc(task, LongProcSettings(), texts)
+def test_the_answer_follows_from_the_prompt_and_fits(
+    tokenizer, plain_texts: DataSource, task: str, length: int
+) -> None:
+    made = LongProc(task, LongProcSettings(), plain_texts)
     for instance in made.instances(tokenizer, length, 8, 0):
         prompt = text(tokenizer, instance)
         assert (walked if task == "path_traversal" else replayed)(prompt) == instance.reference
@@ -81,17 +66,17 @@ def test_the_answer_follows_from_the_prompt_and_fits(tokenizer, texts: DataSourc
         assert 0 < right["chance"] < 0.01
 
 
-def test_all_connections_leave_different_towns(tokenizer, texts: DataSource) -> None:
-    for instance in LongProc("path_traversal", LongProcSettings(), texts).instances(tokenizer, 20000, 2, 0):
+def test_all_connections_leave_different_towns(tokenizer, plain_texts: DataSource) -> None:
+    for instance in LongProc("path_traversal", LongProcSettings(), plain_texts).instances(tokenizer, 20000, 2, 0):
         starts = re.findall(r"^A \w+ leaves (.+) for ", text(tokenizer, instance), re.M)
         assert len(starts) == len(set(starts)) > 200
     assert len(set(TOWNS)) == len(TOWNS)
 
 
 @pytest.mark.parametrize("task", LongProc.subsets)
-def test_steps_and_output_set_the_length_of_the_answer(tokenizer, texts: DataSource, task: str) -> None:
+def test_steps_and_output_set_the_length_of_the_answer(tokenizer, plain_texts: DataSource, task: str) -> None:
     def rows(**settings) -> int:
-        made = LongProc(task, LongProcSettings(**settings), texts)
+        made = LongProc(task, LongProcSettings(**settings), plain_texts)
         return next(made.instances(tokenizer, 8192, 1, 0)).meta["steps"]
 
     assert rows(steps=3) == 3
@@ -99,8 +84,8 @@ def test_steps_and_output_set_the_length_of_the_answer(tokenizer, texts: DataSou
     assert 3 < rows(output=512) < rows(output=2048)
 
 
-def test_more_rooms_are_told_of(tokenizer, texts: DataSource) -> None:
-    made = LongProc("state_tracking", LongProcSettings(rooms=8, output=4096), texts)
+def test_more_rooms_are_told_of(tokenizer, plain_texts: DataSource) -> None:
+    made = LongProc("state_tracking", LongProcSettings(rooms=8, output=4096), plain_texts)
     instance = next(made.instances(tokenizer, 16384, 1, 0))
     rooms = {word for row in instance.reference for word in re.findall(r"(?:\w+) (\w+); ", row)}
     assert len(rooms) > 5
@@ -108,9 +93,9 @@ def test_more_rooms_are_told_of(tokenizer, texts: DataSource) -> None:
 
 
 @pytest.mark.parametrize("task", LongProc.subsets)
-def test_instances_depend_on_the_arguments_alone(tokenizer, texts: DataSource, task: str) -> None:
+def test_instances_depend_on_the_arguments_alone(tokenizer, plain_texts: DataSource, task: str) -> None:
     def made(limit: int, seed: int) -> list[Instance]:
-        return list(LongProc(task, LongProcSettings(), texts).instances(tokenizer, 3000, limit, seed))
+        return list(LongProc(task, LongProcSettings(), plain_texts).instances(tokenizer, 3000, limit, seed))
 
     assert made(2, 0) == made(4, 0)[:2]
     assert len({text(tokenizer, instance) for instance in made(4, 0)}) == 4
@@ -118,22 +103,22 @@ def test_instances_depend_on_the_arguments_alone(tokenizer, texts: DataSource, t
 
 
 @pytest.mark.parametrize("task", LongProc.subsets)
-def test_a_length_without_room_is_one_sentence(tokenizer, texts: DataSource, task: str) -> None:
+def test_a_length_without_room_is_one_sentence(tokenizer, plain_texts: DataSource, task: str) -> None:
     with pytest.raises(UserError, match=r"cannot hold \d+ steps .* a smaller output\."):
-        list(LongProc(task, LongProcSettings(), texts).instances(tokenizer, 900, 1, 0))
+        list(LongProc(task, LongProcSettings(), plain_texts).instances(tokenizer, 900, 1, 0))
 
 
 @pytest.mark.parametrize("task", LongProc.subsets)
-def test_controls_have_contexts_of_the_same_length(tokenizer, texts: DataSource, task: str) -> None:
-    made = LongProc(task, LongProcSettings(context=("own", "other", "none")), texts)
+def test_controls_have_contexts_of_the_same_length(tokenizer, plain_texts: DataSource, task: str) -> None:
+    made = LongProc(task, LongProcSettings(context=("own", "other", "none")), plain_texts)
     found = controlled(made, list(made.instances(tokenizer, 3000, 2, 0)))
     assert [instance.control for instance in found] == ["own", "other", "none"] * 2
     assert len(found[0].prompt) == len(found[1].prompt)
 
 
-def test_a_chat_model_writes_the_marks_itself(tokenizer, texts: DataSource) -> None:
+def test_a_chat_model_writes_the_marks_itself(tokenizer, plain_texts: DataSource) -> None:
     tokenizer.chat_template = "{% for m in messages %}[U]{{ m['content'] }}[M]{% endfor %}"
-    made = LongProc("path_traversal", LongProcSettings(chat=True), texts)
+    made = LongProc("path_traversal", LongProcSettings(chat=True), plain_texts)
     instance = next(made.instances(tokenizer, 4096, 1, 0))
     assert text(tokenizer, instance).endswith("</Route>\n[M]")
     answer = "Here it is.\n<Route>\n" + "\n".join(instance.reference) + "\n</Route>\nThat was it."
@@ -170,8 +155,8 @@ def test_rows_count_up_to_the_first_error(given: str, wanted: str, rows: int) ->
     assert right_rows(list(given), list(wanted)) == rows
 
 
-def test_rows_without_end_are_no_right_answer(tokenizer, texts: DataSource) -> None:
-    made = LongProc("state_tracking", LongProcSettings(steps=3), texts)
+def test_rows_without_end_are_no_right_answer(tokenizer, plain_texts: DataSource) -> None:
+    made = LongProc("state_tracking", LongProcSettings(steps=3), plain_texts)
     instance = next(made.instances(tokenizer, 3000, 1, 0))
     scored = made.evaluate(instance, Output(text="\n".join([*instance.reference, "- Step 3: more"])))
     assert (scored["score"], scored["accuracy"], scored["rows"]) == (1, 0, pytest.approx(4 / 3))

@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 
 import pytest
+from prompt_text import text
 
 from evals.errors import UserError
-from evals.methods.weights import byte_tokenizer
 from evals.tasks.base import DataSource, Instance, Output
 from evals.tasks.controls import controlled
 from evals.tasks.nolima.associations import ASSOCIATIONS, LINKS, NAMES, draw, stems
@@ -18,20 +18,10 @@ from sharedllm.validation import validate
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
-    return byte_tokenizer(258)
-
-
-@pytest.fixture(scope="module")
 def texts(tmp_path_factory) -> DataSource:
     folder = tmp_path_factory.mktemp("texts")
     (folder / "a.txt").write_text(" ".join(f"Line {i} is about Amara in Paris, a doctor." for i in range(1000)))
     return DataSource(folder)
-
-
-def text(tokenizer, instance: Instance) -> str:
-    prompt = instance.prompt
-    return tokenizer.decode([*prompt.prefix, *prompt.context, *prompt.query], skip_special_tokens=True)
 
 
 @pytest.mark.parametrize("hops", ["onehop", "twohop"])
