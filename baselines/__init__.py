@@ -1,1 +1,1 @@
-"""Rival methods, as adapters over the harness's interface."""
+"""Rival methods, as adapters over the harness's interface. Part of the package sharedllm."""

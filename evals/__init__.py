@@ -1,4 +1,5 @@
 """The harness. Its public names live here and are imported when they are first used, so that nothing waits for torch.
+Part of the package sharedllm.
 
 >>> from evals import LongContextModel, Session, Query, Cost, Task
 """

@@ -11,6 +11,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 from evals.errors import UserError, unknown
+from sharedllm.commands import check_names
 
 if TYPE_CHECKING:
     from evals.methods.base import LongContextModel
@@ -92,6 +93,8 @@ def _resolve(kind: str, name: str, known: dict[str, str]) -> type:
     try:
         found: type = getattr(import_module(module), attribute)
     except ModuleNotFoundError as error:
+        if module.startswith("baselines."):
+            check_names("baselines")
         if error.name is None or module.startswith(error.name):
             raise UserError(f"The {kind} '{name}' is declared as {known[name]}, which is not installed.") from error
         raise UserError(f"The {kind} '{name}' needs the package '{error.name}': pip install {error.name}.") from error

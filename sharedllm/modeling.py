@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, ParamSpec, cast
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub import CommitInfo
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -38,6 +39,7 @@ from sharedllm.nn.rotation import Rotations, rotations
 from sharedllm.prompt import TEMPLATE, ask_about
 from sharedllm.search import Question, ask
 from sharedllm.settings import check_settings
+from sharedllm.sharing import push_adapter
 from sharedllm.sources import FOR_BASE, FROM_HUB, OF_AUTO, adapter_folder, base_source, load_base
 from sharedllm.upper_layer import attend_to_text, read_context, upper_layer
 
@@ -65,9 +67,11 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no
     `base` is the whole base model, `cross_attention` or `joint_attention` (config.attention) holds the new parameters,
     `lower` a trainable copy of the bottom layers where config.own_lower asks for one; otherwise the lower model IS the
     base's bottom layers.
+    `adapter_base` is the name of the base that an adapter gave.
     """
 
     config: SharedLLMConfig
+    adapter_base: str | None = None
     config_class = SharedLLMConfig
     base_model_prefix = "base"
     supports_gradient_checkpointing = True
@@ -149,8 +153,8 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no
         if not isinstance(base, PreTrainedModel):
             source, revision = base_source(folder, record) if base is None else (base, None)
             base = load_base(source, revision, **loading)
-        elif loading:
-            raise UserError(f"The base is loaded already: {', '.join(loading)} is for a base that is named.")
+        elif late := [name for name in loading if name not in FROM_HUB]:
+            raise UserError(f"The base is loaded already: {', '.join(late)} is for a base that is named.")
         trained = record.trained_base_parameters
         own = [name.removeprefix(BASE) for name in trained]
         check_base(base, folder, record.base, record.base_fingerprint, record.base_values, own)
@@ -160,7 +164,12 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in weights)
         model.train(False)
+        model.adapter_base = record.base
         return model
+
+    def push_to_hub(self, repo_id: str, **card: Any) -> CommitInfo:  # type: ignore[override]  # an adapter, not the base
+        """Share what was trained, an adapter with a model card, on the hub: `push_adapter`, which names the options."""
+        return push_adapter(self, repo_id, **card)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
@@ -175,7 +184,7 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no
             return super().from_pretrained(name, *args, **kwargs)
         config = kwargs.get("config")  # the Auto classes have put settings into it
         settings = config.method_settings() if isinstance(config, SharedLLMConfig) else {}
-        given = {n: v for n, v in kwargs.items() if n not in (*FROM_HUB, *OF_AUTO)}
+        given = {n: v for n, v in kwargs.items() if n not in OF_AUTO}
         return cls.from_adapter(folder, *args, **{**settings, **given})
 
     def compile_layers(self, **options: Any) -> None:

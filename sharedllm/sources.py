@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from huggingface_hub import snapshot_download
 from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.utils.hub import cached_file
+from transformers.utils.hub import cached_file, extract_commit_hash
 
 from sharedllm.adapter_files import CONFIG, SHIPPED, AdapterRecord, is_adapter, shipped_base, shipped_names
 from sharedllm.errors import UserError, nearest, reading
@@ -16,10 +16,20 @@ from sharedllm.files import cache_folder, is_folder
 
 FROM_HUB = ("revision", "cache_dir", "token", "local_files_only", "force_download")
 """Options of `from_pretrained` that say how the hub is asked."""
-FOR_BASE = ("dtype", "torch_dtype", "device_map", "attn_implementation")
+FOR_BASE = ("dtype", "torch_dtype", "device_map", "attn_implementation", "cache_dir", "token", "local_files_only")
 """Options of `from_pretrained` that say how the base is loaded."""
-OF_AUTO = ("config", "trust_remote_code", "adapter_kwargs", "_from_auto", "_commit_hash", "_from_pipeline")
-"""What the Auto classes and pipelines hand on: no code of a repository ever runs, and the config is made anew."""
+OF_AUTO = (
+    "revision",
+    "force_download",
+    "config",
+    "trust_remote_code",
+    "adapter_kwargs",
+    "_from_auto",
+    "_commit_hash",
+    "_from_pipeline",
+)
+"""What is not for an adapter's base, or comes from the Auto classes and pipelines: no code of a repository ever runs,
+and the config is made anew."""
 QUIET = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "gated_repo", "connection_errors")}
 
 
@@ -63,7 +73,16 @@ def load_base(name: str, revision: str | None = None, **options: Any) -> PreTrai
 
     Raises UserError where it cannot be read.
     """
-    advice = "name the base's folder in base=, or try again with a connection to the hub"
+    advice = "name its folder in base=, or connect to the hub; `sharedllm-eval doctor --fix` brings the shipped one's"
     with reading(f"The base {name}", advice):
         loaded = AutoModelForCausalLM.from_pretrained(name, revision=revision, trust_remote_code=False, **options)
-    return cast(PreTrainedModel, loaded)
+    model = cast(PreTrainedModel, loaded)
+    note_commit(model, name, revision, **{n: options[n] for n in FROM_HUB if n in options})
+    return model
+
+
+def note_commit(base: PreTrainedModel, name: str, revision: str | None = None, **options: Any) -> None:
+    """Keep the hub's commit that a base was loaded from, for adapters of it: transformers forgets it since 5.23."""
+    if not is_folder(name):
+        path = cached_file(name, "config.json", revision=revision, **options, **QUIET)
+        base.config._commit_hash = extract_commit_hash(path, None)

