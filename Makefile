@@ -24,12 +24,13 @@ lint: $(VENV)/.lint
 # What continuous integration runs, with `make docs`.
 check: lint test
 
-# Bad input and kills, far more of each than the test suite tries. Takes about half an hour on 2 cores.
+# Bad input and kills, far more of each than the test suite tries, and a newcomer's first hour. Takes about half an hour on 2 cores.
 fuzz: $(VENV)/.test
 	SHAREDLLM_FUZZ=500 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/fuzz
 	OMP_NUM_THREADS=1 $(BIN)/python tests/chaos/kills.py --kills 150
 	SHAREDLLM_CLUSTER=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/evals/run/test_cluster.py
 	OMP_NUM_THREADS=1 $(BIN)/python tests/chaos/ray_kills.py --kills 40
+	$(BIN)/python tests/project/newcomer.py
 
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict --quiet

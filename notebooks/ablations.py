@@ -1,6 +1,8 @@
 # %% [markdown]
 # # Ablations (table 5)
 #
+# At its end you can say which setting of SharedLLM matters for finding a fact, and how little a small run proves.
+#
 # What is each part of SharedLLM worth? The paper trains every variant. `benchmarks/ablations.py` does so on a small
 # base, with the same steps for every variant.
 #

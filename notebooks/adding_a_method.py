@@ -1,6 +1,8 @@
 # %% [markdown]
 # # Adding a method
 #
+# At its end you can bring a method of your own into every comparison, and know that it keeps the rules of one.
+#
 # A method is a class that reads a context and answers queries, an entry point, and a preset. No fork is needed:
 # `examples/third_party_method` is such a package. This notebook installs it into a folder of its own, tries it in
 # Python, checks what every method must satisfy, and runs it against full attention.

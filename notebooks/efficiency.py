@@ -1,6 +1,9 @@
 # %% [markdown]
 # # Efficiency (figure 3, tables 9 to 12)
 #
+# At its end you can say how memory and time of each method grow with the length of a text, how many times SharedLLM's
+# they are, and which of SharedLLM's settings cost what.
+#
 # Random weights of the right shape take the same time and memory as trained ones. `FULL = False` shows the cold
 # measurements of a run in `results/measured/` (shapes of 7B on one H100) and computes the rest. `FULL = True` measures
 # the 7B shapes on one GPU, without a download.
@@ -40,6 +43,12 @@ tools.origin(COST)
 
 # %%
 found = tools.data(COST)
+tools.plots(found, "figure3")
+
+# %% [markdown]
+# The figure adds reading and writing up, as the paper's does. Apart, with the state that is held for a text:
+
+# %%
 tools.plots(found, "efficiency")
 
 # %%

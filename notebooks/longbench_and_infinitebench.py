@@ -1,6 +1,8 @@
 # %% [markdown]
 # # LongBench and InfiniteBench (tables 3 and 4)
 #
+# At its end you can say which prompts, cuts and scorers make a score of either benchmark, and run both on your rows.
+#
 # Both benchmarks run with their official prompts (checked by hash), truncation and scorers. Their data sets are not
 # part of this repository, so `FULL = False` shows a recorded run on **stand-in rows**: one invented row per data set,
 # in the official format, written by `sample_rows.py` from Python's help texts. It shows the whole path and **says

@@ -1,6 +1,9 @@
 # %% [markdown]
 # # Needle in a haystack
 #
+# At its end you can say up to which length, and where in a text, each method finds a fact, how sure that is, and why
+# SharedLLM found or missed a single one.
+#
 # A fact with a random 7-digit number is inserted at a known depth of a long text and asked for; the answer must match
 # exactly. `FULL = False` shows a run of `results/measured/`: four needles per text, four texts per depth.
 # `FULL = True` runs more depths, with ten texts per depth and one needle per text.
@@ -54,7 +57,8 @@ found.summary.loc[found.summary["task"] == "needle", columns].round(2)
 #
 # SharedLLM splits every chunk of 1024 tokens into halves and follows the half that matches the question. It keeps the
 # last piece in full in the `fine_chunks` chunks that match best. The trace of a sample lists these pieces, and
-# `token` is where the needle begins. At 128K tokens:
+# `token` is where the needle begins. What is left of a text after its whole chunks is running text, which is read as it
+# is, with the question: a needle there needs no search. At 128K tokens:
 
 # %%
 run = found.run
@@ -68,7 +72,9 @@ for cell, record in run.cells.items():
     for sample in run.scored(cell):
         at = sample.meta["token"]
         pieces = [p for p in sample.trace.get("kept_full", []) if p["chunk"] == at // 1024]
-        kept = ", ".join(f"{p['start']} to {p['end']}" for p in pieces) or "nothing"
+        kept = ", ".join(f"{p['start']} to {p['end']}" for p in pieces) or "nothing: other chunks matched better"
+        if at // 1024 == sample.audit["tokens"] // 1024:  # the chunk is not whole
+            kept = "all: it is running text"
         answer = sample.output.text.split(".")[0].strip()
         depth = f"{sample.meta['depth']:.0f}"
         rows.append(f"| {depth} | {at} | {at // 1024} | {kept} | {answer} | {sample.reference} |")

@@ -1,6 +1,8 @@
 # %% [markdown]
 # # Perplexity and length (tables 1 and 2)
 #
+# At its end you can say how much of a lower perplexity is owed to the context, and whether two methods differ.
+#
 # How well does a method predict the next tokens as the context grows, and was it the context that helped?
 # `FULL = False` shows a run of `results/measured/` on eleven documents, so the intervals are wide. `FULL = True` runs
 # more documents on one GPU, on texts in the folder `TEXTS`.

