@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from huggingface_hub import ModelCardData
 
 from sharedllm.adapter_files import AdapterRecord
+from sharedllm.files import is_folder
 from sharedllm.settings import DEFAULTS
 
 CARD = "README.md"
@@ -25,9 +26,10 @@ def model_card(
     name: what `from_pretrained` takes. training_data: a sentence or a list in Markdown. quality: rows of a table, with
     the same columns in each. licence: the hub's short name of it, such as apache-2.0.
     """
+    shared = not is_folder(record.base)  # a folder of this machine is no name for the hub
     data = ModelCardData(
-        base_model=record.base,
-        base_model_relation="adapter",
+        base_model=record.base if shared else None,
+        base_model_relation="adapter" if shared else None,
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["sharedllm", "long-context", "arxiv:2603.04759"],

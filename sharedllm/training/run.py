@@ -125,7 +125,7 @@ def _run(settings: TrainSettings, files: Files, pace: Pace, interruption: Interr
     }
     write_text(files.output / "summary.json", json.dumps(summary, indent=1) + "\n")
     data = "\n".join(f"- {Path(name).name}" for name in record.data)
-    card = model_card(saved, files.output.name, data, list(rows_of(summary["evaluation"])))
+    card = model_card(saved, f"ORG/{printable(files.output.name)}", data, list(rows_of(summary["evaluation"])))
     write_text(files.output / "adapter" / CARD, card)
     return {"output": str(files.output), **summary}
 

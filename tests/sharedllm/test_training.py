@@ -199,6 +199,9 @@ def test_a_run_learns_and_a_killed_one_resumes_to_the_same_weights(
     assert summary["evaluation"]["needles"]["2"]["windows"] == 64
     assert "step 16/16  loss" in err
     assert (tmp_path / "whole" / "loss.svg").stat().st_size > 1000
+    card = (tmp_path / "whole" / "adapter" / "README.md").read_text(encoding="utf-8")
+    assert "| language modelling, mean, use |" in card
+    assert "base_model:" not in card  # it is a folder here
 
     folder = tmp_path / "killed"
     command = [sys.executable, "-m", "sharedllm.training.cli", *arguments, "--output", str(folder)]
