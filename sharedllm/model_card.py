@@ -43,8 +43,8 @@ def model_card(
         [
             f"---\n{data}\n---\n",
             f"# {name.rpartition('/')[2]}\n",
-            f"An adapter of SharedLLM (context extension by multi-scale self-injection) over `{record.base}`{at}. The",
-            "repository holds the cross-attention alone; the base is loaded beside it.\n",
+            f"An adapter of SharedLLM (context extension by multi-scale self-injection) over `{record.base}`{at}. It",
+            "holds what was trained; the base is loaded beside it.\n",
             "```python",
             "from sharedllm import SharedLLMForCausalLM",
             "from transformers import AutoTokenizer\n",
