@@ -22,12 +22,14 @@ from typing import Any
 import matplotlib.style
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from evals import registry
 from evals.measure.device import Rates
 from evals.methods import presets
 from evals.methods.base import LongContextModel, Runtime
-from evals.report.plots.style import PAGE, STYLE, legend, length_axis, looks, spread_axis
+from evals.report.plots.looks import looks
+from evals.report.plots.style import PAGE, STYLE, legend, length_axis, spread_axis
 from evals.report.tables import Table
 from evals.report.words import tokens
 
@@ -152,7 +154,11 @@ def plot(found: dict[str, dict[int, Floor]], new_tokens: int, launch_s: float, m
     titles = ("prefill", f"prefill + {new_tokens} tokens", f"the same at {1000 * launch_s:g} ms per token or more")
     settings = ((0, 0.0), (new_tokens, 0.0), (new_tokens, launch_s))
     figure = Figure(figsize=(PAGE, 2.6), layout="constrained")
-    styles = {name: look for name, look in looks(found).items() if name != SHARED}
+    styles = {
+        name: look
+        for name, look in looks({name: name.lower().replace(" ", "_") for name in found}).items()
+        if name != SHARED
+    }
     for ax, title, (answer, launch) in zip(figure.subplots(1, 3, sharey=True), titles, settings, strict=True):
         seen = []
         for name, look in styles.items():
@@ -168,7 +174,8 @@ def plot(found: dict[str, dict[int, Floor]], new_tokens: int, launch_s: float, m
         length_axis(ax, TABLE_LENGTHS)
         ax.set_title(title)
     figure.axes[0].set_ylabel("time over SharedLLM's")
-    legend(figure, styles)
+    claims = f"the paper's ratios, {CLAIMED[0]:g} and {CLAIMED[1]:g}"
+    legend(figure, styles, [Line2D([], [], color="#9a9a9a", lw=0.8, label=claims)])
     return figure
 
 

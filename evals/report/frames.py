@@ -27,6 +27,11 @@ class Data:
         """Models in the order of the run."""
         return list(dict.fromkeys(self.summary["model"]))
 
+    @property
+    def methods(self) -> dict[str, str]:
+        """Name of the method of each model."""
+        return {model: self.run.method(model) for model in self.models}
+
     @cached_property
     def scores(self) -> pd.DataFrame:
         """The summary with the first metric of each task as `score`, `low` and `high`, and its `family`."""

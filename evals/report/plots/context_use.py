@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 
 from evals.report.frames import Data
 from evals.report.plots.by_length import panel
-from evals.report.plots.style import drawn, legend, looks, panels
+from evals.report.plots.looks import looks
+from evals.report.plots.style import drawn, legend, panels
 
 METRIC = "use_of_context"
 CAPTION = (
@@ -26,7 +27,7 @@ def figures(data: Data) -> Iterator[tuple[str, str, Figure]]:
     tasks = [t for t, r in rows[rows["score"].notna()].groupby("task", sort=False) if r["length"].nunique() > 1]
     if not tasks:
         return
-    styles = drawn(looks(data.models), rows[rows["task"].isin(tasks)], "score")
+    styles = drawn(looks(data.methods), rows[rows["task"].isin(tasks)], "score")
     figure, axes = panels(len(tasks), columns=2)
     for ax, task in zip(axes, tasks, strict=True):
         panel(ax, rows[rows["task"] == task].assign(higher_is_better=True), styles)

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from matplotlib.figure import Figure
 
 from evals.report.frames import Data
-from evals.report.plots.style import PAGE, drawn, headroom, legend, length_axis, looks, out_of_memory, spread_axis
+from evals.report.plots.looks import looks
+from evals.report.plots.style import PAGE, drawn, headroom, legend, length_axis, out_of_memory, spread_axis
 
 QUANTITIES = {
     "peak_gib": "peak memory (GiB)",
@@ -21,11 +22,11 @@ CAPTION = (
 
 
 def figures(data: Data) -> Iterator[tuple[str, str, Figure]]:
-    """One figure of three panels, if the run has two cold measurements or more."""
+    """One figure of three panels, if the run has cold measurements at two lengths or more."""
     rows = data.costs
-    if rows.empty or rows["ttft_s"].notna().sum() < 2:
+    if rows.empty or rows[rows["ttft_s"].notna()]["length"].nunique() < 2:
         return
-    styles = drawn(looks(data.models), rows, "ttft_s")
+    styles = drawn(looks(data.methods), rows, "ttft_s")
     figure = Figure(figsize=(PAGE, 2.4), layout="constrained")
     for ax, (quantity, label) in zip(figure.subplots(1, 3), QUANTITIES.items(), strict=True):
         lost = 0

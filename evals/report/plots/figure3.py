@@ -7,10 +7,12 @@ from collections.abc import Iterator
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from evals.report import published
 from evals.report.frames import Data
-from evals.report.plots.style import PAGE, Look, drawn, headroom, legend, length_axis, looks, out_of_memory, spread_axis
+from evals.report.plots.looks import Look, looks
+from evals.report.plots.style import PAGE, drawn, headroom, legend, length_axis, out_of_memory, spread_axis
 
 QUANTITIES = {
     "peak_gib": "peak memory (GiB)",
@@ -21,8 +23,9 @@ CAPTION = (
     "Memory and time of a cold request against length: context, query and {new_tokens} output tokens. Cross: out of "
     "memory. {paper}"
 )
+CLAIM = (0, (1, 1))
 PAPER = (
-    "Horizontal line: the ratio that the paper states, on other hardware and without a length. Upright cross: the "
+    "Dotted line: the ratio that the paper states, on other hardware and without a length. Upright cross: the "
     "paper reports out of memory."
 )
 
@@ -47,7 +50,7 @@ def figures(data: Data) -> Iterator[tuple[str, str, Figure]]:
     rows = requests(data)
     if rows.empty or rows[rows["total_s"].notna()]["length"].nunique() < 2:
         return
-    styles = drawn(looks(data.models), rows, "total_s")
+    styles = drawn(looks(data.methods), rows, "total_s")
     shared = of_method(data, "sharedllm")[:1]
     rivals = rows[~rows["model"].isin(shared) & rows["ratio"].notna()]
     shown = [q for q in QUANTITIES if q != "ratio" or not rivals.empty]
@@ -61,7 +64,7 @@ def figures(data: Data) -> Iterator[tuple[str, str, Figure]]:
             _lost(ax, data, rows, styles)
         length_axis(ax, rows["length"].astype(float))
         ax.set_title(QUANTITIES[quantity])
-    legend(figure, styles)
+    legend(figure, styles, list(_papers(data, styles, "ratio" in shown)))
     tokens = sorted({record.new_tokens for record in data.run.perf.values() if record.new_tokens is not None})
     yield "figure3", CAPTION.format(new_tokens=" or ".join(map(str, tokens)), paper=PAPER), figure
 
@@ -86,11 +89,21 @@ def _lost(ax: Axes, data: Data, rows: pd.DataFrame, styles: dict[str, Look]) -> 
         paper = published.lost_lengths(data.run.method(model))
         crosses.append((mine["length"].astype(float).tolist(), look, "out of memory", "x"))
         known = [float(n) for n in paper if rows["length"].min() <= n <= rows["length"].max()]
-        crosses.append((known, look, "in the paper", "+"))
+        crosses.append((known, look, "the paper: out of memory", "+"))
     found = [cross for cross in crosses if cross[0]]
     for row, (lengths, look, label, marker) in enumerate(found):
         out_of_memory(ax, lengths, look, row, label, marker)
     headroom(ax, len(found))
+
+
+def _papers(data: Data, styles: dict[str, Look], ratios: bool) -> Iterator[Line2D]:
+    """Legend entries of the paper's ratios; its upright crosses are named where they stand."""
+    known = published.speed_ratios()
+    for model, look in styles.items() if ratios else ():
+        name = published.MODELS.get(data.run.method(model), "")
+        if name in known:
+            label = f"the paper: {name} / SharedLLM = {known[name]:g}"
+            yield Line2D([], [], color=look.colour, lw=0.9, alpha=0.6, linestyle=CLAIM, label=label)
 
 
 def _claims(ax: Axes, data: Data, styles: dict[str, Look]) -> None:
@@ -100,15 +113,6 @@ def _claims(ax: Axes, data: Data, styles: dict[str, Look]) -> None:
     for model, look in styles.items():
         ratio = ratios.get(published.MODELS.get(data.run.method(model), ""))
         if ratio is not None:
-            ax.axhline(ratio, color=look.colour, lw=0.9, alpha=0.6, linestyle=(0, (1, 1)), zorder=1)
-            ax.annotate(
-                f"paper: {ratio:g}",
-                (0.01, ratio),
-                xycoords=ax.get_yaxis_transform(),
-                xytext=(1, 1.5),
-                textcoords="offset points",
-                fontsize=6,
-                color=look.colour,
-            )
+            ax.axhline(ratio, color=look.colour, lw=0.9, alpha=0.6, linestyle=CLAIM, zorder=1)
             top = max(top, 1.15 * ratio)
     ax.set_ylim(top=top)

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from evals.report.frames import Data
-from evals.report.plots.style import COLUMN, Look, file_name, legend, looks
+from evals.report.plots.looks import Look, looks
+from evals.report.plots.style import COLUMN, file_name, legend, length_axis
 from evals.report.words import metric_label, tokens
 
 CAPTION = "Scores by task{length}, with 95 % intervals over samples."
@@ -22,7 +23,7 @@ def figures(data: Data) -> Iterator[tuple[str, str, Figure]]:
     if scored.empty:
         return
     single = scored[scored.groupby("task")["length"].transform(lambda column: column.nunique()) <= 1]
-    styles = looks(data.models)
+    styles = looks(data.methods)
     single = single[single["family"] != "efficiency"]  # it has its own figures
     for family, rows in single.groupby("family", sort=False):
         tasks = list(dict.fromkeys(rows["task"]))
@@ -52,6 +53,10 @@ def dots(ax: Axes, rows: pd.DataFrame, tasks: list[str], styles: dict[str, Look]
     metrics = list(dict.fromkeys(rows["metric"]))
     better = bool(rows["higher_is_better"].all())
     ax.set_xlabel(metric_label(metrics[0] if len(metrics) == 1 else "score", better))
+    if metrics == ["max_tokens"]:
+        length_axis(ax, rows["score"])
+        ax.set_xlabel("longest context that fits (tokens)")
+        return
     ax.xaxis.set_major_locator(MaxNLocator(6))
     if better and rows["score"].max() <= 1:
         ax.set_xlim(-0.02, 1.02)

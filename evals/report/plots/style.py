@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -15,49 +14,21 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from evals.report.plots.looks import DASHES, Look
 from evals.report.words import tokens
 from evals.safe_text import plain_line
 
 STYLE = Path(__file__).with_name("style.mplstyle")
 COLUMN, PAGE = 3.4, 7.0
 """Width in inches of one column and of two columns of a paper."""
-COLOURS = (
-    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F"),
-    *("#882255", "#332288", "#999933", "#44AA99"),
-)
-"""Okabe and Ito's palette, distinct under every common form of colour blindness; then four of Paul Tol's `muted`."""
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "*", "h")
-DASHES: tuple[Any, ...] = (
-    "solid",
-    (0, (4, 1.5)),
-    (0, (1, 1.2)),
-    (0, (5, 1.5, 1, 1.5)),
-    (0, (7, 2)),
-    (0, (3, 1, 1, 1, 1, 1)),
-)
 MOST_BANDS = 4
 """Models whose intervals are bands in one panel; those of more are whiskers."""
 LEGEND_ROW = 0.17
 """Height in inches of a row of the legend."""
 CROSS_ROW = 0.085
-"""Height of a row of out-of-memory crosses, as a share of the panel."""
-
-
-@dataclass(frozen=True)
-class Look:
-    """Colour, marker and dashes of a model. Colours and markers are unique among the first twelve."""
-
-    colour: str
-    marker: str
-    dashes: Any
-
-
-def looks(models: Iterable[str]) -> dict[str, Look]:
-    """The look of each model by its position in the run, the same in every figure."""
-    return {
-        name: Look(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], DASHES[i % len(DASHES)])
-        for i, name in enumerate(models)
-    }
+"""Height of a row of out-of-memory crosses, or of values beyond the axis, as a share of the panel."""
+BROKEN = 10.0
+"""A value that is better when lower is beyond the axis from this multiple of the best on."""
 
 
 def drawn(styles: dict[str, Look], rows: pd.DataFrame, column: str) -> dict[str, Look]:
@@ -119,7 +90,7 @@ def out_of_memory(
 
 
 def headroom(ax: Axes, rows: int) -> None:
-    """Make room for `rows` rows of crosses at the top of a panel."""
+    """Make room for `rows` rows of crosses or values at the top of a panel."""
     if not rows:
         return
     share = CROSS_ROW * rows + 0.05
@@ -142,15 +113,41 @@ def spread_axis(ax: Axes, which: Literal["x", "y"], values: Iterable[float]) -> 
         axis.set_minor_formatter(NullFormatter())
 
 
-def legend(figure: Figure, found: dict[str, Look]) -> None:
-    """A legend above the panels, where it covers no data."""
+def broken(values: pd.Series, higher_is_better: bool) -> pd.Series:
+    """Which values, better when lower, are so large that an axis that shows them hides all others."""
+    if higher_is_better or not (values > 0).any():
+        return values.isna() & False
+    return values > BROKEN * values[values > 0].min()
+
+
+def at_edge(ax: Axes, lengths: Sequence[float], values: Sequence[float], look: Look, row: int) -> None:
+    """Marks at the top for values beyond the axis, with the values, one row per model."""
+    height = 0.97 - CROSS_ROW * row
+    where = ax.get_xaxis_transform()
+    ax.plot(lengths, [height] * len(lengths), look.marker, color=look.colour, transform=where, clip_on=False, ms=4)
+    for x, value in zip(lengths, values, strict=True):
+        ax.annotate(
+            f"{value:,.0f}",
+            (x, height),
+            xycoords=where,
+            xytext=(-4, 0),
+            textcoords="offset points",
+            ha="right",
+            va="center",
+            fontsize=5.5,
+            color=look.colour,
+        )
+
+
+def legend(figure: Figure, found: dict[str, Look], more: Sequence[Line2D] = ()) -> None:
+    """A legend above the panels, where it covers no data. more: entries of lines that are no model's."""
     handles = [
         Line2D([], [], color=k.colour, marker=k.marker, linestyle=k.dashes, label=short(name))
         for name, k in found.items()
-    ]
+    ] + list(more)
     if len(handles) > len(DASHES) and figure.get_figwidth() < PAGE:
         figure.set_figwidth(PAGE)
-    widest = max(len(short(name)) for name in found)
+    widest = max(len(str(handle.get_label())) for handle in handles)
     fitting = max(1, int(figure.get_figwidth() / (0.054 * widest + 0.44)))
     more_rows = -(-len(handles) // fitting) - 2
     if more_rows > 0:

@@ -7,12 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from fixtures.synthetic_run import write_run
+from matplotlib.figure import Figure
 
 from evals import report
 from evals.report import words
 from evals.report.frames import Data
 from evals.report.load import load
-from evals.report.plots import needle, pareto, style
+from evals.report.plots import by_length, needle, pareto, style
+from evals.report.plots.looks import family, looks
 
 FULL, SHARED = "synthetic-full", "synthetic-sharedllm"
 
@@ -28,12 +30,51 @@ def test_pareto_front() -> None:
     assert pareto.front(cost, score, False).tolist() == [0, 1]
 
 
-def test_lengths_and_looks() -> None:
+def test_lengths() -> None:
     assert [words.tokens(n) for n in (512, 8192, 100 * 1024, 1 << 20, 1536)] == ["512", "8K", "100K", "1M", "1.5K"]
-    found = style.looks([f"model {i}" for i in range(8)])
-    assert len({(k.colour, k.marker) for k in found.values()}) == 8
-    six = list(found.values())[:6]
-    assert len({k.marker for k in six}) == len({str(k.dashes) for k in six}) == 6
+
+
+def test_a_method_looks_the_same_in_every_run() -> None:
+    one = looks({"full-135m": "full", "sharedllm-135m": "sharedllm", "sharedllm-135m-paper": "sharedllm"})
+    other = looks({"sharedllm-7b": "sharedllm", "snapkv-7b": "kvpress", "full-7b": "full"})
+    assert one["full-135m"] == other["full-7b"]
+    assert one["sharedllm-135m"] == other["sharedllm-7b"]
+    assert one["sharedllm-135m-paper"] != one["sharedllm-135m"]
+    again = looks({"mine": "mine", "full-7b": "full"})
+    assert again["mine"] == looks({"mine": "mine"})["mine"]
+    assert again["full-7b"] == one["full-135m"]
+
+
+def test_the_family_is_the_longest_name_that_fits() -> None:
+    names = {
+        "retrieval-embedding-4k-135m": "retrieval-embedding",
+        "retrieval-4k-135m": "retrieval",
+        "snapkv-0.9-135m": "snapkv",
+        "yarn-7b-128k": "yarn",
+        "sharedllm-135m-paper": "sharedllm-paper",
+        "longllama-code-7b": "longllama",
+        "sharedllm-7b beta=64": "sharedllm",
+        "llmlingua2-7b": "llmlingua2",
+    }
+    assert {name: family(name, "") for name in names} == names
+    assert family("own-name", "streaming_llm") == "streamingllm"
+
+
+def test_no_two_models_of_a_run_look_the_same() -> None:
+    found = looks({f"sharedllm-7b M={i}": "sharedllm" for i in range(16)} | {f"model {i}": "" for i in range(30)})
+    assert len({(k.colour, k.marker) for k in found.values()}) == 46
+
+
+def test_a_broken_model_stands_at_the_edge_and_the_axis_is_for_the_others(folder) -> None:
+    data = Data.of(load(folder))
+    rows = data.scores[data.scores["task"] == "perplexity"].reset_index(drop=True)
+    worst = rows["model"] == FULL
+    rows.loc[worst, ["score", "low", "high"]] = rows.loc[worst, ["score", "low", "high"]] * 1000
+    ax = Figure().subplots()
+    by_length.panel(ax, rows, looks(data.methods))
+    assert ax.get_yscale() == "linear"
+    assert ax.get_ylim()[1] < 100
+    assert sum(text.get_text().replace(",", "").isdigit() for text in ax.texts) == rows[worst]["score"].notna().sum()
 
 
 def test_legends_do_not_cover_panels(folder) -> None:
