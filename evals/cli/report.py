@@ -1,4 +1,4 @@
-"""The command `sharedllm-report`: reports of runs, and `sharedllm-report compare` of two models."""
+"""The command `sharedllm-report`: reports of runs, `compare` of two models, `leaderboard` of many runs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ from evals.errors import UserError
 if TYPE_CHECKING:
     from evals.report.load import Run
 
-reports, comparisons = new_app(), new_app()
+reports, comparisons, leaderboards = new_app(), new_app(), new_app()
 
 Threshold = Annotated[
     float, typer.Option(min=0.01, max=1, help="Share of the short-length score up to which a length is effective.")
 ]
 
 
-@reports.command(epilog="`sharedllm-report compare RUN_A [RUN_B]` compares two models sample by sample.")
+@reports.command(
+    epilog="`sharedllm-report compare RUN_A [RUN_B]` compares two models sample by sample; "
+    "`sharedllm-report leaderboard RUN_DIR... --output DIR` makes one site of many runs."
+)
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR", help="Run folders of sharedllm-eval.")],
     output: Annotated[Path | None, typer.Option(help="Write one report of all runs to this folder.")] = None,
@@ -104,6 +107,29 @@ def compare(
     return 1 if refused else 0
 
 
+@leaderboards.command()
+def leaderboard(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR", help="Run folders of sharedllm-eval.")],
+    output: Annotated[Path, typer.Option(help="Folder of the site.")],
+    threshold: Threshold = 0.85,
+) -> int:
+    """One static site of many runs, with a link to the page of each; copy the folder to serve it."""
+    from evals.records.json import dumps
+    from evals.report.leaderboard import write_leaderboard
+    from evals.report.load import load
+    from evals.report.missing import missing
+    from evals.safe_text import plain_json, plain_line
+
+    loaded = [load(path) for path in runs]
+    for note in dict.fromkeys(note for run in loaded for note in [*run.notes, *missing(run)]):
+        print(plain_line(note), file=sys.stderr)
+    count = write_leaderboard(loaded, output, threshold)
+    print(f"{plain_line(str(output / 'index.html'))}: {count} cells of {len(loaded)} runs")
+    print(plain_json(dumps({"runs": [str(path) for path in runs], "site": str(output / "index.html"), "cells": count})))
+    _require_whole(loaded)
+    return 0
+
+
 def _require_whole(runs: Sequence[Run]) -> None:
     """Raises UserError, after all else is printed, where records could not be read: exit code 2 tells scripts."""
     for run in runs:
@@ -123,4 +149,6 @@ def main(arguments: list[str] | None = None) -> None:
     words = sys.argv[1:] if arguments is None else arguments
     if words[:1] == ["compare"]:
         run_command(comparisons, "sharedllm-report compare", words[1:])
+    if words[:1] == ["leaderboard"]:
+        run_command(leaderboards, "sharedllm-report leaderboard", words[1:])
     run_command(reports, "sharedllm-report", words)

@@ -51,7 +51,7 @@ def write_page(
 ) -> None:
     """Write the report of a run to `path`."""
     env = Environment(
-        loader=PackageLoader("evals.report", "template"), autoescape=True, undefined=StrictUndefined, finalize=_visible
+        loader=PackageLoader("evals.report", "template"), autoescape=True, undefined=StrictUndefined, finalize=visible
     )
     script = scripts("basis", "state", "matrix", "table", "samples", "start")
     samples, left_out = embedded(data.run)
@@ -84,7 +84,7 @@ def scripts(*names: str) -> Markup:
     return Markup("\n".join((TEMPLATE / "js" / f"{name}.js").read_text(encoding="utf-8") for name in names))
 
 
-def _visible(value: object) -> object:
+def visible(value: object) -> object:
     """What the template writes: text with its unsafe characters as escapes. Markup is ours and stays."""
     return plain_text(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 

@@ -17,11 +17,16 @@ class Browser:
 
     def open(self, path: Path, hash_: str = "") -> None:
         """Open a page once its script has drawn it: `get` of chromedriver 150 may return while the page still loads."""
-        from selenium.webdriver.support.wait import WebDriverWait
-
         self.driver.get("about:blank")  # from the same page, another hash would not load it again
         self.driver.get(path.as_uri() + hash_)
-        WebDriverWait(self.driver, 30).until(lambda d: d.execute_script("return document.body.dataset.drawn"))
+        self.wait()
+
+    def wait(self) -> None:
+        """Until the script of the page has drawn it."""
+        from selenium.webdriver.support.wait import WebDriverWait
+
+        drawn = "return document.body && document.body.dataset.drawn"
+        WebDriverWait(self.driver, 60).until(lambda driver: driver.execute_script(drawn))
 
     def find(self, selector: str) -> list:
         return self.driver.find_elements("css selector", selector)

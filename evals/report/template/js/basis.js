@@ -46,3 +46,19 @@ function freeze(table) {
     left += cell.getBoundingClientRect().width;
   }
 }
+
+// Rows in the order of a column, and what heads their groups where the column is sorted within each group.
+function sorted(rows, columns, sorting) {
+  const column = columns[sorting.column];
+  if (!column) return { rows, heading: null };
+  const groups = column.within ? unique(rows.map(column.within)) : [];
+  const group = (row) => groups.indexOf(column.within(row));
+  const found = [...rows].sort((a, b) => (groups.length && group(a) - group(b)) || inOrder(column.key(a), column.key(b), sorting.down ? -1 : 1));
+  return { rows: found, heading: groups.length > 1 ? column.within : null };
+}
+function markSorted(table, sorting) {
+  [...table.tHead.rows[0].cells].forEach((cell, index) => {
+    if (index === sorting.column) cell.setAttribute("aria-sort", sorting.down ? "descending" : "ascending");
+    else cell.removeAttribute("aria-sort");
+  });
+}

@@ -26,10 +26,7 @@ for (const [prefix, fields, redraw] of [["cell", ["model", "task", "status"], dr
 keepField("cell-text", drawCells);
 keepField("sample-text", drawSamples);
 keepField("sample-order", drawSamples);
-keep("sort", () => (sorting.column < 0 ? "" : `${COLUMNS[sorting.column].name},${sorting.down ? "down" : "up"}`), (text) => {
-  const [name, direction] = text.split(",");
-  sorting = { column: COLUMNS.findIndex((column) => column.name === name), down: direction === "down" };
-});
+keepSorting(COLUMNS, () => sorting, (found) => { sorting = found; });
 keep("sample", () => (current ? `${current.cell}/${current.sample}` : ""), (text) => {
   current = data.samples.find((sample) => `${sample.cell}/${sample.sample}` === text) ?? null;
 });

@@ -18,6 +18,12 @@ function keepField(id, redraw) {
   });
   field.addEventListener(event, () => { redraw(); remember(); });
 }
+function keepSorting(columns, read, write) {
+  keep("sort", () => (read().column < 0 ? "" : `${columns[read().column].name},${read().down ? "down" : "up"}`), (text) => {
+    const [name, direction] = text.split(",");
+    write({ column: columns.findIndex((column) => column.name === name), down: direction === "down" });
+  });
+}
 function remember() {
   const state = new URLSearchParams();
   for (const [name, { read }] of Object.entries(kept)) if (read()) state.set(name, read());

@@ -60,20 +60,14 @@ function drawHead() {
 }
 function drawCells() {
   const words = $("cell-text").value.toLowerCase();
-  const rows = data.cells.filter((cell) =>
+  const chosenCells = data.cells.filter((cell) =>
     fits("cell-model", cell.model) && fits("cell-task", cell.task) && fits("cell-status", cell.status) &&
     (!words || [cell.model, cell.task, length(cell.length), cell.length, cell.status, cell.metric].join(" ").toLowerCase().includes(words)));
-  const column = COLUMNS[sorting.column], groups = column?.within ? unique(data.cells.map(column.within)) : [];
-  const group = (cell) => groups.indexOf(column.within(cell));
-  if (column) rows.sort((a, b) => (groups.length && group(a) - group(b)) || inOrder(column.key(a), column.key(b), sorting.down ? -1 : 1));
-  [...$("cells").tHead.rows[0].cells].forEach((cell, index) => {
-    if (index === sorting.column) cell.setAttribute("aria-sort", sorting.down ? "descending" : "ascending");
-    else cell.removeAttribute("aria-sort");
-  });
-  const body = [];
+  const { rows, heading } = sorted(chosenCells, COLUMNS, sorting), body = [];
+  markSorted($("cells"), sorting);
   rows.forEach((cell, index) => {
-    if (groups.length > 1 && (index === 0 || group(cell) !== group(rows[index - 1])))
-      body.push(make("tr", { class: "group" }, make("th", { colspan: COLUMNS.length, scope: "colgroup", class: "text" }, column.within(cell))));
+    if (heading && (index === 0 || heading(cell) !== heading(rows[index - 1])))
+      body.push(make("tr", { class: "group" }, make("th", { colspan: COLUMNS.length, scope: "colgroup", class: "text" }, heading(cell))));
     body.push(drawCell(cell));
     if (opened.has(cell.cell)) body.push(moreRow(cell));
   });

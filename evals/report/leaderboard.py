@@ -1,0 +1,139 @@
+"""Many runs as one static site: a folder that works from a disk, as GitHub Pages and as a Space, copied as it is."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from evals.errors import UserError
+from evals.records.json import Json
+from evals.report import write
+from evals.report.frames import Data
+from evals.report.load import Run
+from evals.report.page import TEMPLATE, script_json, scripts, visible
+from evals.report.pairwise import contests
+from evals.report.summary import records
+
+NAMED = ("torch", "transformers")
+"""Packages whose versions the table of runs shows; the page of a run has all of them."""
+SPACE = """---
+title: Leaderboard of long-context methods
+sdk: static
+pinned: false
+---
+
+Made by `sharedllm-report leaderboard`. Open index.html.
+"""
+KEPT = ("model", "task", "length", "status", "n", "metric", "higher_is_better", "max_context", "measured",
+        "ttft_s", "tpot_ms", "peak_gib")  # fmt: skip
+
+
+def write_leaderboard(runs: Sequence[Run], folder: Path, threshold: float | None = None) -> int:
+    """Write the site to `folder`: index.html, and below `runs/` the report of each run. Returns the number of cells.
+
+    Raises UserError if `folder` cannot be written to.
+    """
+    names = run_names([run.path for run in runs])
+    rows: list[Json] = []
+    entries: list[Json] = []
+    for name, run in zip(names, runs, strict=True):
+        write(run, folder / "runs" / name, threshold)
+        data = Data.of(run)
+        rows += cells(data, name)
+        entries.append(provenance(data, name))
+    try:
+        _write_index(rows, entries, folder)
+    except OSError as error:
+        raise UserError(
+            f"The leaderboard cannot be written to {folder} ({error.strerror or error}): free some space or choose "
+            "another folder with `--output FOLDER`."
+        ) from error
+    return len(rows)
+
+
+def _write_index(rows: list[Json], entries: list[Json], folder: Path) -> None:
+    env = Environment(
+        loader=PackageLoader("evals.report", "template"), autoescape=True, undefined=StrictUndefined, finalize=visible
+    )
+    script = scripts("basis", "state", "leaderboard")
+    text = env.get_template("leaderboard.html.j2").render(
+        style=Markup((TEMPLATE / "page.css").read_text(encoding="utf-8")),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        runs=entries,
+        data=script_json({"cells": rows}),
+    )
+    (folder / "index.html").write_text(text, encoding="utf-8")
+    (folder / "README.md").write_text(SPACE, encoding="utf-8")
+    (folder / ".nojekyll").touch()
+
+
+def cells(data: Data, run: str) -> list[Json]:
+    """One row per cell: scores, cost, device, and whether its model is shown to be the best of its run."""
+    best = {
+        contest.cells[found.model, column]
+        for contest in contests(data)
+        for column, found in contest.best.items()
+        if found.shown
+    }
+    result = []
+    for row in records(data.summary):
+        low, high = row["intervals"].get(row["metric"], (None, None))
+        perf = data.run.perf.get(row["cell"])
+        result.append(
+            {
+                **{name: row[name] for name in KEPT if row.get(name) is not None},
+                "method": data.run.method(row["model"]),
+                "run": run,
+                "device": (perf.device if perf and perf.device else None) or device(data.run),
+                "score": row["metrics"].get(row["metric"]),
+                "low": low,
+                "high": high,
+                "best": row["cell"] in best,
+            }
+        )
+    return result
+
+
+def provenance(data: Data, name: str) -> Json:
+    """Where a run comes from: command, date, device, versions, commit."""
+    meta = data.run.meta
+    packages, git = (meta.environment.get(part) or {} for part in ("packages", "git"))
+    versions = [f"{package} {packages[package]}" for package in NAMED if package in packages]
+    commit = str(git.get("commit") or "")[:12]
+    return {
+        "name": name,
+        "report": f"runs/{name}/report.html",
+        "created": datetime.fromisoformat(meta.created).strftime("%Y-%m-%d %H:%M %Z"),
+        "command": " ".join(map(str, meta.command)),
+        "device": device(data.run),
+        "versions": ", ".join(versions),
+        "commit": commit + (", with changes" if commit and git.get("changed") else ""),
+        "cells": len(data.summary),
+    }
+
+
+def device(run: Run) -> str:
+    """Name of the GPU, or else of the processor, as the run recorded it; `unknown` where it did not."""
+    gpu = run.meta.environment.get("gpu")
+    name = gpu.get("name") if isinstance(gpu, dict) else gpu
+    return str(name or run.meta.environment.get("cpu") or "unknown")
+
+
+def run_names(paths: Sequence[Path]) -> list[str]:
+    """Names for folders and links: the last parts of the paths, as many as tell the runs apart."""
+    parts = [
+        [re.sub(r"[^A-Za-z0-9.-]+", "-", part).strip("-.") or "run" for part in p.resolve().parts[1:]] for p in paths
+    ]
+    for depth in range(1, max(map(len, parts), default=1) + 1):
+        names = ["-".join(found[-depth:]) for found in parts]
+        if len(set(map(str.lower, names))) == len(names):
+            return names
+    return [f"{found[-1]}-{number}" for number, found in enumerate(parts, 1)]
