@@ -149,16 +149,18 @@ def thresholds(found: dict[str, dict[int, Floor]], launch_s: float, where: str) 
     return Table("thresholds", "From which length a ratio can hold", pd.DataFrame(rows, dtype=object), notes)
 
 
+def _method(name: str) -> str:
+    """The method that a row stands for, as the registry names it."""
+    word = name.split(",")[0].lower().replace(" ", "_")
+    return "full" if word == "dense" else word
+
+
 def plot(found: dict[str, dict[int, Floor]], new_tokens: int, launch_s: float, memory: float) -> Figure:
     """Ratios to SharedLLM against length: prefill, end to end, and end to end with launch-bound decoding."""
     titles = ("prefill", f"prefill + {new_tokens} tokens", f"the same at {1000 * launch_s:g} ms per token or more")
     settings = ((0, 0.0), (new_tokens, 0.0), (new_tokens, launch_s))
     figure = Figure(figsize=(PAGE, 2.6), layout="constrained")
-    styles = {
-        name: look
-        for name, look in looks({name: name.lower().replace(" ", "_") for name in found}).items()
-        if name != SHARED
-    }
+    styles = {name: look for name, look in looks({name: _method(name) for name in found}).items() if name != SHARED}
     for ax, title, (answer, launch) in zip(figure.subplots(1, 3, sharey=True), titles, settings, strict=True):
         seen = []
         for name, look in styles.items():
