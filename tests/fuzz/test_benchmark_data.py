@@ -137,7 +137,7 @@ BYTES = {
         (ruler("qa_1"), "squad.json"),
         (ruler("qa_2"), "hotpotqa.json"),
         (ruler("niah_single_2"), "PaulGrahamEssays.json"),
-        (babilong, "data/qa1/4k.json"),
+        (babilong, "data/qa1/8k.json"),
     ],
     ids=["longbench", "longbench-e", "infinitebench", "v2-lines", "v2", "squad", "hotpotqa", "essays", "babilong"],
 )
@@ -240,8 +240,8 @@ WRONG_BABILONG: dict[str, tuple[Json, str]] = {
 @pytest.mark.parametrize(("fields", "message"), WRONG_BABILONG.values(), ids=WRONG_BABILONG)
 def test_wrong_rows_of_babilong(fields: Json, message: str, tmp_path: Path) -> None:
     (tmp_path / "qa1").mkdir()
-    (tmp_path / "qa1" / "4k.json").write_text(json.dumps([BABILONG, changed(BABILONG, fields)]))
-    refuse(babilong, tmp_path, f"4k.json, row 2: .*{message}")
+    (tmp_path / "qa1" / "8k.json").write_text(json.dumps([BABILONG, changed(BABILONG, fields)]))
+    refuse(babilong, tmp_path, f"8k.json, row 2: .*{message}")
 
 
 def graphwalks(folder: Path) -> Task:

@@ -18,7 +18,8 @@ REPO = "RMT-team/babilong"
 REVISION = "ee0d588794c7ac098062ee0d247c733d62e94fe2"
 """A revision that several public evaluations pin."""
 SETS = ("0k", "1k", "2k", "4k", "8k", "16k", "32k", "64k", "128k", "256k", "512k", "1M")
-"""Published lengths, in tokens of GPT-2's tokenizer without the instruction. (10M is too large a file to be read.)"""
+"""Published lengths, in thousands of tokens of GPT-2's tokenizer, of which 300 are left for the instruction. (The file
+of 10M is too large to be read.)"""
 
 
 class Row(BaseModel):
@@ -30,12 +31,12 @@ class Row(BaseModel):
 
 
 def fitting(length: int) -> str:
-    """The longest set that leaves a fifth of the length for instruction, answer, and a less thrifty tokenizer."""
-    return [name for name in SETS if _tokens(name) * 5 <= length * 4][-1]
+    """The longest set whose prompts take no more than the length with GPT-2's tokenizer."""
+    return [name for name in SETS if _tokens(name) <= length][-1]
 
 
 def _tokens(name: str) -> int:
-    return int(name[:-1]) * (1024 if name.endswith("k") else 1 << 20)
+    return int(name[:-1]) * (1000 if name.endswith("k") else 1_000_000)
 
 
 def files(task: str, data: DataSource) -> list[Path]:

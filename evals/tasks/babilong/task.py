@@ -39,7 +39,7 @@ MOST = 200
 
 class BabilongSettings(ChatSettings):
     """source: `generated` facts in your own text (--data-dir, else Python's own help), or the `official` rows. set:
-    which of them, 0k to 1M; not given: the longest that leaves a fifth of --length. facts: how many are generated (1 to
+    which of them, 0k to 1M; not given: the longest that --length can hold. facts: how many are generated (1 to
     200; qa4 has 2); not given: drawn as in the originals. start: percent of the text before the first fact; the higher,
     the easier for methods with a window. prompt: `official`, or `bare` without instruction and examples. begin: begin
     the answer with "Answer:" as the examples do, for base models. max_new_tokens: answer budget, officially 20. chat:
@@ -137,18 +137,19 @@ class Babilong(Task):
         name = self.settings.set or rows.fitting(length)
         file = rows.locate(self.task, name, self.data)
         for number, row in first(rows.read(file, scores.LABELS[self.task]), limit):
-            before, after = self._around(row.question)
+            question = row.question.strip()
+            before, after = self._around(question)
             with naming(f"{file}, row {number}"):
                 prompt = builder.build(
                     before,
                     row.input.strip(),
                     after,
                     chat=self.settings.chat,
-                    question=row.question,
+                    question=question,
                     answer=self._begun,
                     template=self._template,
                 )
-            made = self._instance(builder, f"{number:04d}", prompt, row.question, row.target, {"set": name}, row.input)
+            made = self._instance(builder, f"{number:04d}", prompt, question, row.target, {"set": name}, row.input)
             yield refused_if_longer(made, length)
 
     def _instance(

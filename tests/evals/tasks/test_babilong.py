@@ -201,6 +201,7 @@ def test_official_rows_are_asked_whole_in_file_order(tokenizer, tmp_path: Path) 
     made = official(tmp_path, [ROW, long, {**ROW, "target": "garden"}])
     assert made.files() == [tmp_path / "data/qa1/1k.json"]
     first, refused, last = made.instances(tokenizer, 1300, None, 0)
+    assert text(tokenizer, first) == template("qa1").format(context=ROW["input"], question="Where is Mary?")
     assert tokenizer.decode(first.prompt.context) == ROW["input"]
     assert first.meta["source"] == "official"
     assert first.meta["set"] == "1k"
@@ -209,8 +210,8 @@ def test_official_rows_are_asked_whole_in_file_order(tokenizer, tmp_path: Path) 
     assert (last.id, last.reference) == ("0003", "garden")
 
 
-@pytest.mark.parametrize(("length", "name"), [(512, "0k"), (1280, "1k"), (4096, "2k"), (5120, "4k"), (163840, "128k")])
-def test_the_longest_set_that_leaves_a_fifth_is_taken(length: int, name: str) -> None:
+@pytest.mark.parametrize(("length", "name"), [(512, "0k"), (1300, "1k"), (4096, "4k"), (5120, "4k"), (131072, "128k")])
+def test_the_longest_set_that_fits_is_taken(length: int, name: str) -> None:
     assert fitting(length) == name
 
 
