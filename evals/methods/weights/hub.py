@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evals.errors import UserError
+from evals.hub import local_only
 from evals.methods.presets import Weights
 from evals.methods.tokenizers import TOKENIZER_FILES, has_tokenizer
 from evals.methods.weights.checkpoint import (
@@ -64,7 +65,10 @@ def fetch(weights: Weights, patterns: Sequence[str], *, offline: bool) -> Path:
     with reading(f"The repository {weights.name}", "try again, or name a folder with --checkpoint DIR"):
         try:
             found = snapshot_download(
-                weights.name, revision=weights.revision, local_files_only=offline, allow_patterns=list(patterns)
+                weights.name,
+                revision=weights.revision,
+                local_files_only=local_only(offline),
+                allow_patterns=list(patterns),
             )
         except (LocalEntryNotFoundError, HfHubHTTPError, ConnectionError) as error:
             raise missing(weights) from error

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from evals.errors import UserError
 from evals.hashing import digest_of_file
+from evals.hub import local_only
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ def fetch(repo: str, filename: str, revision: str, offline: bool, sha256: str | 
     """
     path = _download(repo, filename, revision, offline)
     if path is None:
-        why = "is not in the hub's cache, and --offline forbids a download" if offline else "cannot be downloaded"
+        closed = "--offline forbids a download" if offline else "the hub does not answer"
+        why = f"is not in the hub's cache, and {closed}" if local_only(offline) else "cannot be downloaded"
         raise UserError(
             f"{filename} of the data set {repo} {why}: get it from https://huggingface.co/datasets/{repo} "
             f"(revision {revision[:12]}) and give its folder as --data-dir."
@@ -45,7 +47,11 @@ def fetch_folder(hub: HubSet, offline: bool) -> Path:
 
     try:
         folder = snapshot_download(
-            hub.repo, repo_type="dataset", revision=hub.revision, allow_patterns=hub.files, local_files_only=offline
+            hub.repo,
+            repo_type="dataset",
+            revision=hub.revision,
+            allow_patterns=hub.files,
+            local_files_only=local_only(offline),
         )
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise UserError(
@@ -62,6 +68,9 @@ def _download(repo: str, filename: str, revision: str, offline: bool) -> Path | 
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(hf_hub_download(repo, filename, repo_type="dataset", revision=revision, local_files_only=offline))
+        found = hf_hub_download(
+            repo, filename, repo_type="dataset", revision=revision, local_files_only=local_only(offline)
+        )
     except (LocalEntryNotFoundError, HfHubHTTPError):
         return None
+    return Path(found)
