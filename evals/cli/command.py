@@ -11,10 +11,10 @@ from evals.errors import UserError
 from evals.safe_text import plain_line
 
 
-def new_app() -> typer.Typer:
-    """A command line without shell completion files and without decorated tracebacks."""
+def new_app(completion: bool = False) -> typer.Typer:
+    """A command line without decorated tracebacks. completion: with options that set up the shell's completion."""
     return typer.Typer(
-        add_completion=False,
+        add_completion=completion,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},

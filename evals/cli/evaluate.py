@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, TextIO
 
+import typer
+
 from evals.cli import options
 from evals.cli.command import new_app, run_command
+from evals.cli.log import Talk
 from evals.cli.pipes import PipeConsole
 from evals.errors import UserError
 from evals.registry import canonical_task
@@ -18,11 +21,13 @@ from sharedllm.plain_yaml import assignments
 PIPED_WIDTH = 200
 """Columns of a table that is written to a file or pipe, where there is no terminal to fit."""
 
-app = new_app()
+app = new_app(completion=True)
 
 
 @app.command()
 def evaluate(
+    ctx: typer.Context,
+    config: options.Config = None,
     task: options.Tasks = None,
     model: options.Models = None,
     length: options.Lengths = None,
@@ -47,6 +52,9 @@ def evaluate(
     ray: options.OnRay = None,
     dry_run: options.DryRun = False,
     plan_from: options.PlanFrom = None,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    log_file: options.LogFile = None,
     show_list: options.ShowList = False,
     version: options.Version = False,
 ) -> int:
@@ -65,7 +73,7 @@ def evaluate(
         tasks=_chosen_tasks(tasks, models, maxlen),
         models=models,
         lengths=_chosen_lengths(length),
-        settings=_chosen_settings([*(settings or []), *(more_settings or [])], context),
+        settings={**(ctx.obj or {}), **_chosen_settings([*(settings or []), *(more_settings or [])], context)},
         seed=seed,
         random_weights=random_weights,
         checkpoint=checkpoint,
@@ -78,7 +86,7 @@ def evaluate(
     )
     from evals.cli import launch
 
-    way = launch.Way.of(output, ["sharedllm-eval", *sys.argv[1:]], shard, plan_from)
+    way = launch.Way.of(output, ["sharedllm-eval", *sys.argv[1:]], shard, plan_from, Talk(quiet, verbose, log_file))
     runtime = partial(resolve_runtime, device, dtype, attn)
     return launch.dry_run(asked(**runtime()), way, out) if dry_run else launch.start(asked, runtime, way, ray, out, err)
 

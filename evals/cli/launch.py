@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import transformers
 
+from evals.cli import run_file
+from evals.cli.log import Talk, talking
 from evals.cli.pipes import PipeConsole
 from evals.cli.terminal import closing, last_line, plan_table, plan_times, results_table
 from evals.errors import UserError
@@ -41,19 +43,22 @@ class Way:
     """How a grid is run, which changes no result. output: the run folder; None: below `RUNS`.
 
     shard: the part of the grid to run; None: all of it. earlier: a run whose measured times correct the plan.
-    cluster: whose workers run the cells; None: this process does.
+    talk: how much is said meanwhile. cluster: whose workers run the cells; None: this process does.
     """
 
     output: Path | None
     command: Sequence[str]
     shard: Shard | None = None
     earlier: Path | None = None
+    talk: Talk = field(default_factory=Talk)
     cluster: Cluster | None = None
 
     @classmethod
-    def of(cls, output: Path | None, command: Sequence[str], shard: str | None, earlier: Path | None) -> Way:
+    def of(
+        cls, output: Path | None, command: Sequence[str], shard: str | None, earlier: Path | None, talk: Talk
+    ) -> Way:
         """From the values of the options; `shard` as `I/N`. Raises UserError for one that is no part."""
-        return cls(output, command, Shard.parse(shard) if shard is not None else None, earlier)
+        return cls(output, command, Shard.parse(shard) if shard is not None else None, earlier, talk)
 
 
 def dry_run(spec: RunSpec, way: Way, out: PipeConsole) -> int:
@@ -128,7 +133,7 @@ def execute(spec: RunSpec, way: Way, out: PipeConsole, err: PipeConsole) -> int:
     begin = time.perf_counter()
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the run has its own bar
     try:
-        with terminable():
+        with terminable(), talking(way.talk, err):
             return _execute(spec, way, out, err, begin)
     except (KeyboardInterrupt, Terminated) as stop:
         err.print(
@@ -161,7 +166,8 @@ def _execute(spec: RunSpec, way: Way, out: PipeConsole, err: PipeConsole, begin:
     spent = Spent(load_s=time.perf_counter() - begin)
     with RunStore(folder, key, header, lambda recorded: first_difference(recorded, header["spec"], cells)) as store:
         record_plan(store.meta, cells, spec, _earlier(way.earlier, None))
-        with Progress(cells, err) as progress:
+        store.write_run_file(run_file.text(spec), covers=store.meta.cells.keys() <= {cell.id for cell in cells})
+        with Progress(cells, err, bar=not way.talk.quiet) as progress:
             progress.log(f"{len(cells)} cells into {folder} on {spec.device}, {spec.dtype}, {_kernel(spec)}")
             workers = _run(cells, store, spec, progress, spent, way.cluster)
         report_begin = time.perf_counter()
@@ -176,7 +182,7 @@ def _execute(spec: RunSpec, way: Way, out: PipeConsole, err: PipeConsole, begin:
         states = {cell.id: store.meta.cells[cell.id] for cell in cells}
     rows = _outcome(cells, states, summary)
     out.print(results_table(rows))
-    closing(err, folder, timing, rows)
+    closing(err, folder, timing, rows, way.talk.quiet)
     failed = [state for state in states.values() if state.status == "failed"]
     last_line(out, {"run": str(folder), "cells": rows, "failed": len(failed)})
     if problem:

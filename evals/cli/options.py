@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from itertools import zip_longest
 from pathlib import Path
@@ -24,13 +25,56 @@ def _print_version(asked: bool) -> None:
         raise typer.Exit
 
 
-Tasks = Annotated[list[str] | None, typer.Option("--task", metavar="TASK[:SUBSET][,...]", help="Benchmarks.")]
+def _from_file(ctx: typer.Context, path: Path | None) -> Path | None:
+    """What a run file says takes the place of the defaults; its settings wait for those of the command line."""
+    if path is not None and not ctx.resilient_parsing:
+        from evals.cli.run_file import read
+
+        assert ctx.command.callback is not None
+        chosen = read(path, inspect.unwrap(ctx.command.callback))
+        ctx.default_map, ctx.obj = chosen.options, chosen.settings
+    return path
+
+
+def _task_names(beginning: str) -> list[str]:
+    from evals.registry import tasks
+
+    return _completed(beginning, tasks())
+
+
+def _model_names(beginning: str) -> list[str]:
+    from evals.methods.presets import names
+
+    return _completed(beginning, names())
+
+
+def _completed(beginning: str, names: Iterable[str]) -> list[str]:
+    """What the last of some names, separated by commas, may become."""
+    before, comma, last = beginning.rpartition(",")
+    return [before + comma + name for name in names if name.startswith(last)]
+
+
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="RUN.yaml",
+        callback=_from_file,
+        is_eager=True,
+        help="File with the options of a run; those of the command line stand above it.",
+    ),
+]
+Tasks = Annotated[
+    list[str] | None,
+    typer.Option("--task", metavar="TASK[:SUBSET][,...]", help="Benchmarks.", autocompletion=_task_names),
+]
 Models = Annotated[
     list[str] | None,
     typer.Option(
         "--model",
         metavar="MODEL[,...]",
         help="Presets, YAML preset files, or any causal model: folder, .gguf file, ORG/NAME.",
+        autocompletion=_model_names,
     ),
 ]
 Lengths = Annotated[
@@ -81,6 +125,11 @@ OnRay = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")]
 PlanFrom = Annotated[
     Path | None, typer.Option(metavar="RUN_DIR", help="An earlier run whose measured times correct the plan.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say only what goes wrong.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show every sample.")]
+LogFile = Annotated[
+    Path | None, typer.Option("--log-file", help="Append progress, every sample and every warning to this file.")
 ]
 ShowList = Annotated[
     bool, typer.Option("--list", help="Show tasks and models; with --task or --model, their settings.")

@@ -15,7 +15,7 @@ from evals.errors import UserError
 if TYPE_CHECKING:
     from evals.report.load import Run
 
-reports, comparisons, leaderboards = new_app(), new_app(), new_app()
+reports, comparisons, leaderboards = new_app(completion=True), new_app(), new_app()
 
 Threshold = Annotated[
     float, typer.Option(min=0.01, max=1, help="Share of the short-length score up to which a length is effective.")

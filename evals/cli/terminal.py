@@ -93,11 +93,13 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
-def closing(err: Console, folder: Path, timing: dict[str, float], rows: Sequence[Json]) -> None:
-    """Why cells failed, where the time went, and where the results are."""
+def closing(err: Console, folder: Path, timing: dict[str, float], rows: Sequence[Json], quiet: bool) -> None:
+    """Why cells failed; unless quiet, also where the time went and where the results are."""
     failures = dict.fromkeys(row["error"] for row in rows if row["status"] == "failed")
     for sentence in failures:
         err.print(plain_line(f"Failed: {sentence}"), markup=False, highlight=False, soft_wrap=True)
+    if quiet:
+        return
     err.print(
         f"{timing['wall_s']:.1f} s: models {timing['model_s']:.1f} s, loading {timing['load_s']:.1f} s, "
         f"report {timing['report_s']:.1f} s, harness {timing['harness_s']:.1f} s "

@@ -20,6 +20,7 @@ from evals.records.disk import replace_file
 from evals.records.json import Json, dumps
 from evals.records.models import RunMeta, SampleRecord, ShardEntry
 from evals.records.read import RUN_FILE, SAMPLES_FILE, read_lines, read_run, whole_lines
+from evals.records.run_files import RUN_FILE_NAME
 from evals.records.store import LOCK_FILE
 
 NAME = re.compile(r"shard-([0-9]+)-of-([0-9]+)")
@@ -68,6 +69,7 @@ def merge_shards(folders: Sequence[Path], output: Path) -> Merged:
             _require_free(output, pieces[0].entry.key)
             sizes = _copy_lines(pieces, output)
             replace_file(output / RUN_FILE, dumps(_meta(pieces, sizes).as_json(), indent=1).encode())
+            _copy_run_file(pieces[0].folder, output)
     except Timeout as error:
         raise UserError(f"Another process writes to {output}: wait for it or choose another --output.") from error
     except OSError as error:
@@ -152,6 +154,12 @@ def _copy_lines(pieces: Sequence[Piece], output: Path) -> list[int]:
             sizes.append(target.tell() - begin)
     draft.replace(output / SAMPLES_FILE)
     return sizes
+
+
+def _copy_run_file(shard: Path, output: Path) -> None:
+    """The run file of a shard is that of the whole grid. Shards of earlier versions have none."""
+    if (shard / RUN_FILE_NAME).is_file():
+        replace_file(output / RUN_FILE_NAME, (shard / RUN_FILE_NAME).read_bytes())
 
 
 def _meta(pieces: Sequence[Piece], sizes: Sequence[int]) -> RunMeta:

@@ -7,6 +7,7 @@ being written; opening it again cuts that line off. Records that the disk damage
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -20,7 +21,7 @@ from evals.errors import UserError
 from evals.records.disk import replace_file, replacing
 from evals.records.json import Json, dumps
 from evals.records.lines import AnyRecord, encode, head_of
-from evals.records.models import Resumed, RunMeta
+from evals.records.models import Resumed, RunMeta, SampleRecord
 from evals.records.open_run import OpenRun
 from evals.records.read import (
     DAMAGED_FILE,
@@ -33,7 +34,9 @@ from evals.records.read import (
     read_run,
     whole_lines,
 )
+from evals.records.run_files import write_run_file
 
+LOG = logging.getLogger(__name__)
 LOCK_FILE = ".lock"
 
 
@@ -99,6 +102,15 @@ class RunStore(OpenRun):
             raise self._disk_error(error) from error
         for record in records:
             self.note(record)
+            if isinstance(record, SampleRecord):
+                self._tell(record)
+
+    def _tell(self, record: SampleRecord) -> None:
+        """Log a sample, for those who follow a run closely."""
+        if LOG.isEnabledFor(logging.DEBUG) and (state := self.meta.cells.get(record.cell)):
+            where = f"{state.model} {state.task}" + (f" {state.length}" if state.length else "")
+            found = record.error or ", ".join(f"{name} {value:.4g}" for name, value in record.metrics.items())
+            LOG.debug(f"{where} {record.sample}: {found} ({sum(record.seconds.values()):.3g} s)")
 
     def forget(self, cells: set[str]) -> None:
         if not cells & (self.samples.keys() | self.perf):
@@ -114,6 +126,13 @@ class RunStore(OpenRun):
         """Write `run.json` whole: a reader sees the old or the new one."""
         try:
             replace_file(self.folder / RUN_FILE, dumps(self.meta.as_json(), indent=1).encode())
+        except OSError as error:
+            raise self._disk_error(error) from error
+
+    def write_run_file(self, content: str, *, covers: bool) -> None:
+        """Write the options that repeat the run (`evals.records.run_files`)."""
+        try:
+            write_run_file(self.folder, content, covers=covers)
         except OSError as error:
             raise self._disk_error(error) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Protocol, Self
 
@@ -13,6 +14,7 @@ from rich.progress import Progress as Bar
 from evals.records.models import CellState
 from evals.run.grid import Cell
 
+LOG = logging.getLogger(__name__)
 MOST_NAMED = 4
 """Cells at work that the bar names; of more it says how many there are."""
 
@@ -46,8 +48,8 @@ def weight(cell: Cell) -> int:
 class Progress:
     """Follows a run. The bar counts tokens of cells, so that the time left is right for a grid of lengths."""
 
-    def __init__(self, cells: Sequence[Cell], console: Console) -> None:
-        self.console = console
+    def __init__(self, cells: Sequence[Cell], console: Console, bar: bool = True) -> None:
+        """bar: whether to draw it, where the console is a terminal."""
         self._bar = Bar(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -55,7 +57,7 @@ class Progress:
             TextColumn("left"),
             TimeRemainingColumn(),
             console=console,
-            disable=not console.is_terminal,
+            disable=not (bar and console.is_terminal),
         )
         self._total = len(cells)
         self._finished = 0
@@ -88,7 +90,8 @@ class Progress:
         self._show()
         reason = f": {state.error}" if state.error else ""
         note = f" (beyond the model's window of {state.max_context})" if state.beyond_window else ""
-        self.log(f"[{self._finished}/{self._total}] {cell_name(cell)}: {state.status}{note}{reason}")
+        level = logging.WARNING if state.status == "failed" else logging.INFO
+        LOG.log(level, f"[{self._finished}/{self._total}] {cell_name(cell)}: {state.status}{note}{reason}")
 
     def drop(self, cell: Cell) -> None:
         """A cell is no longer at work, and has no state yet: its worker is gone."""
@@ -97,7 +100,7 @@ class Progress:
 
     def log(self, text: str) -> None:
         """A line above the bar."""
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        LOG.info(text)
 
     def _show(self) -> None:
         at_work = list(self._at_work.values())
