@@ -26,7 +26,8 @@ from evals.run.dry_run import planned
 from evals.run.engine import Engine
 from evals.run.environment import environment
 from evals.run.grid import Cell, check, check_unique, plan
-from evals.run.identity import SCHEMA, digest
+from evals.run.growth import run_key, take_up
+from evals.run.identity import SCHEMA
 from evals.run.plan_record import record_plan
 from evals.run.progress import Progress
 from evals.run.shards import Shard, Split, part
@@ -83,6 +84,7 @@ def dry_run(spec: RunSpec, way: Way, out: PipeConsole) -> int:
             "n": row.samples,
             "tokens": row.tokens,
             "weight_bytes": row.weight_bytes,
+            "state_bytes": row.state_bytes,
             "dense_kv_bytes": row.kv_bytes,
             "planned_s": row.seconds,
         }
@@ -149,7 +151,7 @@ def _execute(spec: RunSpec, way: Way, out: PipeConsole, err: PipeConsole, begin:
     cells = plan(spec)
     check(cells)
     check_unique(cells)
-    key = _key(cells, spec)
+    key = run_key((cell.id for cell in cells), spec.device)
     folder = way.output or RUNS / key[:12]
     header: Json = {
         "command": list(way.command),
@@ -160,11 +162,12 @@ def _execute(spec: RunSpec, way: Way, out: PipeConsole, err: PipeConsole, begin:
     if way.shard is not None:
         mine = part(cells, spec, way.shard, key)
         folder, cells, header["shard"] = way.shard.folder(folder), mine.cells, mine.entry
-        key = _key(cells, spec)
+        key = run_key((cell.id for cell in cells), spec.device)
         share = f"{len(cells)} of {mine.entry.cells} cells, {mine.share:.0%} of the expected time"
         err.write_line(f"Shard {way.shard}: {share}.")
     spent = Spent(load_s=time.perf_counter() - begin)
     with RunStore(folder, key, header, lambda recorded: first_difference(recorded, header["spec"], cells)) as store:
+        take_up(store.meta, cells, spec.device)
         record_plan(store.meta, cells, spec, _earlier(way.earlier, None))
         store.write_run_file(run_file.text(spec), covers=store.meta.cells.keys() <= {cell.id for cell in cells})
         with Progress(cells, err, bar=not way.talk.quiet) as progress:
@@ -182,7 +185,7 @@ def _execute(spec: RunSpec, way: Way, out: PipeConsole, err: PipeConsole, begin:
         states = {cell.id: store.meta.cells[cell.id] for cell in cells}
     rows = _outcome(cells, states, summary)
     out.print(results_table(rows))
-    closing(err, folder, timing, rows, way.talk.quiet)
+    closing(err, folder, timing, rows, way.talk.quiet, others=len(store.meta.cells) - len(cells))
     failed = [state for state in states.values() if state.status == "failed"]
     last_line(out, {"run": str(folder), "cells": rows, "failed": len(failed)})
     if problem:
@@ -196,11 +199,6 @@ def exit_code(states: Sequence[CellState]) -> int:
     if not failed:
         return 0
     return 2 if len(failed) == len(states) and all(state.bad_input for state in failed) else 1
-
-
-def _key(cells: Sequence[Cell], spec: RunSpec) -> str:
-    """Hash of what is run."""
-    return digest({"cells": sorted(cell.id for cell in cells), "device": spec.device})
 
 
 def _kernel(spec: RunSpec) -> str:

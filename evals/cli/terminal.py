@@ -46,7 +46,7 @@ def results_table(rows: Sequence[Json]) -> Table:
 
 def plan_table(rows: Sequence[Planned]) -> Table:
     """One row per cell of a run that was not started."""
-    columns = ("model", "task", "length", "samples", "tokens", "weights GiB", "dense KV GiB", "estimated")
+    columns = ("model", "task", "length", "samples", "tokens", "weights GiB", "state GiB", "dense KV GiB", "estimated")
     table = new_table(columns, left=("model", "task"))
     for row in rows:
         add_row(
@@ -56,8 +56,10 @@ def plan_table(rows: Sequence[Planned]) -> Table:
             str(row.cell.length or ""),
             "all" if row.samples is None else f"up to {row.samples}",
             "" if row.tokens is None else f"{row.tokens:,}",
-            "" if row.weight_bytes is None else f"{row.weight_bytes / GIB:.2f}",
-            "" if row.kv_bytes is None else f"{row.kv_bytes / GIB:.2f}",
+            *(
+                "" if size is None else f"{size / GIB:.3g}"
+                for size in (row.weight_bytes, row.state_bytes, row.kv_bytes)
+            ),
             duration(row.seconds),
         )
     return table
@@ -93,8 +95,13 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
-def closing(err: Console, folder: Path, timing: dict[str, float], rows: Sequence[Json], quiet: bool) -> None:
-    """Why cells failed; unless quiet, also where the time went and where the results are."""
+def closing(
+    err: Console, folder: Path, timing: dict[str, float], rows: Sequence[Json], quiet: bool, others: int
+) -> None:
+    """Why cells failed; unless quiet, also where the time went and where the results are.
+
+    others: cells of the run that earlier commands asked for and this one did not.
+    """
     failures = dict.fromkeys(row["error"] for row in rows if row["status"] == "failed")
     for sentence in failures:
         err.print(plain_line(f"Failed: {sentence}"), markup=False, highlight=False, soft_wrap=True)
@@ -103,7 +110,8 @@ def closing(err: Console, folder: Path, timing: dict[str, float], rows: Sequence
     err.print(
         f"{timing['wall_s']:.1f} s: models {timing['model_s']:.1f} s, loading {timing['load_s']:.1f} s, "
         f"report {timing['report_s']:.1f} s, harness {timing['harness_s']:.1f} s "
-        f"({timing['harness_share']:.1%}). Results: {folder}",
+        f"({timing['harness_share']:.1%}). Results: {folder}"
+        + (f", which holds {others} more cells: its report shows all" if others else ""),
         markup=False,
         highlight=False,
         soft_wrap=True,

@@ -51,13 +51,13 @@ class RunStore(OpenRun):
     """
 
     def __init__(
-        self, folder: Path, key: str, header: Json, difference: Callable[[RunMeta], str] = lambda _: "another run"
+        self, folder: Path, key: str, header: Json, difference: Callable[[RunMeta], str | None] = lambda _: "its cells"
     ) -> None:
         """Create the run, or take up the one in `folder`.
 
-        key: hash of what is run: a folder made with another key is refused. header: fields of `run.json`
-        (command, spec, environment, identity_schema); a resumed run keeps those of its first start and notes the new
-        ones. difference: in what a recorded run differs from this one, for the message.
+        key: hash of what is run. header: fields of `run.json` (command, spec, environment, identity_schema); a resumed
+        run keeps those of its first start and notes the new ones. difference: in what a run recorded under another key
+        differs from this one, as a part of a sentence, which is why it is refused; None lets the run grow.
         """
         super().__init__()
         self.folder = folder
@@ -144,13 +144,13 @@ class RunStore(OpenRun):
         meta.resumed.append(Resumed(at=now, **header))
         return meta
 
-    def _resumable(self, key: str, difference: Callable[[RunMeta], str]) -> bool:
-        """Whether the folder holds this very run; False where it is empty."""
+    def _resumable(self, key: str, difference: Callable[[RunMeta], str | None]) -> bool:
+        """Whether the folder holds a run that this one goes on with; False where it is empty."""
         if (self.folder / RUN_FILE).exists():
             recorded = read_run(self.folder)
-            if recorded.key != key:
-                found = difference(recorded)
-                raise StoreError(f"{self.folder} holds another run ({found}): choose another --output.")
+            found = difference(recorded) if recorded.key != key else None
+            if found is not None:
+                raise StoreError(f"{self.folder} holds another run: {found}. Choose another --output.")
             return True
         if any(not path.name.startswith(".") and path.name != SAMPLES_FILE for path in self.folder.iterdir()):
             raise StoreError(f"{self.folder} is not empty and holds no run: choose another --output.")

@@ -10,7 +10,7 @@ from evals.run.estimate import Estimate, estimate, planned_gpu
 from evals.run.grid import Cell
 from evals.run.memory import expected_memory
 from evals.run.spec import RunSpec
-from evals.run.work import sample_count
+from evals.run.work import expected_work, sample_count
 from evals.tasks.controls import readings
 
 
@@ -18,13 +18,15 @@ from evals.tasks.controls import readings
 class Planned:
     """One row of the plan. samples and tokens are None where nothing bounds them, memory where no config is.
 
-    seconds: estimated, on a GPU.
+    state_bytes: held for the context of a request, by the method's own formula; kv_bytes: by a dense KV cache of as
+    many tokens. seconds: estimated, on a GPU.
     """
 
     cell: Cell
     samples: int | None
     tokens: int | None
     weight_bytes: int | None
+    state_bytes: int | None
     kv_bytes: int | None
     seconds: float
 
@@ -42,12 +44,13 @@ def planned(cells: Sequence[Cell], spec: RunSpec, earlier: Sequence[Path] = ()) 
     choices = {cell.model.name: cell.model for cell in cells}
     memory = {name: expected_memory(choice) for name, choice in choices.items()}
     time = estimate(cells, spec, *planned_gpu(spec), earlier)
+    works = expected_work(cells, spec, spec.dtype)
     rows = []
-    for cell, seconds in zip(cells, time.seconds, strict=True):
+    for cell, seconds, work in zip(cells, time.seconds, works, strict=True):
         expected, task, length = memory[cell.model.name], cell.task.task, cell.length
         samples = sample_count(task, spec.limit)
         tokens = samples * task.sample_tokens(length) * readings(task.settings) if samples and length else None
         weight = expected.weight_bytes if expected else None
         kv = expected.kv_token_bytes * length if expected and length else None
-        rows.append(Planned(cell, samples, tokens, weight, kv, seconds))
+        rows.append(Planned(cell, samples, tokens, weight, work.state_bytes, kv, seconds))
     return Plan(rows, time)

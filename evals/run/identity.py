@@ -116,14 +116,13 @@ class TaskChoice:
     @cached_property
     def identity(self) -> Json:
         """All that decides what is asked and how it is scored."""
-        base, _, subset = self.name.partition(":")
-        return {
-            "name": base,
-            "subset": subset or None,
-            "version": self.task.version,
-            "settings": self.task.settings.model_dump(mode="json"),
-            "data": self.data,
-        }
+        return task_identity(self.name, self.task.version, self.task.settings.model_dump(mode="json"), self.data)
+
+
+def task_identity(name: str, version: int, settings: Json, data: str | None) -> Json:
+    """What is asked and how it is scored. name: with its subset. data: hash of the files below `--data-dir`."""
+    base, _, subset = name.partition(":")
+    return {"name": base, "subset": subset or None, "version": version, "settings": settings, "data": data}
 
 
 def cell_id(schema: int, model: Json, task: Json, length: int | None, seed: int) -> str:

@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from evals.records.json import Json
 from evals.records.models import RunMeta
 from evals.run.devices import this_device
-from evals.run.estimate import estimate
+from evals.run.estimate import Estimate, estimate
 from evals.run.grid import Cell
 from evals.run.spec import RunSpec
+
+
+def _kept(meta: RunMeta, found: Estimate) -> Json:
+    """Factors of models that only earlier commands of the run named."""
+    factors: Json = meta.plan.get("factors", {})
+    return {model: factor for model, factor in factors.items() if model not in found.models}
 
 
 def record_plan(meta: RunMeta, cells: Sequence[Cell], spec: RunSpec, earlier: Sequence[Path] = ()) -> None:
@@ -18,7 +25,7 @@ def record_plan(meta: RunMeta, cells: Sequence[Cell], spec: RunSpec, earlier: Se
     meta.plan = {
         "device": found.device.name,
         "dtype": spec.dtype,
-        "factors": dict(found.factors),
+        "factors": {**_kept(meta, found), **found.factors},
         "assumes": found.assumes,
     }
     for cell, seconds in zip(cells, found.seconds, strict=True):

@@ -35,13 +35,15 @@ class Work:
     """The work of one cell.
 
     read_flops: of reading all its prompts. steps: tokens generated one after the other. step_bytes: what each of them
-    reads from memory. weight_bytes: of its model. assumed: what the numbers rest on besides formulas.
+    reads from memory. weight_bytes: of its model. state_bytes: what a request holds of its context; None where the
+    method has no formula. assumed: what the numbers rest on besides formulas.
     """
 
     read_flops: float
     steps: int
     step_bytes: float
     weight_bytes: float
+    state_bytes: int | None = None
     assumed: tuple[str, ...] = ()
 
 
@@ -59,6 +61,8 @@ def expected_work(cells: Sequence[Cell], spec: RunSpec, dtype: str) -> list[Work
 
 def sample_count(task: BaseTask, limit: int | None) -> int | None:
     """Samples of a cell, at most; None where neither the limit nor the task bounds them."""
+    if limit is not None and task.endless:
+        return limit
     count = task.sample_count()
     bounds = [bound for bound in (limit, count and count * seeds_of(task.settings)) if bound is not None]
     return min(bounds, default=None)
@@ -130,4 +134,11 @@ def _work(cell: Cell, formula: _Formula, spec: RunSpec) -> Work:
         cold = COLD_REQUESTS if spec.perf else 0
         reads = samples * task.sample_tokens(tokens) / tokens * readings(task.settings) + cold
         steps = samples * task.answer_tokens() * len(controls_of(task.settings)) + cold * COLD_TOKENS
-    return Work(reads * cost.prefill_flops, steps, cost.decode_bytes, cost.weight_bytes, tuple(assumed))
+    return Work(
+        reads * cost.prefill_flops,
+        steps,
+        cost.decode_bytes,
+        cost.weight_bytes,
+        cost.state_bytes or None,
+        tuple(assumed),
+    )

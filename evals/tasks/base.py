@@ -110,8 +110,13 @@ class BaseTask(ABC):
         return length
 
     def sample_count(self) -> int | None:
-        """Samples of a cell that no limit bounds, for the plan of a run; None where only the data know."""
+        """Samples of a cell without a limit, for the plan of a run; None where only the data know."""
         return None
+
+    @property
+    def endless(self) -> bool:
+        """Whether a limit beyond `sample_count` is met with further samples."""
+        return False
 
     def answer_tokens(self) -> int:
         """Tokens generated for a sample, at most, for the plan of a run; 0 where given tokens are scored."""

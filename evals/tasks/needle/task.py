@@ -10,6 +10,7 @@ and answer together have the length.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -33,10 +34,10 @@ if TYPE_CHECKING:
 
 
 class NeedleSettings(ChatSettings):
-    """depths: percent of the haystack before the (first) needle. samples: contexts per depth. needles: how many
-    are in a context, the first at the depth and the others spread evenly after it. questions: how many of them
-    are asked on one read. template: the sentence that is hidden; `classic` is the original's. chat: wrap the prompt in
-    the tokenizer's chat template.
+    """depths: percent of the haystack before the (first) needle. samples: contexts per depth; by default one, or as
+    many as `--limit` asks for. needles: how many are in a context, the first at the depth and the others spread evenly
+    after it. questions: how many of them are asked on one read. template: the sentence that is hidden; `classic` is the
+    original's. chat: wrap the prompt in the tokenizer's chat template.
     """
 
     depths: data.Numbers = (0, 25, 50, 75, 100)
@@ -85,6 +86,10 @@ class Needle(Task):
     def sample_count(self) -> int:
         return len(self.grid.depths) * self.grid.samples * self.grid.questions
 
+    @property
+    def endless(self) -> bool:
+        return "samples" not in self.grid.model_fields_set
+
     def answer_tokens(self) -> int:
         return NEW_TOKENS[self.grid.template]
 
@@ -98,7 +103,7 @@ class Needle(Task):
             raise UserError("The task needle needs a length: add --length 4k.")
         builder = self.grid.builder(tokenizer)
         made = 0
-        for sample in range(self.grid.samples):
+        for sample in count() if self.endless and limit is not None else range(self.grid.samples):
             key = builder.fingerprint, sample
             texts = self._haystacks.setdefault(key, Haystack(builder, self.data, first=sample))
             for depth in spread(self.grid.depths):

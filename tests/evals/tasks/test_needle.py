@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from evals.errors import UserError
 from evals.methods.weights import byte_tokenizer
+from evals.run.work import sample_count
 from evals.tasks.base import DataSource, Instance, Output
 from evals.tasks.common.documents import folder_documents
 from evals.tasks.needle.facts import TEMPLATES, draw
@@ -110,6 +111,23 @@ def test_a_cell_of_the_grid_does_not_depend_on_the_others(tokenizer) -> None:
     for name, instance in alone.items():
         assert among[name] == instance
     assert make(tokenizer, limit=2) == make(tokenizer)[:2]
+
+
+def test_a_limit_is_the_number_of_samples_unless_the_settings_bound_it(tokenizer) -> None:
+    asked = [i.id for i in make(tokenizer, limit=12)]
+    assert len(set(asked)) == 12
+    assert asked[:5] == [i.id for i in make(tokenizer)], "without a limit one context per depth"
+    assert asked == [i.id for i in make(tokenizer, samples=3)][:12], "the same samples, however they were asked for"
+    assert len(make(tokenizer, limit=12, samples=2)) == 10
+
+
+@pytest.mark.parametrize(
+    ("settings", "limit", "count"),
+    [({}, None, 5), ({}, 12, 12), ({"samples": 2}, 12, 10), ({"needles": 2, "questions": 2}, 3, 3)],
+)
+def test_a_plan_says_how_many_samples_there_will_be(tokenizer, settings, limit, count) -> None:
+    task = Needle(None, NeedleSettings(**settings), DataSource())
+    assert sample_count(task, limit) == count == len(list(task.instances(tokenizer, 1024, limit, 0)))
     assert draw("city", 3, 0, 1024, 50.0, 0)[:1] != draw("city", 3, 1, 1024, 50.0, 0)[:1]
     values = {fact.value for depth in range(20) for fact in draw("city", 1, 0, 1024, depth, 0)}
     assert len(values) == 20
