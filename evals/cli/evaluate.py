@@ -55,13 +55,14 @@ def evaluate(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
     log_file: options.LogFile = None,
+    as_json: options.AsJson = False,
     show_list: options.ShowList = False,
     version: options.Version = False,
 ) -> int:
     """Compare long-context methods by accuracy, memory and latency.
 
-    Runs a grid of tasks, models and lengths; the same command again resumes it. The table goes to stdout, its last
-    line is one JSON object, progress goes to stderr. Exit code 0: every cell ran or was out of
+    Runs a grid of tasks, models and lengths; the same command again resumes it. The table goes to stdout, in a pipe or
+    file its last line is one JSON object, progress goes to stderr. Exit code 0: every cell ran or was out of
     memory; 1: some cell failed; 2: bad input. `sharedllm-eval doctor` checks the installation.
     """
     out, err = _console(sys.stdout), PipeConsole(file=sys.stderr)
@@ -86,7 +87,8 @@ def evaluate(
     )
     from evals.cli import launch
 
-    way = launch.Way.of(output, ["sharedllm-eval", *sys.argv[1:]], shard, plan_from, Talk(quiet, verbose, log_file))
+    talk = Talk(quiet, verbose, log_file, as_json)
+    way = launch.Way.of(output, ["sharedllm-eval", *sys.argv[1:]], shard, plan_from, talk)
     runtime = partial(resolve_runtime, device, dtype, attn)
     return launch.dry_run(asked(**runtime()), way, out) if dry_run else launch.start(asked, runtime, way, ray, out, err)
 

@@ -6,13 +6,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import transformers
 
 from evals.cli import run_file
 from evals.cli.log import Talk, talking
+from evals.cli.overview import show_overview
 from evals.cli.pipes import PipeConsole
-from evals.cli.terminal import closing, last_line, plan_table, plan_times, results_table
+from evals.cli.terminal import closing, last_line, plan_times, show_plan, show_results
 from evals.errors import UserError
 from evals.records.json import Json
 from evals.records.models import CellState
@@ -33,6 +35,10 @@ from evals.run.progress import Progress
 from evals.run.shards import Shard, Split, part
 from evals.run.signals import Terminated, terminable
 from evals.run.spec import RunSpec
+from evals.safe_text import plain_line
+
+if TYPE_CHECKING:  # pandas takes seconds: not before it is needed
+    from evals.report.frames import Data
 
 RUNS = Path("runs")
 INTERRUPTED, TERMINATED = 130, 143
@@ -72,7 +78,7 @@ def dry_run(spec: RunSpec, way: Way, out: PipeConsole) -> int:
         cells = [cells[at] for at in Split.of(cells, spec, way.shard.count).places[way.shard.index - 1]]
     found = planned(cells, spec, _earlier(way.earlier, way.output))
     rows, time_s = found.rows, found.time
-    out.print(plan_table(rows))
+    show_plan(out, rows)
     plan_times(out, time_s)
     entries: list[Json] = [
         {
@@ -96,7 +102,8 @@ def dry_run(spec: RunSpec, way: Way, out: PipeConsole) -> int:
         "wall_hours": {str(count): seconds / 3600 for count, seconds in time_s.walls().items()},
         "assumes": time_s.assumes,
     }
-    last_line(out, {"run": str(way.output) if way.output else None, "cells": entries, "failed": 0, "plan": estimated})
+    whole = {"run": str(way.output) if way.output else None, "cells": entries, "failed": 0, "plan": estimated}
+    last_line(out, whole, "Nothing was run: leave --dry-run out to start.", way.talk.json)
     return 0
 
 
@@ -174,7 +181,7 @@ def _execute(spec: RunSpec, way: Way, out: PipeConsole, err: PipeConsole, begin:
             progress.log(f"{len(cells)} cells into {folder} on {spec.device}, {spec.dtype}, {_kernel(spec)}")
             workers = _run(cells, store, spec, progress, spent, way.cluster)
         report_begin = time.perf_counter()
-        summary, problem = _report(folder) if store.samples or store.perf else ({}, None)
+        data, problem = _report(folder) if store.samples or store.perf else (None, None)
         end = time.perf_counter()
         timing = _timing(spent, wall_s=end - begin, report_s=end - report_begin, workers=workers)
         store.meta.timing.append(timing)
@@ -183,14 +190,34 @@ def _execute(spec: RunSpec, way: Way, out: PipeConsole, err: PipeConsole, begin:
         except StoreError as error:
             problem = error
         states = {cell.id: store.meta.cells[cell.id] for cell in cells}
-    rows = _outcome(cells, states, summary)
-    out.print(results_table(rows))
+    rows = _outcome(cells, states, _by_cell(data))
+    _show(out, rows, folder, data)
     closing(err, folder, timing, rows, way.talk.quiet, others=len(store.meta.cells) - len(cells))
     failed = [state for state in states.values() if state.status == "failed"]
-    last_line(out, {"run": str(folder), "cells": rows, "failed": len(failed)})
+    whole = {"run": str(folder), "cells": rows, "failed": len(failed)}
+    last_line(out, whole, plain_line(f"Report: {folder / 'report.html'}"), way.talk.json)
     if problem:
         raise problem
     return exit_code(list(states.values()))
+
+
+def _show(out: PipeConsole, rows: Sequence[Json], folder: Path, data: Data | None) -> None:
+    """The results: in a pipe or file every cell, at a terminal in brief, with what they say."""
+    elsewhere = f"{folder / 'summary.csv'}, {folder / 'report.html'}"
+    if not (out.is_terminal and show_overview(out, rows, elsewhere)):
+        show_results(out, rows, elsewhere)
+    if out.is_terminal and data is not None:
+        for sentence in _sentences(data):
+            out.write_line(plain_line(sentence))
+
+
+def _sentences(data: Data) -> list[str]:
+    """The verdict of the report, and the first sentence of each of its findings."""
+    from evals.report.findings import findings, verdict
+    from evals.report.pairwise import contests
+
+    found = contests(data)
+    return [verdict(found), *(f"{each.title}: {each.sentences[0]}" for each in findings(data, found))]
 
 
 def exit_code(states: Sequence[CellState]) -> int:
@@ -236,19 +263,24 @@ def _timing(spent: Spent, wall_s: float, report_s: float, workers: int) -> dict[
     }
 
 
-def _report(folder: Path) -> tuple[dict[str, Json], UserError | None]:
-    """Write the report; return the summary of each cell, and why the report could not be written if so."""
+def _report(folder: Path) -> tuple[Data, UserError | None]:
+    """Write the report; return the run with its summary, and why the report could not be written if so."""
     from evals import report  # pandas, scipy and matplotlib take seconds: not before they are needed
     from evals.report.frames import Data
     from evals.report.load import load
+
+    run = load(folder)
+    try:
+        return Data(run, report.write(run, folder)), None
+    except UserError as error:
+        return Data.of(run), error
+
+
+def _by_cell(data: Data | None) -> dict[str, Json]:
+    """The entries of the summary by cell."""
     from evals.report.summary import records
 
-    run, problem = load(folder), None
-    try:
-        summary = report.write(run, folder)
-    except UserError as error:
-        summary, problem = Data.of(run).summary, error
-    return {row["cell"]: row for row in records(summary)}, problem
+    return {} if data is None else {row["cell"]: row for row in records(data.summary)}
 
 
 def _outcome(cells: Sequence[Cell], states: dict[str, CellState], summary: dict[str, Json]) -> list[Json]:

@@ -19,11 +19,15 @@ LINE = "%(asctime)s %(levelname)s %(message)s"
 
 @dataclass(frozen=True)
 class Talk:
-    """How much the terminal shows. quiet: only what went wrong. verbose: every sample too. file: takes everything."""
+    """How much the terminal shows. quiet: only what went wrong. verbose: every sample too. file: takes everything.
+
+    json: end with the JSON line on a terminal too.
+    """
 
     quiet: bool = False
     verbose: bool = False
     file: Path | None = None
+    json: bool = False
 
     def __post_init__(self) -> None:
         if self.quiet and self.verbose:

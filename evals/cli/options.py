@@ -131,6 +131,9 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show every sampl
 LogFile = Annotated[
     Path | None, typer.Option("--log-file", help="Append progress, every sample and every warning to this file.")
 ]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="End with one JSON object on a terminal too, as in a pipe or file.")
+]
 ShowList = Annotated[
     bool, typer.Option("--list", help="Show tasks and models; with --task or --model, their settings.")
 ]

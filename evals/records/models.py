@@ -37,6 +37,10 @@ OVER_LENGTH = "over_length"
 """Key in the `meta` of a sample that was not asked, since its prompt exceeds its budget: how many tokens it has."""
 
 
+UNSTEADY, UNSTEADY_S = 1.5, 0.01
+"""The slowest of the repeats over the fastest, from which on a time is marked, and seconds that it must be slower."""
+
+
 class Record(BaseModel):
     """Settings that all records share: NaN survives the way to the disk and back."""
 
@@ -106,7 +110,7 @@ class Measurement(Record):
     """Time and memory of cold requests: seconds, milliseconds (`_ms`), bytes, FLOPs. Absent values are None.
 
     status oom: memory ran out; peak_bytes is then the peak until that point. device: name of the GPU or processor
-    (absent in runs recorded before 0.1.0).
+    (absent in runs recorded before 0.1.0). ttft_low_s, ttft_high_s: of the repeats, where there are several.
     """
 
     status: Literal["ok", "oom"]
@@ -117,6 +121,8 @@ class Measurement(Record):
     new_tokens: int | None = None
     repeats: int | None = None
     ttft_s: Measured | None = None
+    ttft_low_s: Measured | None = None
+    ttft_high_s: Measured | None = None
     read_s: Measured | None = None
     query_s: Measured | None = None
     tpot_ms: Measured | None = None
@@ -129,6 +135,12 @@ class Measurement(Record):
     prefill_flops: Measured | None = None
     decode_bytes: Measured | None = None
     rates: dict[str, float] | None = None
+
+    @property
+    def unsteady(self) -> bool:
+        """Whether the repeats disagree so much that something else must have used the device."""
+        low, high = self.ttft_low_s, self.ttft_high_s
+        return bool(low and high and high > UNSTEADY * low and high - low > UNSTEADY_S)
 
 
 class PerfRecord(Measurement):

@@ -16,7 +16,7 @@ GIB = 1 << 30
 FIRST = ["model", "task", "length", "status", "n"]
 COST = ["ttft_s", "read_s", "query_s", "tpot_ms", "tpot_p95_ms", "peak_gib", "state_gib"]
 TOO_LONG = ["cut", "skipped"]
-LAST = [*TOO_LONG, "metric", "higher_is_better", "groups", "gain_n", "tests_context", "max_context", "cell"]
+LAST = [*TOO_LONG, "metric", "higher_is_better", "groups", "gain_n", "tests_context", "max_context", "unsteady", "cell"]
 
 
 RESERVED = {*FIRST, *COST, *LAST}
@@ -30,6 +30,7 @@ def summarize(run: Run) -> pd.DataFrame:
     status: the cell's state in the run (`ok`, `oom`, `failed`, `pending`); `oom` also if only the cold pass
     ran out of memory. n: samples whose metrics are all finite; only these count. groups: clusters among them.
     cut, skipped: prompts longer than their budget, which were cut, or not asked.
+    unsteady: whether repeats of the time differ so much that the machine must have been busy.
     gain_n: samples that the gain rests on. tests_context: whether the score without a context is another one.
     """
     rows = [_row(run, cell, record) for cell, record in run.cells.items()]
@@ -37,7 +38,7 @@ def summarize(run: Run) -> pd.DataFrame:
     metrics = [name for name in found if name not in RESERVED]
     frame = pd.DataFrame(rows, columns=[*FIRST, *metrics, *COST, *LAST])
     whole = dict.fromkeys(("length", "max_context", "n", "groups", "gain_n", *TOO_LONG), "Int64")
-    return frame.astype({**whole, "tests_context": "boolean"})
+    return frame.astype({**whole, "tests_context": "boolean", "unsteady": "boolean"})
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -95,6 +96,7 @@ def _row(run: Run, cell: str, state: CellState) -> dict[str, Any]:
         row |= {name: found.estimate, f"{name}_low": found.low, f"{name}_high": found.high}
     if perf:
         row |= {name: getattr(perf, name) for name in COST if not name.endswith("_gib")}
+        row["unsteady"] = perf.unsteady if perf.ttft_low_s is not None else None
         row |= {f"{name}_gib": size / GIB for name in ("peak", "state") if (size := getattr(perf, f"{name}_bytes"))}
     row |= {name: getattr(state, name) for name in ("metric", "higher_is_better", "max_context")}
     if digest.use.pairs:

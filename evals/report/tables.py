@@ -158,7 +158,7 @@ def fairness_table(data: Data) -> Table:
 
 def hints(data: Data) -> list[str]:
     """What a reader must know before comparing models."""
-    return [*ceiling_hints(data), *context_hints(data), *cut_hints(data), *device_hints(data)]
+    return [*ceiling_hints(data), *context_hints(data), *cut_hints(data), *device_hints(data), *busy_hints(data)]
 
 
 def cut_hints(data: Data) -> list[str]:
@@ -171,6 +171,20 @@ def cut_hints(data: Data) -> list[str]:
         where = f"{task}" + ("" if pd.isna(length) else f" at {length} tokens")
         for count, names in models.items():
             found.append(f"{where}: {count} prompts were longer than their budget and were cut ({', '.join(names)}).")
+    return found
+
+
+def busy_hints(data: Data) -> list[str]:
+    """Where repeats of a time disagree, as on a machine that does something else too."""
+    found = []
+    for cell, perf in data.run.perf.items():
+        if perf.unsteady:
+            state = data.run.cells[cell]
+            where = state.task + ("" if state.length is None else f" at {state.length} tokens")
+            found.append(
+                f"{where}, {state.model}: repeats of the time to first token went from {perf.ttft_low_s:.3g} to "
+                f"{perf.ttft_high_s:.3g} s, so the machine was busy. Measure it again."
+            )
     return found
 
 
