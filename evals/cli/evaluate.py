@@ -55,6 +55,7 @@ def evaluate(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
     log_file: options.LogFile = None,
+    log: options.Log = None,
     as_json: options.AsJson = False,
     show_list: options.ShowList = False,
     version: options.Version = False,
@@ -88,7 +89,7 @@ def evaluate(
     from evals.cli import launch
 
     talk = Talk(quiet, verbose, log_file, as_json)
-    way = launch.Way.of(output, ["sharedllm-eval", *sys.argv[1:]], shard, plan_from, talk)
+    way = launch.Way.of(output, ["sharedllm-eval", *sys.argv[1:]], shard, plan_from, talk, log)
     runtime = partial(resolve_runtime, device, dtype, attn)
     return launch.dry_run(asked(**runtime()), way, out) if dry_run else launch.start(asked, runtime, way, ray, out, err)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,7 +35,8 @@ from evals.run.plan_record import record_plan
 from evals.run.progress import Progress
 from evals.run.shards import Shard, Split, part
 from evals.run.signals import Terminated, terminable
-from evals.run.spec import RunSpec
+from evals.run.spec import Logger, RunSpec
+from evals.run.stream import Stream
 from evals.safe_text import plain_line
 
 if TYPE_CHECKING:  # pandas takes seconds: not before it is needed
@@ -50,7 +52,8 @@ class Way:
     """How a grid is run, which changes no result. output: the run folder; None: below `RUNS`.
 
     shard: the part of the grid to run; None: all of it. earlier: a run whose measured times correct the plan.
-    talk: how much is said meanwhile. cluster: whose workers run the cells; None: this process does.
+    talk: how much is said meanwhile. logger: takes the cells as they finish.
+    cluster: whose workers run the cells; None: this process does.
     """
 
     output: Path | None
@@ -58,14 +61,21 @@ class Way:
     shard: Shard | None = None
     earlier: Path | None = None
     talk: Talk = field(default_factory=Talk)
+    logger: Logger | None = None
     cluster: Cluster | None = None
 
     @classmethod
     def of(
-        cls, output: Path | None, command: Sequence[str], shard: str | None, earlier: Path | None, talk: Talk
+        cls,
+        output: Path | None,
+        command: Sequence[str],
+        shard: str | None,
+        earlier: Path | None,
+        talk: Talk,
+        logger: Logger | None,
     ) -> Way:
         """From the values of the options; `shard` as `I/N`. Raises UserError for one that is no part."""
-        return cls(output, command, Shard.parse(shard) if shard is not None else None, earlier, talk)
+        return cls(output, command, Shard.parse(shard) if shard is not None else None, earlier, talk, logger)
 
 
 def dry_run(spec: RunSpec, way: Way, out: PipeConsole) -> int:
@@ -177,7 +187,10 @@ def _execute(spec: RunSpec, way: Way, out: PipeConsole, err: PipeConsole, begin:
         take_up(store.meta, cells, spec.device)
         record_plan(store.meta, cells, spec, _earlier(way.earlier, None))
         store.write_run_file(run_file.text(spec), covers=store.meta.cells.keys() <= {cell.id for cell in cells})
-        with Progress(cells, err, bar=not way.talk.quiet) as progress:
+        with (
+            Stream(way.logger, folder, header["spec"]) if way.logger else nullcontext() as stream,
+            Progress(cells, err, not way.talk.quiet, stream.finish if stream else None) as progress,
+        ):
             progress.log(f"{len(cells)} cells into {folder} on {spec.device}, {spec.dtype}, {_kernel(spec)}")
             workers = _run(cells, store, spec, progress, spent, way.cluster)
         report_begin = time.perf_counter()

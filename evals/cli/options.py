@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from evals.run.spec import Attention, Device, DType
+from evals.run.spec import Attention, Device, DType, Logger
 
 MAX_SEED = (1 << 63) - 1
 """torch refuses seeds of more than 64 bits only after the models are loaded."""
@@ -131,6 +131,7 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show every sampl
 LogFile = Annotated[
     Path | None, typer.Option("--log-file", help="Append progress, every sample and every warning to this file.")
 ]
+Log = Annotated[Logger | None, typer.Option("--log", help="Send each cell to this dashboard when it finishes.")]
 AsJson = Annotated[
     bool, typer.Option("--json", help="End with one JSON object on a terminal too, as in a pipe or file.")
 ]

@@ -11,6 +11,7 @@ import typer
 
 from evals.cli.command import new_app, run_command
 from evals.errors import UserError
+from evals.report.export import Format
 
 if TYPE_CHECKING:
     from evals.report.load import Run
@@ -30,6 +31,9 @@ def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR", help="Run folders of sharedllm-eval.")],
     output: Annotated[Path | None, typer.Option(help="Write one report of all runs to this folder.")] = None,
     threshold: Threshold = 0.85,
+    export: Annotated[
+        list[Format] | None, typer.Option(help="Also write the results in the format of others, below `exports`.")
+    ] = None,
 ) -> int:
     """Write the summary, tables, plots and report.html of each run into its folder, or of all runs into --output.
 
@@ -39,6 +43,7 @@ def report(
     from evals.records.json import dumps
     from evals.records.read import read_run
     from evals.records.shards import merge_shards, shards_below
+    from evals.report import export as exports
     from evals.report.load import load, merge
     from evals.report.missing import missing
     from evals.safe_text import plain_json, plain_line
@@ -57,7 +62,11 @@ def report(
             print(plain_line(note), file=sys.stderr)
         summary = reporting.write(run, folder, threshold)
         print(f"{plain_line(str(folder / 'report.html'))}: {len(summary)} cells, {len(run.models)} models")
-        written.append({"report": str(folder / "report.html"), "cells": len(summary), "notes": notes})
+        exported = [str(path) for chosen in export or [] for path in exports.export(run, folder, chosen)]
+        for path in exported:
+            print(plain_line(path))
+        found = {"report": str(folder / "report.html"), "cells": len(summary), "notes": notes}
+        written.append({**found, "exports": exported} if export else found)
     print(plain_json(dumps({"runs": [str(path) for path in runs], "reports": written})))
     _require_whole(loaded)
     if merged and merged.incomplete:

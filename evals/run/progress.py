@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, Self
 
 from rich.console import Console
@@ -48,8 +48,17 @@ def weight(cell: Cell) -> int:
 class Progress:
     """Follows a run. The bar counts tokens of cells, so that the time left is right for a grid of lengths."""
 
-    def __init__(self, cells: Sequence[Cell], console: Console, bar: bool = True) -> None:
-        """bar: whether to draw it, where the console is a terminal."""
+    def __init__(
+        self,
+        cells: Sequence[Cell],
+        console: Console,
+        bar: bool = True,
+        on_finish: Callable[[Cell, CellState], None] | None = None,
+    ) -> None:
+        """bar: whether to draw it, where the console is a terminal. on_finish: is told of each cell that has its state,
+        those that were complete before included.
+        """
+        self._on_finish = on_finish
         self._bar = Bar(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -91,6 +100,8 @@ class Progress:
         reason = f": {state.error}" if state.error else ""
         note = f" (beyond the model's window of {state.max_context})" if state.beyond_window else ""
         level = logging.WARNING if state.status == "failed" else logging.INFO
+        if self._on_finish:
+            self._on_finish(cell, state)
         LOG.log(level, f"[{self._finished}/{self._total}] {cell_name(cell)}: {state.status}{note}{reason}")
 
     def drop(self, cell: Cell) -> None:

@@ -44,6 +44,12 @@ class Attention(StrEnum):
     eager = "eager"
 
 
+class Logger(StrEnum):
+    """Values of --log."""
+
+    trackio = "trackio"
+
+
 class RunSpec(BaseModel):
     """A grid of tasks, models and lengths, and how to run it.
 
