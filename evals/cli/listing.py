@@ -10,9 +10,10 @@ from pydantic import BaseModel
 from rich.console import Console, Group
 
 from evals import registry
-from evals.cli.tables import add_row, new_table, plain
+from evals.cli.tables import Column, add_row, fitted, new_table, plain
 from evals.methods import presets
 from evals.methods.packages import FETCHED, missing
+from evals.methods.presets.presence import is_here
 
 
 def show(tasks: Sequence[str], models: Sequence[str], out: Console) -> None:
@@ -24,11 +25,17 @@ def show(tasks: Sequence[str], models: Sequence[str], out: Console) -> None:
             _show_model(name, out)
         return
     known = [presets.load_preset(name) for name in presets.names()]
-    columns = ("model", "method", "window", "weights", "description")
-    table = new_table(columns, left=("model", "method", "weights", "description"))
-    for preset in known:
-        add_row(table, preset.name, preset.method, _tokens(preset.max_context), _weights(preset), preset.description)
-    out.print(table)
+    _print(
+        out,
+        [
+            Column("model", [preset.name for preset in known], left=True),
+            Column("method", [preset.method for preset in known], left=True, rank=2),
+            Column("window", [_tokens(preset.max_context) for preset in known]),
+            Column("weights", [_weights(preset) for preset in known], left=True, rank=1, least=20),
+            Column("here", [_here(preset) for preset in known], left=True),
+            Column("description", [preset.description for preset in known], left=True, rank=3, least=30),
+        ],
+    )
     table = new_table(("task", "from"), left=("task", "from"))
     for name, target in registry.tasks().items():
         add_row(table, name, target.partition(":")[0])
@@ -38,6 +45,19 @@ def show(tasks: Sequence[str], models: Sequence[str], out: Console) -> None:
             out.print(plain(advice))
     names = {"models": [preset.name for preset in known], "tasks": list(registry.tasks())}
     out.file.write(json.dumps(names) + "\n")
+
+
+def _print(out: Console, columns: Sequence[Column]) -> None:
+    table, lost = fitted(columns, out.width)
+    out.print(table)
+    if lost:
+        out.print(plain(f"No room for {', '.join(lost)}: `--list --model NAME` shows all of one."))
+
+
+def _here(preset: presets.Preset) -> str:
+    """Whether the weights, and the adapter where there is one, are on this machine."""
+    parts = [part for part in (preset.weights, preset.adapter) if part is not None]
+    return "yes" if all(map(is_here, parts)) else "no"
 
 
 def _tokens(count: int | None) -> str:
@@ -62,8 +82,10 @@ def _show_model(name: str, out: Console) -> None:
     preset = presets.load_preset(name)
     cls = registry.method(preset.method)
     out.print(plain(f"model {name}: {preset.description}"))
-    if weights := _weights(preset):
-        out.print(plain(f"weights: {preset.weights.source} ({weights})"))
+    facts = [*([_weights(preset)] if preset.weights.facts else []), "here" if _here(preset) == "yes" else "not here"]
+    out.print(plain(f"weights: {preset.weights.source} ({', '.join(facts)})"))
+    if preset.max_context:
+        out.print(plain(f"window: {_tokens(preset.max_context)} tokens"))
     if preset.weights.kind == "package" and (advice := missing(preset.weights.name.partition("/")[0])):
         out.print(plain(advice))
     out.print(_settings(cls.settings_model, cls.settings_in_force(preset)))

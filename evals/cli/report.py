@@ -65,8 +65,8 @@ def report(
         exported = [str(path) for chosen in export or [] for path in exports.export(run, folder, chosen)]
         for path in exported:
             print(plain_line(path))
-        found = {"report": str(folder / "report.html"), "cells": len(summary), "notes": notes}
-        written.append({**found, "exports": exported} if export else found)
+        entry = {"report": str(folder / "report.html"), "cells": len(summary), "notes": notes}
+        written.append({**entry, "exports": exported} if export else entry)
     print(plain_json(dumps({"runs": [str(path) for path in runs], "reports": written})))
     _require_whole(loaded)
     if merged and merged.incomplete:

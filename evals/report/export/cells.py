@@ -23,7 +23,7 @@ def scored(data: Data) -> Iterator[tuple[str, list[Json]]]:
 
 def cell_name(row: Json) -> str:
     """Task and length as one name: `needle@8192`."""
-    return row["task"] + (f"@{row['length']}" if row["length"] else "")
+    return f"{row['task']}@{row['length']}" if row["length"] else str(row["task"])
 
 
 def path_name(text: str) -> str:

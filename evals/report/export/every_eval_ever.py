@@ -112,6 +112,8 @@ def _result(data: Data, row: Json) -> Json:
             "metric_name": metric,
             "lower_is_better": not row["higher_is_better"],
             "score_type": "continuous",
+            "min_score": None,  # not provided: a metric does not say its range
+            "max_score": None,
         },
         "score_details": {
             "score": row["metrics"][metric],
