@@ -6,8 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 
 .PHONY: demo test lint check docs fuzz clean
 
-# Small enough for 2 cores: one haystack with two questions at each length, one window of text. 12K is beyond the window
-# of the base (8K).
+# Small enough for 2 cores: one haystack with two questions at each length. 12K is beyond the window of the base (8K).
 demo: $(VENV)/.demo
 	$(BIN)/sharedllm-eval --task needle --model full-135m,truncated-135m,sharedllm-135m --length 2k,8k,12k --limit 2 \
 	  --set needles=2 questions=2 depths=50 window=1024 --device cpu --output runs/demo
