@@ -367,6 +367,23 @@ def test_deterministic(name: str, model: LongContextModel) -> None:
     assert torch.equal(one, other)
 
 
+def test_two_settings_of_sharedllm_have_the_same_fairness_keys(tiny_llama) -> None:
+    """Whole leaves in all chunks, as the paper has them, or in the best: a table of both has no gaps."""
+    from transformers import AutoConfig
+
+    from evals.methods.sharedllm import fairness
+    from sharedllm import SharedLLMConfig
+
+    base = AutoConfig.from_pretrained(tiny_llama)
+    given = {"chunk_size": 16, "ratios": [8, 1], "lower_layers": 2, "policy": "maxsim"}
+    all_, best = (fairness(SharedLLMConfig(base_config=base, **given, **more)) for more in ({}, {"fine_chunks": 2}))
+    assert list(all_) == list(best)
+    assert all_["fine chunks"] == "all"
+    assert all_["entries of others"] == all_["entries a chunk"]
+    assert best["fine chunks"] == 2
+    assert best["entries of others"] < best["entries a chunk"]
+
+
 def test_budget_is_a_fairness_record(model: LongContextModel) -> None:
     assert {"kernel", "decode", "dtype", "trained"} <= model.fairness.keys()
     assert json.loads(json.dumps(model.fairness)) == model.fairness
