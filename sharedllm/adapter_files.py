@@ -24,12 +24,12 @@ BASE = "base."
 OWN = ("cross_attention.", "joint_attention.", "lower.")
 """Prefixes of the parameters that an adapter always holds."""
 SHIPPED = Path(__file__).with_name("checkpoints")
-"""Adapters that come with this package, one folder each. What is known about the base of NAME besides its record stands
-beside the folder, in NAME.base.json: cell ids hash the files in it."""
+"""Adapters that come with this package, one folder each. What is known about their bases stands beside the folders, in
+NAME.base.json for the base ORG/NAME: cell ids hash the files in a folder."""
 
 
 class ShippedBase(BaseModel):
-    """The base of a shipped adapter. revision: the hub's commit of it. copy_name: name of the folder in the cache that
+    """The base of shipped adapters. revision: the hub's commit of it. copy_name: name of the folder in the cache that
     holds the copy which the harness makes of the demo weights. values: see `sharedllm.base_identity`."""
 
     model_config = ConfigDict(frozen=True, strict=True)
@@ -79,7 +79,7 @@ def read_record(folder: Path) -> AdapterRecord:
     except UserError as error:
         raise UserError(f"{path} does not fit: {error}") from error
     if folder.parent == SHIPPED:
-        base = shipped_base(folder.name)
+        base = shipped_base(record.base)
         record = record.model_copy(update={"base_revision": base.revision, "base_values": base.values})
     return record
 
@@ -90,8 +90,9 @@ def shipped_names() -> list[str]:
 
 
 def shipped_base(name: str) -> ShippedBase:
-    """What is known about the base of a shipped adapter."""
-    return ShippedBase.model_validate_json((SHIPPED / f"{name}.base.json").read_text(encoding="utf-8"))
+    """What is known about the base of a shipped adapter. name: ORG/NAME, from the adapter's record."""
+    path = SHIPPED / f"{name.rsplit('/', 1)[-1]}.base.json"
+    return ShippedBase.model_validate_json(path.read_text(encoding="utf-8"))
 
 
 def adapter_settings(folder: str | Path) -> dict[str, object]:

@@ -62,7 +62,7 @@ def base_source(folder: Path, record: AdapterRecord) -> tuple[str, str | None]:
     For an adapter of this package the copy of the demo weights is taken where the harness has made it.
     """
     if folder.parent == SHIPPED:
-        copy = cache_folder() / shipped_base(folder.name).copy_name
+        copy = cache_folder() / shipped_base(record.base).copy_name
         if (copy / "config.json").is_file():
             return str(copy), None
     return record.base, record.base_revision
