@@ -40,14 +40,28 @@ def test_a_target_is_read_as_part_of_the_query(tmp_path: Path) -> None:
 
 
 def test_time_to_first_token_is_read_and_query(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([0.0, 0.0, 2.0, 2.5, 2.6, 2.8, 9.0])  # begin; start, read, three tokens; end
+    clock = iter([0.0, 0.0, 2.0, 2.5, 2.6, 2.8, 21.0])  # begin; start, read, three tokens; end
     monkeypatch.setattr(measure.time, "perf_counter", lambda: next(clock))
     model = toy(tmp_path)
-    record = cold(model, instances(model)[0], new_tokens=3, repeats=9)  # 9 s were measured: no second repeat
+    record = cold(model, instances(model)[0], new_tokens=3, repeats=9)  # 21 s were measured: no second repeat
     assert record.repeats == 1
     assert (record.read_s, record.query_s, record.ttft_s) == (2.0, 0.5, 2.5)
     assert record.tpot_ms == pytest.approx(150)
     assert record.tpot_p95_ms == pytest.approx(200)
+
+
+@pytest.mark.parametrize(("second", "unsteady"), [(2.9, False), (9.4, True)])
+def test_a_time_whose_repeats_disagree_is_marked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, second: float, unsteady: bool
+) -> None:
+    first = [0.0, 2.0, 2.5, 2.6]  # start, read, two tokens
+    clock = iter([0.0, *first, 3.0, 3.0, 3.0, 3.0 + second, 3.0 + second, 20.0])
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: next(clock))
+    model = toy(tmp_path)
+    record = cold(model, instances(model)[0], new_tokens=2, repeats=9)  # 3 s: a second repeat, and no third
+    assert record.repeats == 2
+    assert (record.ttft_low_s, record.ttft_high_s) == pytest.approx((min(2.5, second), max(2.5, second)))
+    assert record.unsteady is unsteady
 
 
 def test_out_of_memory_is_a_record_with_its_peak(tmp_path: Path) -> None:
