@@ -127,7 +127,7 @@ def at_edge(ax: Axes, lengths: Sequence[float], values: Sequence[float], look: L
     ax.plot(lengths, [height] * len(lengths), look.marker, color=look.colour, transform=where, clip_on=False, ms=4)
     for x, value in zip(lengths, values, strict=True):
         ax.annotate(
-            f"{value:,.0f}",
+            f"{value:,.0f}" if value < 1e6 else f"{value:.0e}",
             (x, height),
             xycoords=where,
             xytext=(-4, 0),
