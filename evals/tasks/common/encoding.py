@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+import tokenizers
 
 from evals.errors import UserError
+from evals.tasks.common import id_cache, pieces
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -60,6 +64,19 @@ class TextEncoder:
         self._encoder.post_processor = None
         self._encoder.no_truncation()
         self._encoder.no_padding()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the tokenizer: models that share it share ids."""
+        return hashlib.sha256(self._encoder.to_str().encode()).hexdigest()
+
+    @cached_property
+    def _pieces(self) -> pieces.Pieces:
+        return pieces.Pieces(self._encoder)
+
+    @cached_property
+    def _cache(self) -> id_cache.IdCache:
+        return id_cache.IdCache(f"{tokenizers.__version__} {self.fingerprint}")
 
     def encode(self, text: str, after: str = "") -> list[int]:
         """Ids of a text without special tokens, as they are where it follows the text `after`."""
@@ -113,7 +130,22 @@ class TextEncoder:
         return 0, len(whole), rest.part(int(np.searchsorted(rest.spans[:, 0], done))), rest.part(0, 0)
 
     def _encode(self, whole: str, start: int, stop: int) -> Encoded:
-        return _encoded(self._encoder.encode(whole[start:stop], add_special_tokens=False)).moved(start)
+        return self._encoded(whole[start:stop]).moved(start)
+
+    def _encoded(self, text: str) -> Encoded:
+        """The same ids by whatever is fastest: from known words, from the disk, or from the tokenizer."""
+        if len(text) < pieces.SHORTEST:
+            return _encoded(self._encoder.encode(text, add_special_tokens=False))
+        kept = self._cache.get(text) if len(text) >= id_cache.SHORTEST else None
+        if kept is not None:
+            return Encoded(*kept)
+        apart = self._pieces.encode(text) if self._pieces.usable else None
+        if apart is not None:
+            return Encoded(*apart)
+        made = _encoded(self._encoder.encode(text, add_special_tokens=False))
+        if len(text) >= id_cache.SHORTEST:
+            self._cache.put(text, made.ids, made.spans)
+        return made
 
 
 def _encoded(encoding: Encoding) -> Encoded:

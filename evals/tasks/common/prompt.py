@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -131,11 +131,6 @@ class PromptBuilder(TextEncoder):
     def turn(self) -> Turn:
         """How the chat template writes a user message. Raises UserError where there is none, or it does not fit."""
         return turn(self.tokenizer, self._variables, self._thinking)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Hash of the tokenizer: models that share it share ids."""
-        return hashlib.sha256(self._encoder.to_str().encode()).hexdigest()
 
     @property
     def identity(self) -> tuple[str, str, str]:

@@ -1,0 +1,188 @@
+"""Ids of a text from those of its words, and ids kept on disk: always what the tokenizer itself gives."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from evals.tasks.common import id_cache, pieces
+from evals.tasks.common.encoding import TextEncoder
+from evals.tasks.common.id_cache import IdCache
+from evals.tasks.common.pieces import SPLITS, Pieces
+
+CORPUS = ["The grass is green. The sky is blue.\n\nHere we go, and it's back\tagain 12 345. été 中文 🙂 a--b"] * 20
+BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False)
+
+
+def split(pattern: str) -> pre_tokenizers.PreTokenizer:
+    return pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pattern), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+
+
+PRE = {
+    "gpt-2": BYTES,
+    "smollm2": pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), BYTES]),
+    "llama 3": split(SPLITS[0]),
+    "qwen": split(SPLITS[1]),
+}
+OTHERS = {
+    "a space in front": pre_tokenizers.ByteLevel(add_prefix_space=True),
+    "no splitter": None,
+    "white space is joined": split(r"\s+\S+\s+|\S|\s"),
+}
+
+
+def trained(pre: pre_tokenizers.PreTokenizer | None, normalizer: normalizers.Normalizer | None = None) -> Tokenizer:
+    made = Tokenizer(models.BPE())
+    if pre is not None:
+        made.pre_tokenizer = pre
+    if normalizer is not None:
+        made.normalizer = normalizer
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    made.train_from_iterator(
+        CORPUS, trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, show_progress=False)
+    )
+    return made
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder / "sharedllm" / "token-ids"
+
+
+TRAINED = {name: trained(pre) for name, pre in PRE.items()}
+WORDS = st.sampled_from(
+    ["\x1c", "grass", "it's", "'s", "12", "3.5", "été", "e\u0301", "中文", "🙂", "--", ".", ".\n", "\n\n", "\t",
+     "\u00a0", "\u2028", "\u180e", "\r\n", "½", "x1y22", "a_b", "<s>", "\u0301"]
+)  # fmt: skip
+GAPS = st.sampled_from([" ", " ", " ", "", "  ", "   ", "\n", " \n", "\n "])
+
+
+def test_a_text_of_new_words_is_left_to_the_tokenizer() -> None:
+    made = Pieces(TRAINED["gpt-2"])
+    assert made.encode(" ".join(f"w{number}" for number in range(1000))) is None
+    assert made.encode("w1 w2 " * 1000) is not None
+
+
+@pytest.mark.parametrize("name", PRE)
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(WORDS | st.text(max_size=6), GAPS), min_size=1, max_size=60))
+def test_ids_and_spans_are_those_of_the_tokenizer(name: str, parts: list[tuple[str, str]]) -> None:
+    text = "".join(word + gap for word, gap in parts) * 3
+    text = text.encode("utf-8", "replace").decode()
+    made = Pieces(TRAINED[name])
+    assert made.usable
+    made.new_word = 0
+    whole = TRAINED[name].encode(text, add_special_tokens=False)
+    for _ in range(2):  # of new and of known words
+        found = made.encode(text)
+        assert found is not None
+        assert found[0] == whole.ids
+        assert [tuple(span) for span in found[1].tolist()] == whole.offsets
+
+
+@pytest.mark.parametrize("pre", OTHERS.values(), ids=OTHERS)
+def test_other_tokenizers_see_the_whole_text(pre: pre_tokenizers.PreTokenizer | None) -> None:
+    assert not Pieces(trained(pre)).usable
+
+
+def test_so_do_those_that_change_the_text_or_take_white_space() -> None:
+    assert not Pieces(trained(BYTES, normalizers.Replace(" ", "_"))).usable
+    assert Pieces(trained(BYTES, normalizers.NFC())).usable
+    for token in (
+        AddedToken("<x>", lstrip=True),
+        AddedToken("a b"),
+        AddedToken("\n\n"),
+        AddedToken("<x>", rstrip=True),
+    ):
+        taking = trained(BYTES)
+        taking.add_tokens([token])
+        assert not Pieces(taking).usable
+    random = json.loads(TRAINED["gpt-2"].to_str())
+    random["model"]["dropout"] = 0.1
+    assert not pieces.exact(random)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[TextEncoder, list[int]]]:
+    """A text encoder, and the lengths of the texts that its tokenizer has seen whole."""
+
+    def make() -> tuple[TextEncoder, list[int]]:
+        made = TextEncoder(PreTrainedTokenizerFast(tokenizer_object=trained(None)))
+        seen: list[int] = []
+
+        class Counted:
+            def encode(self, text: str, add_special_tokens: bool) -> object:
+                seen.append(len(text))
+                return inner.encode(text, add_special_tokens=add_special_tokens)
+
+        assert made._cache and not made._pieces.usable
+        inner = made._encoder
+        made._encoder = Counted()  # type: ignore[assignment]
+        return made, seen
+
+    monkeypatch.setattr(id_cache, "SHORTEST", 4000)
+    return make
+
+
+def test_a_long_text_is_tokenised_once_for_all_processes(calls: Callable[..., tuple[TextEncoder, list[int]]]) -> None:
+    text = "The grass is green. " * 250
+    first, seen = calls()
+    made = first.encode_with_spans(text)
+    again, unseen = calls()
+    found = again.encode_with_spans(text)
+    assert (seen, unseen) == ([len(text)], [])
+    assert found.ids == made.ids
+    assert np.array_equal(found.spans, made.spans) and found.spans.dtype == made.spans.dtype
+    again.encode_with_spans(text + ".")
+    assert unseen == [len(text) + 1]
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-5], lambda b: b"", lambda b: b[:40] + bytes([b[40] ^ 1]) + b[41:]])
+def test_a_damaged_entry_is_made_again(
+    damage: Callable[[bytes], bytes], cache: Path, calls: Callable[..., tuple[TextEncoder, list[int]]]
+) -> None:
+    text = "The sky is blue. " * 300
+    first, _ = calls()
+    ids = first.encode(text)
+    (entry,) = cache.glob("*/*")
+    whole = entry.read_bytes()
+    entry.write_bytes(damage(whole))
+    second, seen = calls()
+    assert second.encode(text) == ids
+    assert seen == [len(text)]
+    assert entry.read_bytes() == whole
+
+
+def test_the_oldest_entries_make_room(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(id_cache, "MOST_BYTES", 5000)
+    monkeypatch.setattr(id_cache, "CHECKED_EVERY", 1)
+    kept = IdCache("tokenizer")
+    for number in range(8):
+        kept.put(f"text {number}", list(range(100)), np.zeros((100, 2), dtype=np.int64))
+        assert sum(path.stat().st_size for path in cache.glob("*/*")) <= 5000 + 1216
+    assert kept.get("text 0") is None
+    assert kept.get("text 7") is not None
+    assert IdCache("another").get("text 7") is None
+
+
+def test_without_a_cache_folder_nothing_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    kept = IdCache("tokenizer")
+    kept.put("text", [1], np.zeros((1, 2), dtype=np.int64))
+    assert kept.get("text") is None
