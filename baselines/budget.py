@@ -25,6 +25,7 @@ class Budgeted(Truncated):
     """A method that decides which tokens take the place of a context that is too long."""
 
     settings_model: ClassVar[type[DenseSettings]] = BudgetSettings
+    spreads: ClassVar[bool] = False  # most of these read with a second model
 
     settings: BudgetSettings
 

@@ -63,6 +63,7 @@ class FullAttention(LongContextModel):
     """Every token sees all before it. Beyond `max_context` it still runs; what it says there is untrained."""
 
     settings_model: ClassVar[type[DenseSettings]] = DenseSettings
+    spreads: ClassVar[bool] = True
 
     model: PreTrainedModel
     settings: DenseSettings

@@ -51,7 +51,7 @@ class CrossAttention(nn.Module):
         if context.mask is None:
             out = attend(query, context.key, context.value, scale=self.scaling)
             return hidden + cast(torch.Tensor, self.o_proj(out))
-        mask = context.mask[:, None, None, :]
+        mask = context.mask[:, None, None, :].to(query.device)
         some = mask.any(-1, keepdim=True)  # a row without any chunk reads nothing, which no softmax can express
         out = self.o_proj(attend(query, context.key, context.value, mask=mask | ~some, scale=self.scaling))
         return hidden + torch.where(some[:, 0], out, 0.0)

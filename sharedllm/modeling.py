@@ -126,8 +126,11 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no
         values = {} if config is None else config.method_settings()
         config = SharedLLMConfig(base_config=base.config, **{**values, **settings})
         model = cls(config, base)
-        for readers in (model.cross_attention, model.joint_attention):
-            readers.to(device=base.device, dtype=base.dtype)
+        model.cross_attention.to(dtype=base.dtype)  # each is where its layer is
+        model.joint_attention.to(device=base.device, dtype=base.dtype)
+        if (places := getattr(base, "hf_device_map", None)) is not None:
+            found = {f"{BASE}{name}".rstrip("."): place for name, place in places.items()}
+            model.hf_device_map = found  # type: ignore[assignment]  # as accelerate sets it
         if base.generation_config is not None:
             model.generation_config = base.generation_config
         model.train(base.training)
@@ -260,8 +263,10 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no
                 questions = len(question.states) // batch
                 question = question.of(real)
             entries = compressor(picked, question, self._shifts())
-            readers = [decoder_of(self.base).layers[i].self_attn for i in self.config.injection_layers]
-            return lay_out(self.config, self._rope, entries, real, chunk_index, questions, readers)
+            layers = [decoder_of(self.base).layers[i] for i in self.config.injection_layers]
+            readers = [layer.self_attn for layer in layers]
+            context = lay_out(self.config, self._rope, entries, real, chunk_index, questions, readers)
+            return context.on(list(map(layer_device, layers)))
 
     def _shifts(self) -> list[float]:
         """Split noise: one draw a level for all chunks of the batch; none outside training."""

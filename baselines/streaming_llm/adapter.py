@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, model_seri
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from baselines.streaming_llm.sink_cache import Eviction, SinkCache
+from baselines.streaming_llm.spread_cache import sink_cache
 from baselines.streaming_llm.step import StreamingStep
 from evals.errors import UserError
 from evals.methods import flops
@@ -29,7 +30,7 @@ from evals.methods.decoding.static_decoder import decode_mode, supports_static_d
 from evals.methods.presets import Preset
 from evals.methods.weights import load_base
 from sharedllm.nn.base_config import text_config, windows
-from sharedllm.nn.layers import decoder_of
+from sharedllm.nn.layers import decoder_of, layer_device
 from sharedllm.nn.recipes import RECIPES
 from sharedllm.nn.rotation import frequencies
 
@@ -60,9 +61,11 @@ class StreamingSession(GraphSession[PreTrainedModel]):
 
     def __init__(self, model: PreTrainedModel, eviction: Eviction, ids: Sequence[int]) -> None:
         super().__init__(model)
-        self._cache = SinkCache(eviction, model.config, model.dtype, frequencies(decoder_of(model)))
+        decoder = decoder_of(model)
+        places = [layer_device(layer) for layer in decoder.layers]
+        self._cache = sink_cache(eviction, model.config, model.dtype, frequencies(decoder), places)
         self._static = supports_static_decoding(model) and _sees_all(model.config, eviction)
-        self._context = self._cache.snapshot()
+        self._to_context = self._cache.saved()
         self.extend(ids)
 
     @torch.inference_mode()
@@ -71,7 +74,7 @@ class StreamingSession(GraphSession[PreTrainedModel]):
         if len(ids):
             for hidden in self._forwards(self._tensor(ids)):
                 self.context_hidden = hidden[-1:]
-        self._context = self._cache.snapshot()
+        self._to_context = self._cache.saved()
 
     def say(
         self,
@@ -105,12 +108,13 @@ class StreamingSession(GraphSession[PreTrainedModel]):
             yield hidden
 
     def _rewind(self) -> None:
-        self._cache.restore(self._context)
+        self._to_context()
 
     def _graph_room(self) -> int:
-        return self._cache.steady_room if self._static else 0
+        return self._cache.steady_room if self._static and isinstance(self._cache, SinkCache) else 0
 
     def _graph_step(self, tokens: int) -> StreamingStep:
+        assert isinstance(self._cache, SinkCache)
         return StreamingStep(self._model, self._cache, tokens)
 
 
@@ -119,6 +123,7 @@ class StreamingLLM(LongContextModel):
     """Any base whose layers have a recipe, driven over a SinkCache."""
 
     settings_model: ClassVar[type[BaseModel]] = StreamingSettings
+    spreads: ClassVar[bool] = True
 
     model: PreTrainedModel
     eviction: Eviction

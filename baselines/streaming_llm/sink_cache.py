@@ -10,7 +10,9 @@ does, costs as much as attention itself.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from transformers import Cache, PreTrainedConfig
@@ -118,6 +120,11 @@ class SinkCache(Cache):
         return self._end
 
     @property
+    def depth(self) -> int:
+        """Layers."""
+        return len(self._inv_freq)
+
+    @property
     def rolling(self) -> bool:
         """Whether from here on one token leaves for each that comes."""
         return self.eviction.step == 1 and self.seen >= max(self.eviction.opening, self.eviction.capacity)
@@ -176,6 +183,10 @@ class SinkCache(Cache):
         """The state as it is now."""
         self._shared = True
         return Snapshot(self.seen, self._start, self._end, self._states, self._sinks)
+
+    def saved(self) -> Callable[[], None]:
+        """Goes back to the state as it is now."""
+        return partial(self.restore, self.snapshot())
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go back to an earlier state of this cache."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -55,6 +56,7 @@ def doctor(
         checkpoint=str(checkpoint) if checkpoint else None,
     )
     preset = presets.load_preset(model)
+    runtime = replace(runtime, gpus=preset.gpus)
     console = Console() if sys.stdout.isatty() else Console(width=120)
     table = new_table(("check", "", "found"), left=("check", "", "found"))
     findings = [*checks.machine(runtime.device), *checks.model(preset, runtime, fix=fix)]

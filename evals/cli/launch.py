@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 import transformers
 
 from evals.cli import run_file
@@ -28,7 +29,7 @@ from evals.run.difference import first_difference
 from evals.run.dry_run import planned
 from evals.run.engine import Engine
 from evals.run.environment import environment
-from evals.run.grid import Cell, check, check_unique, plan
+from evals.run.grid import Cell, check, check_gpus, check_unique, plan
 from evals.run.growth import run_key, take_up
 from evals.run.identity import SCHEMA
 from evals.run.plan_record import record_plan
@@ -167,6 +168,7 @@ def execute(spec: RunSpec, way: Way, out: PipeConsole, err: PipeConsole) -> int:
 def _execute(spec: RunSpec, way: Way, out: PipeConsole, err: PipeConsole, begin: float) -> int:
     cells = plan(spec)
     check(cells)
+    check_gpus(cells, *_most_gpus(spec, way.cluster))
     check_unique(cells)
     key = run_key((cell.id for cell in cells), spec.device)
     folder = way.output or RUNS / key[:12]
@@ -231,6 +233,13 @@ def _sentences(data: Data) -> list[str]:
 
     found = contests(data)
     return [verdict(found), *(f"{each.title}: {each.sentences[0]}" for each in findings(data, found))]
+
+
+def _most_gpus(spec: RunSpec, cluster: Cluster | None) -> tuple[int, str]:
+    """How many GPUs a machine of the run has at most, and what to call the run in a sentence."""
+    if cluster is not None and spec.device == "cuda":
+        return cluster.most_gpus(), "each node of the Ray cluster"
+    return (torch.cuda.device_count() if spec.device == "cuda" else 0), "this run"
 
 
 def exit_code(states: Sequence[CellState]) -> int:

@@ -10,9 +10,11 @@ from typing import Any, TypeVar
 
 import torch
 
+from evals import registry
 from evals.errors import UserError, unknown
 from evals.methods import presets
 from evals.methods.base import Runtime
+from evals.run.identity import ModelChoice
 from evals.run.spec import Attention, Device, DType, resolve_runtime
 
 log = logging.getLogger(__name__)
@@ -78,6 +80,9 @@ def check(
         checkpoint=None if checkpoint is None else str(checkpoint),
         seed=whole("seed", seed, 0),
     )
+    runtime = ModelChoice.of(chosen, registry.method(chosen.method), runtime).runtime
+    if runtime.gpus > 1 and runtime.device not in ("cuda", "cuda:0"):
+        raise UserError(f"gpus={runtime.gpus} and device={runtime.device}: give device=cuda, which is all GPUs.")
     return Arguments(
         preset=chosen,
         runtime=runtime,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from evals.errors import UserError
-from evals.measure.hardware import device_name
+from evals.measure.hardware import devices_name
 from evals.measure.task import Measured, MeasuredTask
 from evals.records.models import Measurement
 from evals.tasks.base import Instance, TaskSettings
@@ -142,7 +142,7 @@ class MaxLength(_CostTask):
         perf = Measurement(
             status="ok" if found else "oom",
             error=None if found else f"not even {settings.step} tokens of context fit",
-            device=device_name(model.device),
+            device=devices_name(model.devices),
             context_tokens=len(instance.prompt.prefix) + found,
             query_tokens=settings.query_tokens,
             new_tokens=settings.new_tokens,

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import platform
+from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 import torch
+
+
+def devices_name(devices: Sequence[torch.device]) -> str:
+    """What a model runs on: the name of its device; of several `2 x NAME`, joined by + where they are unlike."""
+    if len(devices) == 1:
+        return device_name(devices[0])
+    return " + ".join(f"{count} x {name}" for name, count in Counter(map(device_name, devices)).items())
 
 
 def device_name(device: torch.device) -> str:

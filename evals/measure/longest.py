@@ -31,7 +31,7 @@ def longest(fits: Callable[[int], bool], start: int, cap: int, step: int) -> int
 
 def attempt(model: LongContextModel, instance: Instance, new_tokens: int) -> tuple[bool, int]:
     """Whether a request runs within memory, and its peak in bytes. Any other failure is raised."""
-    memory = PeakMemory(model.device)
+    memory = PeakMemory(model.devices)
     memory.start()
     try:
         request(model, instance, new_tokens)

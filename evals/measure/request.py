@@ -8,14 +8,14 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 import torch
 
-from evals.measure.hardware import device_name
+from evals.measure.hardware import devices_name
 from evals.methods.base import LongContextModel, Query
 from evals.records.models import Measurement
 from evals.tasks.base import Instance
@@ -41,26 +41,30 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what was asked: host time is device time after this."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def synchronize(devices: Sequence[torch.device]) -> None:
+    """Wait until the devices have done what was asked: host time is device time after this."""
+    for device in devices:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
 
 
 class PeakMemory:
     """Peak memory since `start`: allocated bytes on a GPU, resident bytes of the process on the CPU.
 
+    Of several GPUs the sum of their peaks, which they may have reached at different times.
     Linux can reset a process's peak (`clear_refs`); elsewhere the value at the time of reading is used.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, devices: Sequence[torch.device]) -> None:
+        self.devices = devices
+        self._on_gpu = devices[0].type == "cuda"
         self._resettable = False
 
     def start(self) -> None:
-        if self.device.type == "cuda":
+        if self._on_gpu:
             torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats(self.device)
+            for device in self.devices:
+                torch.cuda.reset_peak_memory_stats(device)
             return
         try:
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
@@ -69,8 +73,8 @@ class PeakMemory:
             self._resettable = False
 
     def peak_bytes(self) -> int:
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device)
+        if self._on_gpu:
+            return sum(map(torch.cuda.max_memory_allocated, self.devices))
         if self._resettable:
             lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
             return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
@@ -78,8 +82,8 @@ class PeakMemory:
 
     def reserved_bytes(self) -> int:
         """What the allocator took from the device; on the CPU there is no such thing but the peak."""
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_reserved(self.device)
+        if self._on_gpu:
+            return sum(map(torch.cuda.max_memory_reserved, self.devices))
         return self.peak_bytes()
 
 
@@ -96,7 +100,10 @@ class Timing:
 
 
 class Clock:
-    """Marks in time: CUDA events on a GPU, where work is asynchronous, the host's clock on the CPU."""
+    """Marks in time: CUDA events on a GPU, where work is asynchronous, the host's clock on the CPU.
+
+    The events of a model on several GPUs are those of the first one, and set when all of them are done.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -115,7 +122,7 @@ class Clock:
     def spans(self) -> list[float]:
         """Seconds between each mark and the next."""
         if self._device.type == "cuda":
-            synchronize(self._device)
+            synchronize([self._device])
             events = zip(self._events, self._events[1:], strict=False)
             return [one.elapsed_time(other) / 1000 for one, other in events]
         return [other - one for one, other in zip(self._times, self._times[1:], strict=False)]
@@ -133,10 +140,10 @@ def request(model: LongContextModel, instance: Instance, new_tokens: int, questi
     query = Query([*prompt.query, *(instance.target or [])], prompt.question)
     context = model.unread_context(prompt.context, prompt.prefix, query.ids)
     clock = Clock(model.device)
-    synchronize(model.device)
+    synchronize(model.devices)
     clock.mark()
     session = model.prefill(context, prefix_ids=prompt.prefix)
-    synchronize(model.device)
+    synchronize(model.devices)
     clock.mark()
     if not session.generate(query, new_tokens, on_token=clock.mark):
         clock.mark()  # a server ended the answer at once, which stops no other model: its end is what was waited for
@@ -169,11 +176,11 @@ def cold(
     context_tokens = len(prompt.prefix) + len(prompt.context)
     query_tokens = len(prompt.query) + len(instance.target or [])
     gc.collect()  # a session of the accuracy pass may still hang in a reference cycle
-    memory = PeakMemory(model.device)
+    memory = PeakMemory(model.devices)
     memory.start()
     counted = Measurement(
         status="ok",
-        device=device_name(model.device),
+        device=devices_name(model.devices),
         context_tokens=context_tokens,
         query_tokens=query_tokens,
         new_tokens=new_tokens,
@@ -212,7 +219,7 @@ def out_of_memory(memory: PeakMemory, error: BaseException) -> Measurement:
     return Measurement(
         status="oom",
         error=first_line(error),
-        device=device_name(memory.device),
+        device=devices_name(memory.devices),
         peak_bytes=memory.peak_bytes(),
         reserved_bytes=memory.reserved_bytes(),
     )

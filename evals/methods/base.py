@@ -29,6 +29,8 @@ class Runtime:
 
     attn_fallback: kernel for bases that `attn` does not support; None where a person asked for `attn` by name.
 
+    gpus: over how many GPUs of this machine the weights are spread.
+
     kernel_order: SDPA's back ends, preferred first (`evals.methods.kernels.kernel_order`); empty: torch's own order.
     """
 
@@ -41,6 +43,14 @@ class Runtime:
     offline: bool = False
     checkpoint: str | None = None
     seed: int = 0
+    gpus: int = 1
+
+    def devices(self) -> tuple[torch.device, ...]:
+        """The devices that a load uses: `device`, or the first `gpus` of its kind."""
+        import torch
+
+        first = torch.device(self.device)
+        return (first,) if self.gpus == 1 else tuple(torch.device(first.type, i) for i in range(self.gpus))
 
 
 @dataclass(frozen=True)
@@ -165,6 +175,7 @@ class CommonFields(TypedDict):
     dtype: torch.dtype
     max_context: int | None
     fairness: dict[str, Any]
+    spread: tuple[torch.device, ...]
 
 
 def common_fields(
@@ -192,6 +203,7 @@ def common_fields(
         dtype=model.dtype,
         max_context=preset.max_context or longest,
         fairness={**fairness, "kernel": kernel, "decode": decode, "dtype": runtime.dtype, "trained": trained},
+        spread=runtime.devices() if runtime.gpus > 1 else (),
     )
 
 
@@ -205,14 +217,25 @@ class LongContextModel(ABC):
     """Whether a server runs the model: of its weights only the tokenizer is read here, it answers but scores nothing,
     and nobody knows its memory and arithmetic. Its `Session.score` and `cost` raise UserError."""
 
+    spreads: ClassVar[bool] = False
+    """Whether the weights may be spread over several GPUs (`Preset.gpus`)."""
+
     name: str
     tokenizer: PreTrainedTokenizerBase
     device: torch.device
+    """Where token ids go: with the input embedding."""
     dtype: torch.dtype
     max_context: int | None = None
     """Tokens (context + query + answer) that the method was made for; None where it has no such limit."""
     fairness: dict[str, Any] = field(default_factory=dict)
     """The fairness record: window, sinks, chunk, ratio, factor, kernel, dtype, trained or not, ..."""
+    spread: tuple[torch.device, ...] = ()
+    """The devices of a model that is spread over several; empty where all of it is on `device`."""
+
+    @property
+    def devices(self) -> tuple[torch.device, ...]:
+        """All devices that hold a part of the model."""
+        return self.spread or (self.device,)
 
     @classmethod
     @abstractmethod

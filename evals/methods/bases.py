@@ -68,7 +68,7 @@ def check_reading(model: PreTrainedModel) -> None:
             own = model(input_ids=ids).logits[0, -1].float()
             cache = BufferCache(text_config(model.config).num_hidden_layers, capacity=3)
             read(model, ids[:, :2], 0, cache)
-            ours = output_head(model)(read(model, ids[:, 2:], 2, cache))[0].float()
+            ours = output_head(model)(read(model, ids[:, 2:], 2, cache))[0].float().to(own.device)
     except torch.OutOfMemoryError:
         raise
     except (AttributeError, KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:

@@ -41,6 +41,7 @@ class SharedLLM(LongContextModel):
     """The paper's method over a base and an adapter (without one it equals the base's running text)."""
 
     settings_model: ClassVar[type[BaseModel]] = SharedLLMSettings
+    spreads: ClassVar[bool] = True
 
     model: SharedLLMForCausalLM
 
@@ -114,7 +115,10 @@ def randomise_output(model: SharedLLMForCausalLM, seed: int) -> None:
     starts = [cast(CrossAttention, cross).o_proj.weight for cross in model.cross_attention]
     starts += [weight for name, weight in model.joint_attention.named_parameters() if not name.endswith("slope")]
     for weight in starts:
-        nn.init.normal_(weight, std=model.base.config.initializer_range, generator=generator)
+        drawn = torch.empty_like(weight, device=model.device)
+        nn.init.normal_(drawn, std=model.base.config.initializer_range, generator=generator)
+        if not meta:
+            weight.data.copy_(drawn)
 
 
 def fairness(config: SharedLLMConfig) -> dict[str, Any]:

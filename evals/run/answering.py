@@ -107,7 +107,7 @@ class Answering:
         prompt = group[0].prompt
         start = time.perf_counter()
         session = model.prefill(prompt.context, prefix_ids=prompt.prefix)
-        synchronize(model.device)
+        synchronize(model.devices)
         read_s = time.perf_counter() - start
         self.spent.model_s += read_s
         for instance in group:

@@ -119,7 +119,7 @@ class Engine:
             self.store.save()
 
     def _run_cell(self, model: LongContextModel, cell: Cell) -> None:
-        PeakMemory(model.device).start()
+        PeakMemory(model.devices).start()
         instances = self.instances.of(cell, model.tokenizer)
         if not instances:
             raise UserError(f"{cell.task.name} has no sample of length {cell.length}: choose another length.")
@@ -210,7 +210,7 @@ class Engine:
 
     def _record_out_of_memory(self, cells: Sequence[Cell], error: BaseException) -> None:
         """The peak goes into the place of the cold pass, which cannot run any more."""
-        measurement = out_of_memory(PeakMemory(torch.device(self.spec.device)), error)
+        measurement = out_of_memory(PeakMemory(cells[0].model.runtime.devices()), error)
         for cell in cells:
             if cell.id not in self.store.perf:
                 self.store.append(PerfRecord.of(cell.id, measurement))
@@ -219,11 +219,11 @@ class Engine:
     def _load(self, choice: ModelChoice) -> LongContextModel:
         if self._warm:
             return self._warm[1]
-        PeakMemory(torch.device(self.spec.device)).start()
+        PeakMemory(choice.runtime.devices()).start()
         start = time.perf_counter()
         self.progress.log(f"Loading {choice.name}")
         model = choice.method.load(choice.preset, choice.runtime)
-        synchronize(model.device)
+        synchronize(model.devices)
         self.spent.load_s += time.perf_counter() - start
         if self.answering.batch_size(model) < self.spec.batch_size:
             self.progress.log(f"{choice.name} decodes one request at a time: --batch-size does nothing for it.")

@@ -14,9 +14,10 @@ from pathlib import Path
 from evals import registry
 from evals.errors import UserError, unknown
 from evals.measure.task import MeasuredTask
-from evals.methods import presets
+from evals.methods import presets, weights
 from evals.methods.base import LongContextModel
 from evals.methods.presets import Preset
+from evals.methods.presets.model import GPUS
 from evals.records.json import Json
 from evals.records.models import CellState
 from evals.run.identity import SCHEMA, ModelChoice, TaskChoice, cell_id
@@ -75,7 +76,7 @@ def plan(spec: RunSpec) -> list[Cell]:
     )
     tasks = [choice for name, cls in classes.items() for choice in _tasks(name, cls, routed.task, spec)]
     models = [
-        ModelChoice(preset.override(for_keys(routed.model, keys[preset.name])), methods[preset.name], spec.runtime())
+        ModelChoice.of(preset.override(for_keys(routed.model, keys[preset.name])), methods[preset.name], spec.runtime())
         for preset in loaded
     ]
     return [
@@ -123,6 +124,12 @@ def check(cells: Sequence[Cell]) -> None:
         raise UserError(" ".join(dict.fromkeys(problems)))
 
 
+def check_gpus(cells: Sequence[Cell], most: int, place: str = "this run") -> None:
+    """Raises UserError where a model is to be spread over more GPUs than one machine has. most: GPUs of a machine."""
+    for model in {cell.model.name: cell.model for cell in cells}.values():
+        weights.check_count(model.preset.gpus, most, model.name, place)
+
+
 def check_unique(cells: Sequence[Cell]) -> None:
     """Raises UserError where two models of a run are the same: their records could not be told apart."""
     known: dict[str, Cell] = {}
@@ -168,4 +175,4 @@ def _tasks(name: str, cls: type[BaseTask], settings: Mapping[str, object], spec:
 
 def _model_keys(method: type[LongContextModel], preset: Preset) -> set[str]:
     declared = method.settings_model.model_fields if method.settings_model else ()
-    return {*declared, *preset.settings}
+    return {*declared, *preset.settings, GPUS}

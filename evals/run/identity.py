@@ -38,6 +38,13 @@ class ModelChoice:
     method: type[LongContextModel]
     runtime: Runtime
 
+    @classmethod
+    def of(cls, preset: Preset, method: type[LongContextModel], runtime: Runtime) -> ModelChoice:
+        """A preset on as many GPUs as it says. Raises UserError where the method runs on one."""
+        if preset.gpus > 1 and not method.spreads:
+            raise UserError(f"{preset.name} with gpus={preset.gpus}: its method runs on one GPU; set gpus=1.")
+        return cls(preset, method, replace(runtime, gpus=preset.gpus))
+
     @property
     def name(self) -> str:
         """Name of the model in every table."""

@@ -124,14 +124,14 @@ def _child(connection: Connection, cells: list[Cell]) -> None:
 
 def _measure_all(connection: Connection, cells: list[Cell]) -> None:
     """`_child` with its kernels chosen."""
-    choice, device = cells[0].model, torch.device(cells[0].model.runtime.device)
+    choice, devices = cells[0].model, cells[0].model.runtime.devices()
     try:
-        rates = measure_rates(device, getattr(torch, choice.runtime.dtype))
-        PeakMemory(device).start()
+        rates = measure_rates(devices[0], getattr(torch, choice.runtime.dtype))
+        PeakMemory(devices).start()
         model = choice.method.load(choice.preset, choice.runtime)
     except Exception as error:
         for cell in cells:
-            connection.send(_failure(cell, error, device))
+            connection.send(_failure(cell, error, devices))
         return
     connection.send(Loaded(model.fairness, model.max_context))
     lost: dict[str, int] = {}  # task -> shortest length that ran out of memory
@@ -148,7 +148,7 @@ def _measure_all(connection: Connection, cells: list[Cell]) -> None:
             connection.send(None)
             return
         gc.collect()
-        if device.type == "cuda":
+        if devices[0].type == "cuda":
             torch.cuda.empty_cache()
 
 
@@ -167,18 +167,18 @@ def _measure(cell: Cell, model: LongContextModel, rates: Rates) -> Result:
         instance = task.instance(model.tokenizer, length, cell.seed)
         found = task.measure(model, instance, rates)
     except Exception as error:
-        return _failure(cell, error, model.device)
+        return _failure(cell, error, model.devices)
     perf = found.perf.model_copy(update={"rates": asdict(rates)})
     return Result(cell.id, perf.status, perf.error, perf=perf, metrics=found.metrics)
 
 
-def _failure(cell: Cell, error: Exception, device: torch.device) -> Result:
+def _failure(cell: Cell, error: Exception, devices: Sequence[torch.device]) -> Result:
     """What an exception means for a cell: bad input, no memory left, or a bug, which keeps its traceback."""
     if isinstance(error, UserError):
         return Result(cell.id, "failed", str(error), bad_input=True)
     if isinstance(error, NotFiniteError):
         return Result(cell.id, "failed", str(error))
     if is_out_of_memory(error):
-        return Result(cell.id, "oom", first_line(error), perf=out_of_memory(PeakMemory(device), error))
+        return Result(cell.id, "oom", first_line(error), perf=out_of_memory(PeakMemory(devices), error))
     text = "".join(traceback.format_exception(error))
     return Result(cell.id, "failed", f"{type(error).__name__}: {first_line(error)}", traceback=text)

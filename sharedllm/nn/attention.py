@@ -120,6 +120,7 @@ def self_attention(
         return attention.o_proj(merged(attend_last(query, key, value, attention.scaling, dropout)))
     kernel = ALL_ATTENTION_FUNCTIONS.get_interface(attention.config._attn_implementation, eager_attention_forward)
     window = getattr(attention, "sliding_window", getattr(attention.config, "sliding_window", None))
+    mask = None if mask is None else mask.to(query.device)
     out: torch.Tensor
     out, _ = kernel(
         attention, query, key, value, mask, dropout=dropout, scaling=attention.scaling, sliding_window=window

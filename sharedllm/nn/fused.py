@@ -22,17 +22,22 @@ T = TypeVar("T")
 
 
 def rms_norm(norm: Norm, x: torch.Tensor) -> torch.Tensor:
-    """norm(x) for the base's RMS norm; x (..., H). Norms of another form than Llama's run as they are."""
+    """norm(x) for the base's RMS norm; x (..., H). Norms of another form than Llama's run as they are.
+
+    The result is where the norm is: where a model is spread over GPUs, x may come from another one.
+    """
     if not _compiles(x) or not hasattr(norm, "variance_epsilon"):
         return norm(x)
+    x = x.to(norm.weight.device)
     normed: torch.Tensor = _compiled(_rms_norm)(_rows(x), norm.weight, norm.variance_epsilon)
     return normed.view(x.shape)
 
 
 def add_norm(norm: Norm, x: torch.Tensor, update: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(x + update, norm(x + update)), all (..., H)."""
+    x = x.to(update.device)
     if not _compiles(x):
-        x = x.to(update.device) + update
+        x = x + update
         return x, norm(x)
     total, normed = _compiled(_add_norm)(_rows(x), _rows(update), norm.weight, norm.variance_epsilon)
     return total.view(x.shape), normed.view(x.shape)

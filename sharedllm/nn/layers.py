@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, cast
 
 import torch
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from sharedllm.nn.base_config import text_config
@@ -131,6 +132,11 @@ def stock_decoder(model: PreTrainedModel) -> PreTrainedModel:
 def decoder_of(model: PreTrainedModel) -> Decoder:
     """`stock_decoder` of a Llama-like model, by its parts. The caller has checked the family."""
     return cast(Decoder, stock_decoder(model))
+
+
+def layer_device(layer: DecoderLayer) -> torch.device:
+    """Where a layer is."""
+    return next(cast(nn.Module, layer).parameters()).device
 
 
 def embed(decoder: Decoder, ids: torch.Tensor) -> torch.Tensor:

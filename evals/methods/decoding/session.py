@@ -30,7 +30,8 @@ SCORE_ROWS = 1024
 class CachedSession(Session, Generic[M]):
     """A session over a state that only grows while a query is answered and is then rewound.
 
-    device: where token ids go.
+    device: where token ids go, with the input embedding. Hidden states and logits may be on another one, where the
+        model is spread over several.
     context_hidden: final hidden state of the last context token, shape (1, hidden), or None where nothing was
         read: what an empty query continues from.
     """
@@ -115,8 +116,9 @@ class CachedSession(Session, Generic[M]):
             rows = self._hidden_before_targets(ids, len(target_ids))
             targets = ids[0, -len(target_ids) :]
             parts, greedy = [], []
-            for hidden, wanted in zip(torch.split(rows, SCORE_ROWS), torch.split(targets, SCORE_ROWS), strict=True):
+            for hidden, ids_wanted in zip(torch.split(rows, SCORE_ROWS), torch.split(targets, SCORE_ROWS), strict=True):
                 logits = self._logits(hidden).float()
+                wanted = ids_wanted.to(logits.device)
                 parts.append(-F.cross_entropy(logits, wanted, reduction="none"))
                 greedy.append((logits.argmax(dim=-1) == wanted).all())
         finally:

@@ -22,6 +22,10 @@ LONGEST_PATH = 4000
 LONGEST_NAME = 255
 LONGEST_WINDOW = 1 << 31
 """Tokens."""
+GPUS = "gpus"
+"""The field that `--set` replaces besides settings."""
+MOST_GPUS = 64
+"""Of one machine."""
 
 
 def _one_line(text: str) -> str:
@@ -105,7 +109,8 @@ class Preset(BaseModel):
 
     method: key of the method registry. settings: validated by the method. adapter: trained parts that are laid
     over the base. shape: config of the base for --random-weights (`model_type` and its fields). max_context: tokens
-    that the method was made for; by default what the base's config says.
+    that the method was made for; by default what the base's config says. gpus: of one machine, over which the weights
+    are spread.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -118,6 +123,7 @@ class Preset(BaseModel):
     settings: dict[str, object] = Field(default_factory=dict)
     shape: dict[str, object] | None = None
     max_context: Annotated[int, Field(strict=True, gt=0, le=LONGEST_WINDOW)] | None = None
+    gpus: Annotated[int, Field(strict=True, ge=1, le=MOST_GPUS)] = 1
 
     @field_validator("settings", "shape")
     @classmethod
@@ -148,5 +154,12 @@ class Preset(BaseModel):
         return folder
 
     def override(self, settings: Mapping[str, object]) -> Preset:
-        """The same preset with some settings replaced (`--set key=value`)."""
-        return self.model_copy(update={"settings": {**self.settings, **settings}})
+        """The same preset with some settings replaced (`--set key=value`). `gpus` is a field of its own.
+
+        Raises UserError for a number of GPUs that is none.
+        """
+        own = {key: value for key, value in settings.items() if key != GPUS}
+        gpus = settings.get(GPUS, self.gpus)
+        if not isinstance(gpus, int) or isinstance(gpus, bool) or not 1 <= gpus <= MOST_GPUS:
+            raise UserError(f"gpus={gpus!s:.100} is not a whole number from 1 to {MOST_GPUS}: give one that is.")
+        return self.model_copy(update={"settings": {**self.settings, **own}, GPUS: gpus})

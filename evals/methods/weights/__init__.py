@@ -11,11 +11,13 @@ from evals.methods.weights.identity import identity, tokenizer_identity
 from evals.methods.weights.load import check_attention, load_base, load_class
 from evals.methods.weights.random import random_model, random_tokenizer
 from evals.methods.weights.sources import resolve, resolve_tokenizer
+from evals.methods.weights.spread import check_count
 
 __all__ = [
     "byte_tokenizer",
     "causal_config",
     "check_attention",
+    "check_count",
     "identity",
     "load_base",
     "load_class",

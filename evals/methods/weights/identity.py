@@ -23,13 +23,15 @@ def identity(weights: Weights, runtime: Runtime, shape: Mapping[str, object] | N
     """A hash that changes when the weights do.
 
     Folder: names and all bytes of config, tokenizer and the weight files that are read. GGUF: the file. Hub: the
-    commit. PEFT adapter: its files and the identity of its base. Random: shape, seed and the tokenizer that will be
-    used. `runtime.checkpoint` replaces the source. Raises UserError for missing or broken weights.
+    commit. PEFT adapter: its files and the identity of its base. Random: shape, seed, the tokenizer that will be
+    used, and whether GPUs share the weights, which draws other numbers. `runtime.checkpoint` replaces the source.
+    Raises UserError for missing or broken weights.
     """
     if runtime.random_weights:
         folder = tokenizer_folder(weights, runtime)
         text = "bytes" if folder is None else digest_of_tree(folder, _existing(folder, TOKENIZER_FILES))
-        return digest_of(json.dumps(shape, sort_keys=True), str(runtime.seed), text)
+        spread = ["spread"] if runtime.gpus > 1 else []
+        return digest_of(json.dumps(shape, sort_keys=True), str(runtime.seed), text, *spread)
     if runtime.checkpoint is None and weights.kind == "hub":
         pinned = weights.revision and COMMIT.fullmatch(weights.revision)
         return digest_of(weights.name, weights.revision if pinned and weights.revision else _commit(weights, runtime))

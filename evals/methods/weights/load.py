@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
@@ -17,6 +19,7 @@ from evals.methods.weights.configs import causal_config, check_known, shape_conf
 from evals.methods.weights.keys import LoadingInfo, check_keys
 from evals.methods.weights.random import evaluating, random_model, random_tokenizer
 from evals.methods.weights.sources import resolve
+from evals.methods.weights.spread import device_map
 from evals.packages import version
 from sharedllm.errors import reading
 
@@ -83,7 +86,7 @@ def load_class(
     with reading(folder / "config.json", ADVICE):
         config = config_class.from_pretrained(folder)
     fit_vocabulary(folder, tokenizer, _rows(config))
-    return cast("M", _read(model_class.from_pretrained, folder, config, runtime)), tokenizer
+    return cast("M", _read(model_class.from_pretrained, folder, config, runtime, runtime.device)), tokenizer
 
 
 def check_attention(attn: str) -> None:
@@ -102,6 +105,8 @@ def _load_adapted(
     folder: Path, weights: Weights, runtime: Runtime, overrides: Mapping[str, object]
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A base with a PEFT adapter merged into it, and the adapter's tokenizer where it brings one."""
+    if runtime.gpus > 1:
+        raise UserError(f"{folder} holds a PEFT adapter, which is merged on one GPU: merge it before, or set gpus=1.")
     base, base_runtime = peft_adapter.base_of(folder, weights), replace(runtime, checkpoint=None)
     peft_adapter.check(folder)
     model, tokenizer = load_base(base, base_runtime, None, config_overrides=overrides)
@@ -112,15 +117,26 @@ def _load_adapted(
 
 
 def _read_causal(folder: Path, config: PretrainedConfig, runtime: Runtime) -> PreTrainedModel:
+    import torch
     from transformers import AutoModelForCausalLM
 
-    return _read(AutoModelForCausalLM.from_pretrained, folder, config, runtime)
+    build = partial(AutoModelForCausalLM.from_config, copy.deepcopy(config), dtype=getattr(torch, runtime.dtype))
+    with reading(f"The checkpoint in {folder}", ADVICE):
+        place = device_map(build, runtime)
+    return _read(AutoModelForCausalLM.from_pretrained, folder, config, runtime, place)
 
 
 def _read(
-    from_pretrained: Callable[..., object], folder: Path, config: PretrainedConfig, runtime: Runtime
+    from_pretrained: Callable[..., object],
+    folder: Path,
+    config: PretrainedConfig,
+    runtime: Runtime,
+    place: str | dict[str, int],
 ) -> PreTrainedModel:
-    """The model of a folder, with every weight loaded from it. Neither pickles nor code in the folder ever run."""
+    """The model of a folder, with every weight loaded from it. Neither pickles nor code in the folder ever run.
+
+    place: `device_map` of transformers.
+    """
     import torch
 
     with reading(f"The checkpoint in {folder}", ADVICE):
@@ -129,7 +145,7 @@ def _read(
             config=config,
             dtype=getattr(torch, runtime.dtype),
             attn_implementation=runtime.attn,
-            device_map=runtime.device,
+            device_map=place,
             trust_remote_code=False,
             weights_only=True,
             ignore_mismatched_sizes=True,  # so that they are listed; `check_keys` refuses them

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
@@ -13,6 +14,7 @@ from evals.methods.base import Runtime
 from evals.methods.presets import Weights
 from evals.methods.tokenizers import byte_tokenizer, has_tokenizer, load_tokenizer
 from evals.methods.weights.sources import resolve
+from evals.methods.weights.spread import random_spread
 from sharedllm.errors import reading
 
 if TYPE_CHECKING:
@@ -32,13 +34,21 @@ def random_model(
     import torch
     from transformers import AutoModelForCausalLM
 
+    untyped: object = AutoModelForCausalLM.from_config if model_class is None else model_class._from_config
+    build = partial(
+        cast("Callable[..., PreTrainedModel]", untyped),
+        config,
+        dtype=getattr(torch, runtime.dtype),
+        attn_implementation=runtime.attn,
+    )
+    if runtime.gpus > 1:
+        with reading("The shape", "correct its fields"):
+            return evaluating(random_spread(build, runtime))
     device = torch.device(runtime.device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), device:
         torch.manual_seed(runtime.seed)
-        untyped: object = AutoModelForCausalLM.from_config if model_class is None else model_class._from_config
-        build = cast("Callable[..., PreTrainedModel]", untyped)
         with reading("The shape", "correct its fields") if model_class is None else nullcontext():
-            model = build(config, dtype=getattr(torch, runtime.dtype), attn_implementation=runtime.attn)
+            model = build()
     return evaluating(model)
 
 

@@ -29,12 +29,16 @@ class Cluster:
     @property
     def has_gpus(self) -> bool:
         """Whether any node has a GPU now."""
-        return self._total("GPU") >= 1
+        return self.most_gpus() >= 1
 
     def slots(self, gpus: int) -> int:
-        """Workers that the nodes of now have room for, each with that many GPUs; 0 GPUs: with a processor."""
-        found = int(self._total("GPU") // gpus) if gpus else int(self._total("CPU"))
+        """Workers that the nodes of now have room for, each with so many GPUs of one node; 0: with a processor."""
+        found = sum(int(node.get("GPU", 0) // gpus if gpus else node.get("CPU", 0)) for node in self._nodes())
         return found if self.most is None else min(found, self.most)
+
+    def most_gpus(self) -> int:
+        """GPUs of the node that has most of them."""
+        return max((int(node.get("GPU", 0)) for node in self._nodes()), default=0)
 
     def hosts(self) -> int:
         """Machines in the cluster."""
@@ -42,10 +46,11 @@ class Cluster:
 
         return len({node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]})
 
-    def _total(self, resource: str) -> float:
+    def _nodes(self) -> list[dict[str, float]]:
+        """The resources of every node that is there now."""
         import ray
 
-        return float(ray.cluster_resources().get(resource, 0))
+        return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
     def call(self, function: Callable[..., T], *arguments: Any) -> T:
         """Call a function where the GPUs are: on another node, if the cluster has GPUs and this machine none."""

@@ -41,9 +41,13 @@ DRAIN_S = 5.0
 
 @dataclass
 class Hand:
-    """A worker as the driver sees it. place is None until it has answered; job is None while it is idle."""
+    """A worker as the driver sees it. place is None until it has answered; job is None while it is idle.
+
+    gpus: that it has, 1 on a CPU too.
+    """
 
     actor: Any
+    gpus: int = 1
     place: Place | None = None
     job: Job | None = None
     held: str | None = None
@@ -73,7 +77,7 @@ class Driver:
         self._polls: dict[Any, Hand] = {}
         self._saved_at = 0.0
         self._lost_starts = 0
-        self._gpus = int(spec.device != "cpu")
+        self._on_gpus = spec.device != "cpu"
 
     def execute(self, cells: Sequence[Cell]) -> None:
         """Run what is not done yet. The results are in the run folder, as after `Engine.execute`.
@@ -84,8 +88,8 @@ class Driver:
         todo = left_to_do(cells, self.store, self.spec, self.progress)
         self._cells = {cell.id: cell for cell in todo}
         self.schedule = Schedule(jobs(todo, self.states))
-        if todo and not self.cluster.slots(self._gpus):
-            wanted = "GPU" if self._gpus else "processor"
+        if todo and not self.cluster.slots(int(self._on_gpus)):
+            wanted = "GPU" if self._on_gpus else "processor"
             raise UserError(f"The Ray cluster {self.cluster.address} has no {wanted}: add a node that has one.")
         try:
             while len(self.schedule) or any(hand.job for hand in self.hands):
@@ -105,28 +109,46 @@ class Driver:
             self.store.save()
 
     def _hire(self) -> None:
-        """A worker for each slot of the cluster, as long as there are jobs for it."""
-        jobs_open = len(self.schedule) + sum(hand.job is not None for hand in self.hands)
-        if len(self.hands) >= jobs_open:
-            return
-        wanted = min(self.cluster.slots(self._gpus), jobs_open)
-        while len(self.hands) < wanted:
-            threads = os.environ.get("OMP_NUM_THREADS", "")
-            actor: Any = (  # its methods have `.remote`, which the type of the class does not know
-                ray.remote(Worker)
-                .options(num_gpus=self._gpus, num_cpus=int(not self._gpus), max_restarts=0, max_task_retries=0)
-                .remote(self.spec, str(Path.cwd()), int(threads) if threads.isdecimal() else None)
-            )
-            hand = Hand(actor)
-            self.hands.append(hand)
-            self._polls[actor.place.remote()] = hand
+        """A worker for each slot of the cluster, as long as there are jobs for it.
+
+        The models that need most GPUs come first; the others take what is left of the GPUs, and get the rest as soon as
+        a worker has no job of its size any more.
+        """
+        waiting = self.schedule.sizes()
+        for gpus in sorted(waiting, reverse=True):
+            mine = [hand for hand in self.hands if hand.gpus == gpus]
+            if waiting[gpus] <= sum(hand.job is None for hand in mine):
+                continue
+            others = [hand for hand in self.hands if hand.gpus != gpus]
+            for hand in others:
+                if hand.place and hand.job is None and not waiting[hand.gpus]:
+                    self.hands.remove(hand)
+                    self._kill(hand)
+            taken = sum(hand.gpus for hand in self.hands if hand.gpus != gpus)
+            slots = self.cluster.slots(gpus * self._on_gpus) - -(-taken // gpus)
+            wanted = min(slots, waiting[gpus] + sum(hand.job is not None for hand in mine))
+            for _ in range(wanted - len(mine)):
+                self._engage(gpus)
         self.most_workers = max(self.most_workers, len(self.hands))
+
+    def _engage(self, gpus: int) -> None:
+        """Start a worker."""
+        threads = os.environ.get("OMP_NUM_THREADS", "")
+        own = {"num_gpus": gpus, "num_cpus": 0} if self._on_gpus else {"num_gpus": 0, "num_cpus": 1}
+        actor: Any = (  # its methods have `.remote`, which the type of the class does not know
+            ray.remote(Worker)
+            .options(**own, max_restarts=0, max_task_retries=0)
+            .remote(self.spec, str(Path.cwd()), int(threads) if threads.isdecimal() else None)
+        )
+        hand = Hand(actor, gpus)
+        self.hands.append(hand)
+        self._polls[actor.place.remote()] = hand
 
     def _employ(self) -> None:
         """A job for every worker that is there and has none."""
         for hand in self.hands:
             while hand.place and hand.job is None:
-                job = self.schedule.take(hand.held, [h.job.model for h in self.hands if h.job])
+                job = self.schedule.take(hand.held, [h.job.model for h in self.hands if h.job], hand.gpus)
                 if job is None:
                     break
                 if deadly := self.begun.deadly(job.cells):
@@ -144,8 +166,12 @@ class Driver:
     def _dismiss(self) -> None:
         """End all workers."""
         for hand in self.hands:
-            with suppress(RayError):
-                ray.kill(hand.actor)
+            self._kill(hand)
+
+    @staticmethod
+    def _kill(hand: Hand) -> None:
+        with suppress(RayError):
+            ray.kill(hand.actor)
 
     def _poll(self, hand: Hand) -> None:
         self._polls[hand.actor.messages.remote(WAIT_S)] = hand
@@ -175,8 +201,7 @@ class Driver:
     def _lose(self, hand: Hand, error: RayError) -> None:
         """A worker is gone: what it had not told is done again by another."""
         self.hands.remove(hand)
-        with suppress(RayError):
-            ray.kill(hand.actor)  # a worker that only cannot be reached must not go on
+        self._kill(hand)  # a worker that only cannot be reached must not go on
         job = hand.job and hand.job.without(hand.settled)
         if job is None:
             self._lost_starts += hand.place is None

@@ -32,6 +32,11 @@ class Job:
         """Name of the model that runs the cells."""
         return self.cells[0].model.name
 
+    @property
+    def gpus(self) -> int:
+        """GPUs that the model is spread over."""
+        return self.cells[0].model.preset.gpus
+
     def without(self, done: set[str]) -> Job | None:
         """The job without cells that have their state; None where nothing is left."""
         cells = tuple(cell for cell in self.cells if cell.id not in done)
@@ -70,20 +75,25 @@ class Schedule:
     def __len__(self) -> int:
         return sum(map(len, self._waiting.values()))
 
+    def sizes(self) -> Counter[int]:
+        """Jobs that wait, by the GPUs that each needs."""
+        return Counter(job.gpus for of_model in self._waiting.values() for job in of_model)
+
     def add(self, job: Job) -> None:
         """A new job, or one whose worker is gone."""
         of_model = self._waiting.setdefault(job.model, [])
         of_model.append(job)
         of_model.sort(key=lambda job: job.cost)
 
-    def take(self, held: str | None, running: Iterable[str]) -> Job | None:
-        """The next job for a worker that holds a model. running: models of the jobs that run now.
+    def take(self, held: str | None, running: Iterable[str], gpus: int = 1) -> Job | None:
+        """The next job for a worker with that many GPUs that holds a model. running: models of the jobs that run now.
 
         A worker that must load takes the model with the most work left for each worker that it would then have.
         """
-        if held not in self._waiting:
+        fitting = {name: of_model for name, of_model in self._waiting.items() if of_model[0].gpus == gpus}
+        if held not in fitting:
             workers = Counter(running)
-            left = {name: sum(job.cost for job in of_model) for name, of_model in self._waiting.items()}
+            left = {name: sum(job.cost for job in of_model) for name, of_model in fitting.items()}
             held = max(left, key=lambda name: left[name] / (1 + workers[name]), default=None)
         if held is None:
             return None

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from evals.errors import UserError
-from evals.measure.hardware import device_name
+from evals.measure.hardware import devices_name
 from evals.run.answering import Spent
 from evals.run.cluster.messages import Ended, Message
 from evals.run.cluster.relay import Relay
@@ -59,7 +59,8 @@ class Worker:
 
     def place(self) -> Place:
         """Where this is; the first answer tells the driver that the worker is there."""
-        return Place(platform.node(), device_name(torch.device(self._spec.device)), os.getpid())
+        kind, count = torch.device(self._spec.device).type, max(torch.cuda.device_count(), 1)
+        return Place(platform.node(), devices_name([torch.device(kind, i) for i in range(count)]), os.getpid())
 
     def start(self, job: Job) -> None:
         """Begin a job; the one before must have ended."""

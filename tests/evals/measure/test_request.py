@@ -83,7 +83,7 @@ def test_only_lack_of_memory_is_out_of_memory() -> None:
 
 
 def test_a_peak_counts_from_its_start_only() -> None:
-    memory = PeakMemory(torch.device("cpu"))
+    memory = PeakMemory([torch.device("cpu")])
     held = torch.ones(64 << 20, dtype=torch.uint8)
     del held
     memory.start()
