@@ -19,7 +19,8 @@ class RunRecord(BaseModel):
     """What was asked for, and the hash of every byte that is read.
 
     settings: of TrainSettings, as JSON. data: training files in the order of the command. hashes: sha256 of each file
-    of `data`. init: files of the adapter to start from. base_weights: see `weights_hash`.
+    of `data`. init: files of the adapter to start from. base_weights: see `weights_hash`. processes: that train
+    together, each with batches of its own.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -32,6 +33,7 @@ class RunRecord(BaseModel):
     hashes: list[str]
     weights: list[float]
     init: dict[str, str] | None
+    processes: int = 1
 
 
 def printable(path: Path | str) -> str:
@@ -85,7 +87,7 @@ def check_same_run(folder: Path, stored: RunRecord, now: RunRecord) -> None:
     changed = [key for key in now.settings if settings.get(key) != now.settings[key]]
     changed += [
         key
-        for key in ("base", "base_weights", "data", "hashes", "weights", "init")
+        for key in ("base", "base_weights", "data", "hashes", "weights", "init", "processes")
         if getattr(stored, key) != getattr(now, key)
     ]
     if changed:

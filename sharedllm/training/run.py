@@ -180,6 +180,7 @@ def _record(settings: TrainSettings, files: Files, base_weights: str) -> RunReco
         hashes=[sha256_of(p) for p in files.data],
         weights=files.weights,
         init=init_hashes(files.init),
+        processes=int(os.environ.get("WORLD_SIZE", "1")),
     )
 
 

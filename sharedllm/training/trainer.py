@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 
 from sharedllm.errors import UserError
@@ -91,7 +92,9 @@ class Trainer:
         max_seconds: float | None = None,
         interruption: Interruption | None = None,
     ) -> None:
-        self.accelerator = Accelerator(gradient_accumulation_steps=1)
+        # a batch without context leaves the cross-attention out, on one process and not on another
+        unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+        self.accelerator = Accelerator(gradient_accumulation_steps=1, kwargs_handlers=[unused])
         self.settings, self.make, self.output = settings, make, output
         self.checkpoint_every, self.log_every, self.max_seconds = checkpoint_every, log_every, max_seconds
         self.model = model.to(self.accelerator.device).train()
@@ -140,16 +143,26 @@ class Trainer:
                 last, tokens, losses = now, 0, {}
             if self.step % self.checkpoint_every == 0:
                 self.save()
-            if self.interruption.number is not None:
+            over = self.max_seconds is not None and time.monotonic() - begin > self.max_seconds
+            number, over = self._agreed(self.interruption.number or 0, over)
+            if number:
                 self.save()
                 raise Interrupted(
-                    self.interruption.number,
-                    f"Interrupted after step {self.step}, which is saved: the same command goes on from there.",
+                    number, f"Interrupted after step {self.step}, which is saved: the same command goes on from there."
                 )
-            if self.max_seconds is not None and time.monotonic() - begin > self.max_seconds:
+            if over:
                 break
         self.save()
         return self.step >= self.settings.steps
+
+    def _agreed(self, number: int, over: bool) -> tuple[int, bool]:
+        """The signal and the end of time that any process has seen: one that stopped alone would leave the others
+        waiting for its gradients."""
+        if self.accelerator.num_processes == 1:
+            return number, over
+        seen = torch.tensor([[number, int(over)]], device=self.accelerator.device)
+        most: list[int] = self.accelerator.gather(seen).amax(0).tolist()
+        return most[0], bool(most[1])
 
     def _report(
         self, losses: dict[str, list[torch.Tensor]], norm: float, speed: float, elapsed: float, first_step: int
