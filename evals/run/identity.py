@@ -149,11 +149,12 @@ def digest_of_files(root: Path, paths: Sequence[Path]) -> str:
     Hidden files and folders, Markdown, and folders that hold a run are left out. Raises UserError for a file that
     cannot be read.
     """
-    files = sorted({file for path in paths for file in _files(path)})
+    files = sorted({file for path in paths for file in files_below(path)})
     return digest_of_tree(root if root.is_dir() else root.parent, files)
 
 
-def _files(path: Path) -> Iterator[Path]:
+def files_below(path: Path) -> Iterator[Path]:
+    """A file, or the files of a folder that can be data; in no order."""
     if path.is_file():
         yield path
         return

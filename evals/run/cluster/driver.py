@@ -21,6 +21,7 @@ from evals.run.begun import Begun
 from evals.run.cluster.connect import Cluster
 from evals.run.cluster.messages import Appended, Began, Ended, Finished, Forgot, Logged, Message, Saved, Stepped
 from evals.run.cluster.schedule import Job, Schedule, jobs
+from evals.run.cluster.staging import pack
 from evals.run.cluster.worker import Place, Worker
 from evals.run.grid import Cell
 from evals.run.left import left_to_do
@@ -76,6 +77,7 @@ class Driver:
         self._cells: dict[str, Cell] = {}
         self._polls: dict[Any, Hand] = {}
         self._saved_at = 0.0
+        self._parcel: list[Any] = []
         self._lost_starts = 0
         self._on_gpus = spec.device != "cpu"
 
@@ -88,6 +90,9 @@ class Driver:
         todo = left_to_do(cells, self.store, self.spec, self.progress)
         self._cells = {cell.id: cell for cell in todo}
         self.schedule = Schedule(jobs(todo, self.states))
+        if todo and self.spec.data_dir is not None and self.cluster.hosts() > 1:
+            parcel = pack(todo, self.spec.data_dir)
+            self._parcel = [] if parcel is None else [ray.put(parcel)]
         if todo and not self.cluster.slots(int(self._on_gpus)):
             wanted = "GPU" if self._on_gpus else "processor"
             raise UserError(f"The Ray cluster {self.cluster.address} has no {wanted}: add a node that has one.")
@@ -138,7 +143,7 @@ class Driver:
         actor: Any = (  # its methods have `.remote`, which the type of the class does not know
             ray.remote(Worker)
             .options(**own, max_restarts=0, max_task_retries=0)
-            .remote(self.spec, str(Path.cwd()), int(threads) if threads.isdecimal() else None)
+            .remote(self.spec, str(Path.cwd()), int(threads) if threads.isdecimal() else None, self._parcel)
         )
         hand = Hand(actor, gpus)
         self.hands.append(hand)

@@ -7,9 +7,10 @@ import platform
 import queue
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -19,7 +20,9 @@ from evals.run.answering import Spent
 from evals.run.cluster.messages import Ended, Message
 from evals.run.cluster.relay import Relay
 from evals.run.cluster.schedule import Job
+from evals.run.cluster.staging import Parcel, missing, reading
 from evals.run.engine import Engine
+from evals.run.grid import Cell
 from evals.run.samples import AuditError
 from evals.run.spec import RunSpec
 
@@ -42,16 +45,17 @@ class Worker:
     The work is done by a thread, so that every record leaves the process as soon as it is made.
     """
 
-    def __init__(self, spec: RunSpec, folder: str, threads: int | None) -> None:
+    def __init__(self, spec: RunSpec, folder: str, threads: int | None, parcel: Sequence[Any] = ()) -> None:
         """folder: that relative paths start from, as for the driver. threads: of torch, here and in the processes
-        that this one starts; None: this worker's share of the machine.
+        that this one starts; None: this worker's share of the machine. parcel: reference to a `Parcel` with the data,
+        which stays where it is as long as nobody needs it; empty where there is none.
         """
         if os.path.isdir(folder):
             os.chdir(folder)
         threads = threads or _share()
         os.environ["OMP_NUM_THREADS"] = str(threads)
         torch.set_num_threads(threads)
-        self._spec = spec
+        self._spec, self._parcel = spec, parcel
         self._outbox: queue.Queue[Message] = queue.Queue(ROOM)
         self._relay = Relay(self._outbox.put)
         self._spent = Spent()
@@ -75,12 +79,22 @@ class Worker:
                 found.append(self._outbox.get_nowait())
         return found
 
+    def _fetch(self) -> Parcel | None:
+        import ray
+
+        found: list[Parcel] = ray.get(list(self._parcel))
+        return found[0] if found else None
+
     def _work(self, job: Job) -> None:
         before = Spent(self._spent.load_s, self._spent.model_s)
         error: BaseException | None = None
         try:
             self._relay.take(job)
-            self._engine.run_model(job.cells)
+            cells: Sequence[Cell] = job.cells
+            if home := missing(self._spec.data_dir, self._fetch):
+                self._relay.log(f"{platform.node()} has no {self._spec.data_dir}: it was sent to {home}.")
+                cells = [reading(cell, home) for cell in cells]
+            self._engine.run_model(cells)
         except (AuditError, UserError) as raised:
             error = raised
         except BaseException:  # a bug of ours ends the run; whatever it is, it can be told
