@@ -33,7 +33,7 @@ from sharedllm.errors import UserError
 from sharedllm.inputs import RAW, ContextInputs
 from sharedllm.joint_attention import JointAttention
 from sharedllm.layout import lay_out
-from sharedllm.nn.layers import DecoderLayer, Rotation, decoder_of, embed, output_head, scaled_embeddings
+from sharedllm.nn.layers import DecoderLayer, Rotation, decoder_of, embed, layer_device, output_head, scaled_embeddings
 from sharedllm.nn.masks import Masks
 from sharedllm.nn.rotation import Rotations, rotations
 from sharedllm.prompt import TEMPLATE, ask_about

@@ -72,6 +72,8 @@ class SharedLLM(LongContextModel):
                 model.train(False)
         except UserError as error:
             raise UserError(f"The preset {preset.name} does not fit: {error}") from error
+        if runtime.gpus > 1 and model.config.attention == "joint":
+            raise UserError(f"{preset.name} with gpus={runtime.gpus}: joint attention runs on one GPU; set gpus=1.")
         if runtime.random_weights:
             randomise_output(model, runtime.seed)
         fields = common_fields(

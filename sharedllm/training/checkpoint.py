@@ -49,7 +49,8 @@ def read_checkpoint(folder: Path, device: torch.device) -> Checkpoint | None:
         return None
     advice = "copy it back, or delete it to train from the first step"
     with reading(f"The checkpoint {path}", advice):
-        stored = torch.load(path, map_location=device, weights_only=True)
+        place = device if device.index is not None and device.type != "cpu" else device.type  # torch knows no cpu:0
+        stored = torch.load(path, map_location=place, weights_only=True)
     try:
         return TypeAdapter(Checkpoint).validate_python(stored)
     except ValidationError as error:
