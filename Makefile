@@ -28,7 +28,8 @@ check: lint test
 fuzz: $(VENV)/.test
 	SHAREDLLM_FUZZ=500 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/fuzz
 	OMP_NUM_THREADS=1 $(BIN)/python tests/chaos/kills.py --kills 150
-	SHAREDLLM_CLUSTER=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/evals/run/test_cluster.py
+	SHAREDLLM_CLUSTER=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/evals/run/test_cluster.py \
+	  tests/sharedllm/test_training_processes.py
 	OMP_NUM_THREADS=1 $(BIN)/python tests/chaos/ray_kills.py --kills 40
 	$(BIN)/python tests/project/newcomer.py
 
