@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, ParamSpec, cast
+from typing import Any, ParamSpec, cast
 
 import torch
 import torch.nn.functional as F
 from huggingface_hub import CommitInfo
 from torch import nn
-from transformers import (
-    AutoModelForCausalLM,
-    DynamicCache,
-    GenerationMixin,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import CausalLMOutputWithPast
-from transformers.utils.generic import ModelOutput
 
 from sharedllm.adapter_files import BASE, read_record, read_tensors
 from sharedllm.base_identity import check_base
@@ -30,13 +21,14 @@ from sharedllm.configuration import SharedLLMConfig
 from sharedllm.context import CompressedContext
 from sharedllm.cross_attention import CrossAttention
 from sharedllm.errors import UserError
-from sharedllm.inputs import RAW, ContextInputs
+from sharedllm.generation import Generation
+from sharedllm.inputs import ContextInputs
 from sharedllm.joint_attention import JointAttention
 from sharedllm.layout import lay_out
 from sharedllm.nn.layers import DecoderLayer, Rotation, decoder_of, embed, layer_device, output_head, scaled_embeddings
 from sharedllm.nn.masks import Masks
 from sharedllm.nn.rotation import Rotations, rotations
-from sharedllm.prompt import TEMPLATE, ask_about
+from sharedllm.outputs import Decoded, SharedLLMOutput
 from sharedllm.search import Question, ask
 from sharedllm.settings import check_settings
 from sharedllm.sharing import push_adapter
@@ -46,22 +38,7 @@ from sharedllm.upper_layer import attend_to_text, read_context, upper_layer
 P = ParamSpec("P")
 
 
-@dataclass
-class SharedLLMOutput(CausalLMOutputWithPast):
-    """Logits, loss and cache as in transformers, and the compressed context to hand to the next call."""
-
-    context: CompressedContext | None = None
-
-
-class Decoded(NamedTuple):
-    """Final hidden states (B, S, H), the cache of the running text, and the compressed context for the next call."""
-
-    hidden: torch.Tensor
-    cache: Cache | None
-    context: CompressedContext | None
-
-
-class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]  # transformers' subclass hook
+class SharedLLMForCausalLM(Generation, PreTrainedModel):  # type: ignore[no-untyped-call]  # transformers' subclass hook
     """The base LLM with a lower model made of its own bottom layers and cross-attention in M upper layers.
 
     `base` is the whole base model, `cross_attention` or `joint_attention` (config.attention) holds the new parameters,
@@ -410,64 +387,6 @@ class SharedLLMForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no
         if self.gradient_checkpointing and self.training:
             return cast(torch.Tensor, self._gradient_checkpointing_func(function, *args))
         return function(*args, **kwargs)
-
-    # --- generation ---------------------------------------------------------------------------------------
-
-    def answer(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        context: str,
-        question: str,
-        max_new_tokens: int = 64,
-        *,
-        template: str = TEMPLATE,
-        answer_start: str = "",
-        **generation: Any,
-    ) -> str:
-        """The answer to a question about a text, greedy unless `generation` says otherwise (as `generate` takes it).
-
-        Whole chunks of the text are compressed, searched for the question alone; the rest is running text.
-        template: how the question follows the text. answer_start: words that the answer goes on from; the search
-        does not see them. Raises UserError as `ask_about`.
-        """
-        prompt = ask_about(tokenizer, context, question, self.config.chunk_size, template, answer_start)
-        chunks = torch.tensor(prompt.chunks, dtype=torch.long, device=self.device)
-        running = torch.tensor([prompt.running], device=self.device)
-        start, end = prompt.question
-        new: torch.Tensor = self.generate(  # type: ignore[assignment,misc]  # a mixin that is not typed
-            running,
-            attention_mask=torch.ones_like(running),
-            context_ids=chunks.view(1, -1, self.config.chunk_size),
-            query_start=start,
-            query_length=end - start,
-            max_new_tokens=max_new_tokens,
-            **{"do_sample": False, "tokenizer": tokenizer, **generation},
-        )
-        return cast(str, tokenizer.decode(new[0, running.shape[1] :], skip_special_tokens=True))
-
-    def prepare_inputs_for_generation(self, input_ids: Any, *args: Any, **kwargs: Any) -> dict[str, object]:
-        """transformers' inputs; after the first step the compressed context replaces the raw one."""
-        inputs: dict[str, object] = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)  # type: ignore[misc]
-        if inputs.get("context") is not None:
-            for name in RAW:
-                inputs.pop(name, None)
-        return inputs
-
-    def _expand_inputs_for_generation(  # type: ignore[override]  # the model's own inputs are among kwargs
-        self, expand_size: int = 1, *, context: CompressedContext | None = None, **kwargs: object
-    ) -> tuple[torch.Tensor, dict[str, object]]:
-        """transformers' copies of every row for beams and samples, of a context that was compressed before too."""
-        if context is not None:
-            kwargs["context"] = context.repeat(expand_size) if expand_size > 1 else context
-        return super()._expand_inputs_for_generation(expand_size=expand_size, **kwargs)  # type: ignore[misc,arg-type]
-
-    def _update_model_kwargs_for_generation(
-        self, outputs: ModelOutput, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
-    ) -> dict[str, Any]:
-        model_kwargs = super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, **kwargs)
-        if (context := getattr(outputs, "context", None)) is not None:
-            model_kwargs["context"] = context
-        return model_kwargs
 
 
 AutoModelForCausalLM.register(SharedLLMConfig, SharedLLMForCausalLM, exist_ok=True)
