@@ -18,6 +18,7 @@ class Generation(GenerationMixin):
     """What transformers' generation needs to know of a context that is compressed once and read by every step."""
 
     config: SharedLLMConfig
+    device: torch.device
 
     def answer(
         self,

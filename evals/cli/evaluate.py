@@ -87,11 +87,13 @@ def evaluate(
         perf=perf,
     )
     from evals.cli import launch
+    from evals.cli.dry_run import dry_run as show_plan
+    from evals.cli.way import Way
 
     talk = Talk(quiet, verbose, log_file, as_json)
-    way = launch.Way.of(output, ["sharedllm-eval", *sys.argv[1:]], shard, plan_from, talk, log)
+    way = Way.of(output, ["sharedllm-eval", *sys.argv[1:]], shard, plan_from, talk, log)
     runtime = partial(resolve_runtime, device, dtype, attn)
-    return launch.dry_run(asked(**runtime()), way, out) if dry_run else launch.start(asked, runtime, way, ray, out, err)
+    return show_plan(asked(**runtime()), way, out) if dry_run else launch.start(asked, runtime, way, ray, out, err)
 
 
 def _show(tasks: list[str], models: list[str], out: PipeConsole) -> int:
