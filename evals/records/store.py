@@ -35,6 +35,7 @@ from evals.records.read import (
     whole_lines,
 )
 from evals.records.run_files import write_run_file
+from evals.safe_text import plain_text
 
 LOG = logging.getLogger(__name__)
 LOCK_FILE = ".lock"
@@ -110,7 +111,7 @@ class RunStore(OpenRun):
         if LOG.isEnabledFor(logging.DEBUG) and (state := self.meta.cells.get(record.cell)):
             where = f"{state.model} {state.task}" + (f" {state.length}" if state.length else "")
             found = record.error or ", ".join(f"{name} {value:.4g}" for name, value in record.metrics.items())
-            LOG.debug(f"{where} {record.sample}: {found} ({sum(record.seconds.values()):.3g} s)")
+            LOG.debug(plain_text(f"{where} {record.sample}: {found} ({sum(record.seconds.values()):.3g} s)"))
 
     def forget(self, cells: set[str]) -> None:
         if not cells & (self.samples.keys() | self.perf):

@@ -13,6 +13,7 @@ from rich.progress import Progress as Bar
 
 from evals.records.models import CellState
 from evals.run.grid import Cell
+from evals.safe_text import plain_text
 
 LOG = logging.getLogger(__name__)
 MOST_NAMED = 4
@@ -102,7 +103,7 @@ class Progress:
         level = logging.WARNING if state.status == "failed" else logging.INFO
         if self._on_finish:
             self._on_finish(cell, state)
-        LOG.log(level, f"[{self._finished}/{self._total}] {cell_name(cell)}: {state.status}{note}{reason}")
+        LOG.log(level, plain_text(f"[{self._finished}/{self._total}] {cell_name(cell)}: {state.status}{note}{reason}"))
 
     def drop(self, cell: Cell) -> None:
         """A cell is no longer at work, and has no state yet: its worker is gone."""
@@ -111,7 +112,7 @@ class Progress:
 
     def log(self, text: str) -> None:
         """A line above the bar."""
-        LOG.info(text)
+        LOG.info(plain_text(text))
 
     def _show(self) -> None:
         at_work = list(self._at_work.values())

@@ -25,20 +25,6 @@ TESTS = Path(__file__).resolve().parents[1]
 KILLS_PER_ROUND = 8
 ANSWERED = ("--task", "sum", "--length", "64,96", "--set", "contexts=6", "questions=3", "pause=0.01")
 MEASURED = ("--task", "efficiency", "--length", "64,96", "--set", "repeats=2", "new_tokens=4", "query_tokens=8")
-OWN = {
-    "seconds",
-    "metrics",
-    "rates",
-    "ttft_s",
-    "read_s",
-    "query_s",
-    "tpot_ms",
-    "tpot_p95_ms",
-    "tokens_per_s",
-    "again_s",
-}
-OWN |= {"again_s", "peak_bytes", "reserved_bytes", "repeats"}
-"""Fields that no two runs share. Metrics of measured cells are times."""
 
 
 @dataclass
@@ -107,9 +93,11 @@ def killed(arguments: Sequence[str], seconds: float) -> bool:
 
 def records(folder: Path, measured: bool) -> list[str]:
     """Every record as text, in the order of the file."""
+    from unshared import UNSHARED
+
     from evals.records.read import read_records
 
-    own = OWN if measured else OWN - {"metrics"}
+    own = {*UNSHARED, "metrics"} if measured else UNSHARED  # metrics of measured cells are times
     return [record.model_dump_json(exclude=own) for record in read_records(folder)]
 
 

@@ -286,7 +286,7 @@ def test_what_does_not_fit_ends_with_one_sentence(
         *("--set", "needles=[{windows: 1, chunks: 30, needles: 1, questions: 1, share: 1}]"),
     ]
     cases: list[tuple[list[str], str]] = [
-        ([*good, "--preset", "big"], "Unknown training preset 'big': known are needle, paper, small"),
+        ([*good, "--preset", "big"], "Unknown training preset 'big': known are joint, needle, paper, small"),
         ([*good, "--set", "stepps=3"], "There is no setting stepps: did you mean steps?"),
         ([*good, "--set", "steps=many"], "The setting steps does not fit: expected a whole number, found 'many'."),
         ([*good, "--set", "lr=0"], "The setting lr does not fit: expected more than 0, found 0."),

@@ -13,13 +13,12 @@ from typing import Any
 
 import pytest
 from standins import Sum, Toy, ToySession, write_preset
+from unshared import UNSHARED
 
 from evals.records.read import read_records, read_run
 from evals.run.samples import AuditError
 
 pytestmark = pytest.mark.usefixtures("standins")
-TIMES = ("seconds", "ttft_s", "read_s", "query_s", "tpot_ms", "tpot_p95_ms", "tokens_per_s")
-MEMORY = ("peak_bytes", "reserved_bytes", "repeats")
 
 
 @pytest.fixture
@@ -40,7 +39,7 @@ def toy(command: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
 def samples(folder: Path) -> list[dict[str, Any]]:
     """What was measured, without what no two runs share."""
     return [
-        {key: value for key, value in record.model_dump().items() if key not in (*TIMES, *MEMORY)}
+        {key: value for key, value in record.model_dump().items() if key not in UNSHARED}
         for record in read_records(folder)
     ]
 
@@ -181,7 +180,7 @@ def test_another_run_is_refused_and_nothing_is_touched(toy: Callable[..., Any], 
     before = (tmp_path / "run" / "samples.jsonl").read_bytes()
     result = toy("--seed", 1)
     assert result.code == 2
-    assert "another run (--seed was 0, now it is 1)" in result.err
+    assert "another run: seed was 0, now 1." in result.err
     assert len(result.err.splitlines()) == 1
     assert (tmp_path / "run" / "samples.jsonl").read_bytes() == before
 
@@ -197,7 +196,7 @@ def test_corrected_data_are_another_run_and_the_message_says_so(toy: Callable[..
     (data / "rows.jsonl").write_text("Paris", encoding="utf-8")
     result = toy("--data-dir", data)
     assert result.code == 2
-    assert "another run (the data files of sum changed)" in result.err
+    assert "another run: the data files of sum changed." in result.err
 
 
 def test_the_default_folder_depends_on_what_is_run_only(

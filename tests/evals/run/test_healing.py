@@ -15,22 +15,12 @@ from typing import Any
 import folders
 import pytest
 from standins import Sum, Toy, write_preset
+from unshared import UNSHARED
 
 from evals.records.read import read_records, read_run
 from evals.report.load import load
 
 pytestmark = pytest.mark.usefixtures("standins")
-OWN = {
-    "seconds",
-    "ttft_s",
-    "read_s",
-    "query_s",
-    "tpot_ms",
-    "tpot_p95_ms",
-    "tokens_per_s",
-    "peak_bytes",
-    "reserved_bytes",
-}
 
 
 def arguments(tmp_path: Path, output: str, *more: object) -> tuple[object, ...]:
@@ -41,7 +31,7 @@ def arguments(tmp_path: Path, output: str, *more: object) -> tuple[object, ...]:
 
 def measured(folder: Path) -> list[str]:
     """Every record as text, without what no two runs share, sorted."""
-    return sorted(record.model_dump_json(exclude=OWN) for record in read_records(folder))
+    return sorted(record.model_dump_json(exclude=UNSHARED) for record in read_records(folder))
 
 
 @pytest.mark.parametrize("seed", range(6))
