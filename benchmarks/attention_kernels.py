@@ -200,7 +200,7 @@ def measure(inputs: Inputs, attend: Callable[..., torch.Tensor], kernel: int, dt
         return {"refused": str(refusal).splitlines()[0]}
     begin = time.perf_counter()
     attend(inputs)
-    synchronize(device)
+    synchronize([device])
     repeats = int(min(max(SECONDS / (time.perf_counter() - begin), 3), 50))
     clock = Clock(device)
     clock.mark()
@@ -211,11 +211,11 @@ def measure(inputs: Inputs, attend: Callable[..., torch.Tensor], kernel: int, dt
     found: dict[str, Any] = {"ms": 1e3 * seconds, "error": error, "correct": error <= TOLERANCE[dtype]}
     found |= {"tflops": case.flops / seconds / 1e12, "gb_s": case.nbytes(dtype.itemsize) / seconds / 1e9}
     if case.grows:
-        synchronize(device)
+        synchronize([device])
         begin = time.perf_counter()
         for call in range(1, CALLS + 1):
             attend(inputs, call, kernel)
-        synchronize(device)
+        synchronize([device])
         found["growing_ms"] = 1e3 * (time.perf_counter() - begin) / CALLS
     return found
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from huggingface_hub import CommitInfo
 from torch import nn
-from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
+from transformers import AutoModelForCausalLM, DynamicCache, GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache
 
 from sharedllm.adapter_files import BASE, read_record, read_tensors
@@ -38,7 +38,7 @@ from sharedllm.upper_layer import attend_to_text, read_context, upper_layer
 P = ParamSpec("P")
 
 
-class SharedLLMForCausalLM(Generation, PreTrainedModel):  # type: ignore[no-untyped-call]  # transformers' subclass hook
+class SharedLLMForCausalLM(Generation, PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]  # transformers' subclass hook
     """The base LLM with a lower model made of its own bottom layers and cross-attention in M upper layers.
 
     `base` is the whole base model, `cross_attention` or `joint_attention` (config.attention) holds the new parameters,

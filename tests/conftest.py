@@ -9,12 +9,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from command_result import Result
 from folders import TESTS
 from shapes import TINY_SHAPE
 
@@ -73,20 +73,6 @@ def standins(plugins: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     registry._targets.cache_clear()
     yield
     registry._targets.cache_clear()
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a command printed, and its exit code."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def last(self) -> dict[str, Any]:
-        """The JSON object on the last line of stdout."""
-        return json.loads(self.out.splitlines()[-1])
 
 
 @pytest.fixture

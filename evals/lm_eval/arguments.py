@@ -68,6 +68,7 @@ def check(
     rolling = whole("rolling_context", rolling_context, 1)
     if longest is not None and rolling > longest:
         raise UserError(f"rolling_context={rolling} is more than max_length={longest} holds: choose a smaller one.")
+    query, answer = whole("query_tokens", query_tokens, 0), whole("max_gen_toks", max_gen_toks, 1)
     found = on_device(device, _choice(DType, "dtype", dtype), _choice(Attention, "attn", attn))
     runtime = Runtime(
         device=found["device"],
@@ -88,9 +89,9 @@ def check(
         runtime=runtime,
         batch_size=most if auto else whole("batch_size", batch_size, 1),
         shrink_batches=auto,
-        query_tokens=whole("query_tokens", query_tokens, 0),
+        query_tokens=query,
         rolling_context=rolling,
-        max_gen_toks=whole("max_gen_toks", max_gen_toks, 1),
+        max_gen_toks=answer,
         max_length=longest,
         prefix_token_id=None if prefix_token_id is None else whole("prefix_token_id", prefix_token_id, 0),
     )

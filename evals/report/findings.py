@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -119,7 +119,10 @@ def _clause(contest: Contest, columns: Sequence[Column]) -> str:
 
 def _broken(contest: Contest, lengths: Sequence[Effective], threshold: float) -> Iterator[str]:
     """Where scores that are better when higher fall below a share of the one at the shortest length."""
-    measured = {model: [c.length for m, c in contest.cells if m == model and c.length] for model in contest.models}
+    measured: dict[str, list[int]] = defaultdict(list)
+    for model, cell in contest.cells:
+        if cell.length:
+            measured[model].append(cell.length)
     falls: dict[int, list[str]] = {}
     holds: dict[int, list[str]] = {}
     floor: dict[int, list[str]] = {}

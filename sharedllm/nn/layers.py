@@ -135,8 +135,12 @@ def decoder_of(model: PreTrainedModel) -> Decoder:
 
 
 def layer_device(layer: DecoderLayer) -> torch.device:
-    """Where a layer is."""
-    return next(cast(nn.Module, layer).parameters()).device
+    """Where a layer computes. accelerate may keep its weights elsewhere and bring them there call by call."""
+    module = cast(nn.Module, layer)
+    for part in module.modules():
+        if (device := getattr(getattr(part, "_hf_hook", None), "execution_device", None)) is not None:
+            return torch.device(device)
+    return next(module.parameters()).device
 
 
 def embed(decoder: Decoder, ids: torch.Tensor) -> torch.Tensor:

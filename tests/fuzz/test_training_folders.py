@@ -45,7 +45,7 @@ INITS: dict[str, tuple[Damage, str]] = {
     "no settings": (record(settings=None), "at settings"),
     "no fingerprint": (record(base_fingerprint=None), "at base_fingerprint"),
     "other format": (record(format=2), "at format"),
-    "other base": (record(base_fingerprint="0" * 64), "this base has other weights"),
+    "other base": (record(base_fingerprint="0" * 64, base_values={}), "this base has other weights"),
     "list of settings": (record(settings=[1]), "at settings"),
     "unknown setting": (record(settings={"rations": 1}), "no setting 'rations'"),
     "huge setting": (record(settings={"chunk_size": 10**30}), "chunk_size: expected 1048576 or less"),

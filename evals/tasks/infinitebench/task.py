@@ -94,7 +94,8 @@ class InfiniteBench(Task):
             assert length is not None
             requests = self._generated(maker, length, limit, seed)
         else:
-            file, budget = rows.locate(self.task, length, self.data), self._budget(length)
+            budget = self._budget(length)
+            file = rows.locate(self.task, length, self.data)
             requests = self._official(maker, file, budget, limit)
         for number, request in requests:
             instance = Instance(

@@ -27,7 +27,7 @@ DOCUMENT = " ".join(f"The {colour} door leads to room {i}." for i, colour in enu
 def test_entry_points_say_what_is_registered() -> None:
     project = tomllib.loads(folders.ROOT.joinpath("pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["entry-points"]["lm_eval.models"] == models()
-    assert project["scripts"]["sharedllm-lm-eval"] == "evals.lm_eval.command:main"
+    assert project["scripts"]["sharedllm-lm-eval"] == "sharedllm.commands:lm_eval"
     register()
     for name, target in models().items():
         module, attribute = target.split(":")

@@ -82,7 +82,7 @@ def test_flash_attn_4_takes_long_queries_behind_a_context(monkeypatch: pytest.Mo
 
     def parts(queries: int, keys: int, dtype: torch.dtype = torch.bfloat16) -> list[torch.Tensor]:
         torch.manual_seed(0)
-        shapes = (1, 4, queries, 8), (1, 2, keys, 8), (1, 2, keys, 8)
+        shapes = (1, 4, queries, 16), (1, 2, keys, 16), (1, 2, keys, 16)
         return [torch.randn(shape, dtype=dtype) for shape in shapes]
 
     wanted, before = attend_last(*parts(130, 200), 0.3), priority()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Result
+from command_result import Result
 from two_devices import DEVICES, Placed, spread, two_devices
 
 from evals import registry

@@ -14,7 +14,6 @@ from evals.errors import UserError
 from evals.methods import presets
 from evals.methods.base import Runtime
 from evals.methods.presets import Weights
-from evals.methods.presets import model as preset_model
 from evals.methods.weights import byte_tokenizer, identity, load_base, random_model, shape_config
 
 RANDOM = Runtime(random_weights=True)
@@ -143,7 +142,7 @@ def test_identity_does_not_import_torch(tiny_llama: Path) -> None:
     ],
 )
 def test_what_is_missing_is_explained(source: Weights, runtime: Runtime, message: str, monkeypatch) -> None:
-    monkeypatch.setattr(preset_model.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=message):
         load_base(source, runtime, None)
 

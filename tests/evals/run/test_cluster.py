@@ -13,7 +13,7 @@ from pathlib import Path
 
 import folders
 import pytest
-from conftest import Result
+from command_result import Result
 from standins import write_preset
 
 pytest.importorskip("ray")

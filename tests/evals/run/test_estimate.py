@@ -51,7 +51,7 @@ def test_the_work_is_that_of_the_methods_formula(tmp_path: Path) -> None:
     assert works[0].weight_bytes == works[1].weight_bytes == sum(p.nbytes for p in dense.model.parameters())
     assert not any(work.assumed for work in works)
     assert works[0].state_bytes == dense.cost(1024 - 64, 64).state_bytes
-    assert works[2].state_bytes == works[3].state_bytes, "streaming keeps a fixed number of tokens"
+    assert works[2].state_bytes <= works[3].state_bytes < works[1].state_bytes, "streaming keeps a window of tokens"
 
 
 def test_perplexity_reads_a_window_per_control_and_generates_nothing(tmp_path: Path) -> None:
