@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from functools import partial
 from typing import Any, TextIO
 
@@ -93,7 +94,8 @@ def evaluate(
     talk = Talk(quiet, verbose, log_file, as_json)
     way = Way.of(output, ["sharedllm-eval", *sys.argv[1:]], shard, plan_from, talk, log)
     runtime = partial(resolve_runtime, device, dtype, attn)
-    return show_plan(asked(**runtime()), way, out) if dry_run else launch.start(asked, runtime, way, ray, out, err)
+    with redirect_stdout(sys.stderr):  # Ray and trackio print: what is on stdout is ours alone
+        return show_plan(asked(**runtime()), way, out) if dry_run else launch.start(asked, runtime, way, ray, out, err)
 
 
 def _show(tasks: list[str], models: list[str], out: PipeConsole) -> int:

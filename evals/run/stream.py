@@ -56,8 +56,11 @@ class Stream:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for run in self._runs.values():
+        runs = list(self._runs.values())
+        for run in runs[:-1]:
             run.finish()
+        if runs:
+            self._module.finish()  # the last one is the package's current run, which it would finish again at exit
 
     def finish(self, cell: Cell, state: CellState) -> None:
         """A cell has its state: its metrics and costs, as far as it has any."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -95,11 +94,10 @@ def connected(address: str) -> Iterator[Cluster]:
             f"--ray {address}: no Ray cluster answers there ({str(error).splitlines()[0]}): start one with `ray start "
             "--head`, or leave the address out for workers on this machine."
         ) from error
-    with redirect_stdout(sys.stderr):  # Ray prints the deaths of workers; what is on stdout is ours alone
-        try:
-            yield Cluster(address, most)
-        finally:
-            ray.shutdown()
+    try:
+        yield Cluster(address, most)
+    finally:
+        ray.shutdown()
 
 
 def _knock(address: str) -> None:

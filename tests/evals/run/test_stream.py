@@ -27,9 +27,17 @@ class FakeRun:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What the runs of a module that stands for trackio were told. Like it, the module prints and has a current run."""
     found: list[Any] = []
+    current: list[FakeRun] = []
+
+    def init(project: str, name: str, config: dict[str, Any]) -> FakeRun:
+        print(f"* Created new run: {name}")
+        current[:] = [FakeRun(found, name)]
+        return current[0]
+
     module = ModuleType("trackio")
-    module.init = lambda project, name, config: FakeRun(found, name)  # type: ignore[attr-defined]
+    module.init, module.finish = init, lambda: current.pop().finish()  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "trackio", module)
     return found
 
@@ -45,6 +53,8 @@ def test_every_cell_is_logged_once_with_scores_and_times(
 ) -> None:
     result = command(*arguments(tmp_path, "a", "b"))
     assert result.code == 0, result.err
+    assert "Created new run" in result.err
+    assert "Created" not in result.out
     logged = [call for call in calls if call[1] != "finish"]
     assert [call[:2] for call in logged] == [("run-a", 64), ("run-a", 128), ("run-b", 64), ("run-b", 128)]
     for (_, _, metrics), cell in zip(logged, result.last["cells"], strict=True):
