@@ -3,37 +3,26 @@ or a prompt."""
 
 from __future__ import annotations
 
-import gzip
 import json
 import lzma
 import re
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from benchmark_rows import BYTES, LONGBENCH, Json, asked, changed, line, longbench, refuse
 
-from evals.errors import UserError
 from evals.methods.weights import byte_tokenizer
 from evals.tasks.babilong.task import Babilong, BabilongSettings
-from evals.tasks.base import Instance, Task
+from evals.tasks.base import Task
 from evals.tasks.common.source import DataSource
-from evals.tasks.graphwalks.task import GraphWalks, GraphWalksSettings
 from evals.tasks.infinitebench.task import InfiniteBench, InfiniteBenchSettings
-from evals.tasks.longbench.task import LongBench, LongBenchE
+from evals.tasks.longbench.task import LongBenchE
 from evals.tasks.longbench_v2 import LongBenchV2
-from evals.tasks.mrcr.task import Mrcr, MrcrSettings
-from evals.tasks.nolima.task import Nolima, NolimaSettings
 from evals.tasks.official import OfficialSettings
 from evals.tasks.ruler.task import Ruler, RulerSettings
 
-Json = dict[str, Any]
-
-LONGBENCH: Json = {
-    "input": "Who sings?", "context": "Ann sings. " * 20, "answers": ["Ann"], "length": 40, "dataset": "hotpotqa",
-    "language": "en", "all_classes": ["Ann", "Bob"], "_id": "a",
-}  # fmt: skip
 V2: Json = {
     "_id": "a", "domain": "Code", "sub_domain": "repo", "difficulty": "easy", "length": "short", "question": "Which?",
     "choice_A": "a", "choice_B": "b", "choice_C": "c", "choice_D": "d", "answer": "B", "context": "It is b. " * 20,
@@ -45,11 +34,6 @@ INFINITE: Json = {
 BABILONG: Json = {"input": "Mary went to the office. " * 20, "question": "Where is Mary?", "target": "office"}
 QUESTION: Json = {"question": "Who?", "answers": [{"text": "Ann"}], "is_impossible": False}
 HOTPOT: Json = {"question": "Who?", "answer": "Ann", "context": [["Title", ["Ann sings."]]]}
-PLACE = r"(line|row) \d+|\.json|\.txt|\.zip"
-
-
-def line(row: object) -> bytes:
-    return json.dumps(row).encode() + b"\n"
 
 
 def squad(**fields: Any) -> bytes:
@@ -59,10 +43,6 @@ def squad(**fields: Any) -> bytes:
 
 def hotpot(**fields: Any) -> bytes:
     return json.dumps([{**HOTPOT, **fields}]).encode()
-
-
-def longbench(dataset: str, kind: type[LongBench] = LongBench) -> Callable[[Path], Task]:
-    return lambda folder: kind(dataset, OfficialSettings(), DataSource(folder, offline=True))
 
 
 def infinite(name: str) -> Callable[[Path], Task]:
@@ -75,54 +55,6 @@ def ruler(name: str) -> Callable[[Path], Task]:
 
 def babilong(folder: Path) -> Task:
     return Babilong("qa1", BabilongSettings(source="official"), DataSource(folder, offline=True))
-
-
-def asked(task: Task, length: int) -> list[Instance]:
-    task.check()
-    return list(task.instances(byte_tokenizer(258), length, 4, 0))
-
-
-def refuse(make: Callable[[Path], Task], folder: Path, message: str, length: int = 8192) -> None:
-    task = make(folder)
-    with pytest.raises(UserError, match=message) as caught:
-        asked(task, length)
-    said = str(caught.value)
-    assert re.search(PLACE, said), f"no place in: {said}"
-    assert said.count("\n") == 0
-    assert len(said) < 500
-    assert said.endswith(".")
-
-
-BYTES = {
-    "cut in the middle": b'{"input": "Who',
-    "single quotes": b"{'input': 'Who'}\n",
-    "a comment": b"// rows\n",
-    "not UTF-8": b'{"input": "\xff"}\n',
-    "UTF-16": json.dumps(LONGBENCH).encode("utf-16"),
-    "UTF-32": json.dumps(LONGBENCH).encode("utf-32"),
-    "only blank lines": b"\n\n  \n",
-    "empty": b"",
-    "NUL bytes": b"\x00" * 100,
-    "a NUL block after a row's start": b'{"input"\x00\x00\x00',
-    "a list": b"[1, 2]\n",
-    "a number": b"17\n",
-    "null": b"null\n",
-    "text": b'"text"\n',
-    "true": b"true\n",
-    "two values on a line": b"{}{}\n",
-    "deep lists": b"[" * 100_000 + b"]" * 100_000 + b"\n",
-    "deep objects": b'{"a":' * 100_000 + b"1" + b"}" * 100_000 + b"\n",
-    "a number of 5000 digits": b'{"length": ' + b"9" * 5000 + b"}\n",
-    "half a character": line(LONGBENCH).replace(b"Who", b"\\ud800"),
-    "half a character in a name": b'{"\\udc00": 1}\n',
-    "a key twice": line(LONGBENCH).replace(b'"length"', b'"input"'),
-    "a key twice, deep inside": b'[{"data": {"a": 1, "a": 2}}]',
-    "a Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n",
-    "a web page": b"<!DOCTYPE html><html><body>404</body></html>",
-    "a pickle": b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00",
-    "a zip that is called jsonl": b"PK\x03\x04\x14\x00\x00\x00",
-    "a gzip that is called jsonl": gzip.compress(b"{}"),
-}
 
 
 @pytest.mark.parametrize("content", BYTES.values(), ids=BYTES)
@@ -244,43 +176,6 @@ def test_wrong_rows_of_babilong(fields: Json, message: str, tmp_path: Path) -> N
     refuse(babilong, tmp_path, f"8k.json, row 2: .*{message}")
 
 
-def graphwalks(folder: Path) -> Task:
-    return GraphWalks("bfs", GraphWalksSettings(source="official"), DataSource(folder, offline=True))
-
-
-def mrcr(folder: Path) -> Task:
-    return Mrcr("2needle", MrcrSettings(source="official"), DataSource(folder, offline=True))
-
-
-def nolima(folder: Path) -> Task:
-    books = folder / "haystack" / "rand_shuffle"
-    books.mkdir(parents=True)
-    (books / "rand_book_1.txt").write_text("A line.\n" * 4000)
-    return Nolima("onehop", NolimaSettings(source="official"), DataSource(folder, offline=True))
-
-
-@pytest.mark.parametrize("content", BYTES.values(), ids=BYTES)
-@pytest.mark.parametrize(
-    ("make", "name"),
-    [
-        (graphwalks, "graphwalks_128k_and_shorter.parquet"),
-        (mrcr, "2needle/2needle_0.parquet"),
-        (nolima, "needlesets/needle_set.json"),
-    ],
-    ids=["graphwalks", "mrcr", "nolima"],
-)
-def test_damaged_bytes_of_published_sets(
-    make: Callable[[Path], Task], name: str, content: bytes, tmp_path: Path
-) -> None:
-    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-    (tmp_path / name).write_bytes(content)
-    task = make(tmp_path)
-    with pytest.raises(UserError, match=re.escape(name)) as caught:
-        asked(task, 8192)
-    assert str(caught.value).count("\n") == 0
-    assert len(str(caught.value)) < 500
-
-
 WRONG_INFINITE: dict[str, tuple[str, Json, str]] = {
     "context is missing": ("longbook_qa_eng", {"context": ...}, "context"),
     "context is blank": ("longbook_qa_eng", {"context": "\n"}, "context"),
@@ -381,51 +276,6 @@ def test_wrong_texts_of_ruler(task: str, name: str, content: bytes, message: str
     refuse(ruler(task), tmp_path, message)
 
 
-def encrypted(path: Path) -> None:
-    """An archive whose member says that it needs a password."""
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("data/hotpotqa.jsonl", line(LONGBENCH))
-    raw = bytearray(path.read_bytes())
-    for mark, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
-        raw[raw.index(mark) + at] |= 1
-    path.write_bytes(bytes(raw))
-
-
-def unknown_compression(path: Path) -> None:
-    encrypted(path)
-    raw = bytearray(path.read_bytes())
-    for mark, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
-        raw[raw.index(mark) + at] &= ~1
-        raw[raw.index(mark) + at + 2] = 99
-    path.write_bytes(bytes(raw))
-
-
-def wrong_checksum(path: Path) -> None:
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("data/hotpotqa.jsonl", line(LONGBENCH) * 3)
-    raw = path.read_bytes()
-    path.write_bytes(raw.replace(b"Ann sings", b"Eve sings", 1))
-
-
-def without_members(path: Path) -> None:
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("readme.txt", "nothing")
-
-
-@pytest.mark.parametrize("damage", [encrypted, unknown_compression, wrong_checksum, without_members])
-@pytest.mark.parametrize("named", [False, True], ids=["in the folder", "as the data folder"])
-def test_archives(damage: Callable[[Path], None], named: bool, tmp_path: Path) -> None:
-    damage(tmp_path / "data.zip")
-    refuse(longbench("hotpotqa"), tmp_path / "data.zip" if named else tmp_path, "data.zip|hotpotqa.jsonl")
-
-
-@pytest.mark.parametrize("name", ["hotpotqa.jsonl.gz", "hotpotqa.jsonl.xz"])
-def test_compressed_files_that_end_early(name: str, tmp_path: Path) -> None:
-    pack = gzip.compress if name.endswith("gz") else lzma.compress
-    (tmp_path / name).write_bytes(pack(line(LONGBENCH))[:-6])
-    refuse(longbench("hotpotqa"), tmp_path, f"{name} is broken")
-
-
 def test_rows_are_told_apart_by_their_place_whatever_they_call_themselves(tmp_path: Path) -> None:
     (tmp_path / "hotpotqa.jsonl").write_bytes(line(LONGBENCH) * 2)
     assert len({instance.id for instance in asked(longbench("hotpotqa")(tmp_path), 8192)}) == 2
@@ -454,9 +304,3 @@ def test_good_rows_are_read(mark: bytes, tmp_path: Path) -> None:
     ruler("qa_1")(tmp_path).check()
     (tmp_path / "hotpotqa.json").write_bytes(mark + json.dumps([HOTPOT]).encode())
     ruler("qa_2")(tmp_path).check()
-
-
-def changed(row: Json, fields: Json) -> Json:
-    """The row with other fields; `...` leaves one out. Its _id is new."""
-    merged = {**row, **({"_id": "b"} if "_id" in row else {}), **fields}
-    return {name: value for name, value in merged.items() if value is not ...}
