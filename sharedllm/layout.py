@@ -63,20 +63,26 @@ def lay_out(
     if mask is not None:
         mask = per_row(mask).flatten(1)
         mask = mask if stay is None else mask.gather(1, stay)
-    query_rotation = None
-    if config.attention == "cross":
-        after = torch.where(real, chunk_index + 1, 0).amax(1)  # n, one after the last chunk
-        last = after + (config.query_position == "n+1")
-        query_rotation = rope(entries.keys[0], last[:, None]).far
     return CompressedContext(
         keys=[sequence(apply_rotation(k, r)) for k, r in zip(entries.keys, rotations, strict=True)],
         values=[sequence(v) for v in entries.values],
-        query_rotation=query_rotation,
+        query_rotation=_query_rotation(config, rope, entries, real, chunk_index),
         num_chunks=real.sum(1),
         mask=mask,
         path=None if entries.path is None else per_row(entries.path),
         fine=fine,
     )
+
+
+def _query_rotation(
+    config: SharedLLMConfig, rope: Rope, entries: Entries, real: torch.Tensor, chunk_index: torch.Tensor
+) -> Rotation | None:
+    """Of the queries of cross-attention, by the position after the chunks of their row."""
+    if config.attention != "cross":
+        return None
+    after = torch.where(real, chunk_index + 1, 0).amax(1)  # n, one after the last chunk
+    last = after + (config.query_position == "n+1")
+    return rope(entries.keys[0], last[:, None]).far
 
 
 def _key_rotations(
