@@ -21,6 +21,7 @@ from evals.methods.decoding.session import GraphSession
 from evals.methods.decoding.static_decoder import decode_mode, supports_static_decoding
 from evals.methods.presets import Preset
 from evals.methods.weights import load_class, resolve
+from sharedllm.nn.base_config import head_dim, key_value_heads
 
 Positive = Annotated[int, Field(ge=1, le=MOST)]
 
@@ -142,7 +143,7 @@ class Count:
         self.mem = sorted(model.config.mem_layers)
         self.plain = model.config.num_hidden_layers - len(self.mem)
         self.heads_width = model.config.num_attention_heads * model.padded_head_dim
-        self.entry = self.heads_width * model.dtype.itemsize
+        self.entry = key_value_heads(model.config) * model.padded_head_dim * model.dtype.itemsize
         self.local = self.stored = 0
 
     def read(self, tokens: int) -> float:
@@ -177,7 +178,9 @@ class Count:
     def _remember(self, tokens: int) -> float:
         """A window that is read for memory alone, up to the keys and values of the last memory layer."""
         last, config = self.mem[-1], self.config
-        linear = last * flops.layer_flops(config) + 4.0 * config.hidden_size * config.hidden_size
+        linear = last * flops.layer_flops(config) + 4.0 * config.hidden_size * key_value_heads(config) * head_dim(
+            config
+        )
         below = len(self.mem) - 1
         attention = (last - below) * self._attention(tokens) + below * self._attention(tokens, self.stored)
         return float(tokens * linear + attention)

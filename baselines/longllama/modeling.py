@@ -143,7 +143,7 @@ class LongLlamaForCausalLM(LlamaPreTrainedModel):  # type: ignore[no-untyped-cal
         state.layers[last].append(*self.keys_values(layer.self_attn, normed, rotation))
 
     def _heads(self, projection: Projection, x: torch.Tensor) -> torch.Tensor:
-        return torch.unflatten(projection(x), -1, (self.config.num_attention_heads, -1)).transpose(1, 2)
+        return torch.unflatten(projection(x), -1, (-1, head_dim(self.config))).transpose(1, 2)
 
     def _padded(self, x: torch.Tensor) -> torch.Tensor:
         pad = self.padded_head_dim - x.shape[-1]
@@ -154,7 +154,7 @@ class LongLlamaForCausalLM(LlamaPreTrainedModel):  # type: ignore[no-untyped-cal
         return self._padded(fused.rotate(self._heads(attention.q_proj, x), *rotation))
 
     def keys_values(self, attention: Attention, x: torch.Tensor, rotation: Rotation) -> list[torch.Tensor]:
-        """Keys as they are, rotated keys, and values: (batch, heads, tokens, padded head_dim)."""
+        """Keys as they are, rotated keys, and values: (batch, kv heads, tokens, padded head_dim)."""
         keys, values = (self._heads(p, x) for p in (attention.k_proj, attention.v_proj))
         return [self._padded(t) for t in (keys, fused.rotate(keys, *rotation), values)]
 
@@ -178,23 +178,22 @@ def attend(
     scale: float,
     grouping: tuple[int, int] | list[int] | None = None,
 ) -> torch.Tensor:
-    """Causal attention of queries (batch, heads, n, d) that are the last n of the keys (batch, heads, m, d).
+    """Causal attention of queries (batch, heads, n, d) that are the last n of the keys (batch, kv heads, m, d).
 
     grouping: heads and queries handled at a time (`mem_attention_grouping`), which bounds the memory of kernels
-    that hold scores or masks; the result is the same.
+    that hold scores or masks; the result is the same. Heads that share keys stay together.
     """
     if grouping is None:
         return attend_last(q, keys, values, scale)
-    heads, tokens = grouping
+    shared = q.shape[1] // keys.shape[1]
+    heads, tokens = -(-grouping[0] // shared) * shared, grouping[1]
     before = keys.shape[2] - q.shape[2]
     out = torch.empty_like(q)
     for h in range(0, q.shape[1], heads):
         for t in range(0, q.shape[2], tokens):
             part = q[:, h : h + heads, t : t + tokens]
-            seen = slice(before + t + part.shape[2])
-            out[:, h : h + heads, t : t + tokens] = attend_last(
-                part, keys[:, h : h + heads, seen], values[:, h : h + heads, seen], scale
-            )
+            seen, own = slice(before + t + part.shape[2]), slice(h // shared, (h + heads) // shared)
+            out[:, h : h + heads, t : t + tokens] = attend_last(part, keys[:, own, seen], values[:, own, seen], scale)
     return out
 
 
@@ -204,8 +203,6 @@ def check_config(config: LongLlamaConfig) -> None:
         raise UserError(
             "LongLLaMA without positions in its memory layers is not supported: set mem_positionals to true."
         )
-    if config.num_key_value_heads != config.num_attention_heads:
-        raise UserError("LongLLaMA has as many key/value heads as query heads: correct num_key_value_heads.")
     if any(not 0 <= layer < config.num_hidden_layers for layer in config.mem_layers):
         raise UserError(
             f"mem_layers {list(config.mem_layers)} lie beyond the {config.num_hidden_layers} layers: correct them."

@@ -167,15 +167,18 @@ def test_what_reading_leaves_out_changes_nothing(length: int, last: int, layers:
 @settings(max_examples=20, deadline=None)
 @given(
     heads=st.integers(1, 5),
+    shared=st.integers(1, 3),
     queries=st.integers(1, 9),
     before=st.integers(0, 20),
     group=st.tuples(*[st.integers(1, 6)] * 2),
 )
-def test_grouping_changes_nothing(heads: int, queries: int, before: int, group: tuple[int, int]) -> None:
+def test_grouping_changes_nothing(heads: int, shared: int, queries: int, before: int, group: tuple[int, int]) -> None:
+    """heads: of keys, each read by `shared` heads of queries."""
     torch.manual_seed(heads + queries + before)
-    q = torch.randn(2, heads, queries, 8)
+    q = torch.randn(2, heads * shared, queries, 8)
     k, v = torch.randn(2, 2, heads, before + queries, 8)
     close(attend(q, k, v, 0.3, group), attend(q, k, v, 0.3), 1e-5)
+    k, v = (x.repeat_interleave(shared, 1) for x in (k, v))
     scores = (q @ k.transpose(2, 3) * 0.3).masked_fill(
         torch.ones(queries, before + queries).triu(before + 1).bool(), -torch.inf
     )
@@ -196,6 +199,21 @@ def test_attention_on_a_gpu_counts_from_the_end(dtype: torch.dtype, head_dim: in
 @torch.inference_mode()
 def test_grouped_model_equals_ungrouped(model: LongLlamaForCausalLM, prefill: Any) -> None:
     close(build(mem_attention_grouping=(2, 5))(prefill["L50.input_ids"]), model(prefill["L50.input_ids"]))
+
+
+@torch.inference_mode()
+def test_shared_key_heads_equal_repeated_ones(prefill: Any) -> None:
+    """No released checkpoint has them, but bases that are trained here do."""
+    torch.manual_seed(0)
+    grouped, full = (
+        LongLlamaForCausalLM(LongLlamaConfig(**fields() | c)).eval() for c in ({"num_key_value_heads": 2}, {})
+    )
+    weights = grouped.state_dict()
+    for name, weight in weights.items():
+        if name.endswith(("k_proj.weight", "v_proj.weight")):
+            weights[name] = torch.unflatten(weight, 0, (2, -1)).repeat_interleave(2, dim=0).flatten(0, 1)
+    full.load_state_dict(weights)
+    close(grouped(prefill["L50.input_ids"]), full(prefill["L50.input_ids"]))
 
 
 @torch.inference_mode()
@@ -313,7 +331,7 @@ def test_saved_model_is_read_again(model: LongLlamaForCausalLM, tmp_path: Path) 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"mem_positionals": False}, {"num_key_value_heads": 2}, {"mem_layers": [4]}],
+    [{"mem_positionals": False}, {"mem_layers": [4]}],
     ids=lambda c: next(iter(c)),
 )
 def test_unknown_variants_are_refused(changes: dict[str, Any]) -> None:
@@ -346,12 +364,16 @@ def test_cost_counts_the_state_and_what_is_read(context: int) -> None:
     assert longer - shorter == per_token
 
 
+@pytest.mark.parametrize("kv_heads", [4, 2])
 @pytest.mark.parametrize("mem_layers", [[], [0], [1, 2], [3]])
 @pytest.mark.parametrize("context", [0, 5, 41])
-def test_cost_counts_what_the_matrices_do(mem_layers: list[int], context: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cost_counts_what_the_matrices_do(
+    kv_heads: int, mem_layers: list[int], context: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All matrix products but attention, which the formula counts by the pairs that a causal kernel visits."""
     monkeypatch.setattr(Count, "_attention", lambda self, tokens, memory=0: 0.0)
-    tiny = preset("nowhere").model_copy(update={"shape": fields() | {"vocab_size": 258, "mem_layers": mem_layers}})
+    shape = fields() | {"vocab_size": 258, "mem_layers": mem_layers, "num_key_value_heads": kv_heads}
+    tiny = preset("nowhere").model_copy(update={"shape": shape})
     method = LongLLaMA.load(tiny, Runtime(random_weights=True))
     with FlopCounterMode(display=False) as counter:
         method.prefill(IDS[:context]).generate(Query([4, 5, 6]), 1)

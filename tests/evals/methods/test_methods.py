@@ -108,6 +108,7 @@ CASES = {
     "longllama": Case(
         "longllama", {"last_context_length": 20}, {"num_key_value_heads": 4, "mem_layers": [0]}, dense_up_to=20
     ),
+    "longllama-shared-heads": Case("longllama", {"last_context_length": 20}, {"mem_layers": [0]}, dense_up_to=20),
     "longllama-overflow": Case(
         "longllama",
         {"last_context_length": 10, "mem_attention_grouping": [3, 5]},
