@@ -16,6 +16,7 @@ from sharedllm.commands import check_names
 if TYPE_CHECKING:
     from evals.methods.base import LongContextModel
     from evals.tasks.base import BaseTask
+    from evals.tasks.judged import Judge, JudgeSettings
 
 METHODS = {
     "full": "baselines.dense:FullAttention",
@@ -39,6 +40,7 @@ TASKS = {
     "longbench-e": "evals.tasks.longbench.task:LongBenchE",
     "longbench-v2": "evals.tasks.longbench_v2:LongBenchV2",
     "infinitebench": "evals.tasks.infinitebench.task:InfiniteBench",
+    "aa-lcr": "evals.tasks.aa_lcr.task:AaLcr",
     "ruler": "evals.tasks.ruler.task:Ruler",
     "graphwalks": "evals.tasks.graphwalks.task:GraphWalks",
     "mrcr": "evals.tasks.mrcr.task:Mrcr",
@@ -48,6 +50,9 @@ TASKS = {
     "efficiency": "evals.measure.efficiency:Efficiency",
     "efficiency-maxlen": "evals.measure.efficiency:MaxLength",
 }
+
+JUDGES = {"served": "baselines.served.judge:Judge"}
+"""What asks a model for a verdict."""
 
 TASK_ALIASES = {"infinibench": "infinitebench"}
 """Other spellings of task names; InfiniBench is the paper's."""
@@ -84,6 +89,14 @@ def method(name: str) -> type[LongContextModel]:
 def task(name: str) -> type[BaseTask]:
     """The class of a task (without its `:subset`). Raises UserError for an unknown name."""
     return _resolve("task", name, tasks())
+
+
+def judge(settings: JudgeSettings) -> Judge:
+    """The judge that settings name. Raises UserError where its key or a package is missing."""
+    found: Judge = _resolve("judge", "served", JUDGES).of(  # type: ignore[attr-defined]  # a class known by its name
+        settings.judge, settings.judge_model, settings.judge_key_variable, settings.judge_request
+    )
+    return found
 
 
 def _resolve(kind: str, name: str, known: dict[str, str]) -> type:

@@ -1,11 +1,44 @@
-"""`--set key=value`: each setting goes to the tasks or the models that declare its key."""
+"""`--set key=value`: each setting goes to the tasks or the models that declare its key. And settings of both sides."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, StringConstraints
 
 from evals.errors import UserError, unknown
+
+
+def _plain_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("write it as http://HOST:PORT/v1")
+    if parts.username or parts.password or parts.query or parts.fragment:  # settings are recorded
+        raise ValueError("it holds more than host, port and path: a key belongs in an environment variable")
+    return url
+
+
+PlainUrl = Annotated[str, AfterValidator(_plain_url)]
+"""The address of a server's API, without a secret in it."""
+VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+"""Name of an environment variable."""
+
+
+def api_key(variable: str | None, setting: str) -> str | None:
+    """The key that an environment variable holds; None without a variable.
+
+    setting: which names the variable. Raises UserError where it is not set.
+    """
+    if variable is None:
+        return None
+    key = os.environ.get(variable)
+    if not key:
+        raise UserError(f"The environment variable that {setting} names is not set: export it with the API key.")
+    return key
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
-"""A server with the completions of OpenAI's API, which fails in every way that a test asks for."""
+"""A server with the completions and chats of OpenAI's API, which fails in every way that a test asks for."""
 
 from __future__ import annotations
 
 import json
 import socket
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -18,7 +19,8 @@ class OpenAIServer:
     """Answers every prompt with `answer`, piece by piece. Use as a context manager.
 
     faults: what goes wrong with the next requests, one each; "" is nothing. together: requests that must be there
-    before any is answered. asked: bodies of the completions; keys: their Authorization headers.
+    before any is answered. reply: to a conversation, from its messages. asked: bodies of the requests; keys: their
+    Authorization headers.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -27,6 +29,7 @@ class OpenAIServer:
     models: list[dict[str, Any]] = field(default_factory=lambda: [{"id": "tiny", "owned_by": "test"}])
     faults: list[str] = field(default_factory=list)
     together: int = 1
+    reply: Callable[[list[dict[str, str]]], str] = lambda messages: "CORRECT"
     asked: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
 
@@ -76,6 +79,10 @@ class _Handler(BaseHTTPRequestHandler):
         fault = owner.faults.pop(0) if owner.faults else ""
         if fault.isdigit():
             self._json(int(fault), {"error": {"message": f"bad key or worse: {self.headers['Authorization']}"}})
+        elif self.path.endswith("/chat/completions"):
+            message = {"role": "assistant", "content": owner.reply(body["messages"])}
+            choice = {"index": 0, "message": message, "finish_reason": "stop"}
+            self._json(200, {"id": "1", "object": "chat.completion", "created": 1, "model": "j", "choices": [choice]})
         elif isinstance(body["prompt"], list) and not owner.takes_ids:
             self._json(400, {"detail": "prompt must be a string."})
         else:

@@ -1,13 +1,13 @@
-"""An OpenAI-compatible server as seen from here: what it serves, and completions as a stream.
+"""An OpenAI-compatible server as seen from here: what it serves, completions as a stream, and replies in a chat.
 
 The API key is in the requests and nowhere else: what the server says is shown without it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from baselines.served.settings import ServedSettings
 from evals.errors import UserError
@@ -15,6 +15,7 @@ from sharedllm.errors import reason
 
 if TYPE_CHECKING:
     from openai import OpenAI
+    from openai.types.chat import ChatCompletionMessageParam
 
 CONNECT_SECONDS = 10
 TELLING = ("owned_by", "root")
@@ -118,6 +119,24 @@ class Client:
         assert broken is not None
         self._lost = not once
         raise self._failure(broken) from broken
+
+    def chat(self, model: str, messages: Sequence[Mapping[str, str]]) -> str:
+        """The reply to a conversation, greedy unless the settings' `extra` says otherwise; a field of it that is null
+        is not sent. Repeated as `complete` is.
+        """
+        fields = {"temperature": 0, **self._settings.extra}
+        turns = cast("list[ChatCompletionMessageParam]", [dict(message) for message in messages])
+        retries = 0 if self._lost else self._settings.retries
+        try:
+            reply = self._api.with_options(max_retries=retries).chat.completions.create(
+                model=model, messages=turns, extra_body={k: v for k, v in fields.items() if v is not None}
+            )
+            text = reply.choices[0].message.content
+        except (self._openai.OpenAIError, ValueError, LookupError, TypeError, AttributeError) as error:
+            self._lost = True
+            raise self._failure(error) from error
+        self._lost = False
+        return text or ""
 
     def _stream(
         self, retries: int, model: str, prompt: str | Sequence[int], max_tokens: int, enough: Callable[[str], bool]

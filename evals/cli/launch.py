@@ -20,6 +20,7 @@ from evals.cli.terminal import closing, last_line
 from evals.cli.way import Way
 from evals.records.json import Json
 from evals.records.store import RunStore, StoreError
+from evals.run import judging
 from evals.run.answering import Spent
 from evals.run.cluster.connect import Cluster, connected
 from evals.run.difference import first_difference
@@ -82,6 +83,7 @@ def execute(spec: RunSpec, way: Way, out: PipeConsole, err: PipeConsole) -> int:
 def _execute(spec: RunSpec, way: Way, out: PipeConsole, err: PipeConsole, begin: float) -> int:
     cells = plan(spec)
     check(cells)
+    judging.check(cells)
     check_gpus(cells, *_most_gpus(spec, way.cluster))
     check_unique(cells)
     key = run_key((cell.id for cell in cells), spec.device)
@@ -109,6 +111,7 @@ def _execute(spec: RunSpec, way: Way, out: PipeConsole, err: PipeConsole, begin:
         ):
             progress.log(f"{len(cells)} cells into {folder} on {spec.device}, {spec.dtype}, {_kernel(spec)}")
             workers = _run(cells, store, spec, progress, spent, way.cluster)
+            judging.judge(cells, store, spent, progress.log)
         report_begin = time.perf_counter()
         data, problem = write_report(folder) if store.samples or store.perf else (None, None)
         end = time.perf_counter()

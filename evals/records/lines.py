@@ -50,14 +50,20 @@ class Damaged(ValueError):
 
 def encode(record: AnyRecord) -> bytes:
     """A record as its line, line end included. Text that UTF-8 does not have is replaced."""
-    unset = {name for name in type(record).model_fields if name != "error" and getattr(record, name) is None}
-    exclude = unset if isinstance(record, PerfRecord) else None
+    exclude = _left_out(record)
     try:
         body = record.model_dump_json(exclude=exclude).encode()
     except (PydanticSerializationError, UnicodeEncodeError):
         fixed = type(record).model_validate(well_formed(record.model_dump()))
         body = fixed.model_dump_json(exclude=exclude).encode()
     return b'%b%b%08x"}\n' % (body[:-1], CHECK, zlib.crc32(body))
+
+
+def _left_out(record: AnyRecord) -> set[str]:
+    """Fields that are not written: those without a value of a measurement, and the verdicts where there are none."""
+    if isinstance(record, SampleRecord):
+        return set() if record.verdicts else {"verdicts"}
+    return {name for name in type(record).model_fields if name != "error" and getattr(record, name) is None}
 
 
 def head(line: bytes) -> Head:

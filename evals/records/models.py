@@ -64,12 +64,24 @@ class PromptEnds(Record):
     tail: str = ""
 
 
+class Verdict(Record):
+    """What a judge said about an answer. score: 0..1, None where it gave none, and error then says why. asked: hash of
+    what it was asked. replies: in full.
+    """
+
+    score: float | None = None
+    error: str | None = None
+    asked: str
+    replies: list[str] = Field(default_factory=list)
+
+
 class SampleRecord(Record):
     """One request and its answer.
 
     sample: its id, unique within the cell. group: the statistical cluster. meta, reference: from the task; trace:
     from the method; audit: counts and hashes of the prompt. seconds: `read` and `answer`. control: whose context a
-    question had (`--context`; perplexity, which scores its controls together, says so in meta).
+    question had (`--context`; perplexity, which scores its controls together, says so in meta). verdicts: of judges,
+    by their names.
     """
 
     kind: Literal["sample"] = "sample"
@@ -87,6 +99,7 @@ class SampleRecord(Record):
     trace: Json = Field(default_factory=dict)
     seconds: dict[str, float] = Field(default_factory=dict)
     control: Control = "own"
+    verdicts: dict[str, Verdict] = Field(default_factory=dict)
 
     @property
     def prompt_cut(self) -> bool:

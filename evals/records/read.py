@@ -82,7 +82,7 @@ def read_lines(folder: Path) -> Iterator[Line]:
 
     Raises UserError where the file cannot be read.
     """
-    for number, raw in enumerate(_raw_lines(folder), 1):
+    for number, raw in enumerate(raw_lines(folder), 1):
         try:
             yield Line(number, raw, decode(raw))
         except Damaged as damage:
@@ -92,7 +92,7 @@ def read_lines(folder: Path) -> Iterator[Line]:
 def read_places(folder: Path) -> Iterator[Place]:
     """Where the record of each sample is, without reading all of it: for runs that do not fit into memory."""
     offset = 0
-    for number, raw in enumerate(_raw_lines(folder), 1):
+    for number, raw in enumerate(raw_lines(folder), 1):
         try:
             yield Place(number, offset, head(raw))
         except Damaged as damage:
@@ -100,7 +100,8 @@ def read_places(folder: Path) -> Iterator[Place]:
         offset += len(raw)
 
 
-def _raw_lines(folder: Path) -> Iterator[bytes]:
+def raw_lines(folder: Path) -> Iterator[bytes]:
+    """Every complete line of `samples.jsonl` as it is. Raises UserError where the file cannot be read."""
     path = folder / SAMPLES_FILE
     try:
         _require_file(path)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from evals.errors import UserError
 from evals.records.disk import replace_file, replacing
 from evals.records.json import Json, dumps
-from evals.records.lines import AnyRecord, encode, head_of
+from evals.records.lines import AnyRecord, Damaged, Head, encode, head, head_of
 from evals.records.models import Resumed, RunMeta, SampleRecord
 from evals.records.open_run import OpenRun
 from evals.records.read import (
@@ -29,6 +29,7 @@ from evals.records.read import (
     SAMPLES_FILE,
     Line,
     is_torn,
+    raw_lines,
     read_lines,
     read_places,
     read_run,
@@ -123,6 +124,19 @@ class RunStore(OpenRun):
         except OSError as error:
             raise self._disk_error(error) from error
 
+    def amend(self, records: Sequence[SampleRecord]) -> None:
+        """Write records in the places of those with their ids; all others stay as they are, byte by byte."""
+        changed = {(record.cell, record.sample): encode(record) for record in records}
+        self._file.close()
+        try:
+            with replacing(self.folder / SAMPLES_FILE) as kept:
+                for raw in raw_lines(self.folder):
+                    found = _head_or_none(raw)
+                    kept.write(changed.get((found.cell, found.sample or ""), raw) if found else raw)
+            self._file = (self.folder / SAMPLES_FILE).open("ab", buffering=0)
+        except OSError as error:
+            raise self._disk_error(error) from error
+
     def save(self) -> None:
         """Write `run.json` whole: a reader sees the old or the new one."""
         try:
@@ -204,6 +218,13 @@ class RunStore(OpenRun):
             f"Cannot write to {self.folder} ({error.strerror or error}): free some space or choose another "
             "--output; what was measured so far is kept, and the same command goes on from there."
         )
+
+
+def _head_or_none(raw: bytes) -> Head | None:
+    try:
+        return head(raw)
+    except Damaged:
+        return None
 
 
 def _doubled(line: Line, last: dict[tuple[str, str | None], int]) -> str:

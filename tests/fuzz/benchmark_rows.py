@@ -23,7 +23,7 @@ LONGBENCH: Json = {
     "input": "Who sings?", "context": "Ann sings. " * 20, "answers": ["Ann"], "length": 40, "dataset": "hotpotqa",
     "language": "en", "all_classes": ["Ann", "Bob"], "_id": "a",
 }  # fmt: skip
-PLACE = r"(line|row) \d+|\.json|\.txt|\.zip"
+PLACE = r"(line|row) \d+|\.json|\.txt|\.csv|\.zip"
 
 
 def line(row: object) -> bytes:

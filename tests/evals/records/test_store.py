@@ -12,7 +12,7 @@ from pathlib import Path
 
 import folders
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evals.errors import UserError
@@ -44,6 +44,7 @@ def test_records_come_back_in_order(tmp_path: Path) -> None:
         assert len(again.meta.resumed) == 1
 
 
+@settings(deadline=None)
 @given(cut=st.integers(min_value=0, max_value=400))
 def test_a_torn_last_line_is_cut_off_and_only_that(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
     folder = tmp_path_factory.mktemp("run")

@@ -1,0 +1,29 @@
+"""A served model that judges the answers of others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+from baselines.served.client import Client
+from baselines.served.settings import ServedSettings
+from evals.settings import api_key
+
+
+class Judge:
+    """Replies to requests; may be called by several threads. name: of the model on the server."""
+
+    def __init__(self, client: Client, name: str) -> None:
+        self._client = client
+        self.name = name
+
+    @classmethod
+    def of(cls, url: str, model: str, key_variable: str | None, request: Mapping[str, object]) -> Self:
+        """request: fields added to every request. Raises UserError where the key or the package openai is missing."""
+        api_key(key_variable, "judge_key_variable")
+        fields = {"url": url, "model": model, "key_variable": key_variable, "extra": dict(request)}
+        return cls(Client(ServedSettings.model_validate(fields)), model)
+
+    def __call__(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """The reply to a conversation. Raises UserError where the server does not answer."""
+        return self._client.chat(self.name, messages)

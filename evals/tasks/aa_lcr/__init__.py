@@ -1,0 +1,1 @@
+"""AA-LCR: questions that need several of the documents of a long set."""

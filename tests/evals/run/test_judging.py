@@ -1,0 +1,155 @@
+"""A judge: its verdicts stand beside the answers, and what it does not judge waits for the next start."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openai_server import OpenAIServer
+
+from evals.records.models import SampleRecord
+from evals.records.read import read_records, read_run
+from evals.run import judging
+from evals.tasks.aa_lcr.prompts import RULES_1_1, judge_messages, verdict
+
+pytest.importorskip("openai")
+KEY = "sk-this-must-stay-in-memory-9876543210"
+FIRST = "What is the first word?"
+
+
+@pytest.fixture
+def server(tokenizer: Any) -> Iterator[OpenAIServer]:
+    """A judge that finds the answer to the first question right and every other wrong."""
+
+    def reply(messages: list[dict[str, str]]) -> str:
+        return json.dumps({"verdict": "CORRECT" if FIRST in messages[-1]["content"] else "INCORRECT"})
+
+    with OpenAIServer(tokenizer, reply=reply) as running:
+        yield running
+
+
+@pytest.fixture
+def ask(command: Callable[..., Any], tiny_presets: Callable[..., Path], tmp_path: Path) -> Callable[..., Any]:
+    """Answers three questions on two contexts with a tiny model: ask("--set", ...) -> Result."""
+    with (tmp_path / "aa_lcr_v2.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["question", "answer", "context"])
+        table.writerow([FIRST, "One", "One two three. " * 10])
+        table.writerow(["And the last?", "three", "One two three. " * 10])
+        table.writerow(["How many apples?", "1,200", "There are 1,200 apples, or more. " * 4])
+
+    def run(*arguments: object) -> Any:
+        return command(
+            "--task", "aa-lcr", "--model", tiny_presets("full"), "--device", "cpu", "--data-dir", tmp_path, "--no-perf",
+            "--output", tmp_path / "run", "--set", "max_new_tokens=4", *arguments,
+        )  # fmt: skip
+
+    return run
+
+
+def samples(folder: Path) -> list[SampleRecord]:
+    return [record for record in read_records(folder) if isinstance(record, SampleRecord)]
+
+
+def judged_by(server: OpenAIServer, *more: str) -> list[str]:
+    return ["--set", f"judge={server.url}", "--set", "judge_model=wise", *[a for m in more for a in ("--set", m)]]
+
+
+def test_verdicts_are_scores_with_the_name_of_the_judge(ask, server, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+    result = ask(*judged_by(server, "judge_key_variable=JUDGE_KEY"))
+    assert result.code == 0
+    found = samples(tmp_path / "run")
+    assert [s.metrics["judge_wise"] for s in found] == [1.0, 0.0, 0.0]
+    assert [s.metrics["unjudged_wise"] for s in found] == [0.0] * 3
+    assert all("proxy_f1" in s.metrics for s in found)
+    assert found[0].verdicts["wise"].replies == ['{"verdict": "CORRECT"}']
+    [cell] = result.last["cells"]
+    assert (cell["metric"], cell["n"]) == ("judge_wise", 3)
+    assert cell["metrics"]["judge_wise"] == pytest.approx(1 / 3)
+    assert server.keys == [f"Bearer {KEY}"] * 3
+    assert all(body["temperature"] == 0 and body["model"] == "wise" for body in server.asked)
+    written = "".join(path.read_text(errors="replace") for path in (tmp_path / "run").rglob("*") if path.is_file())
+    assert KEY not in written + result.out + result.err
+
+
+def test_a_judge_may_come_later_and_answers_stay_as_they_are(ask, server, tmp_path) -> None:
+    ask()
+    before = samples(tmp_path / "run")
+    assert "judge_wise" not in before[0].metrics
+    assert b"verdicts" not in (tmp_path / "run" / "samples.jsonl").read_bytes()
+    ask(*judged_by(server))
+    after = samples(tmp_path / "run")
+    assert [s.metrics["judge_wise"] for s in after] == [1.0, 0.0, 0.0]
+    assert [s.output for s in after] == [s.output for s in before]
+    assert [s.seconds for s in after] == [s.seconds for s in before]
+    lines = (tmp_path / "run" / "samples.jsonl").read_bytes()
+    assert len(server.asked) == 3
+    ask(*judged_by(server))
+    assert len(server.asked) == 3, "what is judged is not asked again"
+    assert (tmp_path / "run" / "samples.jsonl").read_bytes() == lines
+    ask(*judged_by(server, "judge_form=v1.0"))
+    assert len(server.asked) == 6, "another question is another verdict"
+
+
+def test_a_failing_judge_scores_nothing_and_is_asked_again(ask, server, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(judging, "TOGETHER", 1)
+    server.faults += ["400"]
+    result = ask(*judged_by(server))
+    assert result.code == 0
+    first, second, third = samples(tmp_path / "run")
+    assert "judge_wise" not in first.metrics
+    assert first.metrics["unjudged_wise"] == 1.0
+    assert "refuses the request" in str(first.verdicts["wise"].error)
+    assert [s.metrics["judge_wise"] for s in (second, third)] == [0.0, 0.0]
+    assert "1 of 3 answers have no verdict of wise" in result.err
+    [cell] = result.last["cells"]
+    assert cell["metrics"]["judge_wise"] == 0.0
+    assert cell["metrics"]["unjudged_wise"] == pytest.approx(1 / 3)
+    ask(*judged_by(server))
+    assert len(server.asked) == 4, "only the missing verdict was asked for again"
+    assert [s.metrics["judge_wise"] for s in samples(tmp_path / "run")] == [1.0, 0.0, 0.0]
+
+
+def test_a_judge_that_is_gone_or_speaks_in_riddles_leaves_the_answers_unjudged(ask, server, tmp_path) -> None:
+    server.reply = lambda messages: "Perhaps."
+    result = ask(*judged_by(server))
+    assert "3 of 3 answers have no verdict of wise (its reply is no verdict)" in result.err
+    assert [s.verdicts["wise"].replies for s in samples(tmp_path / "run")] == [["Perhaps."]] * 3
+    server.faults = ["400"] * 3
+    assert ask(*judged_by(server)).code == 0
+    assert all("judge_wise" not in s.metrics for s in samples(tmp_path / "run"))
+    assert read_run(tmp_path / "run").cells.popitem()[1].status == "ok"
+
+
+def test_after_a_batch_without_an_answer_the_judge_is_left_alone(ask, server, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(judging, "BATCH", 1)
+    server.faults = ["400"]
+    ask(*judged_by(server))
+    assert len(server.asked) == 1
+    assert [s.metrics["unjudged_wise"] for s in samples(tmp_path / "run")] == [1.0] * 3
+
+
+def test_a_judge_is_checked_before_anything_runs(ask, server, tmp_path) -> None:
+    result = ask(*judged_by(server, "judge_key_variable=NO_SUCH_KEY"))
+    assert result.code == 2
+    assert "judge_key_variable names is not set" in result.err
+    assert not (tmp_path / "run").exists()
+    assert "give both" in ask("--set", f"judge={server.url}").err
+    assert "key belongs in an environment variable" in ask("--set", "judge=http://a:b@c/v1", "judge_model=m").err
+
+
+def test_replies_are_read_as_the_card_says() -> None:
+    assert verdict("v1.0", " CORRECT\n") == 1.0
+    assert verdict("v1.0", "INCORRECT") == 0.0
+    assert verdict("v1.0", "CORRECT, since ...") is None
+    assert verdict("v1.1", '```json\n{"verdict": "Incorrect"}\n```') == 0.0
+    assert verdict("v1.1", "CORRECT") is None
+    assert verdict("v1.1", '["CORRECT"]') is None
+    assert [m["role"] for m in judge_messages("v1.1", "{q}", "{o}", "{c}")] == ["system", "user"]
+    assert judge_messages("v1.1", "{q}", "{o}", "{c}")[0]["content"] == RULES_1_1
+    assert "{q}\nThe OFFICIAL ANSWER: {o}\n" in judge_messages("v1.0", "{q}", "{o}", "{c}")[0]["content"]
