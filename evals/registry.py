@@ -41,6 +41,8 @@ TASKS = {
     "longbench-v2": "evals.tasks.longbench_v2:LongBenchV2",
     "infinitebench": "evals.tasks.infinitebench.task:InfiniteBench",
     "aa-lcr": "evals.tasks.aa_lcr.task:AaLcr",
+    "leval": "evals.tasks.leval.task:LEval",
+    "leval-judged": "evals.tasks.leval.task:LEvalJudged",
     "ruler": "evals.tasks.ruler.task:Ruler",
     "graphwalks": "evals.tasks.graphwalks.task:GraphWalks",
     "mrcr": "evals.tasks.mrcr.task:Mrcr",

