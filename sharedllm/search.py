@@ -120,7 +120,8 @@ class Searcher:
     def _last_token(self, first: FirstLayer, root: Nodes, question: Question, shifts: list[float]) -> Found:
         """The paper's policy: cosine between the last token of a half and the last token of the question."""
         end = question.mask.shape[1] - 1 - question.mask.flip(1).int().argmax(1)
-        target = self.final_norm(question.states[torch.arange(len(end), device=end.device), end])[question.row]
+        asked = question.states[torch.arange(len(end), device=end.device), end]
+        target = self.final_norm(asked[question.row])  # the norm may be on another device
         nodes, path, expanded = [], [], root
         for level in range(1, self.config.height + 1):
             last = level == self.config.height

@@ -20,14 +20,14 @@ from transformers import PreTrainedModel
 from sharedllm.nn.layers import decoder_of
 
 DEVICES = (torch.device("meta", 0), torch.device("meta", 1))
+COPIES = {torch.ops.aten.copy_.default, torch.ops.aten._to_copy.default}
 MAY_MIX = {
-    torch.ops.aten.copy_.default,
-    torch.ops.aten._to_copy.default,
+    *COPIES,
     torch.ops.aten.index_put_.default,
     torch.ops.aten.index_put.default,
     torch.ops.aten.index.Tensor,
 }
-"""Operations that take tensors of the CPU among those of a GPU, or copy."""
+"""Operations that take tensors of the CPU among those of one GPU."""
 
 
 class Placed(torch.Tensor):
@@ -80,7 +80,7 @@ def run(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     tensors = [x for x in leaves if isinstance(x, torch.Tensor)]
     places = {x.device for x in tensors if isinstance(x, Placed)}
     strangers = [x for x in tensors if not isinstance(x, Placed) and x.ndim]
-    if function not in MAY_MIX and (len(places) > 1 or (places and strangers)):
+    if (len(places) > 1 and function not in COPIES) or (places and strangers and function not in MAY_MIX):
         raise RuntimeError(f"{function}: tensors of {sorted(map(str, {x.device for x in tensors}))}")
     lead = next((x for x in tensors if isinstance(x, Placed) or x.ndim), None)
     target = lead.device if isinstance(lead, Placed) else None
