@@ -23,6 +23,7 @@ from sharedllm.settings import SETTINGS
 from sharedllm.training import evaluate
 from sharedllm.training.corpus import Corpus, open_corpus
 from sharedllm.training.loss import next_token_loss
+from sharedllm.training.methods.sharedllm import SharedLLM
 from sharedllm.training.run import Files, batch_maker
 from sharedllm.training.settings import NeedleStage, TrainSettings, preset
 from sharedllm.training.trainer import Trainer
@@ -189,7 +190,7 @@ class Bench:
         # a copy of the base: with `trainable=[..., top]` training changes it
         model = SharedLLMForCausalLM.from_base(copy.deepcopy(self.base), **settings.method)
         begin = time.monotonic()
-        trainer = Trainer(model, self.make, settings, folder, CHECKPOINT_EVERY, log_every=10)
+        trainer = Trainer(SharedLLM(model), self.make, settings, folder, CHECKPOINT_EVERY, log_every=10)
         trainer.run()
         trained = time.monotonic()
         plain = SharedLLMForCausalLM.from_base(model.base, **settings.method)  # not compiled for another shape

@@ -101,19 +101,27 @@ def adapter_settings(folder: str | Path) -> dict[str, object]:
 
 
 def write_adapter(folder: Path, tensors: Mapping[str, torch.Tensor], record: AdapterRecord, shard_bytes: int) -> None:
-    """Write an adapter; its record comes last, so that a folder that was not finished is not taken for an adapter."""
+    """Write an adapter of SharedLLM."""
+    write_files(folder, tensors, CONFIG, record.model_dump_json(indent=1) + "\n", shard_bytes)
+
+
+def write_files(folder: Path, tensors: Mapping[str, torch.Tensor], config: str, record: str, shard_bytes: int) -> None:
+    """Write tensors in files of at most `shard_bytes` and the record, a text for the file `config`.
+
+    The record comes last, so that a folder that was not finished is not taken for an adapter.
+    """
     shards: list[dict[str, torch.Tensor]] = [{}]
     for name, tensor in tensors.items():
         if shards[-1] and sum(t.nbytes for t in shards[-1].values()) + tensor.nbytes > shard_bytes:
             shards.append({})
         shards[-1][name] = tensor
     with writing(folder):
-        for old in (folder / CONFIG, *folder.glob("adapter-*.safetensors")):
+        for old in (folder / config, *folder.glob("adapter-*.safetensors")):
             old.unlink(missing_ok=True)
     for i, shard in enumerate(shards):
         path = folder / f"adapter-{i + 1:02d}-of-{len(shards):02d}.safetensors"
         write_whole(path, partial(save_file, shard))
-    write_text(folder / CONFIG, record.model_dump_json(indent=1) + "\n")
+    write_text(folder / config, record)
 
 
 def read_tensors(folder: Path, places: Mapping[str, nn.Parameter], trained: Collection[str]) -> dict[str, torch.Tensor]:

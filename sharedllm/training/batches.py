@@ -18,6 +18,8 @@ from sharedllm.processes import end_with_parent
 from sharedllm.training.corpus import Corpus
 from sharedllm.training.loss import target_rows
 
+NO_CONTEXT = "no context"
+"""Kind of a batch whose context was dropped."""
 REPEATS = 4
 """Passages repeated in a window."""
 HOST = ("query_start", "query_length")
@@ -65,6 +67,13 @@ class Batch(ContextInputs):
         return self.input_ids.numel() + (0 if self.context_ids is None else self.context_ids.numel())
 
 
+def whole_text(batch: Batch) -> torch.Tensor:
+    """(B, chunks * size + S) context and running text in a row; running text alone where there is no context."""
+    if batch.context_ids is None or batch.kind == NO_CONTEXT:
+        return batch.input_ids
+    return torch.cat([batch.context_ids.flatten(1), batch.input_ids], dim=1)
+
+
 class LanguageModelling:
     """Windows of consecutive text: chunks of context, then running text whose every next token is a target."""
 
@@ -105,7 +114,7 @@ class LanguageModelling:
             # a chunk that does not count: all parameters still take part, as data parallelism wants it
             none = torch.zeros(windows, dtype=torch.long)
             return Batch(
-                input_ids=running, labels=running, context_ids=context[:, :1], num_chunks=none, kind="no context"
+                input_ids=running, labels=running, context_ids=context[:, :1], num_chunks=none, kind=NO_CONTEXT
             )
         gaps = self._gaps(windows, chunks, rng)
         return Batch(input_ids=running, labels=running, context_ids=context, chunk_index=gaps)

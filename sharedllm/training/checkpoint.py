@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NotRequired
 
 import torch
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
@@ -29,9 +29,11 @@ class LogEntry(TypedDict):
 
 @with_config(ConfigDict(arbitrary_types_allowed=True, strict=True, allow_inf_nan=False))
 class Checkpoint(TypedDict):
-    """A run after `step` steps. masters: float32 weights by group. optimizer: the state dict of AdamW."""
+    """A run after `step` steps. tokens: read so far, missing in older ones. masters: float32 weights by group.
+    optimizer: the state dict of AdamW."""
 
     step: Count
+    tokens: NotRequired[Annotated[int, Field(ge=0)]]
     log: list[LogEntry]
     masters: dict[str, list[torch.Tensor]]
     optimizer: dict[str, object]

@@ -28,7 +28,11 @@ def train(
     output: Annotated[Path, typer.Option(help="Folder for checkpoint, log, plot and adapter.")],
     data: Annotated[Optional[list[Path]], typer.Option(help=".txt, .jsonl(.gz|.xz) or .tokens.npz; repeat.")] = None,  # noqa: UP045
     heldout: Annotated[Optional[list[Path]], typer.Option(help="Texts for the evaluation at the end.")] = None,  # noqa: UP045
-    preset: Annotated[str, typer.Option(help="small, needle (its second stage), joint or paper.")] = "small",
+    method: Annotated[str, typer.Option(help="sharedllm, window or one of another package.")] = "sharedllm",
+    preset: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Of the method; of sharedllm: small (default), needle (its second stage), joint or paper."),
+    ] = None,
     steps: Annotated[Optional[int], typer.Option(help="Optimizer steps in all.")] = None,  # noqa: UP045
     init: Annotated[Optional[Path], typer.Option(help="Adapter to start from.")] = None,  # noqa: UP045
     set_: Annotated[Optional[list[str]], typer.Option("--set", help="key=value of the training settings.")] = None,  # noqa: UP045
@@ -38,9 +42,10 @@ def train(
     log_every: Annotated[int, typer.Option(min=1, max=MOST_STEPS, help="Steps between log lines.")] = 20,
     shard_mb: Annotated[int, typer.Option(min=1, max=2**20, help="Largest adapter file.")] = 1024,
 ) -> None:
-    """Train a SharedLLM adapter. The same command again resumes from the last checkpoint in --output."""
-    from sharedllm.training import settings as training_settings
+    """Train an adapter. The same command again resumes from the last checkpoint in --output."""
     from sharedllm.training.interruption import Interrupted, watching
+    from sharedllm.training.methods import registry
+    from sharedllm.training.settings import preset_in
 
     try:
         changes = assignments(set_ or [])
@@ -48,13 +53,14 @@ def train(
             if "steps" in changes:
                 raise UserError("--steps and --set steps are the same setting: give one of them.")
             changes["steps"] = steps
-        chosen = training_settings.preset(preset, **changes)
         with watching() as interruption:
+            trained = registry.method(method)
+            chosen = preset_in(trained.presets, trained.preset if preset is None else preset, changes)
             from sharedllm.training.run import Files, Pace, run
 
             files = Files(base, data or [], weight or [], heldout or [], init, output)
             pace = Pace(checkpoint_every, log_every, max_seconds, shard_mb * 2**20)
-            summary = run(chosen, files, pace, interruption)
+            summary = run(chosen, files, pace, interruption, trained)
     except UserError as error:
         _fail(str(error))
     except Interrupted as error:

@@ -5,21 +5,22 @@ The harness measures the same with more care; this is the quick look at the end 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sharedllm.errors import UserError
-from sharedllm.inputs import ContextInputs
 from sharedllm.modeling import SharedLLMForCausalLM
 from sharedllm.nn.layers import output_head
-from sharedllm.training.batches import Batch
+from sharedllm.training.batches import Batch, whole_text
 from sharedllm.training.corpus import Corpus
 from sharedllm.training.loss import next_token_loss
 from sharedllm.training.needles import Needles, Shape
 
+Read = Callable[[Batch], torch.Tensor]
+"""Final states (B, S, H) of the running text after its context: `TrainedMethod.hidden`."""
 DIGITS = 7
 """Of the numbers that `needles` asks for: as in the harness's task needle."""
 
@@ -33,14 +34,14 @@ def language_modelling(
     running: int,
     windows: int,
     seed: int = 0,
+    read: Read | None = None,
 ) -> dict[str, dict[str, float]]:
     """Nats per token of the running text, per corpus, with its own context, another document's and none.
 
     The running text ends at the same places for every number of chunks, of `size` tokens each. `use` is other - own:
-    what the context itself is worth, free of what the cross-attention learnt about the domain. A model that is not
-    SharedLLM reads context and running text as one sequence: what its attention over everything gets is the most
-    that a compressed context can be worth to it.
+    what the context itself is worth, free of what the cross-attention learnt about the domain.
     """
+    read = read or reading_of(model)
     result: dict[str, dict[str, float]] = {}
     for corpus in corpora:
         rows, others = held_out_windows(corpus, window_length(corpus, chunks, size, running), windows, seed)
@@ -51,7 +52,7 @@ def language_modelling(
                 context = None
                 if source is not None:
                     context = _tensor(source[-running - chunks * size : -running], model).view(1, chunks, size)
-                hidden = _hidden(model, text, context)
+                hidden = read(Batch(input_ids=text, labels=text, context_ids=context))
                 sums[name] += float(next_token_loss(hidden, output_head(model).weight, text)) / windows
         result[corpus.name] = {**sums, "use": sums["other"] - sums["own"]}
     names = ("own", "other", "none", "use")
@@ -66,18 +67,26 @@ def needle_source(tokenizer: PreTrainedTokenizerBase, corpora: Sequence[Corpus],
 
 @torch.no_grad()
 def needles(
-    model: PreTrainedModel, source: Needles, chunks: int, count: int, windows: int, batch: int, seed: int = 7
+    model: PreTrainedModel,
+    source: Needles,
+    chunks: int,
+    count: int,
+    windows: int,
+    batch: int,
+    seed: int = 7,
+    read: Read | None = None,
 ) -> dict[str, float]:
     """Exact match, digit accuracy and first-digit accuracy of one question among `count` needles.
 
     Numbers of `source` have DIGITS digits. Teacher-forced: all digits right at once is the same as a right greedy
     answer.
     """
+    read = read or reading_of(model)
     hits: list[np.ndarray] = []
     for start in range(0, windows, batch):
         rng = np.random.default_rng([seed, start])
         made = source(rng, Shape(min(batch, windows - start), chunks, count, 1, exactly=True)).to(model.device)
-        hits.append(_digits_right(model, made))
+        hits.append(_digits_right(model, made, read(made)))
     right = np.concatenate(hits)
     return {
         "exact_match": float(right.all(1).mean()),
@@ -87,31 +96,21 @@ def needles(
     }
 
 
-def _hidden(
-    model: PreTrainedModel,
-    text: torch.Tensor,
-    context: torch.Tensor | None,
-    query_start: int | torch.Tensor = 0,
-    query_length: int | torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Final states (B, S, H) of text (B, S) after context (B, chunks, size)."""
+def reading_of(model: PreTrainedModel) -> Read:
+    """How SharedLLM reads a batch. Any other model reads context and running text as one sequence: what its attention
+    over everything gets is the most that a compressed context can be worth to it."""
     if isinstance(model, SharedLLMForCausalLM):
-        inputs = ContextInputs(
-            input_ids=text,
-            context_ids=context,
-            query_start=query_start,
-            query_length=query_length,
-            use_cache=False,
-        )
-        return model.decode(inputs).hidden
-    ids = text if context is None else torch.cat([context.flatten(1), text], dim=1)
-    hidden: torch.Tensor = model.model(input_ids=ids, use_cache=False).last_hidden_state
-    return hidden[:, -text.shape[1] :]
+        return lambda batch: model.decode(batch).hidden
+
+    def dense(batch: Batch) -> torch.Tensor:
+        hidden: torch.Tensor = model.model(input_ids=whole_text(batch), use_cache=False).last_hidden_state
+        return hidden[:, -batch.input_ids.shape[1] :]
+
+    return dense
 
 
-def _digits_right(model: PreTrainedModel, batch: Batch) -> np.ndarray:
-    """(windows, DIGITS) whether the most likely token is the right digit."""
-    hidden = _hidden(model, batch.input_ids, batch.context_ids, batch.query_start, batch.query_length)
+def _digits_right(model: PreTrainedModel, batch: Batch, hidden: torch.Tensor) -> np.ndarray:
+    """(windows, DIGITS) whether the most likely token is the right digit, given final states (B, S, H)."""
     labels, weights = batch.labels[:, 1:], batch.weights
     assert weights is not None
     rows = []

@@ -8,8 +8,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from sharedllm.adapter_files import CONFIG as ADAPTER
 from sharedllm.errors import UserError
 from sharedllm.files import read_json, sha256_of, write_text
+from sharedllm.trained_adapter import CONFIG as OTHER_ADAPTER
+from sharedllm.training.methods.registry import DEFAULT
 from sharedllm.validation import misfit
 
 FILE = "run.json"
@@ -18,14 +21,15 @@ FILE = "run.json"
 class RunRecord(BaseModel):
     """What was asked for, and the hash of every byte that is read.
 
-    settings: of TrainSettings, as JSON. data: training files in the order of the command. hashes: sha256 of each file
-    of `data`. init: files of the adapter to start from. base_weights: see `weights_hash`. processes: that train
-    together, each with batches of its own.
+    method: what is trained. settings: of TrainSettings, as JSON. data: training files in the order of the command.
+    hashes: sha256 of each file of `data`. init: files of the adapter to start from. base_weights: see `weights_hash`.
+    processes: that train together, each with batches of its own.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal[2] = 2
+    method: str = DEFAULT
     settings: dict[str, object]
     base: str
     base_weights: str
@@ -45,7 +49,8 @@ def init_hashes(folder: Path | None) -> dict[str, str] | None:
     """Hashes of the files of an adapter."""
     if folder is None:
         return None
-    files = sorted([*folder.glob("adapter-*.safetensors"), *folder.glob("sharedllm_adapter.json")])
+    records = [folder / name for name in (ADAPTER, OTHER_ADAPTER)]
+    files = sorted([*folder.glob("adapter-*.safetensors"), *(path for path in records if path.is_file())])
     return {file.name: sha256_of(file) for file in files}
 
 
@@ -77,6 +82,10 @@ def write_record(folder: Path, record: RunRecord) -> None:
 
 def check_same_run(folder: Path, stored: RunRecord, now: RunRecord) -> None:
     """Raise UserError where a folder holds another run, naming what differs. Only `steps` may change."""
+    if stored.method != now.method:
+        raise UserError(
+            f"{folder} holds a run of the method '{stored.method}', not '{now.method}': choose another --output."
+        )
     if stored.data == now.data and len(stored.hashes) == len(now.hashes):
         for name, was, found in zip(now.data, stored.hashes, now.hashes, strict=True):
             if was != found:

@@ -16,18 +16,18 @@ import torch
 from filelock import FileLock, Timeout
 from transformers import PreTrainedTokenizerBase
 
-from sharedllm.adapter import save_adapter
 from sharedllm.errors import UserError
 from sharedllm.files import sha256_of, write_text
-from sharedllm.model_card import CARD, model_card, rows_of
-from sharedllm.modeling import SharedLLMForCausalLM
-from sharedllm.settings import check_settings
+from sharedllm.model_card import CARD, rows_of
+from sharedllm.trained_adapter import check_method
 from sharedllm.training import evaluate
 from sharedllm.training.batches import Batch, LanguageModelling, check_repeats
 from sharedllm.training.checkpoint import FILE as CHECKPOINT
 from sharedllm.training.corpus import Corpus, open_corpus
 from sharedllm.training.interruption import Interruption
 from sharedllm.training.loading import load_tokenizer, load_whole_base, weights_hash
+from sharedllm.training.methods.base import TrainedMethod
+from sharedllm.training.methods.sharedllm import SharedLLM
 from sharedllm.training.needles import Needles, Shape
 from sharedllm.training.plot import plot_log
 from sharedllm.training.record import (
@@ -69,21 +69,33 @@ class Pace:
     shard_bytes: int = 2**30
 
 
-def run(settings: TrainSettings, files: Files, pace: Pace, interruption: Interruption) -> dict[str, object]:
+def run(
+    settings: TrainSettings,
+    files: Files,
+    pace: Pace,
+    interruption: Interruption,
+    trained: type[TrainedMethod] = SharedLLM,
+) -> dict[str, object]:
     """Train, evaluate on the held-out texts, save the adapter; returns the summary that summary.json holds.
 
     Raises UserError for settings or data that do not fit, for an output folder of another run or another process,
     and Interrupted after a signal.
     """
-    check_settings(settings.method)
+    trained.check(settings.method)
+    if settings.mode not in trained.modes:
+        raise UserError(f"The method {trained.name} is not trained in the mode {settings.mode}: set mode=lm.")
     _check_files(files, settings)
+    if files.init is not None:
+        check_method(trained.name, files.init)
     if pace.max_seconds is not None and not 0 <= pace.max_seconds < math.inf:
         raise UserError(f"--max-seconds is {pace.max_seconds}: give a number of seconds from 0 on.")
     with _only_writer(files.output):
-        return _run(settings, files, pace, interruption)
+        return _run(settings, files, pace, interruption, trained)
 
 
-def _run(settings: TrainSettings, files: Files, pace: Pace, interruption: Interruption) -> dict[str, object]:
+def _run(
+    settings: TrainSettings, files: Files, pace: Pace, interruption: Interruption, trained: type[TrainedMethod]
+) -> dict[str, object]:
     begin = time.monotonic()
     stored = read_record(files.output)
     if stored is None and (files.output / CHECKPOINT).exists():
@@ -93,40 +105,40 @@ def _run(settings: TrainSettings, files: Files, pace: Pace, interruption: Interr
     dtype = torch.bfloat16 if (auto if settings.dtype == "auto" else settings.dtype) == "bfloat16" else torch.float32
     tokenizer = load_tokenizer(files.base)
     base = load_whole_base(files.base, dtype, tokenizer)
-    record = _record(settings, files, weights_hash(base))
+    record = _record(trained.name, settings, files, weights_hash(base))
     if stored is not None:
         check_same_run(files.output, stored, record)
     base.to(device)  # type: ignore[arg-type]  # transformers' wrapper hides the signature
     torch.manual_seed(settings.seed)  # new parameters that start at random are the same in every run and process
-    if files.init is None:
-        model = SharedLLMForCausalLM.from_base(base, **settings.method)
-    else:
-        model = SharedLLMForCausalLM.from_adapter(files.init, base, **settings.method)
-    make = batch_maker(settings, files, tokenizer, model.config.chunk_size)
+    method = trained.build(base, settings.method, files.init)
+    _check_windows(settings, method)
+    make = batch_maker(settings, files, tokenizer, method.chunk_size)
     make(0, 0)  # settings that do not fit the data fail before the folder is taken
-    heldout = held_out(settings, files, tokenizer, model.config.chunk_size)
+    heldout = held_out(settings, files, tokenizer, method.chunk_size)
     trainer = Trainer(
-        model, make, settings, files.output, pace.checkpoint_every, pace.log_every, pace.max_seconds, interruption
+        method, make, settings, files.output, pace.checkpoint_every, pace.log_every, pace.max_seconds, interruption
     )
     if trainer.accelerator.is_main_process:
         write_record(files.output, record)
     finished = trainer.run()
     if not trainer.accelerator.is_main_process:
         return {}
-    saved = save_adapter(model, files.output / "adapter", printable(files.base), shard_bytes=pace.shard_bytes)
+    adapter = files.output / "adapter"
+    method.save(adapter, printable(files.base), pace.shard_bytes)
     plot_log(trainer.log, files.output)
     summary: dict[str, object] = {
         "finished": finished,
         "step": trainer.step,
+        "tokens": trainer.tokens,
         "seconds": round(time.monotonic() - begin, 1),
         "tokens_per_s": [e["tokens_per_s"] for e in trainer.log][-1:],
         "loss": trainer.log[-1]["loss"] if trainer.log else {},
-        "evaluation": evaluation(model.train(False), tokenizer, heldout, settings) if finished else {},
+        "evaluation": evaluation(method, tokenizer, heldout, settings) if finished else {},
     }
     write_text(files.output / "summary.json", json.dumps(summary, indent=1) + "\n")
     data = "\n".join(f"- {Path(name).name}" for name in record.data)
-    card = model_card(saved, f"ORG/{printable(files.output.name)}", data, list(rows_of(summary["evaluation"])))
-    write_text(files.output / "adapter" / CARD, card)
+    card = method.card(adapter, f"ORG/{printable(files.output.name)}", data, list(rows_of(summary["evaluation"])))
+    write_text(adapter / CARD, card)
     return {"output": str(files.output), **summary}
 
 
@@ -171,8 +183,17 @@ def _check_files(files: Files, settings: TrainSettings) -> None:
         raise UserError(f"--weight is {files.weights}: give numbers from 0 on, not all of them 0.")
 
 
-def _record(settings: TrainSettings, files: Files, base_weights: str) -> RunRecord:
+def _check_windows(settings: TrainSettings, method: TrainedMethod) -> None:
+    """Raise UserError for windows that the method cannot learn from."""
+    for chunks in settings.chunks:
+        method.check_window("chunks", chunks, settings.running)
+    for stage in settings.needles:
+        method.check_window("needles", stage.chunks, stage.running or settings.needle_running)
+
+
+def _record(method: str, settings: TrainSettings, files: Files, base_weights: str) -> RunRecord:
     return RunRecord(
+        method=method,
         settings=json.loads(settings.model_dump_json()),
         base=printable(files.base),
         base_weights=base_weights,
@@ -256,17 +277,18 @@ def held_out(
 
 
 def evaluation(
-    model: SharedLLMForCausalLM, tokenizer: PreTrainedTokenizerBase, corpora: list[Corpus], settings: TrainSettings
+    method: TrainedMethod, tokenizer: PreTrainedTokenizerBase, corpora: list[Corpus], settings: TrainSettings
 ) -> dict[str, object]:
     """Language modelling with controls at the training length, and needles where they were trained."""
     if not corpora:
         return {}
-    size, chunks, running = model.config.chunk_size, settings.chunks[0], settings.running
+    model, read = method.model.train(False), method.hidden
+    size, chunks, running = method.chunk_size, settings.chunks[0], settings.running
     result: dict[str, object] = {
-        "language modelling": evaluate.language_modelling(model, corpora, chunks, size, running, WINDOWS)
+        "language modelling": evaluate.language_modelling(model, corpora, chunks, size, running, WINDOWS, read=read)
     }
     if settings.needles:
         lengths = sorted({n.chunks for n in settings.needles})
         source = evaluate.needle_source(tokenizer, corpora[:1], size, settings.needle_running)
-        result["needles"] = {n: evaluate.needles(model, source, n, 4, 64, max(1, 64 // n)) for n in lengths}
+        result["needles"] = {n: evaluate.needles(model, source, n, 4, 64, max(1, 64 // n), read=read) for n in lengths}
     return result

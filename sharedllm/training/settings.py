@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import resources
 from typing import Annotated, Any, Literal, Self
 
@@ -55,7 +56,7 @@ class TrainSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     mode: Literal["lm", "sft"] = "lm"
-    method: dict[str, Any] = Field(default_factory=dict, description="fields of SharedLLMConfig")
+    method: dict[str, Any] = Field(default_factory=dict, description="options of the trained method")
     trainable: list[str] = Field(
         ["cross_attention"],
         min_length=1,
@@ -97,8 +98,16 @@ class TrainSettings(BaseModel):
 
 
 def preset(name: str, /, **changes: Any) -> TrainSettings:
-    """The settings of a preset with some of them changed. Raises UserError for an unknown preset or field."""
-    folder = resources.files("sharedllm.training") / "presets"
+    """The settings of a preset of SharedLLM with some of them changed. Raises UserError as `preset_in`."""
+    return preset_in(("sharedllm.training", "presets"), name, changes)
+
+
+def preset_in(place: tuple[str, str], name: str, changes: Mapping[str, object]) -> TrainSettings:
+    """The settings of a preset with some of them changed.
+
+    place: package and folder in it. Raises UserError for an unknown preset or field.
+    """
+    folder = resources.files(place[0]) / place[1]
     known = sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
     if name not in known:
         raise UserError(f"Unknown training preset '{name}': known are {', '.join(known)}.")

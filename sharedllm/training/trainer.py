@@ -16,74 +16,38 @@ from torch import nn
 
 from sharedllm.errors import UserError
 from sharedllm.files import write_text
-from sharedllm.modeling import SharedLLMForCausalLM
-from sharedllm.nn.layers import output_head
 from sharedllm.training.batches import Batch, stream
 from sharedllm.training.checkpoint import FILE as CHECKPOINT
 from sharedllm.training.checkpoint import LogEntry, read_checkpoint, write_checkpoint
 from sharedllm.training.interruption import Interrupted, Interruption
-from sharedllm.training.loss import next_token_loss
+from sharedllm.training.methods.base import TrainedMethod
 from sharedllm.training.optimizer import MasterAdamW, learning_rate
 from sharedllm.training.settings import TrainSettings
 
-__all__ = ["CHECKPOINT", "Trainer", "learning_rate", "select_trainable"]
-
-READERS = ("cross_attention", "joint_attention")
-"""What reads the context, one of them in a model."""
+__all__ = ["CHECKPOINT", "Trainer", "learning_rate"]
 
 
 class Objective(nn.Module):
     """Batch -> loss, as one module, so that data parallelism sees a forward call."""
 
-    def __init__(self, model: SharedLLMForCausalLM, compiled: bool) -> None:
+    def __init__(self, method: TrainedMethod, compiled: bool) -> None:
         super().__init__()
-        self.model, self.compiled = model, compiled
+        self.model, self.method, self.compiled = method.model, method, compiled
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        hidden = self.model.decode(batch).hidden
-        head = output_head(self.model).weight
-        return next_token_loss(hidden, head, batch.labels, batch.weights, batch.rows, self.compiled)
-
-
-def select_trainable(model: SharedLLMForCausalLM, groups: list[str]) -> dict[str, list[nn.Parameter]]:
-    """Freeze everything but the named groups; returns the parameters that get `lr` and those that get `lr_base`.
-
-    Groups: `cross_attention` or `joint_attention`; `top`, the upper model's layers above the injection (paper section
-    3.3); `lower`, the lower model's own copy. Raises UserError for another name, or `lower` without config.own_lower.
-    """
-    lower = model.config.lower_layers
-    prefixes = {
-        **{name: (f"{name}.",) for name in READERS},
-        "top": tuple(f"base.model.layers.{i}." for i in range(lower, model.config.base_config.num_hidden_layers)),
-        "lower": ("lower.",),
-    }
-    names = [name for name, _ in model.named_parameters()]
-    for group in groups:
-        if group not in prefixes:
-            raise UserError(f"'{group}' cannot be trained: choose from {', '.join(prefixes)}.")
-        if group == "lower" and not model.config.own_lower:
-            raise UserError("The lower model shares the base's layers: set own_lower to train a copy of them.")
-        if not any(name.startswith(prefixes[group]) for name in names):
-            raise UserError(f"There is nothing to train in '{group}' with {lower} lower layers: leave it out.")
-    chosen = tuple(p for group in groups for p in prefixes[group])
-    found: dict[str, list[nn.Parameter]] = {"lr": [], "lr_base": []}
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name.startswith(chosen))
-        if parameter.requires_grad:
-            found["lr" if name.startswith(READERS) else "lr_base"].append(parameter)
-    return found
+        return self.method.loss(batch, self.compiled)
 
 
 class Trainer:
     """Runs `settings.steps` optimizer steps over batches that `make(step, rank)` gives.
 
     output: folder of checkpoint.pt, log.jsonl. A run finds its own checkpoint there and goes on from it; the result
-    is that of an uninterrupted run. max_seconds: stop early with a checkpoint.
+    is that of an uninterrupted run. max_seconds: stop early with a checkpoint. `tokens` counts the text that was read.
     """
 
     def __init__(
         self,
-        model: SharedLLMForCausalLM,
+        method: TrainedMethod,
         make: Callable[[int, int], Batch],
         settings: TrainSettings,
         output: Path,
@@ -97,16 +61,17 @@ class Trainer:
         self.accelerator = Accelerator(gradient_accumulation_steps=1, kwargs_handlers=[unused])
         self.settings, self.make, self.output = settings, make, output
         self.checkpoint_every, self.log_every, self.max_seconds = checkpoint_every, log_every, max_seconds
-        self.model = model.to(self.accelerator.device).train()
+        self.method = method
+        method.model.to(self.accelerator.device).train()
         if settings.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
+            method.checkpoint_gradients()
         if settings.compile:  # a graph for each kind of batch, with and without gradients
             torch._dynamo.config.recompile_limit = 64
-            model.compile_layers()
-        self.optimizer = MasterAdamW(select_trainable(model, settings.trainable), settings)
-        self.objective = self.accelerator.prepare(Objective(model, settings.compile))
+            method.compile()
+        self.optimizer = MasterAdamW(method.trainable(settings.trainable), settings)
+        self.objective = self.accelerator.prepare(Objective(method, settings.compile))
         self.interruption = interruption or Interruption()
-        self.step = 0
+        self.step = self.tokens = 0
         self.log: list[LogEntry] = []
         output.mkdir(parents=True, exist_ok=True)
         self._load()
@@ -127,15 +92,17 @@ class Trainer:
         accumulate, rank = self.settings.accumulate, self.accelerator.process_index
         batches = stream(lambda i: self.make(i, rank), self.step * accumulate, self.settings.steps * accumulate)
         while self.step < self.settings.steps:
+            read = 0
             for _ in range(accumulate):
                 batch = next(batches).to(self.accelerator.device)
                 torch.manual_seed(self.settings.seed * 1_000_003 + self.step)  # split noise resumes exactly
                 loss = self.objective(batch) / accumulate
                 self.accelerator.backward(loss)
                 losses.setdefault(batch.kind, []).append(loss.detach() * accumulate)
-                tokens += batch.tokens * self.accelerator.num_processes
+                read += self.method.tokens(batch) * self.accelerator.num_processes
             norm = self.optimizer.step(learning_rate(self.step, self.settings), self.settings.clip)
             self.step += 1
+            tokens, self.tokens = tokens + read, self.tokens + read
             if self.step % self.log_every == 0 or self.step == self.settings.steps:
                 size = float(norm)  # waits for the device, so that the time is that of finished steps
                 now = time.monotonic()
@@ -190,7 +157,10 @@ class Trainer:
         if not self.accelerator.is_main_process:
             return
         state = self.optimizer.optimizer.state_dict()
-        write_checkpoint(self.output, {"step": self.step, "log": self.log, "masters": masters, "optimizer": state})
+        write_checkpoint(
+            self.output,
+            {"step": self.step, "tokens": self.tokens, "log": self.log, "masters": masters, "optimizer": state},
+        )
         write_text(self.output / "log.jsonl", "".join(json.dumps(e) + "\n" for e in self.log))
 
     def _load(self) -> None:
@@ -204,3 +174,4 @@ class Trainer:
                 f"{self.output / CHECKPOINT} does not fit, {error}: copy it back, or delete it to begin anew."
             ) from error
         self.step, self.log = stored["step"], stored["log"]
+        self.tokens = stored.get("tokens", 0)

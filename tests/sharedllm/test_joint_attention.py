@@ -18,7 +18,7 @@ from torch import nn
 from sharedllm import SharedLLMForCausalLM
 from sharedllm.adapter import load_adapter, save_adapter
 from sharedllm.joint_attention import USUAL
-from sharedllm.training.trainer import select_trainable
+from sharedllm.training.methods.sharedllm import select_trainable
 
 
 class JointReference(Reference):

@@ -22,7 +22,8 @@ from sharedllm import SharedLLMForCausalLM
 from sharedllm.adapter import load_adapter
 from sharedllm.training import loss, settings
 from sharedllm.training.cli import main
-from sharedllm.training.trainer import learning_rate, select_trainable
+from sharedllm.training.methods.sharedllm import select_trainable
+from sharedllm.training.trainer import learning_rate
 
 CHUNK = 64
 NEEDLE_CHUNK = 320  # a needle takes some 60 bytes, and the tokenizer's tokens are bytes

@@ -1,0 +1,103 @@
+"""The interface of trained methods: how one is found, and that runs and adapters of two methods never mix."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from trained_runs import train
+
+from sharedllm.errors import UserError
+from sharedllm.training.batches import NO_CONTEXT, Batch, whole_text
+from sharedllm.training.cli import main
+from sharedllm.training.methods import registry
+from sharedllm.training.methods.groups import select
+from sharedllm.training.record import RunRecord, read_record
+from sharedllm.training.settings import preset_in
+
+
+def test_an_unknown_method_is_one_sentence(
+    tiny_llama: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--base", tiny_llama, "--data", texts / "words.txt", "--output", tmp_path / "run", "--method", "windwo"]
+    monkeypatch.setattr(sys, "argv", ["sharedllm-train", *map(str, words)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    said = capfd.readouterr().err.splitlines()[-1]
+    assert said == "sharedllm-train: There is no trained method 'windwo': did you mean window?"
+    with pytest.raises(UserError, match=r"known: .*sharedllm, window"):
+        registry.method("xyz")
+
+
+def test_a_method_of_another_package_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Entry:
+        name, value = "theirs", "nowhere.at_all:Method"
+
+    monkeypatch.setattr(registry, "entry_points", lambda group: [Entry] if "trained_methods" in group else [])
+    registry.methods.cache_clear()
+    try:
+        assert set(registry.methods()) == {*registry.BUILT_IN, "theirs"}
+        with pytest.raises(UserError, match=r"declared as nowhere\.at_all:Method, which cannot be imported"):
+            registry.method("theirs")
+    finally:
+        registry.methods.cache_clear()
+
+
+@pytest.mark.parametrize("name", sorted(registry.BUILT_IN))
+def test_presets_of_a_method_fit_its_options(name: str) -> None:
+    trained = registry.method(name)
+    assert trained.name == name
+    chosen = preset_in(trained.presets, trained.preset, {})
+    trained.check(chosen.method)
+    with pytest.raises(UserError, match="nonsense"):
+        trained.check({"nonsense": 1})
+    with pytest.raises(UserError, match="Unknown training preset 'big'"):
+        preset_in(trained.presets, "big", {})
+
+
+def test_runs_of_two_methods_never_share_a_folder(tiny_llama: Path, texts: Path, tmp_path: Path) -> None:
+    train("sharedllm", tiny_llama, texts, tmp_path / "run")
+    stored = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert stored.pop("method") == "sharedllm"
+    (tmp_path / "run" / "run.json").write_text(json.dumps(stored))  # as runs before there were other methods
+    assert read_record(tmp_path / "run") == RunRecord(**stored)
+    assert train("sharedllm", tiny_llama, texts, tmp_path / "run")["step"] == 2
+    with pytest.raises(UserError, match="holds a run of the method 'sharedllm', not 'window': choose another --output"):
+        train("window", tiny_llama, texts, tmp_path / "run")
+
+
+def test_an_adapter_of_another_method_is_no_start(tiny_llama: Path, texts: Path, tmp_path: Path) -> None:
+    for name in ("sharedllm", "window"):
+        train(name, tiny_llama, texts, tmp_path / name)
+    for name, other in (("sharedllm", "window"), ("window", "sharedllm")):
+        with pytest.raises(UserError, match=f"is of the method '{other}', not '{name}'"):
+            train(name, tiny_llama, texts, tmp_path / "new", init=tmp_path / other / "adapter")
+    with pytest.raises(UserError, match=r"trained_adapter\.json"):
+        train("window", tiny_llama, texts, tmp_path / "new", init=tmp_path)
+    assert not (tmp_path / "new" / "run.json").exists()
+
+
+def test_groups_are_frozen_but_for_those_that_are_named() -> None:
+    model = nn.ModuleDict({name: nn.Linear(2, 2, bias=False) for name in "abc"})
+    known = {"first": lambda n: n.startswith("a"), "second": lambda n: n.startswith("b"), "none": lambda n: False}
+    found = select(model, ["first", "second"], known, of_base=("second",))
+    assert found["lr"] == [model["a"].weight]
+    assert found["lr_base"] == [model["b"].weight]
+    assert not model["c"].weight.requires_grad
+    for group, says in (("third", "choose from first, second, none"), ("none", "nothing to train in 'none'")):
+        with pytest.raises(UserError, match=says):
+            select(model, [group], known)
+
+
+def test_the_whole_text_of_a_window_is_context_then_running_text() -> None:
+    context, running = torch.arange(6).view(1, 2, 3), torch.tensor([[6, 7]])
+    batch = Batch(input_ids=running, labels=running, context_ids=context)
+    assert whole_text(batch).tolist() == [list(np.arange(8))]
+    dropped = Batch(input_ids=running, labels=running, context_ids=context[:, :1], kind=NO_CONTEXT)
+    assert whole_text(dropped).tolist() == [[6, 7]]
