@@ -30,7 +30,8 @@ MACHINES = (1, 2, 4, 8, 16, 32, 64, 80)
 
 @dataclass(frozen=True)
 class Estimate:
-    """seconds: of each cell, on `device`. load_s: of each cell's model, once on every device that runs it.
+    """seconds: of each cell, on `device`. load_s: of each cell's model, once on every device that runs it. gpus: over
+    which each cell's model is spread.
 
     factors: measured over estimated seconds of each model in an earlier run, by which `seconds` are multiplied.
     """
@@ -39,28 +40,30 @@ class Estimate:
     seconds: list[float]
     load_s: list[float]
     models: list[str]
+    gpus: list[int]
     factors: Mapping[str, float] = field(default_factory=dict)
     assumes: list[str] = field(default_factory=list)
 
     @property
     def jobs(self) -> list[Job]:
-        """The cells as jobs for machines."""
-        found = zip(self.seconds, self.models, self.load_s, strict=True)
-        return [Job(seconds, model, load_s) for seconds, model, load_s in found]
+        """The cells as jobs for devices."""
+        return list(map(Job, self.seconds, self.models, self.load_s, self.gpus))
 
     @property
     def hours(self) -> float:
-        """Of all cells, without loading."""
-        return sum(self.seconds) / 3600
+        """Of all devices that the cells take, without loading."""
+        return sum(seconds * gpus for seconds, gpus in zip(self.seconds, self.gpus, strict=True)) / 3600
 
     def walls(self) -> dict[int, float]:
-        """Wall seconds by number of devices, up to the number from which on more of them do not help."""
+        """Wall seconds by number of devices, from as many as the largest model needs; numbers that do not help are left
+        out.
+        """
         found: dict[int, float] = {}
-        for machines in MACHINES:
+        least = max(self.gpus, default=1)
+        for machines in (least, *(count for count in MACHINES if count > least)):
             wall = wall_seconds(self.jobs, machines)
-            if found and wall > 0.99 * min(found.values()):
-                break
-            found[machines] = wall
+            if not found or wall <= 0.99 * min(found.values()):
+                found[machines] = wall
         return found
 
 
@@ -80,6 +83,7 @@ def estimate(
         seconds=[seconds * factors.get(model, 1.0) for seconds, model in zip(raw, models, strict=True)],
         load_s=[LOAD_S + work.weight_bytes / LOAD_BYTES for work in works],
         models=models,
+        gpus=[cell.model.preset.gpus for cell in cells],
         factors={model: factors[model] for model in dict.fromkeys(models) if model in factors},
         assumes=_assumptions(works, device, dtype, earlier, factors, models),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from evals.errors import UserError
@@ -68,7 +68,8 @@ class Split:
     def of(cls, cells: Sequence[Cell], spec: RunSpec, count: int) -> Split:
         """The longest cells first, each to the part that would end soonest."""
         expected = estimate(cells, spec, REFERENCE, "bfloat16")
-        places = [sorted(machine.jobs) for machine in pack(expected.jobs, count)]
+        jobs = [replace(job, width=1) for job in expected.jobs]  # a part runs on a machine that has the GPUs
+        places = [sorted(machine.jobs) for machine in pack(jobs, count)]
         whole = sum(expected.seconds) or 1.0
         return cls(places, [sum(expected.seconds[at] for at in part) / whole for part in places])
 

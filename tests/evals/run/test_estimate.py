@@ -83,6 +83,19 @@ def test_a_faster_device_takes_less_time_and_a_token_has_a_floor(tmp_path: Path)
     assert list(walls.values()) == sorted(walls.values(), reverse=True)
 
 
+def test_a_model_over_two_gpus_costs_both(tmp_path: Path) -> None:
+    one = spec_of(tmp_path, "full", "truncated", limit=4)
+    both = one.model_copy(update={"settings": {"gpus": 2}})
+    single, double = (estimate(plan(spec), spec, REFERENCE, "bfloat16") for spec in (one, both))
+    assert double.seconds == single.seconds
+    assert double.hours == 2 * single.hours
+    assert min(double.walls()) == 2
+    assert double.walls()[2] == single.walls()[1]
+    assert double.walls()[4] == single.walls()[2]
+    three = one.model_copy(update={"settings": {"gpus": 3}})
+    assert list(estimate(plan(three), three, REFERENCE, "bfloat16").walls()) == [3, 8, 16]
+
+
 def test_an_earlier_run_corrects_the_estimate_once(tmp_path: Path, command: Callable[..., Any]) -> None:
     """The second run knows how far off the first plan was, whatever that plan itself was corrected by."""
     preset = write_preset(tmp_path, "a")

@@ -31,3 +31,9 @@ def test_a_model_that_takes_long_to_load_stays_on_its_machine() -> None:
 
 def test_of_equal_jobs_the_earlier_one_comes_first() -> None:
     assert longest_first([Job(1), Job(2), Job(1), Job(2)]) == [1, 3, 0, 2]
+
+
+def test_a_job_over_several_machines_takes_all_of_them_until_it_ends() -> None:
+    jobs = [Job(30), Job(10, "big", 5, width=2), Job(4, "big", 5, width=2), Job(6)]
+    assert [(machine.jobs, machine.seconds) for machine in pack(jobs, 2)] == [([1, 2, 0], 49), ([1, 2, 3], 25)]
+    assert [machine.jobs for machine in pack(jobs, 4)] == [[1], [1], [2, 0], [2, 3]]
