@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 
 from evals.errors import UserError
 from evals.measure.task import MeasuredTask
@@ -77,6 +77,7 @@ class _Formula:
 
     def __init__(self, choice: ModelChoice) -> None:
         self.choice = choice
+        self.cost = cache(self._cost)  # cells of many tasks share a length
         self.model: LongContextModel | None = None
         self.assumed: tuple[str, ...] = ()
         try:
@@ -86,7 +87,7 @@ class _Formula:
             why = str(error) if isinstance(error, UserError) else type(error).__name__
             self.assumed = (f"{choice.name}: two FLOPs per token for each of {known} (no formula: {why})",)
 
-    def cost(self, tokens: int) -> Cost:
+    def _cost(self, tokens: int) -> Cost:
         """Of a request that reads so many tokens, the query included."""
         query = min(QUERY, max(tokens - 1, 0))
         if self.model is not None:
