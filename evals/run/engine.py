@@ -66,15 +66,15 @@ class Engine:
         goes wrong in a cell is recorded as the state of that cell.
         """
         todo = left_to_do(cells, self.store, self.spec, self.progress)
-        gc.freeze()  # the libraries' objects stay: without them a collection takes a tenth of the time
         for _, group in groupby(todo, key=lambda cell: cell.model.name):
             self.run_model(list(group))
         self.release()
 
     def run_model(self, todo: Sequence[Cell]) -> None:
         """Run cells of one model. It stays loaded until another model's turn comes, or `release`."""
-        if self._warm and self._warm[0] != todo[0].model.name:
+        if self._warm is None or self._warm[0] != todo[0].model.name:
             self.release()
+            gc.freeze()  # the libraries' objects stay: without them a collection takes a tenth of the time
         isolated = [cell for cell in todo if isinstance(cell.task.task, MeasuredTask)]
         here = [cell for cell in todo if not isinstance(cell.task.task, MeasuredTask)]
         if isolated:  # first, while this process holds nothing on the device

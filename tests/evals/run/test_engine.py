@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
 import time
 import weakref
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +162,17 @@ def test_a_read_is_given_up_before_the_next_one(toy: Callable[..., Any], monkeyp
     monkeypatch.setattr(Toy, "prefill", counted)
     assert toy().code == 0
     assert len(alive) > 3
+
+
+def test_the_collections_between_cells_leave_out_what_was_there_before_a_model(
+    toy: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would take longer than a small cell: a process that has loaded torch holds a million objects."""
+    freeze, evaluate, seen = gc.freeze, Sum.evaluate, []
+    monkeypatch.setattr(gc, "freeze", lambda: (seen.append("freeze"), freeze()))
+    monkeypatch.setattr(Sum, "evaluate", lambda *parts: (seen.append("answer"), evaluate(*parts))[1])
+    toy("--length", "64,128", "--no-perf", models={"a": {}, "b": {"settings": {"factor": 3}}})
+    assert [name for name, _ in groupby(seen)] == ["freeze", "answer"] * 2
 
 
 def test_the_same_command_resumes_and_a_larger_limit_goes_on(toy: Callable[..., Any], tmp_path: Path) -> None:
