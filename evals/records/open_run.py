@@ -35,6 +35,10 @@ class OpenRun(ABC):
     def save(self) -> None:
         """Write what `meta` says now."""
 
+    @abstractmethod
+    def save_cells(self, *cells: str) -> None:
+        """Write what `meta` says now about these cells."""
+
     def count(self, cell: str) -> int:
         """Records of a cell."""
         return len(self.samples.get(cell, ())) + (cell in self.perf)

@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from evals.errors import UserError, unreadable
+from evals.records.journal import take_in
 from evals.records.lines import AnyRecord, Damaged, Head, decode, head
 from evals.records.models import RunMeta
 from sharedllm.validation import misfit
@@ -31,7 +32,10 @@ class Line:
 
 
 def read_run(folder: Path) -> RunMeta:
-    """`run.json` of a run. Raises UserError where there is none or it is not one of this format."""
+    """`run.json` of a run, with what changed since it was written.
+
+    Raises UserError where there is none or it is not one of this format.
+    """
     path = folder / RUN_FILE
     try:
         _require_file(path)
@@ -42,11 +46,13 @@ def read_run(folder: Path) -> RunMeta:
         raise unreadable(path, error) from error
     try:
         content.decode()
-        return RunMeta.model_validate_json(content, strict=True)
+        meta = RunMeta.model_validate_json(content, strict=True)
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8: {REPAIR}.") from error
     except ValidationError as error:
         raise UserError(f"{path} {_fault(error)}: {REPAIR}.") from error
+    take_in(folder, meta)
+    return meta
 
 
 def _require_file(path: Path) -> None:

@@ -111,12 +111,15 @@ class Engine:
     def _watched(self, cells: Sequence[Cell], end: Callable[[Sequence[Cell]], None]) -> Iterator[None]:
         """Notes that cells are at work, so that a next start knows if this process died on them. end: notes the end."""
         self.begun.start(cells)
-        self.store.save()
+        self._save(cells)
         try:
             yield
         finally:
             end(cells)
-            self.store.save()
+            self._save(cells)
+
+    def _save(self, cells: Sequence[Cell]) -> None:
+        self.store.save_cells(*(cell.id for cell in cells))
 
     def _run_cell(self, model: LongContextModel, cell: Cell) -> None:
         PeakMemory(model.devices).start()
@@ -205,8 +208,9 @@ class Engine:
         for cell in cells:
             state = self.states[cell.id]
             state.status, state.error, state.traceback, state.bad_input = status, error, traceback, bad_input
-            self.progress.finish(cell, state)
-        self.store.save()
+        self._save(cells)
+        for cell in cells:
+            self.progress.finish(cell, self.states[cell.id])
 
     def _record_out_of_memory(self, cells: Sequence[Cell], error: BaseException) -> None:
         """The peak goes into the place of the cold pass, which cannot run any more."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from evals.records.lines import AnyRecord
 from evals.records.models import CellState, RunMeta
@@ -43,8 +43,13 @@ class Relay(OpenRun):
         self._send(Forgot(frozenset(cells)))
 
     def save(self) -> None:
-        states = {cell: state.model_copy() for cell, state in self.meta.cells.items()}
-        self._send(Saved(states, dict(self.meta.models)))
+        self._send(Saved(self._states(self.meta.cells), dict(self.meta.models)))
+
+    def save_cells(self, *cells: str) -> None:
+        self._send(Saved(self._states(cells), {}))
+
+    def _states(self, cells: Iterable[str]) -> dict[str, CellState]:
+        return {cell: self.meta.cells[cell].model_copy() for cell in cells}
 
     def begin(self, cell: Cell, steps: int) -> None:
         self._send(Began(cell.id, steps))
