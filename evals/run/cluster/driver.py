@@ -14,6 +14,7 @@ import ray
 from ray.exceptions import RayError
 
 from evals.errors import UserError
+from evals.records.lines import AnyRecord
 from evals.records.models import CellState
 from evals.records.store import RunStore
 from evals.run.answering import Spent
@@ -33,9 +34,6 @@ MOST_DEATHS = 3
 MOST_LOST_STARTS = 10
 """Of workers in a row that did not come to answer; nodes that are lost meanwhile are among the reasons."""
 WAIT_S = 1.0
-SAVE_EVERY_S = 1.0
-"""`run.json` lists every cell: written at each change it would be what a large sweep spends its time on. What a killed
-driver had not written of it follows from the records."""
 DRAIN_S = 5.0
 """How long a stopped run waits for what its workers have to tell."""
 
@@ -60,6 +58,10 @@ class Hand:
         return f"{self.place.host}:{self.place.pid}" if self.place else "a worker that had not started"
 
 
+Told = tuple[Hand, Sequence[Message]]
+"""A worker, and what it had to tell."""
+
+
 class Driver:
     """Executes the cells of one run on a cluster."""
 
@@ -76,7 +78,6 @@ class Driver:
         self.most_workers = 0
         self._cells: dict[str, Cell] = {}
         self._polls: dict[Any, Hand] = {}
-        self._saved_at = 0.0
         self._parcel: list[Any] = []
         self._lost_starts = 0
         self._on_gpus = spec.device != "cpu"
@@ -151,22 +152,24 @@ class Driver:
 
     def _employ(self) -> None:
         """A job for every worker that is there and has none."""
-        for hand in self.hands:
-            while hand.place and hand.job is None:
-                job = self.schedule.take(hand.held, [h.job.model for h in self.hands if h.job], hand.gpus)
-                if job is None:
-                    break
-                if deadly := self.begun.deadly(job.cells):
-                    self._fail(deadly, self.begun.reason)
-                    left = job.without({cell.id for cell in deadly})
-                    if left:
-                        self.schedule.add(left)
-                    continue
-                self.begun.start(job.cells)
-                self._save()
-                hand.job, hand.held, hand.settled = job, job.model, set()
-                hand.actor.start.remote(job.as_recorded(self.store))
-                self._poll(hand)
+        idle = [hand for hand in self.hands if hand.place and hand.job is None]
+        begun = [(hand, job) for hand in idle if (job := self._assign(hand))]
+        if begun:
+            self.store.save_cells(*(cell.id for _, job in begun for cell in job.cells))
+        for hand, job in begun:
+            hand.actor.start.remote(job.as_recorded(self.store))
+            self._poll(hand)
+
+    def _assign(self, hand: Hand) -> Job | None:
+        """Choose a job for an idle worker and note that its cells are begun; None where there is none for it."""
+        while job := self.schedule.take(hand.held, [h.job.model for h in self.hands if h.job], hand.gpus):
+            if deadly := self.begun.deadly(job.cells):
+                self._fail(deadly, self.begun.reason)
+            if left := job.without({cell.id for cell in deadly}):
+                self.begun.start(left.cells)
+                hand.job, hand.held, hand.settled = left, left.model, set()
+                return left
+        return None
 
     def _dismiss(self) -> None:
         """End all workers."""
@@ -186,22 +189,34 @@ class Driver:
         if not self._polls:
             time.sleep(WAIT_S)  # all workers are lost, and no new one has a place yet
             return
-        ready, _ = ray.wait(list(self._polls), num_returns=1, timeout=WAIT_S)
-        for poll in ready:
+        told: list[Told] = []
+        lost: list[tuple[Hand, RayError]] = []
+        for poll in self._answered():
             hand = self._polls.pop(poll)
             try:
                 found = ray.get(poll)
             except RayError as error:
-                self._lose(hand, error)
+                lost.append((hand, error))
                 continue
             if isinstance(found, Place):
                 hand.place, self._lost_starts = found, 0
                 self.progress.log(f"Worker {hand.name} on {found.device}")
                 continue
-            self._replay(hand, found)
-            if hand.job:
-                self._poll(hand)
-        self._save()
+            told.append((hand, found))
+            if not (found and isinstance(found[-1], Ended)):
+                self._poll(hand)  # what comes next is on its way while this is written
+        self._write_down(told)
+        for hand, messages in told:
+            self._report(hand, messages)
+        for hand, reason in lost:
+            self._lose(hand, reason)
+
+    def _answered(self) -> list[Any]:
+        """The polls that have an answer, all of those that there are when the first has one."""
+        ready, _ = ray.wait(list(self._polls), num_returns=1, timeout=WAIT_S)
+        if ready:
+            ready, _ = ray.wait(list(self._polls), num_returns=len(self._polls), timeout=0)
+        return list(ready)
 
     def _lose(self, hand: Hand, error: RayError) -> None:
         """A worker is gone: what it had not told is done again by another."""
@@ -219,39 +234,53 @@ class Driver:
         self.progress.log(f"Lost worker {hand.name} at {names} ({_reason(error)}): another goes on with it.")
         self.schedule.add(job)
 
-    def _replay(self, hand: Hand, messages: Sequence[Message]) -> None:
-        """Do what a worker did. Records that follow each other are written in one go."""
-        records: list[Any] = []
-        for message in messages:
-            if isinstance(message, Appended):
-                records += message.records
-                continue
-            if isinstance(message, Stepped):
-                self.progress.step(self._cells[message.cell])
-                continue
-            self._write(records)
-            match message:
-                case Began(cell, steps):
-                    self.progress.begin(self._cells[cell], steps, place=hand.name)
-                case Finished(cell, state):
-                    hand.settled.add(cell)
-                    self._settle(cell, self._placed(hand, state))
-                case Logged(text):
-                    self.progress.log(text)
-                case Forgot(cells):
-                    self.store.forget(set(cells))
-                case Saved(states, models):
-                    for cell, state in states.items():
+    def _write_down(self, told: Sequence[Told]) -> None:
+        """Bring to disk what workers have told: the records with one write, then the states of their cells."""
+        records: list[AnyRecord] = []
+        changed: dict[str, None] = {}
+        for hand, messages in told:
+            for message in messages:
+                match message:
+                    case Appended():
+                        records += message.records
+                    case Forgot(cells):
+                        self._write(records)
+                        self.store.forget(set(cells))
+                    case Saved(states, models):
+                        for cell, state in states.items():
+                            self._note(cell, self._placed(hand, state))
+                        self.store.meta.models.update(models)
+                        changed |= dict.fromkeys(states)
+                    case Finished(cell, state):
                         self._note(cell, self._placed(hand, state))
-                    self.store.meta.models.update(models)
-                case Ended():
-                    self._end(hand, message)
+                        changed[cell] = None
+                    case Ended() if hand.job:
+                        self.begun.survived(hand.job.cells)
+                        changed |= dict.fromkeys(cell.id for cell in hand.job.cells)
         self._write(records)
+        if changed:
+            self.store.save_cells(*changed)
 
-    def _write(self, records: list[Any]) -> None:
+    def _write(self, records: list[AnyRecord]) -> None:
         if records:
             self.store.append(*records)
             records.clear()
+
+    def _report(self, hand: Hand, messages: Sequence[Message]) -> None:
+        """Tell people what a worker did. It is on the disk."""
+        for message in messages:
+            match message:
+                case Stepped(cell):
+                    self.progress.step(self._cells[cell])
+                case Began(cell, steps):
+                    self.progress.begin(self._cells[cell], steps, place=hand.name)
+                case Finished(cell):
+                    hand.settled.add(cell)
+                    self.progress.finish(self._cells[cell], self.states[cell])
+                case Logged(text):
+                    self.progress.log(text)
+                case Ended():
+                    self._end(hand, message)
 
     def _placed(self, hand: Hand, state: CellState) -> CellState:
         """A fault with the machine that it happened on, where there are several."""
@@ -264,28 +293,19 @@ class Driver:
         mine = self.states[cell]
         self.states[cell] = state.model_copy(update={"begun": mine.begun, "begun_records": mine.begun_records})
 
-    def _settle(self, cell: str, state: CellState) -> None:
-        self._note(cell, state)
-        self.progress.finish(self._cells[cell], self.states[cell])
-
     def _fail(self, cells: Sequence[Cell], reason: str) -> None:
         for cell in cells:
-            self._settle(cell.id, self.states[cell.id].model_copy(update={"status": "failed", "error": reason}))
+            self._note(cell.id, self.states[cell.id].model_copy(update={"status": "failed", "error": reason}))
+        self.store.save_cells(*(cell.id for cell in cells))
+        for cell in cells:
+            self.progress.finish(cell, self.states[cell.id])
 
     def _end(self, hand: Hand, ended: Ended) -> None:
-        assert hand.job is not None
         self.spent.load_s += ended.load_s
         self.spent.model_s += ended.model_s
-        self.begun.survived(hand.job.cells)
         hand.job = None
         if ended.error is not None:
             raise ended.error
-
-    def _save(self) -> None:
-        now = time.monotonic()
-        if now - self._saved_at >= SAVE_EVERY_S:
-            self.store.save()
-            self._saved_at = now
 
     def _drain(self) -> None:
         """The run stops: write down what the workers have to tell, and count no death."""
@@ -293,15 +313,15 @@ class Driver:
         for hand in running:
             assert hand.job is not None
             self.begun.survived(hand.job.cells)
-        polls = [*self._polls, *(hand.actor.messages.remote(0) for hand in running)]
+        polls = {**self._polls, **{hand.actor.messages.remote(0): hand for hand in running}}
         if not polls:
             return
         try:
-            ready, _ = ray.wait(polls, num_returns=len(polls), timeout=DRAIN_S)
-            told = [message for poll in polls if poll in ready for message in _told(poll)]
+            ready, _ = ray.wait(list(polls), num_returns=len(polls), timeout=DRAIN_S)
+            told = [(hand, _told(poll)) for poll, hand in polls.items() if poll in ready]
         except RayError:
             return
-        self._write([record for message in told if isinstance(message, Appended) for record in message.records])
+        self._write_down(told)
 
 
 def _told(poll: Any) -> list[Message]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -77,13 +78,14 @@ class Schedule:
 
     def sizes(self) -> Counter[int]:
         """Jobs that wait, by the GPUs that each needs."""
-        return Counter(job.gpus for of_model in self._waiting.values() for job in of_model)
+        found: Counter[int] = Counter()
+        for of_model in self._waiting.values():
+            found[of_model[0].gpus] += len(of_model)
+        return found
 
     def add(self, job: Job) -> None:
         """A new job, or one whose worker is gone."""
-        of_model = self._waiting.setdefault(job.model, [])
-        of_model.append(job)
-        of_model.sort(key=lambda job: job.cost)
+        insort(self._waiting.setdefault(job.model, []), job, key=lambda job: job.cost)
 
     def take(self, held: str | None, running: Iterable[str], gpus: int = 1) -> Job | None:
         """The next job for a worker with that many GPUs that holds a model. running: models of the jobs that run now.
