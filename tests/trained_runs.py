@@ -17,6 +17,7 @@ SMALL = {"windows": 2, "chunks": [2], "running": 64, "needles": [], "repeat_shar
 OPTIONS: dict[str, dict[str, Any]] = {
     "sharedllm": {"chunk_size": 64, "ratios": [8, 4, 2], "lower_layers": 2},
     "window": {"chunk_size": 64, "rank": 2},
+    "beacon": {"chunk_size": 64, "window": 32, "ratios": [2, 4]},
 }
 
 

@@ -28,7 +28,9 @@ def train(
     output: Annotated[Path, typer.Option(help="Folder for checkpoint, log, plot and adapter.")],
     data: Annotated[Optional[list[Path]], typer.Option(help=".txt, .jsonl(.gz|.xz) or .tokens.npz; repeat.")] = None,  # noqa: UP045
     heldout: Annotated[Optional[list[Path]], typer.Option(help="Texts for the evaluation at the end.")] = None,  # noqa: UP045
-    method: Annotated[str, typer.Option(help="sharedllm, window or one of another package.")] = "sharedllm",
+    method: Annotated[
+        str, typer.Option(help="What is trained: sharedllm, a rival or a method of another package.")
+    ] = "sharedllm",
     preset: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="Of the method; of sharedllm: small (default), needle (its second stage), joint or paper."),

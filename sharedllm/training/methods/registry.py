@@ -17,6 +17,7 @@ DEFAULT = "sharedllm"
 BUILT_IN = {
     "sharedllm": "sharedllm.training.methods.sharedllm:SharedLLM",
     "window": "baselines.window.training:Window",
+    "beacon": "baselines.activation_beacon.training:Beacon",
 }
 """Targets `module:class`, resolved when a method is used. A built-in name cannot be taken over."""
 
