@@ -31,7 +31,7 @@ class Batch(ContextInputs):
     """What one step reads, and what the loss makes of it.
 
     labels: (B, S), -100 where nothing is learnt. weights: (B, S) of each label. rows: see `target_rows`. kind: whose
-    loss it is in the log.
+    loss it is in the log. progress: share of the run's steps before this one.
     """
 
     input_ids: torch.Tensor
@@ -39,6 +39,7 @@ class Batch(ContextInputs):
     weights: torch.Tensor | None = None
     rows: torch.Tensor | None = None
     kind: str = "lm"
+    progress: float = 1.0
     use_cache: bool | None = False
 
     def prepared(self) -> Batch:

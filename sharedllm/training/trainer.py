@@ -95,6 +95,7 @@ class Trainer:
             read = 0
             for _ in range(accumulate):
                 batch = next(batches).to(self.accelerator.device)
+                batch.progress = self.step / self.settings.steps
                 torch.manual_seed(self.settings.seed * 1_000_003 + self.step)  # split noise resumes exactly
                 loss = self.objective(batch) / accumulate
                 self.accelerator.backward(loss)
