@@ -11,7 +11,7 @@ the encoder, window in the decoder.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -20,6 +20,7 @@ from transformers import PreTrainedConfig
 
 from baselines.cepe.cost import CrossCost
 from baselines.cepe.modeling import CEPEForCausalLM, EncodedContext, check_fields
+from baselines.cepe.training import TrainedCEPE
 from evals.errors import UserError
 from evals.methods import flops
 from evals.methods.base import MOST, Cost, LongContextModel, MethodSettings, Query, Runtime, Session, common_fields
@@ -29,7 +30,7 @@ from evals.methods.decoding.kv_cache import BufferCache
 from evals.methods.decoding.prefill import read
 from evals.methods.decoding.static_decoder import CacheStep, decode_mode
 from evals.methods.presets import Preset
-from evals.methods.weights import load_class, resolve
+from evals.methods.weights import load_base, load_class, resolve
 from sharedllm.nn.layers import decoder_of, output_head
 
 
@@ -67,11 +68,7 @@ class SplitSession(BufferSession[CEPEForCausalLM]):
         return super().state_bytes + (0 if self._encoded is None else self._encoded.nbytes)
 
     def _encode(self, ids: Sequence[int]) -> EncodedContext:
-        chunk = self._settings.chunk
-        full = len(ids) // chunk * chunk
-        pieces = (self._tensor(ids[:full]).view(1, -1, chunk), self._tensor(ids[full:])[:, None])
-        states = [self._model.encode(p, block=self._settings.encode_block) for p in pieces if p.numel()]
-        encoded = EncodedContext(torch.cat([s.states for s in states if s.states is not None], dim=1))
+        encoded = self._model.encode_text(self._tensor(ids), self._settings.chunk, self._settings.encode_block)
         return self._model.project(encoded) if self._settings.cache_cross == "kv" else encoded
 
     def _forward(self, ids: torch.Tensor) -> torch.Tensor:
@@ -117,7 +114,7 @@ class CEPESession(DeferredSession[int]):
 
 @dataclass(kw_only=True)
 class CEPE(LongContextModel):
-    """A CEPE or CEPED checkpoint; they differ in their weights only."""
+    """A CEPE or CEPED checkpoint, which differ in their weights only, or what `sharedllm-train` made of a base."""
 
     settings_model: ClassVar[type[BaseModel] | None] = CEPESettings
 
@@ -126,17 +123,27 @@ class CEPE(LongContextModel):
 
     @classmethod
     def load(cls, preset: Preset, runtime: Runtime) -> Self:
-        settings = CEPESettings.of(preset)
-        if not runtime.random_weights:
-            check_fields(PreTrainedConfig.get_config_dict(resolve(preset.weights, runtime))[0])
-        model, tokenizer = load_class(CEPEForCausalLM, preset.weights, runtime, preset.shape)
+        settings, trained_chunk = CEPESettings.of(preset), None
+        if preset.adapter is not None and not runtime.random_weights:
+            # --checkpoint names what was trained; the base stays the preset's
+            base, tokenizer = load_base(preset.weights, replace(runtime, checkpoint=None), preset.shape)
+            trained = TrainedCEPE.build(base, {}, preset.adapter_folder(runtime.checkpoint))
+            model, trained_chunk = trained.model, trained.options.encoder_chunk
+        else:
+            if not runtime.random_weights:
+                check_fields(PreTrainedConfig.get_config_dict(resolve(preset.weights, runtime))[0])
+            model, tokenizer = load_class(CEPEForCausalLM, preset.weights, runtime, preset.shape)
         check(settings, model)
         fields = common_fields(
             preset,
             runtime,
             model,
             tokenizer,
-            fairness={**settings.model_dump(), "cross_kernel": "sdpa"},
+            fairness={
+                **settings.model_dump(),
+                **({} if trained_chunk is None else {"trained chunk": trained_chunk}),
+                "cross_kernel": "sdpa",
+            },
             trained=not runtime.random_weights,
             decode=decode_mode(model),
         )

@@ -179,9 +179,17 @@ class CEPEForCausalLM(LlamaForCausalLM):  # type: ignore[no-untyped-call]  # its
         states = torch.cat(parts).view(batch, -1, self.config.encoder_hidden_size)
         return EncodedContext(states, None if mask is None else mask.view(batch, -1).bool())
 
+    def encode_text(self, ids: torch.Tensor, chunk: int, block: int = ENCODE_BLOCK) -> EncodedContext:
+        """Encode texts (batch, tokens) in chunks of `chunk` tokens; the last one may be shorter, nothing is padded."""
+        count = ids.shape[1] // chunk
+        pieces = (ids[:, : count * chunk].reshape(len(ids), count, chunk), ids[:, None, count * chunk :])
+        states = [self.encode(piece, block=block).states for piece in pieces if piece.numel()]
+        return EncodedContext(torch.cat([s for s in states if s is not None], dim=1))
+
     def _encode(self, ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """Final states (chunks, length, hidden) of a block; the stock forward takes what `read_both_ways` cannot."""
-        if mask is None and supports_static_decoding(self, self.encoder.config):
+        """Final states (chunks, length, hidden) of a block; the stock forward takes what `read_both_ways` cannot, and
+        training, where it can recompute layers in the backward pass."""
+        if mask is None and not self.training and supports_static_decoding(self, self.encoder.config):
             return read_both_ways(decoder_of(self.encoder), ids)
         states: torch.Tensor = self.encoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
         return states
