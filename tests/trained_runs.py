@@ -18,6 +18,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "sharedllm": {"chunk_size": 64, "ratios": [8, 4, 2], "lower_layers": 2},
     "window": {"chunk_size": 64, "rank": 2},
     "beacon": {"chunk_size": 64, "window": 32, "ratios": [2, 4]},
+    "cepe": {"chunk_size": 64, "encoder_layers": 1, "encoder_chunk": 48, "same_text": 0.3, "start": "zero"},
+    "longllama": {"chunk_size": 64, "window": 48, "mem_layers": [1]},
 }
 
 

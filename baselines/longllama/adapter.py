@@ -4,7 +4,7 @@ and answer continue the local cache, which moves into memory when it is full."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Self
 
@@ -14,13 +14,14 @@ from transformers import PreTrainedConfig
 
 from baselines.longllama.modeling import LongLlamaConfig, LongLlamaForCausalLM
 from baselines.longllama.step import LongLLaMAStep
+from baselines.longllama.training import TrainedLongLLaMA
 from evals.errors import UserError
 from evals.methods import flops
 from evals.methods.base import MOST, Cost, LongContextModel, MethodSettings, Runtime, common_fields
 from evals.methods.decoding.session import GraphSession
 from evals.methods.decoding.static_decoder import decode_mode, supports_static_decoding
 from evals.methods.presets import Preset
-from evals.methods.weights import load_class, resolve
+from evals.methods.weights import load_base, load_class, resolve
 from sharedllm.nn.base_config import head_dim, key_value_heads
 
 Positive = Annotated[int, Field(ge=1, le=MOST)]
@@ -71,7 +72,7 @@ class LongLLaMASession(GraphSession[LongLlamaForCausalLM]):
 
 @dataclass(kw_only=True)
 class LongLLaMA(LongContextModel):
-    """A LongLLaMA checkpoint (3B, 3B v1.1, Code 7B), or random weights of its shape."""
+    """A LongLLaMA checkpoint (3B, 3B v1.1, Code 7B), what `sharedllm-train` made of a base, or random weights."""
 
     settings_model: ClassVar[type[BaseModel] | None] = LongLLaMASettings
 
@@ -82,9 +83,14 @@ class LongLLaMA(LongContextModel):
         settings = LongLLaMASettings.of(preset)
         if runtime.attn != "sdpa":
             raise UserError(f"LongLLaMA's memory attention runs on sdpa, not on {runtime.attn}: use --attn sdpa.")
-        if not runtime.random_weights:
-            check_checkpoint(resolve(preset.weights, runtime))
-        model, tokenizer = load_class(LongLlamaForCausalLM, preset.weights, runtime, preset.shape)
+        if preset.adapter is not None and not runtime.random_weights:
+            # --checkpoint names what was trained; the base stays the preset's
+            base, tokenizer = load_base(preset.weights, replace(runtime, checkpoint=None), preset.shape)
+            model = TrainedLongLLaMA.build(base, {}, preset.adapter_folder(runtime.checkpoint)).model
+        else:
+            if not runtime.random_weights:
+                check_checkpoint(resolve(preset.weights, runtime))
+            model, tokenizer = load_class(LongLlamaForCausalLM, preset.weights, runtime, preset.shape)
         config = model.config
         config.update(settings.model_dump(exclude_none=True))
         if config.last_context_length > model.window:

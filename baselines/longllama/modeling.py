@@ -50,6 +50,7 @@ class LongLlamaForCausalLM(LlamaPreTrainedModel):  # type: ignore[no-untyped-cal
     """
 
     config_class = LongLlamaConfig
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012 - as transformers reads it
 
     def __init__(self, config: LongLlamaConfig) -> None:
         check_config(config)

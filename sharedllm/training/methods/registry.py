@@ -16,6 +16,8 @@ if TYPE_CHECKING:  # the names alone must not wait for torch
 DEFAULT = "sharedllm"
 BUILT_IN = {
     "sharedllm": "sharedllm.training.methods.sharedllm:SharedLLM",
+    "cepe": "baselines.cepe.training:TrainedCEPE",
+    "longllama": "baselines.longllama.training:TrainedLongLLaMA",
     "window": "baselines.window.training:Window",
     "beacon": "baselines.activation_beacon.training:Beacon",
 }

@@ -13,6 +13,8 @@ from evals.methods import presets
 from evals.methods.base import LongContextModel, Query, Runtime
 
 PARAMETERS = {  # name -> parameters, tensors; CEPE's as counted on the authors' class, LongLLaMA's are Llama's
+    "cepe-135m": (134_515_008 + 26_559_360 + 70_793_280, 532),  # base, cross-attention, encoder: as training makes them
+    "longllama-135m": (134_515_008, 272),
     "cepe-7b": (8_516_195_328, 669),
     "ceped-7b": (8_516_195_328, 669),
     "longllama-3b": (3_426_473_600, 237),
