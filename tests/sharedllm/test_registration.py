@@ -22,7 +22,12 @@ def succeeds(code: str) -> None:
 
 @pytest.mark.parametrize(
     "imports",
-    ["import sharedllm; from transformers import AutoModelForCausalLM", "import transformers.models.auto, sharedllm"],
+    [
+        "import sharedllm; from transformers import AutoModelForCausalLM",
+        "import transformers.models.auto, sharedllm",
+        "import sharedllm; from transformers import LlamaForCausalLM",
+        "import sharedllm; from transformers import Qwen2ForCausalLM",
+    ],
 )
 def test_the_auto_classes_know_sharedllm(imports: str) -> None:
     succeeds(imports + KNOWN)
