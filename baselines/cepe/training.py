@@ -23,6 +23,10 @@ from sharedllm.trained_adapter import BaseIdentity
 from sharedllm.training.batches import NO_CONTEXT, Batch
 from sharedllm.training.methods.base import AdaptedMethod, Options
 
+ENCODE_BLOCK = 512
+"""Chunks encoded at once. Small bases are trained in larger blocks than 7B models are read: there the host, which issues
+the work, is the bottleneck."""
+
 
 class CEPEOptions(Options):
     """encoder_layers: of the base, copied for the encoder. encoder_chunk: tokens that the encoder reads at a time.
@@ -70,7 +74,7 @@ class TrainedCEPE(AdaptedMethod):
     def hidden(self, batch: Batch) -> torch.Tensor:
         context = None
         if batch.context_ids is not None:
-            context = self.model.encode_text(batch.context_ids.flatten(1), self.options.encoder_chunk)
+            context = self.model.encode_text(batch.context_ids.flatten(1), self.options.encoder_chunk, ENCODE_BLOCK)
         dropped = batch.kind == NO_CONTEXT
         decoder = self.model.model(input_ids=batch.input_ids, context=None if dropped else context, use_cache=False)
         hidden: torch.Tensor = decoder.last_hidden_state

@@ -29,11 +29,6 @@ class Run:
     others: int
 
 
-def alone(documents: int, entries: int) -> list[Run]:
-    """Every entry reads itself alone: layers without memory."""
-    return [Run(place, range(documents), 0) for place in range(entries)]
-
-
 def own_past(documents: int, entries: int) -> list[Run]:
     """Every entry reads all of its document that came before: memory in use."""
     return [Run(place, range(documents), place) for place in range(entries)]
@@ -57,15 +52,43 @@ def crossbatch(documents: int, entries: int, negatives: int) -> list[Run]:
 
 
 def read_entries(
-    model: LongLlamaForCausalLM, layer: DecoderLayer, hidden: torch.Tensor, rotation: Rotation, runs: Sequence[Run]
+    model: LongLlamaForCausalLM,
+    layer: DecoderLayer,
+    hidden: torch.Tensor,
+    rotation: Rotation,
+    runs: Sequence[Run] | None,
 ) -> torch.Tensor:
-    """States (documents, tokens, hidden) after a layer; entries of model.window tokens, the last may be shorter."""
+    """States (documents, tokens, hidden) after a layer; entries of model.window tokens, the last may be shorter.
+
+    runs: of a memory layer; None for one without memory.
+    """
     attention, x = layer.self_attn, fused.rms_norm(layer.input_layernorm, hidden)
     q = model.queries(attention, x, rotation)
     raw, keys, values = model.keys_values(attention, x, rotation)
-    heads = attend_entries(q, raw, keys, values, model.window, runs, attention.scaling)
+    if runs is None:
+        heads = attend_alone(q, keys, values, model.window, attention.scaling)
+    else:
+        heads = attend_entries(q, raw, keys, values, model.window, runs, attention.scaling)
     hidden, normed = fused.add_norm(layer.post_attention_layernorm, hidden, model.merged(attention, heads))
     return hidden + fused.mlp(layer.mlp, normed)
+
+
+def attend_alone(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, window: int, scale: float) -> torch.Tensor:
+    """Causal attention of each entry to itself; shapes as in `attend_entries`. All whole entries at once: a long
+    document has dozens, and a GPU would wait for as many kernels in every layer."""
+    documents, end = len(q), q.shape[2] // window * window
+
+    def folded(x: torch.Tensor) -> torch.Tensor:
+        """(documents, heads, tokens, d) -> (documents * whole entries, heads, window, d)."""
+        return torch.unflatten(x[:, :, :end], 2, (-1, window)).transpose(1, 2).flatten(0, 1)
+
+    parts = []
+    if end:
+        out = attend_last(folded(q), folded(keys), folded(values), scale)
+        parts.append(torch.unflatten(out, 0, (documents, -1)).transpose(1, 2).flatten(2, 3))
+    if end < q.shape[2]:
+        parts.append(attend_last(q[:, :, end:], keys[:, :, end:], values[:, :, end:], scale))
+    return torch.cat(parts, 2)
 
 
 def attend_entries(

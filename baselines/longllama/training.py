@@ -11,7 +11,7 @@ from pydantic import Field
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from baselines.longllama.crossbatch import alone, crossbatch, entry_rotation, own_past, read_entries
+from baselines.longllama.crossbatch import crossbatch, entry_rotation, own_past, read_entries
 from baselines.longllama.initial import over_base
 from baselines.longllama.modeling import LongLlamaForCausalLM
 from sharedllm.trained_adapter import BaseIdentity
@@ -79,11 +79,10 @@ class TrainedLongLLaMA(AdaptedMethod):
         """Final states (documents, tokens, hidden); of documents among each other in training, alone otherwise."""
         model, documents, entries = self.model, len(ids), -(-ids.shape[1] // self.model.window)
         hidden = model.decoder.embed_tokens(ids)
-        rotation, without = entry_rotation(model, hidden), alone(documents, entries)
-        training = model.training
+        rotation, training = entry_rotation(model, hidden), model.training
         memory = crossbatch(documents, entries, self.options.negatives) if training else own_past(documents, entries)
         for index, layer in enumerate(model.decoder.layers):
-            runs = memory if index in model.config.mem_layers else without
+            runs = memory if index in model.config.mem_layers else None
             if self._recompute and training:
                 hidden = checkpoint(self._layer, model, layer, hidden, rotation, runs, use_reentrant=False)
             else:
