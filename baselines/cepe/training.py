@@ -24,8 +24,8 @@ from sharedllm.training.batches import NO_CONTEXT, Batch
 from sharedllm.training.methods.base import AdaptedMethod, Options
 
 ENCODE_BLOCK = 512
-"""Chunks encoded at once. Small bases are trained in larger blocks than 7B models are read: there the host, which issues
-the work, is the bottleneck."""
+"""Chunks encoded at once: more than where 7B models read, since with small bases the host that issues the work is the
+bottleneck."""
 
 
 class CEPEOptions(Options):
