@@ -42,8 +42,9 @@ class BabilongSettings(ChatSettings):
     which of them, 0k to 1M; not given: the longest that --length can hold. facts: how many are generated (1 to
     200; qa4 has 2); not given: drawn as in the originals. start: percent of the text before the first fact; the higher,
     the easier for methods with a window. prompt: `official`, or `bare` without instruction and examples. begin: begin
-    the answer with "Answer:" as the examples do, for base models. max_new_tokens: answer budget, officially 20. chat:
-    wrap the prompt in the tokenizer's chat template.
+    the answer with "Answer:" as the examples do, for base models. cloze: begin it with the deciding fact itself, up to
+    the place that is asked for: a model need only find the sentence and copy its end (generated qa1). max_new_tokens:
+    answer budget, officially 20. chat: wrap the prompt in the tokenizer's chat template.
     """
 
     source: Literal["generated", "official"] = "generated"
@@ -52,13 +53,18 @@ class BabilongSettings(ChatSettings):
     start: float = Field(0, ge=0, le=100)
     prompt: Literal["official", "bare"] = "official"
     begin: bool = False
+    cloze: bool = False
     max_new_tokens: int = Field(20, ge=1)
     chat: bool = False
 
+    added_later: ClassVar[tuple[str, ...]] = (*ChatSettings.added_later, "cloze")
+
     @model_validator(mode="after")
     def _consistent(self) -> BabilongSettings:
-        if self.source == "official" and (self.facts is not None or self.start):
-            raise ValueError("facts and start are settings of source=generated: the official rows have theirs")
+        if self.source == "official" and (self.facts is not None or self.start or self.cloze):
+            raise ValueError("facts, start and cloze are settings of source=generated: the official rows have theirs")
+        if self.cloze and (self.begin or self.chat):
+            raise ValueError("cloze begins the answer itself, in plain text: leave out begin and chat")
         if self.set is not None and self.source != "official":
             raise ValueError("set names official rows: add source=official")
         if self.set is not None and self.set not in rows.SETS:
@@ -82,6 +88,8 @@ class Babilong(Task):
         return self.subset
 
     def check(self) -> None:
+        if self.settings.cloze and self.task != "qa1":
+            raise UserError("cloze is for babilong:qa1, where one fact ends with the answer: ask for that subset alone.")
         if self.settings.prompt == "official":
             template(self.task)
         if self.settings.source == "generated":
@@ -120,7 +128,10 @@ class Babilong(Task):
         story = draw(rng, self.task, count)
         facts = [builder.encode(" " + fact, after=".") for fact in story.facts]
         before, after = self._around(story.question)
-        frame = builder.frame(before, after, chat=asked.chat, question=story.question, answer=self._begun)
+        begun = self._begun
+        if asked.cloze:
+            begun = f"\nAnswer: {story.facts[story.support[-1]].partition(story.answer)[0].rstrip()}"
+        frame = builder.frame(before, after, chat=asked.chat, question=story.question, answer=begun)
         room = length - len(frame) - asked.max_new_tokens - sum(map(len, facts))
         if room < 0:
             raise UserError(f"A length of {length} tokens cannot hold BABILong {self.task}: choose a larger --length.")

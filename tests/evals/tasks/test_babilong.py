@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 from prompt_text import text
 
 from evals.errors import UserError
@@ -120,6 +121,23 @@ def test_a_bare_prompt_has_no_instruction_and_the_answer_may_be_begun(tokenizer,
     instance = next(bare.instances(tokenizer, 2048, 1, 0))
     assert text(tokenizer, instance).startswith("<context>\n")
     assert text(tokenizer, instance).endswith(f"Question: {instance.meta['question']}\nAnswer:")
+
+
+def test_a_cloze_begins_with_the_fact_and_leaves_its_end_to_the_model(tokenizer, plain_texts: DataSource) -> None:
+    task = Babilong("qa1", BabilongSettings(cloze=True, facts=6), plain_texts)
+    for instance in task.instances(tokenizer, 2048, 20, 0):
+        begun = text(tokenizer, instance).rpartition("\nAnswer: ")[2]
+        last = [fact for fact in told(tokenizer, instance) if fact.split()[0] == begun.split()[0]][-1]
+        assert last == f"{begun} {instance.reference}."
+        assert task.evaluate(instance, Output(text=f" {instance.reference}."))["score"] == 1
+
+
+def test_a_cloze_is_for_generated_qa1(tokenizer, plain_texts: DataSource) -> None:
+    with pytest.raises(UserError, match="cloze is for babilong:qa1"):
+        Babilong("qa2", BabilongSettings(cloze=True), plain_texts).check()
+    for wrong in ({"begin": True}, {"chat": True}, {"source": "official"}):
+        with pytest.raises(ValidationError, match="cloze"):
+            BabilongSettings(cloze=True, **wrong)
 
 
 def test_a_length_without_room_is_one_sentence(tokenizer, plain_texts: DataSource) -> None:
@@ -237,7 +255,7 @@ def test_missing_rows_are_reported_before_anything_runs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"source": "official", "facts": 3}, "facts and start are settings of source=generated"),
+        ({"source": "official", "facts": 3}, "facts, start and cloze are settings of source=generated"),
         ({"set": "4k"}, "add source=official"),
         ({"source": "official", "set": "5k"}, "set is one of 0k"),
     ],
