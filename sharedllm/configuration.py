@@ -9,6 +9,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from sharedllm.errors import UserError
 from sharedllm.nn.base_config import sliding_window
 from sharedllm.nn.recipes import RECIPES
+from sharedllm.registration import bring_model
 from sharedllm.settings import DEFAULTS, SETTINGS, MethodFields, check_settings
 
 
@@ -42,6 +43,7 @@ class SharedLLMConfig(MethodFields, PreTrainedConfig):  # type: ignore[no-untype
         settings.setdefault("tie_word_embeddings", base_config.tie_word_embeddings)
         super().__init__(**settings)
         self._check_together()
+        bring_model()
 
     def _check_together(self) -> None:
         """What the declaration of a single field cannot say: the base's family and sizes, and fields between them."""

@@ -19,6 +19,7 @@ from torch.backends.cuda import SDPAParams, can_use_flash_attention
 from torch.nn.attention.bias import causal_lower_right
 from transformers import Cache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.llama.modeling_llama import eager_attention_forward
 
 from sharedllm.nn.layers import Attention, Norm, Rotation
 from sharedllm.nn.recipes import recipe_of
@@ -117,9 +118,6 @@ def self_attention(
     dropout = attention.attention_dropout if attention.training else 0.0
     if attention.config._attn_implementation == "sdpa" and mask is None:
         return attention.o_proj(merged(attend_last(query, key, value, attention.scaling, dropout)))
-    # not above: a program whose first act is to import Llama would find that module half imported (`registration`)
-    from transformers.models.llama.modeling_llama import eager_attention_forward
-
     kernel = ALL_ATTENTION_FUNCTIONS.get_interface(attention.config._attn_implementation, eager_attention_forward)
     window = getattr(attention, "sliding_window", getattr(attention.config, "sliding_window", None))
     mask = None if mask is None else mask.to(query.device)
