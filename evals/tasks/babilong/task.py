@@ -89,7 +89,9 @@ class Babilong(Task):
 
     def check(self) -> None:
         if self.settings.cloze and self.task != "qa1":
-            raise UserError("cloze is for babilong:qa1, where one fact ends with the answer: ask for that subset alone.")
+            raise UserError(
+                "cloze is for babilong:qa1, where one fact ends with the answer: ask for that subset alone."
+            )
         if self.settings.prompt == "official":
             template(self.task)
         if self.settings.source == "generated":

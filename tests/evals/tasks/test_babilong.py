@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
 from prompt_text import text
+from pydantic import ValidationError
 
 from evals.errors import UserError
 from evals.tasks.babilong import scores
