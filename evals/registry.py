@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 METHODS = {
     "full": "baselines.dense:FullAttention",
     "truncated": "baselines.truncated:Truncated",
+    "window": "baselines.window.adapter:FineTuned",
     "retrieval": "baselines.retrieval.adapter:Retrieval",
     "kvpress": "baselines.kvpress.adapter:KVPress",
     "llmlingua": "baselines.llmlingua.adapter:LLMLingua",

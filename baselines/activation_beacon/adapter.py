@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import torch
@@ -12,13 +12,14 @@ from pydantic import BaseModel, Field
 from baselines.activation_beacon.cache import BeaconCache, Fill
 from baselines.activation_beacon.modeling import CLASSES, BeaconModel, adapt_ratio, check_config, covered
 from baselines.activation_beacon.step import BeaconStep
+from baselines.activation_beacon.training import Beacon
 from evals.errors import UserError
 from evals.methods import flops
 from evals.methods.base import MOST, Cost, LongContextModel, MethodSettings, Runtime, common_fields
 from evals.methods.decoding.session import GraphSession
 from evals.methods.decoding.static_decoder import decode_mode, supports_static_decoding
 from evals.methods.presets import Preset
-from evals.methods.weights import causal_config, load_class, resolve, shape_config
+from evals.methods.weights import causal_config, load_base, load_class, resolve, shape_config
 from sharedllm.nn.base_config import head_dim, key_value_heads
 
 
@@ -63,7 +64,8 @@ class BeaconSession(GraphSession[BeaconModel]):
 
 @dataclass(kw_only=True)
 class ActivationBeacon(LongContextModel):
-    """A released Activation Beacon checkpoint (Llama, Mistral or Qwen2 base), or random weights of its shape."""
+    """A released Activation Beacon checkpoint (Llama, Mistral or Qwen2 base), what `sharedllm-train` made of a base, or
+    random weights."""
 
     settings_model: ClassVar[type[BaseModel]] = BeaconSettings
 
@@ -73,7 +75,12 @@ class ActivationBeacon(LongContextModel):
     @classmethod
     def load(cls, preset: Preset, runtime: Runtime) -> Self:
         settings = BeaconSettings.of(preset)
-        model, tokenizer = load_class(_model_class(preset, runtime), preset.weights, runtime, preset.shape)
+        if preset.adapter is not None and not runtime.random_weights:
+            # --checkpoint names what was trained; the base stays the preset's
+            base, tokenizer = load_base(preset.weights, replace(runtime, checkpoint=None), preset.shape)
+            model = Beacon.build(base, {}, preset.adapter_folder(runtime.checkpoint)).beacon_model
+        else:
+            model, tokenizer = load_class(_model_class(preset, runtime), preset.weights, runtime, preset.shape)
         config = model.config
         if settings.ratio is not None and config.beacon_window % settings.ratio:
             raise UserError(

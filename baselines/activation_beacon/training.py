@@ -138,6 +138,7 @@ def with_beacons(base: PreTrainedModel, options: BeaconOptions) -> BeaconModel:
             setattr(attention, f"beacon_{name}_proj", copy.deepcopy(projection(attention, "", name)))
     if base.generation_config is not None:
         model.generation_config = base.generation_config
+    model.train(base.training)
     return model
 
 

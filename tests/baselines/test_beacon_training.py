@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ from trained_runs import adapter, train
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig
 
 from baselines.activation_beacon import training, unrolled
+from baselines.activation_beacon.adapter import ActivationBeacon
 from baselines.activation_beacon.modeling import BeaconLlama
 from baselines.activation_beacon.training import Beacon, BeaconOptions, draw_ratios
+from evals.methods import presets
+from evals.methods.base import Query, Runtime
 from sharedllm.errors import UserError
 from sharedllm.trained_adapter import BaseIdentity
 from sharedllm.training.batches import NO_CONTEXT, Batch
@@ -101,7 +105,8 @@ def test_beacons_start_as_the_base_and_its_end_of_text(tiny_llama: Path) -> None
     ids = torch.arange(20)[None]
     batch = Batch(input_ids=ids, labels=ids)
     expected = base.model(ids).last_hidden_state
-    torch.testing.assert_close(method.hidden(batch), expected, atol=1e-5, rtol=1e-5)  # one window without beacons
+    method.model.train()  # where the last window has no beacons
+    torch.testing.assert_close(method.hidden(batch), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_only_beacons_learn_and_earlier_windows_through_them(tiny_llama: Path) -> None:
@@ -173,6 +178,32 @@ def test_a_stopped_run_resumes_to_the_same_adapter_and_another_starts_from_it(
     train("beacon", tiny_llama, texts, tmp_path / "further", options, **further)
     again = adapter(tmp_path / "further")
     assert all(torch.allclose(again[n], mine[n], atol=1e-4) for n in mine)
+
+
+def test_the_harness_reads_what_was_trained(
+    tiny_llama: Path, tiny_presets: Callable[..., Path], tmp_path: Path
+) -> None:
+    method = built(tiny_llama)
+    for parameter in method.trainable(["beacon"])["lr"]:
+        torch.nn.init.normal_(parameter, std=0.3)
+        parameter.data = parameter.data.bfloat16().float()  # as it is stored
+    method.save(tmp_path / "adapter", "tiny", 2**30)
+    fields = {"adapter": {"source": str(tmp_path / "adapter")}, "settings": {"ratio": 2}}
+    preset = presets.load_preset(str(tiny_presets("activation_beacon", "beacon-trained", **fields)))
+    loaded = ActivationBeacon.load(preset, Runtime())
+    assert loaded.fairness["trained"] is True
+    batch, model = windows(), method.model
+    model.train(False)
+    context, running = batch.context_ids.flatten(1)[0].tolist(), batch.input_ids[0].tolist()
+    found = loaded.prefill(context).score(Query(running[:8]), running[8:])
+    with torch.no_grad():
+        expected = method.head(method.hidden(batch)[0]).log_softmax(-1)
+    expected = expected[7:-1].gather(1, batch.input_ids[0, 8:, None])[:, 0]
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    other = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    torch.nn.init.normal_(other.model.layers[0].mlp.up_proj.weight)
+    with pytest.raises(UserError, match="this base has other weights"):
+        Beacon.build(other, OPTIONS, tmp_path / "adapter")
 
 
 def test_what_does_not_fit_is_one_sentence(tiny_llama: Path, texts: Path, tmp_path: Path) -> None:

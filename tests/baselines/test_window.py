@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,11 @@ import torch
 from trained_runs import adapter, train
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
+from baselines.window.adapter import FineTuned
 from baselines.window.low_rank import LowRank, add_updates, is_update, merge_updates
 from baselines.window.training import Window
+from evals.methods import presets
+from evals.methods.base import Query, Runtime
 from sharedllm.errors import UserError
 from sharedllm.training.batches import Batch
 
@@ -128,6 +132,33 @@ def test_a_stopped_run_resumes_to_the_same_adapter_and_another_starts_from_it(
     torch.nn.init.normal_(other.model.layers[0].mlp.up_proj.weight)
     with pytest.raises(UserError, match="this base has other weights"):
         Window.build(other, OPTIONS, tmp_path / "cut" / "adapter")
+
+
+@pytest.mark.parametrize("rope", [{}, {"rope": "yarn", "factor": 2}])
+def test_the_harness_reads_what_was_trained(
+    rope: dict[str, object], tiny_llama: Path, tiny_presets: Callable[..., Path], tmp_path: Path
+) -> None:
+    method = Window.build(base(tiny_llama), {**OPTIONS, **rope}, None)
+    method.trainable(["low_rank"])
+    trained_updates(method.model)
+    method.save(tmp_path / "adapter", "tiny", 2**30)
+    for name, parameter in method.model.named_parameters():
+        if is_update(name):
+            parameter.data = parameter.data.bfloat16().float()  # as it is stored
+    name = f"window-tiny-{len(rope)}"
+    preset = presets.load_preset(str(tiny_presets("window", name, adapter={"source": str(tmp_path / "adapter")})))
+    loaded = FineTuned.load(preset, Runtime())
+    assert loaded.fairness["trained"] is True
+    assert loaded.window == method.window == 768 * rope.get("factor", 1)
+    batch = windows(32)
+    context, running = batch.context_ids.flatten(1)[0].tolist(), batch.input_ids[0].tolist()
+    found = loaded.prefill(context).score(Query(running[:8]), running[8:])
+    with torch.no_grad():
+        expected = method.head(method.hidden(batch)[0]).log_softmax(-1)
+    expected = expected[7:-1].gather(1, batch.input_ids[0, 8:, None])[:, 0]
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    with pytest.raises(UserError, match="train one with sharedllm-train and name its folder with --checkpoint"):
+        FineTuned.load(preset, Runtime(checkpoint=str(tmp_path / "nowhere")))
 
 
 def sum_of_tokens(folder: Path, summary: dict[str, object]) -> int:

@@ -69,6 +69,7 @@ CASES = {
     "full-blocks": Case("full", {"block": 7}, dense_up_to=64, one_stream=True),
     # what is cut depends on the length of the answer, so here all fits: cutting has tests of its own
     "truncated": Case("truncated", {}, {"max_position_embeddings": 512}, dense_up_to=64),
+    "window": Case("window", {}, {"max_position_embeddings": 512}, dense_up_to=64),
     # the budget is so small that the length of the answer does not matter
     "retrieval": Case("retrieval", {"budget": 24, "chunk_size": 5}, {"max_position_embeddings": 512}, dense_up_to=34),
     "retrieval-embedding": Case(
