@@ -34,6 +34,8 @@ MOST_DEATHS = 3
 MOST_LOST_STARTS = 10
 """Of workers in a row that did not come to answer; nodes that are lost meanwhile are among the reasons."""
 WAIT_S = 1.0
+GONE = (RayError, ConnectionError)
+"""What Ray raises where there is no cluster any more; the second through its client."""
 DRAIN_S = 5.0
 """How long a stopped run waits for what its workers have to tell."""
 
@@ -102,7 +104,7 @@ class Driver:
                 self._hire()
                 self._employ()
                 self._listen()
-        except RayError as error:
+        except GONE as error:
             raise UserError(
                 f"The Ray cluster {self.cluster.address} is gone ({_last_line(error)}): everything measured so far is "
                 "kept, and the same command goes on from there."
@@ -178,7 +180,7 @@ class Driver:
 
     @staticmethod
     def _kill(hand: Hand) -> None:
-        with suppress(RayError):
+        with suppress(*GONE):
             ray.kill(hand.actor)
 
     def _poll(self, hand: Hand) -> None:
@@ -313,13 +315,13 @@ class Driver:
         for hand in running:
             assert hand.job is not None
             self.begun.survived(hand.job.cells)
-        polls = {**self._polls, **{hand.actor.messages.remote(0): hand for hand in running}}
-        if not polls:
-            return
         try:
+            polls = {**self._polls, **{hand.actor.messages.remote(0): hand for hand in running}}
+            if not polls:
+                return
             ready, _ = ray.wait(list(polls), num_returns=len(polls), timeout=DRAIN_S)
             told = [(hand, _told(poll)) for poll, hand in polls.items() if poll in ready]
-        except RayError:
+        except GONE:
             return
         self._write_down(told)
 
@@ -328,7 +330,7 @@ def _told(poll: Any) -> list[Message]:
     """The messages of a worker; none where it is gone or has only said where it is."""
     try:
         found = ray.get(poll)
-    except RayError:
+    except GONE:
         return []
     return [] if isinstance(found, Place) else list(found)
 
