@@ -12,6 +12,7 @@ import argparse
 import os
 import random
 import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -74,12 +75,17 @@ def records(folder: Path) -> list[tuple[tuple[str, str], str]]:
 
 
 class ThreeNodes:
-    """A Ray cluster of three raylets on this machine, each with one processor."""
+    """A Ray cluster of three raylets on this machine, each with one processor. client: where Ray's client connects."""
 
     def __init__(self) -> None:
         from ray.cluster_utils import Cluster
 
-        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        head = {"num_cpus": 1, "include_dashboard": False, "ray_client_server_port": port}
+        self.cluster = Cluster(initialize_head=True, head_node_args=head)
+        self.client = f"ray://127.0.0.1:{port}"
         self.others: list[Any] = [self.cluster.add_node(num_cpus=1) for _ in range(NODES - 1)]
 
     @property

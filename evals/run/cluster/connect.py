@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
 from evals.errors import UserError
@@ -15,6 +16,8 @@ from evals.errors import UserError
 T = TypeVar("T")
 HERE = "local"
 """Address of a cluster that is started for this run on this machine."""
+CLIENT = "ray://"
+"""How an address begins that Ray's client connects to, from a machine that is no part of the cluster."""
 ANSWER_S = 10.0
 QUIET = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"}
 
@@ -42,15 +45,11 @@ class Cluster:
 
     def hosts(self) -> int:
         """Machines in the cluster."""
-        import ray
-
-        return len({node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]})
+        return len({node["NodeManagerHostname"] for node in _alive()})
 
     def _nodes(self) -> list[dict[str, float]]:
         """The resources of every node that is there now."""
-        import ray
-
-        return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        return [node["Resources"] for node in _alive()]
 
     def call(self, function: Callable[..., T], *arguments: Any) -> T:
         """Call a function where the GPUs are: on another node, if the cluster has GPUs and this machine none."""
@@ -76,6 +75,8 @@ def connected(address: str) -> Iterator[Cluster]:
         import ray
     except ImportError as error:
         raise UserError("--ray needs Ray: pip install 'sharedllm[ray]'.") from error
+    if address.startswith(CLIENT) and find_spec("grpc") is None:
+        raise UserError(f"--ray {address} needs Ray's client: pip install 'sharedllm[ray]'.")
     os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
     most = int(address) if address.isdecimal() else None
     if most == 0:
@@ -92,7 +93,8 @@ def connected(address: str) -> Iterator[Cluster]:
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(
             f"--ray {address}: no Ray cluster answers there ({str(error).splitlines()[0]}): start one with `ray start "
-            "--head`, or leave the address out for workers on this machine."
+            "--head`, set RAY_AUTH_MODE=token if it asks for a token, or leave the address out for workers on this "
+            "machine."
         ) from error
     try:
         yield Cluster(address, most)
@@ -100,8 +102,22 @@ def connected(address: str) -> Iterator[Cluster]:
         ray.shutdown()
 
 
+def _alive() -> list[dict[str, Any]]:
+    """The nodes that are there now. Raises ConnectionError where Ray's client has lost the cluster."""
+    import ray
+
+    try:
+        nodes = ray.nodes()
+    except Exception as error:
+        details = getattr(error, "details", None)
+        if details is None:
+            raise
+        raise ConnectionError(details()) from error  # an error of gRPC, which Ray's client lets through
+    return [node for node in nodes if node["Alive"]]
+
+
 def _knock(address: str) -> None:
     """Raises OSError where nothing listens. Ray itself tries for minutes, and then ends the process."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    host, colon, port = address.removeprefix(CLIENT).rpartition(":")
     if colon and port.isdecimal():
         socket.create_connection((host, int(port)), timeout=ANSWER_S).close()

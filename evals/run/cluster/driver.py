@@ -93,13 +93,9 @@ class Driver:
         todo = left_to_do(cells, self.store, self.spec, self.progress)
         self._cells = {cell.id: cell for cell in todo}
         self.schedule = Schedule(jobs(todo, self.states))
-        if todo and self.spec.data_dir is not None and self.cluster.hosts() > 1:
-            parcel = pack(todo, self.spec.data_dir)
-            self._parcel = [] if parcel is None else [ray.put(parcel)]
-        if todo and not self.cluster.slots(int(self._on_gpus)):
-            wanted = "GPU" if self._on_gpus else "processor"
-            raise UserError(f"The Ray cluster {self.cluster.address} has no {wanted}: add a node that has one.")
         try:
+            if todo:
+                self._prepare(todo)
             while len(self.schedule) or any(hand.job for hand in self.hands):
                 self._hire()
                 self._employ()
@@ -115,6 +111,15 @@ class Driver:
         finally:
             self._dismiss()
             self.store.save()
+
+    def _prepare(self, todo: Sequence[Cell]) -> None:
+        """Send the data along, and see that there is a place for a worker."""
+        if self.spec.data_dir is not None and self.cluster.hosts() > 1:
+            parcel = pack(todo, self.spec.data_dir)
+            self._parcel = [] if parcel is None else [ray.put(parcel)]
+        if not self.cluster.slots(int(self._on_gpus)):
+            wanted = "GPU" if self._on_gpus else "processor"
+            raise UserError(f"The Ray cluster {self.cluster.address} has no {wanted}: add a node that has one.")
 
     def _hire(self) -> None:
         """A worker for each slot of the cluster, as long as there are jobs for it.

@@ -22,7 +22,9 @@ import ray_kills
 from ray_kills import COMMAND, ThreeNodes
 
 from evals.cli.options import with_address
+from evals.errors import UserError
 from evals.records.read import read_records, read_run
+from evals.run.cluster import connect
 from evals.run.cluster.schedule import Job, Schedule, jobs
 from evals.run.grid import plan
 from evals.run.spec import RunSpec
@@ -94,6 +96,29 @@ def test_one_machine_without_a_cluster_writes_the_same_records(sweep: Sweep, tmp
     assert spread.last["failed"] == 0
     assert "raylet" not in spread.out
     assert spread.err.count("Worker ") == 2
+
+
+@whole
+def test_rays_client_writes_the_same_records_and_its_workers_may_die(
+    sweep: Sweep, nodes: ThreeNodes, tmp_path: Path
+) -> None:
+    words = ["--task", "sum", "--length", "128,64", "--no-perf"]
+    plain, spread = sweep(*words, ray="", output="plain"), sweep(*words, ray=nodes.client)
+    assert (plain.code, spread.code) == (0, 0), spread.err
+    assert ray_kills.records(tmp_path / "plain") == ray_kills.records(tmp_path / "run")
+    deadly = sweep(*words, "--set", "trouble=deadly", ray=nodes.client, output="deadly")
+    assert deadly.code == 1, deadly.err
+    assert [cell["status"] for cell in deadly.last["cells"]] == ["failed", "ok"]
+    assert deadly.err.count("Lost worker") == 3
+
+
+def test_rays_client_has_a_package_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connect, "find_spec", lambda name: None)
+    with (
+        pytest.raises(UserError, match=r"^--ray ray://host:1 needs Ray's client: pip install 'sharedllm\[ray\]'\.$"),
+        connect.connected("ray://host:1"),
+    ):
+        pass
 
 
 @whole

@@ -11,6 +11,7 @@ import pytest
 from standins import write_preset
 
 pytest.importorskip("ray")
+from evals.errors import UserError
 from evals.records.models import Answer, Measurement, PerfRecord, SampleRecord
 from evals.records.read import read_records, read_run
 from evals.records.store import RunStore, StoreError
@@ -146,3 +147,23 @@ def test_a_stopped_run_writes_down_states_too(desk: Desk, monkeypatch: pytest.Mo
     assert len(list(read_records(desk.folder))) == 2
     state = read_run(desk.folder).cells[desk.cells[0].id]
     assert (state.status, state.begun) == ("ok", 0)
+
+
+def test_a_cluster_that_rays_client_has_lost_is_one_sentence(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's client lets errors of gRPC through, which are no errors of Ray's."""
+
+    class Unavailable(Exception):
+        def details(self) -> str:
+            return "Socket closed"
+
+    def nodes() -> None:
+        raise Unavailable
+
+    monkeypatch.setattr("ray.nodes", nodes)
+    with pytest.raises(
+        UserError, match=r"^The Ray cluster local is gone \(Socket closed\): everything measured"
+    ):
+        desk.driver.execute(desk.cells)
+    monkeypatch.setattr(Unavailable, "details", None)
+    with pytest.raises(Unavailable):
+        desk.driver.execute(desk.cells)
