@@ -34,6 +34,8 @@ MOST_DEATHS = 3
 MOST_LOST_STARTS = 10
 """Of workers in a row that did not come to answer; nodes that are lost meanwhile are among the reasons."""
 WAIT_S = 1.0
+PATIENCE_S = 30.0
+"""Without any worker, after which people are told what the run waits for."""
 GONE = (RayError, ConnectionError)
 """What Ray raises where there is no cluster any more; the second through its client."""
 DRAIN_S = 5.0
@@ -82,6 +84,7 @@ class Driver:
         self._polls: dict[Any, Hand] = {}
         self._parcel: list[Any] = []
         self._lost_starts = 0
+        self._manned_at = time.monotonic()
         self._on_gpus = spec.device != "cpu"
 
     def execute(self, cells: Sequence[Cell]) -> None:
@@ -100,6 +103,7 @@ class Driver:
                 self._hire()
                 self._employ()
                 self._listen()
+                self._explain_waiting()
         except GONE as error:
             raise UserError(
                 f"The Ray cluster {self.cluster.address} is gone ({_last_line(error)}): everything measured so far is "
@@ -217,6 +221,19 @@ class Driver:
             self._report(hand, messages)
         for hand, reason in lost:
             self._lose(hand, reason)
+
+    def _explain_waiting(self) -> None:
+        """Ray waits without a word for a place that others have, or for a node that is gone."""
+        now = time.monotonic()
+        if any(hand.place for hand in self.hands):
+            self._manned_at = now
+        elif now - self._manned_at >= PATIENCE_S:
+            self._manned_at = float("inf")  # once is enough
+            places = "GPUs" if self._on_gpus else "processors"
+            self.progress.log(
+                f"No worker has come yet: the {places} of the Ray cluster {self.cluster.address} are in use, or their "
+                "nodes are not there. The run goes on as soon as there are some; `ray status` shows them."
+            )
 
     def _answered(self) -> list[Any]:
         """The polls that have an answer, all of those that there are when the first has one."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import folders
 import pytest
@@ -162,6 +163,53 @@ def test_a_stop_keeps_what_was_told_and_counts_no_death(nodes: ThreeNodes, tmp_p
     assert "Lost worker" not in err
     assert len(ray_kills.records(tmp_path / "run")) > 5
     assert all(state.begun == 0 for state in read_run(tmp_path / "run").cells.values())
+
+
+@whole
+def test_cells_that_fail_or_have_no_memory_beside_others(sweep: Sweep) -> None:
+    words = ["--task", "sum", "--length", "64,96,128", "--no-perf", "--set"]
+    done = sweep(*words, "available=100", "room=80")
+    assert done.code == 1, done.err
+    found = {cell["length"]: (cell["status"], cell["error"]) for cell in done.last["cells"]}
+    assert found[64] == ("ok", None)
+    assert found[96] == ("oom", "CUDA out of memory: 89 tokens do not fit")
+    assert found[128][0] == "failed"
+    assert "The text has 100 tokens, not 128: ask for less." in found[128][1]
+    broken = sweep(*words, "trouble=bug", output="broken")
+    assert broken.code == 1
+    assert [cell["status"] for cell in broken.last["cells"]] == ["failed"] * 3
+    assert "ZeroDivisionError: a bug in the task" in broken.err
+
+
+OCCUPANT = """
+import sys, ray
+ray.init(sys.argv[1], log_to_driver=False)
+@ray.remote(num_cpus=1)
+class Sitter:
+    def sit(self): return 1
+sitters = [Sitter.remote() for _ in range(3)]
+print(ray.get([sitter.sit.remote() for sitter in sitters]), flush=True)
+sys.stdin.read()
+"""
+
+
+@whole
+def test_a_cluster_in_use_is_waited_for_aloud(nodes: ThreeNodes, tmp_path: Path) -> None:
+    impatient = f"from evals.run.cluster import driver; driver.PATIENCE_S = 1\n{COMMAND[2]}"
+    words = ["--task", "sum", "--model", write_preset(tmp_path, "a"), *MODEL, "--no-perf", "--ray", nodes.address]
+    words += ["--output", tmp_path / "run"]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", OCCUPANT, nodes.address], text=True, **pipes) as occupant:
+        assert occupant.stdout
+        assert occupant.stdout.readline().strip() == "[1, 1, 1]"
+        process = subprocess.Popen([*COMMAND[:2], impatient, *map(str, words)], text=True, **pipes)
+        assert process.stderr
+        lines = iter(process.stderr.readline, "")
+        assert any(line.startswith("No worker has come yet: the processors of the Ray cluster") for line in lines)
+        assert process.poll() is None
+        occupant.communicate()
+    assert process.communicate(timeout=120)[1].count("ok") >= 1
+    assert process.returncode == 0
 
 
 @whole
