@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
-from trained_runs import train
+from trained_runs import adapter, train
 
 from sharedllm.errors import UserError
 from sharedllm.training.batches import NO_CONTEXT, Batch, whole_text
@@ -81,6 +85,41 @@ def test_an_adapter_of_another_method_is_no_start(tiny_llama: Path, texts: Path,
     with pytest.raises(UserError, match=r"trained_adapter\.json"):
         train("window", tiny_llama, texts, tmp_path / "new", init=tmp_path)
     assert not (tmp_path / "new" / "run.json").exists()
+
+
+def test_a_killed_run_of_another_method_resumes_to_the_same_adapter(
+    tiny_llama: Path, texts: Path, tmp_path: Path
+) -> None:
+    train("window", tiny_llama, texts, tmp_path / "whole", steps=60, lr=0.01)
+    code = (
+        "import sys; from pathlib import Path; from trained_runs import adapter, train;"
+        "base, texts, output = map(Path, sys.argv[1:]); train('window', base, texts, output, steps=60, lr=0.01)"
+    )
+    folder = tmp_path / "killed"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tiny_llama), str(texts), str(folder)],
+        env=environment,
+        stderr=subprocess.DEVNULL,
+    )
+    while not (folder / "checkpoint.pt").exists():
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert 0 < torch.load(folder / "checkpoint.pt", weights_only=True)["step"] < 60
+    train("window", tiny_llama, texts, folder, steps=60, lr=0.01)
+    mine, expected = adapter(folder), adapter(tmp_path / "whole")
+    assert mine.keys() == expected.keys()
+    assert all(torch.equal(mine[n], expected[n]) for n in expected)
+
+
+def test_a_checkpoint_of_another_method_is_refused(tiny_llama: Path, texts: Path, tmp_path: Path) -> None:
+    for name in ("beacon", "window"):
+        train(name, tiny_llama, texts, tmp_path / name)
+    shutil.copy(tmp_path / "window" / "checkpoint.pt", tmp_path / "beacon")
+    with pytest.raises(UserError, match=r"checkpoint\.pt does not fit, its weights of the group lr have other shapes"):
+        train("beacon", tiny_llama, texts, tmp_path / "beacon", steps=3)
 
 
 def test_groups_are_frozen_but_for_those_that_are_named() -> None:
