@@ -17,16 +17,20 @@ from safetensors.torch import load_file
 pytestmark = pytest.mark.skipif(
     os.environ.get("SHAREDLLM_CLUSTER") != "1", reason="takes minutes: set SHAREDLLM_CLUSTER=1"
 )
-METHOD = {"chunk_size": 64, "ratios": [8, 1], "lower_layers": 2, "policy": "maxsim"}
+METHODS = {
+    "sharedllm": {"chunk_size": 64, "ratios": [8, 1], "lower_layers": 2, "policy": "maxsim"},
+    "beacon": {"chunk_size": 64, "window": 32, "ratios": [2, 4]},
+}
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
-def command(base: Path, texts: Path, output: Path, *more: str) -> list[str]:
+def command(name: str, base: Path, texts: Path, output: Path, *more: str) -> list[str]:
     """Two processes that train. Half of the batches are without context: on one process and not on the other, too."""
     return [
-        *(*TORCHRUN, "-m", "sharedllm.training.cli", "--base", str(base), "--data", str(texts / "words.txt")),
+        *(*TORCHRUN, "-m", "sharedllm.training.cli", "--method", name),
+        *("--base", str(base), "--data", str(texts / "words.txt")),
         *("--steps", "12", "--log-every", "1", "--checkpoint-every", "3", "--output", str(output)),
-        *("--set", f"method={json.dumps(METHOD)}", "--set", "windows=2", "--set", "chunks=[1]"),
+        *("--set", f"method={json.dumps(METHODS[name])}", "--set", "windows=2", "--set", "chunks=[1]"),
         *("--set", "running=32", "--set", "drop_context=0.5", "--set", "needles=[]", "--set", "seed=3", *more),
     ]
 
@@ -46,33 +50,34 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return {n: t for f in sorted((folder / "adapter").glob("*.safetensors")) for n, t in load_file(f).items()}
 
 
+@pytest.mark.parametrize("name", METHODS)
 def test_two_processes_that_are_killed_resume_to_the_same_weights(
-    tiny_llama: Path, texts: Path, tmp_path: Path
+    name: str, tiny_llama: Path, texts: Path, tmp_path: Path
 ) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    code, err = ended(command(tiny_llama, texts, whole))
+    code, err = ended(command(name, tiny_llama, texts, whole))
     assert code == 0, err
     assert json.loads((whole / "run.json").read_text())["processes"] == 2
 
-    process = start(command(tiny_llama, texts, killed))
+    process = start(command(name, tiny_llama, texts, killed))
     while not (killed / "checkpoint.pt").exists():
         assert process.poll() is None
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     time.sleep(1)  # the workers have groups of their own, and end with the launcher
-    code, err = ended(command(tiny_llama, texts, killed))
+    code, err = ended(command(name, tiny_llama, texts, killed))
     assert code == 0, err
     assert "step 1/12" not in err
     mine, expected = weights(killed), weights(whole)
     assert mine.keys() == expected.keys()
     assert all(torch.equal(mine[name], expected[name]) for name in mine)
 
-    code, err = ended(command(tiny_llama, texts, killed, "--steps", "14", "--max-seconds", "0"))
+    code, err = ended(command(name, tiny_llama, texts, killed, "--steps", "14", "--max-seconds", "0"))
     assert code == 0, err  # both processes stop after the same step
     assert torch.load(killed / "checkpoint.pt", weights_only=True)["step"] == 13
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    alone = command(tiny_llama, texts, killed)[len(TORCHRUN) :]
+    alone = command(name, tiny_llama, texts, killed)[len(TORCHRUN) :]
     done = subprocess.run([sys.executable, *alone], env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2
     assert "what differs: processes" in done.stderr
