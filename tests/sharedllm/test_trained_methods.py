@@ -87,6 +87,15 @@ def test_an_adapter_of_another_method_is_no_start(tiny_llama: Path, texts: Path,
     assert not (tmp_path / "new" / "run.json").exists()
 
 
+def test_a_second_stage_keeps_what_the_first_one_trained(tiny_llama: Path, texts: Path, tmp_path: Path) -> None:
+    train("longllama", tiny_llama, texts, tmp_path / "first", lr=0.01)
+    further = {"trainable": ["attention"], "init": tmp_path / "first" / "adapter", "lr": 0.01}
+    train("longllama", tiny_llama, texts, tmp_path / "second", **further)
+    first, second = adapter(tmp_path / "first"), adapter(tmp_path / "second")
+    assert first.keys() == second.keys()
+    assert {n for n in first if not torch.equal(first[n], second[n])} == {n for n in first if ".self_attn." in n}
+
+
 def test_a_killed_run_of_another_method_resumes_to_the_same_adapter(
     tiny_llama: Path, texts: Path, tmp_path: Path
 ) -> None:

@@ -124,8 +124,9 @@ class AdaptedMethod(TrainedMethod):
     def __init__(self, model: PreTrainedModel, options: Options, base: BaseIdentity, init: Path | None) -> None:
         """base: taken before the model was made of it. init: the adapter to start from, if any."""
         self.model, self.options, self.base = model, options, base
+        self.trained = [] if init is None else read_trained(init).tensors
         if init is not None:
-            lay_over(model, init, read_trained(init).tensors)
+            lay_over(model, init, self.trained)
 
     @classmethod
     def check(cls, options: Mapping[str, object]) -> None:
@@ -152,7 +153,8 @@ class AdaptedMethod(TrainedMethod):
         return self.options.chunk_size
 
     def save(self, folder: Path, base_name: str, shard_bytes: int) -> None:
-        trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        parameters = self.model.named_parameters()
+        trained = {name: p for name, p in parameters if p.requires_grad or name in self.trained}
         options = self.options.model_dump(mode="json")
         write_trained(folder, self.name, self.base, base_name, options, trained, shard_bytes)
 
