@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -175,8 +175,11 @@ def _begin_worker(worker: int) -> None:
     end_with_parent()
 
 
-def stream(make: Callable[[int], Batch], start: int, stop: int, workers: int = 8) -> Iterator[Batch]:
-    """make(start), ..., make(stop - 1) in order, prepared ahead by worker processes; raises what `make` raises."""
+def stream(make: Callable[[int], Batch], start: int, stop: int, workers: int = 8) -> Generator[Batch]:
+    """make(start), ..., make(stop - 1) in order, prepared ahead by worker processes; raises what `make` raises.
+
+    The workers end with the generator: whoever may leave it early closes it.
+    """
     loader = DataLoader(
         _Steps(make),
         batch_size=None,
@@ -186,7 +189,12 @@ def stream(make: Callable[[int], Batch], start: int, stop: int, workers: int = 8
         worker_init_fn=_begin_worker,
         pin_memory=torch.cuda.is_available(),
     )
-    for batch in loader:
-        if isinstance(batch, UserError):
-            raise batch
-        yield batch
+    batches = iter(loader)
+    try:
+        for batch in batches:
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+    finally:
+        # a traceback keeps the iterator alive, and Python would wait at its end for workers that ignore SIGTERM
+        getattr(batches, "_shutdown_workers")()  # noqa: B009 - what its destructor calls; torch has no public name

@@ -6,7 +6,8 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -82,15 +83,16 @@ class Trainer:
         Raises Interrupted after a signal, with a checkpoint of the last whole step, and UserError where the loss or
         the weights are no longer finite.
         """
-        with self.interruption.after_the_step():
-            return self._run()
+        accumulate, rank = self.settings.accumulate, self.accelerator.process_index
+        batches = stream(lambda i: self.make(i, rank), self.step * accumulate, self.settings.steps * accumulate)
+        with self.interruption.after_the_step(), closing(batches):
+            return self._run(batches)
 
-    def _run(self) -> bool:
+    def _run(self, batches: Iterator[Batch]) -> bool:
         begin = last = time.monotonic()
         first_step, tokens = self.step, 0
         losses: dict[str, list[torch.Tensor]] = {}
-        accumulate, rank = self.settings.accumulate, self.accelerator.process_index
-        batches = stream(lambda i: self.make(i, rank), self.step * accumulate, self.settings.steps * accumulate)
+        accumulate = self.settings.accumulate
         while self.step < self.settings.steps:
             read = 0
             for _ in range(accumulate):

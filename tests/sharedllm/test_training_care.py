@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
 import re
 import signal
@@ -131,6 +132,7 @@ def test_a_bug_in_training_keeps_its_traceback(
     monkeypatch.setattr(sys, "argv", ["sharedllm-train", *options(tiny_llama, texts, tmp_path / "run", steps=1)])
     with pytest.raises(error, match="a bug of ours"):
         main()
+    assert not multiprocessing.active_children(), "they ignore SIGTERM, and Python would wait for them"
 
 
 def test_a_bug_in_a_batch_keeps_its_traceback() -> None:
@@ -139,6 +141,7 @@ def test_a_bug_in_a_batch_keeps_its_traceback() -> None:
 
     with pytest.raises(ValueError, match=r"(?s)in make.*a bug of ours"):
         next(stream(make, 0, 1, workers=1))
+    assert not multiprocessing.active_children()
 
 
 def test_what_a_person_did_is_still_a_value_error() -> None:
