@@ -4,39 +4,48 @@ Most words of a long text were there before. Where a tokenizer never joins two w
 words, one after the other, and each word is tokenised once. A cut is made before a single space between two characters
 that are no white space: every pre-tokenizer in `exact` begins a new piece there, whatever stands around it, and a model
 sees one piece at a time.
+
+New words are cut further, so that few of their parts are new: between an ASCII letter and the punctuation after it,
+where each of these pre-tokenizers ends a run of letters, and around digits where all digits stand alone. Words in which
+an added token stands are not.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from itertools import chain
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from evals.tasks.common.piece_table import UNKNOWN, Ints, PieceTable, Tokens
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 SHORTEST = 1 << 11
 """Characters from which on a text is taken apart."""
-NEW_WORD = 24
-"""Characters of running text that the tokenizer reads in the time that one new word takes."""
+NEW_PART, NEW_WORD = 24, 4
+"""Characters of running text that the tokenizer reads in the time that a new part, and a new word, takes."""
 LONGEST_WORD = 24
 """Longer words are not remembered: they are hardly ever there again."""
-MOST_WORDS = 300_000
-"""Words that are remembered, some 100 MB; then all are forgotten."""
-WORDS = re.compile(r"\s*\S+(?:(?! \S)\s+\S*)*|\s+")
-WORDS_AND_DIGITS = re.compile(r"[0-9]|\s*[^\s0-9]+(?:(?! [^\s0-9])\s+[^\s0-9]*)*|\s+")
+MOST_WORDS = 500_000
+"""Words that are remembered, some 120 MB; then all are forgotten."""
+PUNCTUATION = r"!-/:-@\[-`{-~"
+PARTS = re.compile(rf"(?s:.+?)(?:(?<=[A-Za-z])(?=[{PUNCTUATION}])|\Z)")
+PARTS_AND_DIGITS = re.compile(rf"[0-9]|[^0-9]+?(?:(?<=[A-Za-z])(?=[{PUNCTUATION}])|(?=[0-9])|\Z)")
 """For tokenizers that cut out every digit before all else."""
+PASSING = re.compile(r"[0-9]{5}|\s\Z")
+"""Words that are not remembered: with long numbers, or with white space at their end (at the end of a text)."""
+FIRST = " "
+"""Stands before the first word of a text, which has no space before it; no other word begins with one."""
 SPLITS = tuple(
     rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{number}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
     for number in (r"\p{N}{1,3}", r"\p{N}")  # Llama 3 and GPT-4; Qwen 2 and 3
 )
 """Regular expressions in which no match holds a space behind another character, other than white space."""
-PACK = 31
-"""Bits for the end of a token in its word; the start stands above them."""
 PROBE = (
     "One  two, three.\n\nFour\tfive 6 78 901 'tis it's don't <b> a_b  \n x\u00a0y e\u0301 \u0301 end",
     "中文 字 🙂 🙂\r\n \r\n end. \n",
@@ -51,47 +60,138 @@ class Pieces:
         description = json.loads(encoder.to_str())
         steps = _steps(description.get("pre_tokenizer"))
         digits = bool(steps) and steps[0]["type"] == "Digits" and steps[0]["individual_digits"]
-        self._words = WORDS_AND_DIGITS if digits else WORDS
+        self._cut = PARTS_AND_DIGITS if digits else PARTS
+        added = [re.escape(token["content"]) for token in description.get("added_tokens") or []]
+        self._whole = re.compile("|".join(added) or r"(?!)")
         self._encoder = encoder
-        self.new_word = NEW_WORD
-        self._ids: dict[str, tuple[int, ...]] = {}
-        self._spans: dict[str, tuple[int, ...]] = {}
+        self.patient = False
+        """Whether new words are learned however many there are."""
+        self._words, self._parts = PieceTable(), PieceTable()
         self.usable = exact(description) and all(self._agrees(text) for text in PROBE)
 
     def encode(self, text: str) -> tuple[list[int], np.ndarray] | None:
         """ids and spans (n, 2); None where so many words are new that the tokenizer is faster with the whole text."""
-        words = self._words.findall(text)
-        new = list(set(words) - self._ids.keys())
-        if self.new_word * len(new) > len(text):
+        words, rows, unknown = self._found(text)
+        if len(unknown) and not self._learn([words[place] for place in unknown], rows, unknown, len(text)):
             return None
-        self._learn(new)
-        ids = list(map(self._ids.__getitem__, words))
-        packed = np.fromiter(chain.from_iterable(map(self._spans.__getitem__, words)), dtype=np.int64)
-        starts = np.cumsum(np.fromiter(map(len, words), dtype=np.int64, count=len(words)))
-        starts = np.concatenate([[0], starts])[:-1]
-        moved = np.repeat(starts, np.fromiter(map(len, ids), dtype=np.int64, count=len(ids)))
-        spans = np.stack([(packed >> PACK) + moved, (packed & ((1 << PACK) - 1)) + moved], axis=1)
-        found = list(chain.from_iterable(ids))
-        self._forget([word for word in new if len(word) > LONGEST_WORD])
-        return found, spans
+        found = self._words.gather(rows)
+        self._forget()
+        return found.ids.tolist(), np.stack([found.starts, found.ends], axis=1)
 
-    def _learn(self, words: list[str]) -> None:
-        for word, encoding in zip(words, self._encoder.encode_batch(words, add_special_tokens=False), strict=True):
-            self._ids[word] = tuple(encoding.ids)
-            self._spans[word] = tuple((start << PACK) | end for start, end in encoding.offsets)
+    def _found(self, text: str) -> tuple[list[str], Ints, Ints]:
+        """The words of a text, their rows, and the places of those that have none."""
+        words = text.split(" ")
+        words[0] = FIRST + words[0]
+        rows = self._words.rows(words)
+        unknown = np.flatnonzero(rows == UNKNOWN)
+        if groups := _groups(_glued(words, unknown.tolist())):  # known words touch no other white space
+            joined = [" ".join(words[start:end]) for start, end in groups]
+            rows[[start for start, _ in groups]] = self._words.rows(joined)
+            rows = np.delete(rows, [place for start, end in groups for place in range(start + 1, end)])
+            words = _joined(words, groups, joined)
+            unknown = np.flatnonzero(rows == UNKNOWN)
+        return words, rows, unknown
 
-    def _forget(self, words: list[str]) -> None:
-        for word in words:
-            del self._ids[word], self._spans[word]
-        if len(self._ids) > MOST_WORDS:
-            self._ids.clear()
-            self._spans.clear()
+    def _learn(self, words: Sequence[str], rows: Ints, places: Ints, chars: int) -> bool:
+        """Enter new words, and their rows at their places; False where that would take too long."""
+        known: list[str] = []
+        passing: list[str] = []
+        for word in dict.fromkeys(words):
+            (passing if len(word) > LONGEST_WORD or PASSING.search(word) else known).append(word)
+        new = [*known, *passing]
+        cut = [self._taken_apart(_text(word)) for word in new]
+        flat = [part for parts in cut for part in parts]
+        parts = list(dict.fromkeys(flat))
+        unknown = [parts[place] for place in np.flatnonzero(self._parts.rows(parts) == UNKNOWN)]
+        if not self.patient and NEW_WORD * len(new) + NEW_PART * len(unknown) > chars:
+            return False
+        if unknown:
+            self._parts.add(unknown, self._tokenised(unknown), len(unknown))
+        made = self._parts.gather(self._parts.rows(flat))
+        tokens = _of_groups(made, np.fromiter(map(len, cut), dtype=np.int64, count=len(cut)))
+        row = dict(zip(new, self._words.add(new, tokens, len(known)).tolist(), strict=True))
+        rows[places] = [row[word] for word in words]
+        return True
+
+    def _taken_apart(self, text: str) -> list[str]:
+        """The parts of a word that are looked up; it stays whole where it holds an added token."""
+        return [text] if self._whole.search(text) else self._cut.findall(text)
+
+    def _tokenised(self, parts: Sequence[str]) -> Tokens:
+        made = self._encoder.encode_batch(list(parts), add_special_tokens=False)
+        counts = np.fromiter((len(e.ids) for e in made), dtype=np.int64, count=len(made))
+        chars = np.fromiter(map(len, parts), dtype=np.int64, count=len(parts))
+        before = np.repeat(np.cumsum(chars) - chars, counts)
+        ids = np.array([token for e in made for token in e.ids], dtype=np.int64)
+        spans = np.array([span for e in made for span in e.offsets], dtype=np.int64).reshape(-1, 2)
+        return Tokens(ids, spans[:, 0] + before, spans[:, 1] + before, counts, chars)
+
+    def _forget(self) -> None:
+        self._words.forget()
+        if len(self._words) > MOST_WORDS:
+            self._words = PieceTable()
+        if len(self._parts) > MOST_WORDS:
+            self._parts = PieceTable()
 
     def _agrees(self, text: str) -> bool:
         whole = self._encoder.encode(text, add_special_tokens=False)
-        words = self._words.findall(text)
-        apart = [i for e in self._encoder.encode_batch(words, add_special_tokens=False) for i in e.ids]
+        parts = [part for word in self._found(text)[0] for part in self._taken_apart(_text(word))]
+        apart = [i for e in self._encoder.encode_batch(parts, add_special_tokens=False) for i in e.ids]
         return list(whole.ids) == apart
+
+
+def _text(word: str) -> str:
+    """A word as it stands in its text: with the space before it, which all but the first have."""
+    return word[1:] if word.startswith(FIRST) else " " + word
+
+
+def _glued(words: Sequence[str], places: Sequence[int]) -> list[int]:
+    """The words that cannot be cut from the one before them, as white space stands beside the space between them.
+
+    words: of a text that was split at all its spaces. places: of those that may begin or end with white space.
+    """
+    found, last = set(), len(words) - 1
+    for place in places:
+        word = words[place]
+        if place and (not word or word[0].isspace()):
+            found.add(place)
+        if place < last and (not word or word[-1].isspace()):
+            found.add(place + 1)
+    return sorted(found)
+
+
+def _groups(glued: Sequence[int]) -> list[tuple[int, int]]:
+    """Spans of words that are one: each of the `glued` ones with those before it."""
+    groups: list[tuple[int, int]] = []
+    for place in glued:
+        if groups and groups[-1][1] == place:
+            groups[-1] = groups[-1][0], place + 1
+        else:
+            groups.append((place - 1, place + 1))
+    return groups
+
+
+def _joined(words: list[str], groups: Sequence[tuple[int, int]], joined: Sequence[str]) -> list[str]:
+    """The words with each group of them replaced by its text."""
+    found: list[str] = []
+    done = 0
+    for (start, end), text in zip(groups, joined, strict=True):
+        found += words[done:start]
+        found.append(text)
+        done = end
+    return [*found, *words[done:]]
+
+
+def _of_groups(tokens: Tokens, sizes: Ints) -> Tokens:
+    """The same tokens, of longer pieces: each of as many of the pieces as `sizes` says."""
+    ends = np.cumsum(sizes)
+
+    def summed(values: Ints) -> Ints:
+        sums = np.concatenate([[0], np.cumsum(values)])
+        of_group: Ints = sums[ends] - sums[ends - sizes]
+        return of_group
+
+    return tokens._replace(counts=summed(tokens.counts), chars=summed(tokens.chars))
 
 
 def exact(tokenizer: dict[str, Any]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from evals.tasks.common.generated import Family, Sample
@@ -14,6 +14,8 @@ from evals.tasks.ruler.words import compound, number, random_uuid
 
 DEPTHS = [round(step * 100 / 39) for step in range(40)]
 """Percent of the sentences of an essay before a needle; drawn without replacement."""
+
+MOST_SPLIT = 8
 
 Kind = Literal["words", "numbers", "uuids"]
 DRAW = {"words": compound, "numbers": number, "uuids": random_uuid}
@@ -36,6 +38,8 @@ class Niah(Family):
     values: int = 1
     queries: int = 1
     essay: Sequence[str] = ()
+    split: dict[int, list[str]] = field(default_factory=dict, compare=False, repr=False)
+    """Sentences of the first words of the essays, by the number of words: all samples have few sizes."""
 
     def smallest(self, index: int) -> int:
         return self.keys * self.values
@@ -57,13 +61,21 @@ class Niah(Family):
         return Sample(before, context, "\n", question, answer_prefix, answers, {"depths": places})
 
     def _in_essay(self, rng: random.Random, size: int, needles: list[str]) -> str:
-        repeats = -(-size // len(self.essay))
-        sentences = split_sentences(" ".join((list(self.essay) * repeats)[:size]))
+        sentences = self._sentences(size)
         cuts = sorted(int(len(sentences) * depth / 100) for depth in rng.sample(DEPTHS, len(needles)))
         parts = []
         for start, end, inserted in zip([0, *cuts], [*cuts, len(sentences)], [*needles, ""], strict=True):
             parts += [" ".join(sentences[start:end]), inserted]
         return " ".join(parts[:-1])
+
+    def _sentences(self, size: int) -> list[str]:
+        """Those of the first `size` words; the essays repeat when they end."""
+        if size not in self.split:
+            if len(self.split) >= MOST_SPLIT:
+                self.split.clear()
+            repeats = -(-size // len(self.essay))
+            self.split[size] = split_sentences(" ".join((list(self.essay) * repeats)[:size]))
+        return self.split[size]
 
     def _in_lines(self, rng: random.Random, size: int, needles: list[str]) -> str:
         needle, noise = template("niah").snippets

@@ -98,7 +98,7 @@ class Ruler(Task):
 
     def _family(self, length: int) -> Family:
         if self._niah:
-            return replace(self._niah, essay=self._essay) if self._niah.haystack == "essay" else self._niah
+            return replace(self._niah, essay=self._essay, split={}) if self._niah.haystack == "essay" else self._niah
         match self.subset:
             case "vt":
                 return VariableTracking(self.settings.prompts)

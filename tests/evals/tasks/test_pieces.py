@@ -86,13 +86,38 @@ def test_ids_and_spans_are_those_of_the_tokenizer(name: str, parts: list[tuple[s
     text = text.encode("utf-8", "replace").decode()
     made = Pieces(TRAINED[name])
     assert made.usable
-    made.new_word = 0
+    made.patient = True
     whole = TRAINED[name].encode(text, add_special_tokens=False)
     for _ in range(2):  # of new and of known words
         found = made.encode(text)
         assert found is not None
         assert found[0] == whole.ids
         assert [tuple(span) for span in found[1].tolist()] == whole.offsets
+
+
+@pytest.mark.parametrize("name", PRE)
+def test_an_added_token_in_a_word_is_not_cut(name: str) -> None:
+    made = trained(PRE[name])
+    made.add_tokens([AddedToken("<|a_b|>"), AddedToken("x-1"), AddedToken("7-up")])
+    text = "well<|a_b|>, ax-1 7-up x-12 <|a_b|> <|a-b|> 7-u. " * 3
+    apart = Pieces(made)
+    apart.patient = True
+    assert apart.usable
+    for _ in range(2):
+        found = apart.encode(text)
+        assert found is not None
+        assert found[0] == made.encode(text, add_special_tokens=False).ids
+
+
+def test_words_are_forgotten_when_they_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "MOST_WORDS", 5)
+    made = Pieces(TRAINED["smollm2"])
+    made.patient = True
+    for text in ("one two three four", "five six seven", "two 1234567 three\n  four", "one two"):
+        found = made.encode(text)
+        assert found is not None
+        assert found[0] == TRAINED["smollm2"].encode(text, add_special_tokens=False).ids
+        assert len(made._words) <= 5
 
 
 @pytest.mark.parametrize("pre", OTHERS.values(), ids=OTHERS)
