@@ -25,6 +25,8 @@ OVERLAP_CHARS = 1 << 12
 """Text that two blocks in a row share at first; more where they do not agree on it."""
 AGREED = 32
 """Tokens in a row that two blocks must give alike to be joined there."""
+DEAR = 4
+"""A text whose new words take more than one part in so many of the tokenizer's time is kept on disk."""
 UNSPLIT_BLOCKS = 16
 """A text in which blocks never agree (one word without end) is tokenised at once up to this many blocks."""
 
@@ -140,10 +142,9 @@ class TextEncoder:
         if kept is not None:
             return Encoded(*kept)
         apart = self._pieces.encode(text) if self._pieces.usable else None
-        if apart is not None:
-            return Encoded(*apart)
-        made = _encoded(self._encoder.encode(text, add_special_tokens=False))
-        if len(text) >= id_cache.SHORTEST:
+        made = Encoded(*apart) if apart else _encoded(self._encoder.encode(text, add_special_tokens=False))
+        quick = apart is not None and DEAR * self._pieces.learning < len(text)
+        if len(text) >= id_cache.SHORTEST and not quick:
             self._cache.put(text, made.ids, made.spans)
         return made
 

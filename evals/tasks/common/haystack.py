@@ -24,6 +24,7 @@ class Haystack:
         self._builder = builder
         self._pieces = self._tokenise(islice(_endless(source), first, None))
         self._ids: list[int] = []
+        self._looked_at: set[int] = set()
         self.ends: set[int] = set()
         """Ids seen so far that end a sentence, whatever the vocabulary glues to a full stop."""
 
@@ -36,7 +37,9 @@ class Haystack:
             if empty == MOST_EMPTY:
                 raise UserError("The tokenizer gives no ids for the texts of the haystack: use other texts.")
             self._ids += new
-            self.ends |= {i for i in set(new) - self.ends if self._text(i).rstrip().endswith(".")}
+            fresh = set(new) - self._looked_at
+            self._looked_at |= fresh
+            self.ends |= {i for i in fresh if self._text(i).rstrip().endswith(".")}
         return self._ids[:tokens]
 
     def _tokenise(self, texts: Iterator[str]) -> Iterator[list[int]]:

@@ -66,12 +66,15 @@ class Pieces:
         self._encoder = encoder
         self.patient = False
         """Whether new words are learned however many there are."""
+        self.learning = 0
+        """Characters that the tokenizer reads in the time that the new words of the last text took."""
         self._words, self._parts = PieceTable(), PieceTable()
         self.usable = exact(description) and all(self._agrees(text) for text in PROBE)
 
     def encode(self, text: str) -> tuple[list[int], np.ndarray] | None:
         """ids and spans (n, 2); None where so many words are new that the tokenizer is faster with the whole text."""
         words, rows, unknown = self._found(text)
+        self.learning = 0
         if len(unknown) and not self._learn([words[place] for place in unknown], rows, unknown, len(text)):
             return None
         found = self._words.gather(rows)
@@ -103,7 +106,8 @@ class Pieces:
         flat = [part for parts in cut for part in parts]
         parts = list(dict.fromkeys(flat))
         unknown = [parts[place] for place in np.flatnonzero(self._parts.rows(parts) == UNKNOWN)]
-        if not self.patient and NEW_WORD * len(new) + NEW_PART * len(unknown) > chars:
+        self.learning = NEW_WORD * len(new) + NEW_PART * len(unknown)
+        if self.learning > chars and not self.patient:
             return False
         if unknown:
             self._parts.add(unknown, self._tokenised(unknown), len(unknown))

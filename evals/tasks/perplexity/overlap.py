@@ -31,7 +31,9 @@ def runs(text: str) -> Runs:
     """The runs of a text; a text of fewer than WORDS words is one run. Case and punctuation do not count."""
     if len(text) > 2 * SCANNED_CHARS:
         text = f"{text[:SCANNED_CHARS]} {text[-SCANNED_CHARS:]}"
-    words = np.array([crc32(word.encode()) for word in _WORD.findall(text.lower())], dtype=np.uint64)
+    found = _WORD.findall(text.lower())
+    sums = {word: crc32(word.encode()) for word in set(found)}
+    words = np.fromiter(map(sums.__getitem__, found), dtype=np.uint64, count=len(found))
     words = np.pad(words, (0, max(WORDS - len(words), 0)))
     count = len(words) - WORDS + 1
     return np.unique(sum(factor * words[k : k + count] for k, factor in enumerate(_FACTORS)))

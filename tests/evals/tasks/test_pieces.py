@@ -177,6 +177,21 @@ def test_a_long_text_is_tokenised_once_for_all_processes(calls: Callable[..., tu
     assert unseen == [len(text) + 1]
 
 
+def test_a_text_of_many_new_words_is_kept_and_one_of_known_words_is_not(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(id_cache, "SHORTEST", 4000)
+    encoder = TextEncoder(PreTrainedTokenizerFast(tokenizer_object=trained(BYTES)))
+    fresh = " ".join(f"{a}{b} grass is green and stays as it is" for a in "abcdefghij" for b in "abcdefghij") + " "
+    made = encoder.encode_with_spans(fresh * 2)
+    assert len(list(cache.glob("*/*"))) == (4 * encoder._pieces.learning > len(fresh * 2)) == 1
+    encoder.encode("grass is green " * 400)
+    assert len(list(cache.glob("*/*"))) == 1
+    again = TextEncoder(encoder.tokenizer).encode_with_spans(fresh * 2)
+    assert again.ids == made.ids
+    assert np.array_equal(again.spans, made.spans)
+
+
 @pytest.mark.parametrize("damage", [lambda b: b[:-5], lambda b: b"", lambda b: b[:40] + bytes([b[40] ^ 1]) + b[41:]])
 def test_a_damaged_entry_is_made_again(
     damage: Callable[[bytes], bytes], cache: Path, calls: Callable[..., tuple[TextEncoder, list[int]]]
