@@ -21,8 +21,9 @@ from baselines.cepe.modeling import CEPEForCausalLM, EncodedContext
 from evals.errors import UserError
 from evals.methods import flops
 from evals.methods.base import Query, Runtime
-from evals.methods.presets import Preset, Weights
+from evals.methods.presets import Preset, Weights, load_preset, names
 from evals.methods.weights import byte_tokenizer
+from evals.tasks.perplexity.settings import PerplexitySettings
 
 GOLDEN = folders.GOLDEN / "cepe"
 TOLERANCE = 1e-4
@@ -286,6 +287,13 @@ def test_official_split() -> None:
     """T tokens of which the last 256 are scored: T - 4096 in the encoder, 4096 in the decoder."""
     for total in (4096, 8192, 32768, 131072):
         assert overflow_tokens(CEPESettings(), 0, total - 256, 256) == total - 4096
+
+
+def test_every_preset_has_room_for_what_perplexity_scores() -> None:
+    chosen = [preset for name in names() if (preset := load_preset(name)).method == "cepe"]
+    assert len(chosen) == 3
+    for preset in chosen:
+        assert overflow_tokens(CEPESettings.of(preset), 0, 6144, PerplexitySettings().running) < 6144
 
 
 @pytest.mark.parametrize("cache_cross", ["states", "kv"])
