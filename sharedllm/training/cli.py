@@ -37,7 +37,11 @@ def train(
     ] = None,
     steps: Annotated[Optional[int], typer.Option(help="Optimizer steps in all.")] = None,  # noqa: UP045
     init: Annotated[Optional[Path], typer.Option(help="Adapter to start from.")] = None,  # noqa: UP045
-    set_: Annotated[Optional[list[str]], typer.Option("--set", help="key=value of the training settings.")] = None,  # noqa: UP045
+    set_: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--set", metavar="KEY=VALUE ...", help="Training settings; several may follow."),
+    ] = None,
+    more: Annotated[Optional[list[str]], typer.Argument(metavar="KEY=VALUE", hidden=True)] = None,  # noqa: UP045
     weight: Annotated[Optional[list[float]], typer.Option(help="Share of each --data file.")] = None,  # noqa: UP045
     max_seconds: Annotated[Optional[float], typer.Option(help="Stop with a checkpoint after that long.")] = None,  # noqa: UP045
     checkpoint_every: Annotated[int, typer.Option(min=1, max=MOST_STEPS, help="Steps between checkpoints.")] = 500,
@@ -50,7 +54,7 @@ def train(
     from sharedllm.training.settings import preset_in
 
     try:
-        changes = assignments(set_ or [])
+        changes = assignments([*(set_ or []), *(more or [])])
         if steps is not None:
             if "steps" in changes:
                 raise UserError("--steps and --set steps are the same setting: give one of them.")
@@ -77,7 +81,12 @@ def _fail(message: str, code: int = 2) -> NoReturn:
 
 def main() -> None:
     """Entry point."""
-    app()
+    try:
+        sys.exit(app(standalone_mode=False, prog_name="sharedllm-train"))
+    except typer.TyperException as error:  # a command line that Typer cannot read
+        _fail(error.format_message())
+    except typer.Abort:  # Ctrl-C before or after `watching`
+        _fail("Interrupted.", 130)
 
 
 if __name__ == "__main__":

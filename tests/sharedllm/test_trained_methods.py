@@ -39,6 +39,28 @@ def test_an_unknown_method_is_one_sentence(
         registry.method("xyz")
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("--set steps=3 nonsense=2", "There is no setting nonsense:"),
+        ("--set steps=3 windows=x", "windows"),
+        ("word", "--set word is not key=value: write for instance --set depths=3."),
+        ("--words", "No such option: --words"),
+        ("--log-every x", "Invalid value for '--log-every': Input should be a valid integer"),
+    ],
+)
+def test_a_command_line_that_does_not_fit_is_one_line(
+    given: str, said: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Several settings may follow one --set, as in sharedllm-eval."""
+    monkeypatch.setattr(sys, "argv", ["sharedllm-train", "--base", "b", "--output", "o", *given.split()])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("sharedllm-train: ") and said in line
+
+
 def test_a_method_of_another_package_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     class Entry:
         name, value = "theirs", "nowhere.at_all:Method"
