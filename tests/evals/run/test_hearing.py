@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -19,13 +17,6 @@ from evals.run.cluster.messages import Appended, Ended, Forgot, Message
 from evals.run.samples import AuditError
 
 pytestmark = pytest.mark.usefixtures("standins")
-
-
-@pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
-    made = Desk(tmp_path, monkeypatch)
-    with made.store:
-        yield made
 
 
 def test_what_came_together_is_written_once_and_told_afterwards(desk: Desk) -> None:

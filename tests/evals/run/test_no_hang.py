@@ -6,7 +6,7 @@ Those that need a cluster are in test_cluster.py.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,13 +24,6 @@ from evals.run.grid import check_gpus, plan
 from evals.run.spec import RunSpec
 
 pytestmark = pytest.mark.usefixtures("standins")
-
-
-@pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
-    made = Desk(tmp_path, monkeypatch)
-    with made.store:
-        yield made
 
 
 def test_more_gpus_for_a_model_than_a_node_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
