@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from evals.errors import UserError, unreadable
-from evals.records.journal import take_in
+from evals.records.journal import JOURNAL_FILE, take_in
 from evals.records.lines import AnyRecord, Damaged, Head, decode, head
 from evals.records.models import RunMeta
 from sharedllm.validation import misfit
@@ -37,13 +37,10 @@ def read_run(folder: Path) -> RunMeta:
     Raises UserError where there is none or it is not one of this format.
     """
     path = folder / RUN_FILE
-    try:
-        _require_file(path)
-        content = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(f"{folder} is not a run: it holds no {RUN_FILE}.") from error
-    except OSError as error:
-        raise unreadable(path, error) from error
+    content = _content(path)
+    if content is None:
+        raise UserError(f"{folder} is not a run: it holds no {RUN_FILE}.")
+    journal = _content(folder / JOURNAL_FILE) or b""
     try:
         content.decode()
         meta = RunMeta.model_validate_json(content, strict=True)
@@ -51,8 +48,19 @@ def read_run(folder: Path) -> RunMeta:
         raise UserError(f"{path} is not UTF-8: {REPAIR}.") from error
     except ValidationError as error:
         raise UserError(f"{path} {_fault(error)}: {REPAIR}.") from error
-    take_in(folder, meta)
+    take_in(journal, content, meta)
     return meta
+
+
+def _content(path: Path) -> bytes | None:
+    """The bytes of a file; None where there is none. Raises UserError where it cannot be read."""
+    try:
+        _require_file(path)
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise unreadable(path, error) from error
 
 
 def _require_file(path: Path) -> None:

@@ -147,8 +147,9 @@ class RunStore(OpenRun):
         """Write `run.json` whole: a reader sees the old or the new one."""
         begin = time.monotonic()
         try:
-            replace_file(self.folder / RUN_FILE, dumps(self.meta.as_json(), indent=1).encode())
-            self._journal.clear()
+            content = dumps(self.meta.as_json(), indent=1).encode()
+            replace_file(self.folder / RUN_FILE, content)
+            self._journal.clear(content)
         except OSError as error:
             raise self._disk_error(error) from error
         now = time.monotonic()

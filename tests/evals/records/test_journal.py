@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
-from evals.records import store
+from evals.errors import UserError
+from evals.records import disk, store
 from evals.records.journal import JOURNAL_FILE
 from evals.records.models import CellState
 from evals.records.read import read_run
@@ -70,6 +72,7 @@ def killed_after(folder: Path, *changes: tuple[str, CellState]) -> Path:
         for name, state in changes:
             run.meta.cells[name] = state
             run.save_cells(name)
+        shutil.copyfile(folder / "live" / JOURNAL_FILE, folder / "killed.jsonl")
         return Path(shutil.copytree(folder / "live", folder / "killed"))
 
 
@@ -89,8 +92,8 @@ def test_a_kill_loses_no_state_and_the_last_one_counts(tmp_path: Path) -> None:
 def test_a_line_cut_short_or_damaged_is_left_out_and_only_that(tmp_path: Path, cut: int) -> None:
     folder = killed_after(tmp_path, *((name, cell(status="ok")) for name in "012"))
     path = folder / JOURNAL_FILE
-    first, second, third = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(first + second[:10] + b"\0\0" + second[12:] + third[:-cut])
+    head, first, second, third = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(head + first + second[:10] + b"\0\0" + second[12:] + third[:-cut])
     states = [state.status for state in read_run(folder).cells.values()]
     assert states[:2] == ["ok", "pending"]
     assert states[2] == ("ok" if cut == 1 else "pending")
@@ -101,3 +104,36 @@ def test_changes_of_cells_that_a_run_does_not_have_are_left_out(tmp_path: Path) 
     path = folder / JOURNAL_FILE
     path.write_bytes(path.read_bytes().replace(b'"cell": "0"', b'"cell": "x"'))
     assert read_run(folder).cells.keys() == {str(number) for number in range(CELLS)}
+
+
+def test_a_journal_beside_another_run_json_says_nothing(tmp_path: Path) -> None:
+    """It came from another run of the same cells, or a kill came after run.json was written and before it ended."""
+    folder = killed_after(tmp_path, ("0", cell(status="failed")))
+    assert read_run(folder).cells["0"].status == "failed"
+    with RunStore(folder, "k", HEADER) as run:
+        journal = (tmp_path / "killed.jsonl").read_bytes()
+        run.meta.cells["0"].status = "ok"
+        run.save()
+    (folder / JOURNAL_FILE).write_bytes(journal)
+    assert read_run(folder).cells["0"].status == "ok"
+
+
+@pytest.mark.parametrize("damage", ["folder", "pipe"])
+def test_a_journal_that_is_no_file_is_one_sentence(tmp_path: Path, damage: str) -> None:
+    with opened(tmp_path):
+        pass
+    path = tmp_path / JOURNAL_FILE
+    path.mkdir() if damage == "folder" else os.mkfifo(path)
+    with pytest.raises(UserError, match=r"\.run\.jsonl (is not a regular file|cannot be read)"):
+        read_run(tmp_path)
+
+
+def test_what_a_full_disk_refused_is_appended_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with opened(tmp_path / "live") as run:
+        with monkeypatch.context() as full:
+            full.setattr(disk.os, "fsync", lambda file: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+            with pytest.raises(store.StoreError, match="No space left"):
+                run.save_cells("0")
+        run.meta.cells["1"].status = "ok"
+        run.save_cells("1")
+        assert read_run(tmp_path / "live").cells["1"].status == "ok"
