@@ -15,6 +15,8 @@ from sharedllm.validation import validate
 MOST_STEPS = 10**9
 MOST = 2**20
 Count = Annotated[int, Field(ge=1, le=MOST)]
+Running = Annotated[int, Field(ge=2, le=MOST)]
+"""Tokens of running text: the first one is no target."""
 Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(ge=0, le=100)]
 LearningRate = Annotated[float, Field(gt=0, le=100)]
@@ -41,7 +43,7 @@ class NeedleStage(BaseModel):
     needles: Annotated[int, Field(ge=1, le=1000)]
     questions: Count
     share: Share
-    running: Count | None = Field(None, description="tokens of running text, where not needle_running")
+    running: Running | None = Field(None, description="tokens of running text, where not needle_running")
 
     @model_validator(mode="after")
     def _questions_have_needles(self) -> Self:
@@ -67,16 +69,16 @@ class TrainSettings(BaseModel):
         16, description="LM windows a step (with the first entry of `chunks`; about as many chunks else)"
     )
     chunks: list[Count] = Field([6], min_length=1, max_length=100)
-    running: Count = 2048
+    running: Running = 2048
     gap_share: Share = 0.5
     max_chunks: Count = Field(128, description="chunk positions that gaps reach")
     drop_context: Share = Field(0.0, description="share of LM batches without any context")
     repeat_share: Share = Field(0.0, description="share of LM windows that repeat passages of the context")
     needles: list[NeedleStage] = []
-    needle_running: Count = 256
+    needle_running: Running = 256
     sft_batch: Count = 8
     sft_max_chunks: Count = 16
-    sft_running: Annotated[int, Field(ge=2, le=MOST)] = 1024
+    sft_running: Running = 1024
     lr: LearningRate = 3e-3
     lr_base: LearningRate = Field(1e-4, description="learning rate of trained base or lower layers")
     betas: tuple[Beta, Beta] = (0.9, 0.95)
