@@ -64,9 +64,18 @@ def is_adapter(folder: str | Path) -> bool:
     return (Path(folder) / CONFIG).is_file()
 
 
+def check_there(folder: Path, config: str) -> None:
+    """Raise UserError for a folder without the record `config` of an adapter, naming a run's folder that has one."""
+    if not (folder / config).is_file():
+        inside = folder / "adapter"
+        hint = f" itself: name {inside}" if (inside / config).is_file() else ": name one that sharedllm-train has made"
+        raise UserError(f"There is no adapter in {folder}{hint} (no {config}).")
+
+
 def read_record(folder: Path) -> AdapterRecord:
     """The checked record of an adapter. Raises UserError that names the file and the field that does not fit."""
     path = folder / CONFIG
+    check_there(folder, CONFIG)
     value = read_json(path, "The adapter's")
     try:
         record = AdapterRecord.model_validate(value)
@@ -143,7 +152,7 @@ def read_tensors(folder: Path, places: Mapping[str, nn.Parameter], trained: Coll
     if homeless := sorted(set(trained) - set(places)):
         raise UserError(f"The adapter in {folder} trained {homeless[0]}, which this base does not have.")
     if missing := sorted(expected - set(weights)):
-        raise UserError(f"The adapter in {folder} lacks {missing[0]}: check its files, lower_layers and injection.")
+        raise UserError(f"The adapter in {folder} lacks {missing[0]}: check its files and its settings.")
     if unexpected := sorted(set(weights) - expected):
         raise UserError(
             f"The adapter in {folder} has weights this model has no place for: {', '.join(unexpected[:3])}."

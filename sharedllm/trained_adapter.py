@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from transformers import PreTrainedModel
 
-from sharedllm.adapter_files import is_adapter, read_tensors, write_files
+from sharedllm.adapter_files import check_there, is_adapter, read_tensors, write_files
 from sharedllm.base_identity import check_base, fingerprint, sampled_values
 from sharedllm.errors import UserError
 from sharedllm.files import read_json
@@ -71,6 +71,7 @@ def check_method(method: str, folder: Path) -> None:
 def read_trained(folder: Path) -> TrainedRecord:
     """The record of an adapter. Raises UserError where it is missing or damaged."""
     path = folder / CONFIG
+    check_there(folder, CONFIG)
     value = read_json(path, "The adapter's")
     try:
         return TrainedRecord.model_validate(value)

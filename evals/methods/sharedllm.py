@@ -30,6 +30,7 @@ from sharedllm.cross_attention import CrossAttention
 from sharedllm.entry_budget import columns, entries
 from sharedllm.prompt import whole_chunks
 from sharedllm.settings import DEFAULTS, partial_settings
+from sharedllm.trained_adapter import check_method
 from sharedllm.validation import validate
 
 SharedLLMSettings = partial_settings("SharedLLMSettings")
@@ -66,7 +67,9 @@ class SharedLLM(LongContextModel):
         trained = preset.adapter is not None and not runtime.random_weights
         try:
             if trained:
-                model = SharedLLMForCausalLM.from_adapter(preset.adapter_folder(runtime.checkpoint), base, **given)
+                folder = preset.adapter_folder(runtime.checkpoint)
+                check_method("sharedllm", folder)
+                model = SharedLLMForCausalLM.from_adapter(folder, base, **given)
             else:
                 model = SharedLLMForCausalLM.from_base(base, **given)
                 model.train(False)

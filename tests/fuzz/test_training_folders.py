@@ -41,7 +41,7 @@ INITS: dict[str, tuple[Damage, str]] = {
     "list": (lambda f: (f / "sharedllm_adapter.json").write_text("[]"), "not the record of an adapter"),
     "empty": (lambda f: (f / "sharedllm_adapter.json").write_text(""), "not valid JSON"),
     "deep": (lambda f: (f / "sharedllm_adapter.json").write_text("[" * 9999), "not valid JSON"),
-    "no record": (lambda f: (f / "sharedllm_adapter.json").unlink(), "cannot be read"),
+    "no record": (lambda f: (f / "sharedllm_adapter.json").unlink(), "There is no adapter in"),
     "no settings": (record(settings=None), "at settings"),
     "no fingerprint": (record(base_fingerprint=None), "at base_fingerprint"),
     "other format": (record(format=2), "at format"),

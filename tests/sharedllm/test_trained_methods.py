@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,9 @@ import torch
 from torch import nn
 from trained_runs import adapter, train
 
+from evals import registry as evals_registry
+from evals.methods.base import Runtime
+from evals.methods.presets import load_preset
 from sharedllm.errors import UserError
 from sharedllm.training.batches import NO_CONTEXT, Batch, whole_text
 from sharedllm.training.cli import main
@@ -44,6 +48,7 @@ def test_an_unknown_method_is_one_sentence(
     [
         ("--set steps=3 nonsense=2", "There is no setting nonsense:"),
         ("--set steps=3 windows=x", "windows"),
+        ("--set running=1", "The setting running does not fit: expected 2 or more, found 1."),  # no target: a loss of 0
         ("word", "--set word is not key=value: write for instance --set depths=3."),
         ("--words", "No such option: --words"),
         ("--log-every x", "Invalid value for '--log-every': Input should be a valid integer"),
@@ -104,9 +109,36 @@ def test_an_adapter_of_another_method_is_no_start(tiny_llama: Path, texts: Path,
     for name, other in (("sharedllm", "window"), ("window", "sharedllm")):
         with pytest.raises(UserError, match=f"is of the method '{other}', not '{name}'"):
             train(name, tiny_llama, texts, tmp_path / "new", init=tmp_path / other / "adapter")
-    with pytest.raises(UserError, match=r"trained_adapter\.json"):
-        train("window", tiny_llama, texts, tmp_path / "new", init=tmp_path)
+        for start, said in ((tmp_path, "one that"), (tmp_path / name, "itself: name")):
+            with pytest.raises(UserError, match=f"There is no adapter in .* {said}"):
+                train(name, tiny_llama, texts, tmp_path / "new", init=start)
     assert not (tmp_path / "new" / "run.json").exists()
+
+
+@pytest.mark.parametrize("name", ["sharedllm", "window"])
+def test_the_harness_says_what_does_not_fit_in_an_adapter(
+    name: str, tiny_llama: Path, tiny_presets: Callable[..., Path], texts: Path, tmp_path: Path
+) -> None:
+    other = {"sharedllm": "window", "window": "sharedllm"}[name]
+    for each in (name, other):
+        train(each, tiny_llama, texts, tmp_path / each)
+    preset = load_preset(str(tiny_presets(name, f"{name}-damaged", adapter={"source": "nowhere"})))
+
+    def load(folder: Path) -> None:
+        evals_registry.method(name).load(preset, Runtime(checkpoint=str(folder)))
+
+    load(tmp_path / name / "adapter")
+    (record,) = (tmp_path / name / "adapter").glob("*_adapter.json")
+    options = "options" if name == "window" else "settings"
+    record.write_text(record.read_text().replace(f'"{options}": {{', f'"{options}": {{"nonsense": 1,'))
+    for folder, said in {
+        tmp_path: "There is no adapter in .* one that sharedllm-train has made",
+        tmp_path / name: "There is no adapter in .* itself: name .*adapter",
+        tmp_path / other / "adapter": f"is of the method '{other}', not '{name}'",
+        tmp_path / name / "adapter": f"nonsense.*{name}|{record}.*nonsense",
+    }.items():
+        with pytest.raises(UserError, match=said):
+            load(folder)
 
 
 def test_a_second_stage_keeps_what_the_first_one_trained(tiny_llama: Path, texts: Path, tmp_path: Path) -> None:

@@ -138,7 +138,9 @@ class AdaptedMethod(TrainedMethod):
     ) -> Options:
         """The options, on top of those of an adapter over `base`. Raises UserError."""
         if init is not None and base is not None:
-            options = {**read_for(cls.name, init, base).options, **options}
+            own = read_for(cls.name, init, base).options
+            validate(cls.options_model, own, f"the adapter in {init}")
+            options = {**own, **options}
         return validate(cls.options_model, options, f"the method {cls.name}")
 
     @abstractmethod
