@@ -150,6 +150,8 @@ def _check_names(names: Sequence[str]) -> None:
 def _check_paths(spec: RunSpec) -> None:
     if spec.checkpoint is not None and len(spec.models) > 1:
         raise UserError("--checkpoint goes with one model: for a grid, name each folder in a preset file.")
+    if spec.checkpoint is not None and spec.random_weights:
+        raise UserError("--random-weights reads no --checkpoint: give one of them.")
     for option, path in (("--checkpoint", spec.checkpoint), ("--data-dir", spec.data_dir)):
         if path is not None and not _exists(path):
             raise UserError(f"{option} {path} does not exist: name an existing folder.")

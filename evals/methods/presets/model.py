@@ -148,8 +148,8 @@ class Preset(BaseModel):
         folder = Path(checkpoint) if checkpoint else self.adapter.folder()
         if folder is None or not folder.is_dir():
             raise UserError(
-                f"The adapter of {self.name} is not at {folder}: train one with sharedllm-train and name its folder "
-                "with --checkpoint, or use --random-weights to measure memory and latency alone."
+                f"The adapter of {self.name} is not at {folder}: put one there that sharedllm-train has made, name its "
+                "folder with --checkpoint, or use --random-weights to measure memory and latency alone."
             )
         return folder
 

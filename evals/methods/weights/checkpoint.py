@@ -121,6 +121,11 @@ def no_model(folder: Path) -> str:
         return f"{folder} is a file: name the folder that holds it and its config.json."
     if not folder.is_dir():
         return f"There is no model in {folder}: a folder with config.json and *.safetensors is needed."
+    if (adapter := next((path for path in (folder, folder / "adapter") if _is_trained(path)), None)) is not None:
+        return (
+            f"{folder} holds what sharedllm-train made of a base, not a model: name a preset of its method and "
+            f"--checkpoint {adapter}."
+        )
     for below in ("*", "*/*", "*/*/*"):  # a hub cache has snapshots/COMMIT
         found = sorted(path.parent for path in folder.glob(f"{below}/{CONFIG}"))
         if found:
@@ -129,6 +134,13 @@ def no_model(folder: Path) -> str:
     if (folder / "params.json").is_file():
         return f"{folder} holds weights in Meta's own format: convert them to transformers' format."
     return f"There is no model in {folder}: a folder with config.json and *.safetensors is needed."
+
+
+def _is_trained(folder: Path) -> bool:
+    """Whether a folder holds an adapter of `sharedllm-train`."""
+    from sharedllm import adapter_files, trained_adapter  # here, because torch is not needed for most folders
+
+    return any((folder / module.CONFIG).is_file() for module in (adapter_files, trained_adapter))
 
 
 def _check_safetensors(path: Path) -> None:

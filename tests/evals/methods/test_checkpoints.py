@@ -153,6 +153,14 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "no weights": (remove("model.safetensors"), r"config.json and \*.safetensors is needed"),
     "no tokenizer": (remove("tokenizer.json"), "no tokenizer in"),
     "no config": (remove("config.json"), "There is no model in"),
+    "an adapter": (
+        lambda f: (f / "config.json").rename(f / "trained_adapter.json"),
+        "sharedllm-train made of a base, not a model: name a preset of its method and --checkpoint",
+    ),
+    "the run of an adapter": (
+        lambda f: ((f / "adapter").mkdir(), (f / "config.json").rename(f / "adapter" / "sharedllm_adapter.json")),
+        "not a model: name a preset of its method and --checkpoint .*adapter",
+    ),
     "config not JSON": (write("config.json", "{'a': 1}"), "config.json cannot be read"),
     "config a list": (write("config.json", "[]"), "not a JSON object"),
     "config without type": (write("config.json", "{}"), "names no model_type"),

@@ -52,6 +52,11 @@ def only_cell(folder: Path, preset: dict[str, Any] | None = None, **spec: Any) -
     return cell.id
 
 
+def test_random_weights_and_a_checkpoint_are_one_too_many(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--random-weights reads no --checkpoint"):
+        only_cell(tmp_path, checkpoint=tmp_path)
+
+
 CHANGES = {
     "task setting": {"settings": {"questions": 5}},
     "model setting": {"settings": {"factor": 3}},
