@@ -79,6 +79,8 @@ class _Handler(BaseHTTPRequestHandler):
         fault = owner.faults.pop(0) if owner.faults else ""
         if fault.isdigit():
             self._json(int(fault), {"error": {"message": f"bad key or worse: {self.headers['Authorization']}"}})
+        elif fault == "list":
+            self._json(200, [])
         elif self.path.endswith("/chat/completions"):
             message = {"role": "assistant", "content": owner.reply(body["messages"])}
             choice = {"index": 0, "message": message, "finish_reason": "stop"}

@@ -49,14 +49,15 @@ class Reply:
 class Client:
     """Requests to one server; may be used by several threads. Everything that goes wrong is a UserError."""
 
-    def __init__(self, settings: ServedSettings) -> None:
+    def __init__(self, settings: ServedSettings, key_setting: str = "key_variable") -> None:
+        """key_setting: what the user calls the setting that names the variable of the key."""
         try:
             import openai
         except ModuleNotFoundError as error:
             raise UserError("Served models need the package openai: pip install 'sharedllm[served]'.") from error
         self._openai = openai
         self._settings = settings
-        self._key = settings.key()
+        self._key, self._key_setting = settings.key(), key_setting
         self._lost = False
         self._api: OpenAI = openai.OpenAI(
             base_url=settings.url,
@@ -131,12 +132,21 @@ class Client:
             reply = self._api.with_options(max_retries=retries).chat.completions.create(
                 model=model, messages=turns, extra_body={k: v for k, v in fields.items() if v is not None}
             )
-            text = reply.choices[0].message.content
-        except (self._openai.OpenAIError, ValueError, LookupError, TypeError, AttributeError) as error:
+        except (self._openai.OpenAIError, ValueError) as error:
             self._lost = True
             raise self._failure(error) from error
+        try:
+            text: object = reply.choices[0].message.content or ""
+        except (LookupError, TypeError, AttributeError):  # openai takes whatever JSON there is, and text for a string
+            text = None
+        if not isinstance(text, str):
+            self._lost = True
+            raise UserError(
+                f"The server at {self._settings.url} answers with something else than a chat completion: check the "
+                "address, which ends with /v1 for most servers."
+            )
         self._lost = False
-        return text or ""
+        return self._without_key(text)
 
     def _stream(
         self, retries: int, model: str, prompt: str | Sequence[int], max_tokens: int, enough: Callable[[str], bool]
@@ -171,17 +181,20 @@ class Client:
                 f"The server at {self._settings.url} does not count the tokens of prompts (usage.prompt_tokens), so "
                 "nobody can tell whether it reads them whole: use one that does."
             )
-        return Reply(text, prompt_tokens)
+        return Reply(self._without_key(text), prompt_tokens)
+
+    def _without_key(self, text: str) -> str:
+        return text.replace(self._key, "***") if self._key else text
 
     def _failure(self, error: Exception) -> UserError:
         """The sentence for a failed request, without the key."""
         why, url = str(error) or type(error).__name__, self._settings.url
-        why = reason(Exception(why.replace(self._key, "***") if self._key else why))
+        why = reason(Exception(self._without_key(why)))
         status = error.status_code if isinstance(error, self._openai.APIStatusError) else None
         if status in (401, 403):
             return UserError(
                 f"The server at {url} wants another API key ({why}): export it, and name its variable with "
-                "--set key_variable=NAME."
+                f"--set {self._key_setting}=NAME."
             )
         if status is not None and status < 500 and status != 429:
             return UserError(f"The server at {url} refuses the request ({why}): change the model or the request.")

@@ -9,6 +9,8 @@ from baselines.served.client import Client
 from baselines.served.settings import ServedSettings
 from evals.settings import api_key
 
+KEY_SETTING = "judge_key_variable"
+
 
 class Judge:
     """Replies to requests; may be called by several threads. name: of the model on the server."""
@@ -20,9 +22,9 @@ class Judge:
     @classmethod
     def of(cls, url: str, model: str, key_variable: str | None, request: Mapping[str, object]) -> Self:
         """request: fields added to every request. Raises UserError where the key or the package openai is missing."""
-        api_key(key_variable, "judge_key_variable")
+        api_key(key_variable, KEY_SETTING)
         fields = {"url": url, "model": model, "key_variable": key_variable, "extra": dict(request)}
-        return cls(Client(ServedSettings.model_validate(fields)), model)
+        return cls(Client(ServedSettings.model_validate(fields), KEY_SETTING), model)
 
     def __call__(self, messages: Sequence[Mapping[str, str]]) -> str:
         """The reply to a conversation. Raises UserError where the server does not answer."""

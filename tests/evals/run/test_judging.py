@@ -126,6 +126,28 @@ def test_a_judge_that_is_gone_or_speaks_in_riddles_leaves_the_answers_unjudged(a
     assert read_run(tmp_path / "run").cells.popitem()[1].status == "ok"
 
 
+@pytest.mark.parametrize("content", [[{"type": "text", "text": "CORRECT"}], 5, "list"])
+def test_a_reply_that_is_no_chat_completion_is_one_sentence(content: object, ask, server, tmp_path) -> None:
+    server.reply = lambda messages: content
+    server.faults = ["list"] * 3 if content == "list" else []
+    result = ask(*judged_by(server))
+    assert result.code == 0
+    assert "answers with something else than a chat completion: check the address" in result.err
+    assert [s.metrics["unjudged_wise"] for s in samples(tmp_path / "run")] == [1.0] * 3
+
+
+def test_a_judge_that_repeats_the_key_does_not_write_it_down(ask, server, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("WISE_KEY", KEY)
+    server.reply = lambda messages: json.dumps({"reasoning": f"You sent {KEY}.", "verdict": "CORRECT"})
+    ask(*judged_by(server, "judge_key_variable=WISE_KEY"))
+    assert [s.metrics["judge_wise"] for s in samples(tmp_path / "run")] == [1.0] * 3
+    server.faults = ["401"]
+    result = ask(*judged_by(server, "judge_key_variable=WISE_KEY", "judge_form=v1.0"))
+    assert "name its variable with --set judge_key_variable=NAME" in result.err
+    assert not any(KEY.encode() in path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file())
+    assert KEY not in result.err
+
+
 def test_after_a_batch_without_an_answer_the_judge_is_left_alone(ask, server, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(judging, "BATCH", 1)
     server.faults = ["400"]
