@@ -84,7 +84,9 @@ def check_base(
         return
     found = differences(base, values)
     if found is None or found[0] > VECTOR_TOLERANCE or found[1] > MATRIX_TOLERANCE:
-        raise UserError(f"The adapter in {adapter} was trained on {name}: this base has other weights, choose an adapter of it.")
+        raise UserError(
+            f"The adapter in {adapter} was trained on {name}: this base has other weights, choose an adapter of it."
+        )
     log.warning(
         "The adapter in %s was trained on another copy of %s: the matrices of this one differ by %.1f %%, as copies of "
         "one model in different precision do. Expect slightly other numbers.",
