@@ -125,6 +125,8 @@ class Engine:
         PeakMemory(model.devices).start()
         instances = self.instances.of(cell, model.tokenizer)
         if not instances:
+            if cell.length is None:
+                raise UserError(f"{cell.task.name} has no sample in these data: choose another subset or --data-dir.")
             raise UserError(f"{cell.task.name} has no sample of length {cell.length}: choose another length.")
         answerable = [instance for instance in instances if instance.refused is None]
         if not answerable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -183,3 +184,16 @@ def test_missing_data_says_where_it_is(tmp_path: Path, tokenizer: Any) -> None:
         made(tokenizer, tmp_path, "quality")
     with pytest.raises(UserError, match="give it as --data-dir"):
         LEval("quality", LEvalSettings(), DataSource()).check()
+
+
+def test_a_file_without_rows_of_the_task_is_one_sentence(
+    command: Callable[..., Any], tiny_presets: Callable[..., Path], tmp_path: Path
+) -> None:
+    row = {"input": "A b.", "instructions": ["Q?"], "outputs": ["A"], "evaluation": "LLM"}
+    (tmp_path / "quality.jsonl").write_text(json.dumps(row) + "\n")
+    result = command(
+        *("--task", "leval:quality", "--model", tiny_presets("full"), "--data-dir", tmp_path, "--no-perf"),
+        *("--output", tmp_path / "run", "--set", "wording=own"),
+    )
+    assert result.code == 2
+    assert "leval:quality has no sample in these data: choose another subset or --data-dir" in result.err
