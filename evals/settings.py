@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated
@@ -11,6 +12,9 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, StringConstraints
 
 from evals.errors import UserError, unknown
+
+SECRET = re.compile(r"api.?key|authorization|password|secret", re.IGNORECASE)
+"""Names of fields that hold a key."""
 
 
 def _plain_url(url: str) -> str:
@@ -22,8 +26,17 @@ def _plain_url(url: str) -> str:
     return url
 
 
+def _without_keys(fields: dict[str, object]) -> dict[str, object]:
+    for name in fields:
+        if SECRET.search(name):
+            raise ValueError(f"its field {name} would be recorded: a key belongs in an environment variable")
+    return fields
+
+
 PlainUrl = Annotated[str, AfterValidator(_plain_url)]
 """The address of a server's API, without a secret in it."""
+RequestFields = Annotated[dict[str, object], AfterValidator(_without_keys)]
+"""Fields added to the requests to a server; they are recorded, so a key is none of them."""
 VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 """Name of an environment variable."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from evals.methods.base import MethodSettings
-from evals.settings import PlainUrl, VariableName, api_key
+from evals.settings import PlainUrl, RequestFields, VariableName, api_key
 
 
 class ServedSettings(MethodSettings):
@@ -22,7 +22,7 @@ class ServedSettings(MethodSettings):
     key_variable: VariableName | None = Field(None, exclude=True)
     timeout: float = Field(600, gt=0, exclude=True)
     retries: int = Field(5, ge=0, le=20, exclude=True)
-    extra: dict[str, object] = Field(default_factory=dict)
+    extra: RequestFields = Field(default_factory=dict)
 
     def key(self) -> str | None:
         """The API key. Raises UserError where its variable is not set."""

@@ -13,7 +13,7 @@ from typing import Protocol
 from pydantic import Field, model_validator
 
 from evals.records.models import SampleRecord
-from evals.settings import PlainUrl, VariableName
+from evals.settings import PlainUrl, RequestFields, VariableName
 from evals.tasks.base import Task
 from evals.tasks.official import OfficialSettings
 
@@ -41,7 +41,7 @@ class JudgeSettings(OfficialSettings):
     judge: PlainUrl | None = Field(None, exclude=True)
     judge_model: str | None = Field(None, min_length=1, exclude=True)
     judge_key_variable: VariableName | None = Field(None, exclude=True)
-    judge_request: dict[str, object] = Field(default_factory=dict, exclude=True)
+    judge_request: RequestFields = Field(default_factory=dict, exclude=True)
 
     @model_validator(mode="after")
     def _named(self) -> JudgeSettings:

@@ -161,6 +161,9 @@ def test_a_judge_is_checked_before_anything_runs(ask, server, tmp_path) -> None:
     assert result.code == 2
     assert "judge_key_variable names is not set" in result.err
     assert not (tmp_path / "run").exists()
+    result = ask(*judged_by(server, f"judge_request={{api_key: {KEY}}}"))
+    assert "field api_key would be recorded: a key belongs in an environment variable" in result.err
+    assert (result.code, KEY in result.err) == (2, False)
     assert "give both" in ask("--set", f"judge={server.url}").err
     assert "key belongs in an environment variable" in ask("--set", "judge=http://a:b@c/v1", "judge_model=m").err
 
