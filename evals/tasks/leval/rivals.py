@@ -57,7 +57,7 @@ class Rivals:
 
 def rivals_file(data: DataSource, rival: str) -> Path:
     """The published answers of a rival. Raises UserError where they are missing."""
-    return beside(data, f"Predictions/{rival}.pred.jsonl")
+    return beside(data, f"Predictions/{rival}.pred.jsonl", "name another rival")
 
 
 def better(replies: Sequence[str]) -> float | None:

@@ -80,9 +80,9 @@ def read(file: RowFile, judged: bool) -> Iterator[tuple[int, Row]]:
         raise UserError(f"{file} has no rows: download it again.")
 
 
-def beside(data: DataSource, name: str) -> Path:
-    """A file of the clone, by its path in it. Raises UserError where it is missing."""
+def beside(data: DataSource, name: str, instead: str) -> Path:
+    """A file of the clone, by its path in it. Raises UserError where it is missing. instead: what works without it."""
     folder = data.data_dir
     if folder is None or not (folder / name).is_file():
-        raise UserError(f"There is no {name} in {folder or 'any --data-dir'}: {SOURCE}, or --set wording=own.")
+        raise UserError(f"There is no {name} in {folder or 'any --data-dir'}: {SOURCE}, or {instead}.")
     return folder / name

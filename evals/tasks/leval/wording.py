@@ -71,7 +71,7 @@ class Text:
 
 def texts(own: bool, data: DataSource) -> Mapping[str, str]:
     """All texts by our names. Raises UserError where the clone lacks an official one."""
-    return OWN if own else _official(tuple(beside(data, script) for script in SCRIPTS))
+    return OWN if own else _official(tuple(beside(data, script, "--set wording=own") for script in SCRIPTS))
 
 
 @lru_cache(maxsize=4)

@@ -141,7 +141,7 @@ def test_rows_for_a_judge_are_a_task_of_their_own(tokenizer: Any, clone: Path) -
     assert "Answer A:\nA cat.\n\nAnswer B:\nA {fox}." in ours_second[1]["content"]
     unknown = sample.model_copy(update={"meta": asked[1].meta, "reference": "the brown dog"})
     assert task.judge_requests(unknown) == []
-    with pytest.raises(UserError, match=r"There is no Predictions/a/b\.pred\.jsonl"):
+    with pytest.raises(UserError, match=r"There is no Predictions/a/b\.pred\.jsonl .*or name another rival"):
         made(
             tokenizer, clone, "financial_qa", judged=True, wording="own", rival="a/b", judge="http://x/v1",
             judge_model="m",
