@@ -31,6 +31,7 @@ RUNS = sorted(
     path.parent
     for place in ("results/measured", "notebooks/recorded")
     for path in (folders.ROOT / place).rglob("run.json")
+    if path.with_name("samples.jsonl").is_file()  # what sharedllm-train records has none
 )
 LATER = ((), ("injection_start",), ("injection_start", "fine_chunks"))
 """Settings of SharedLLM that earlier runs did not know; a run without one has no null for it in its identity."""
