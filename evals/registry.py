@@ -97,7 +97,11 @@ def task(name: str) -> type[BaseTask]:
 def judge(settings: JudgeSettings) -> Judge:
     """The judge that settings name. Raises UserError where its key or a package is missing."""
     found: Judge = _resolve("judge", "served", JUDGES).of(  # type: ignore[attr-defined]  # a class known by its name
-        settings.judge, settings.judge_model, settings.judge_key_variable, settings.judge_request
+        settings.judge,
+        settings.judge_model,
+        settings.judge_key_variable,
+        settings.judge_request,
+        settings.judge_timeout,
     )
     return found
 

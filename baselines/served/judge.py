@@ -20,10 +20,11 @@ class Judge:
         self.name = name
 
     @classmethod
-    def of(cls, url: str, model: str, key_variable: str | None, request: Mapping[str, object]) -> Self:
-        """request: fields added to every request. Raises UserError where the key or the package openai is missing."""
+    def of(cls, url: str, model: str, key_variable: str | None, request: Mapping[str, object], timeout: float) -> Self:
+        """request: fields added to every request. timeout: seconds without a word from the server. Raises UserError
+        where the key or the package openai is missing."""
         api_key(key_variable, KEY_SETTING)
-        fields = {"url": url, "model": model, "key_variable": key_variable, "extra": dict(request)}
+        fields = {"url": url, "model": model, "key_variable": key_variable, "extra": dict(request), "timeout": timeout}
         return cls(Client(ServedSettings.model_validate(fields), KEY_SETTING), model)
 
     def __call__(self, messages: Sequence[Mapping[str, str]]) -> str:

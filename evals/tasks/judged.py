@@ -33,7 +33,8 @@ class Judge(Protocol):
 class JudgeSettings(OfficialSettings):
     """judge: address of an OpenAI-compatible API (http://HOST:PORT/v1) whose model judges the answers. judge_model: its
     name there. judge_key_variable: the environment variable with the API key. judge_request: fields added to every
-    request, e.g. '{max_tokens: 512}'; null takes one out ('{temperature: null}').
+    request, e.g. '{max_tokens: 512}'; null takes one out ('{temperature: null}'). judge_timeout: seconds without a word
+    from the server, until an attempt counts as failed.
 
     None of them is part of a cell's id, since answers do not depend on them: the scores carry the judge's name.
     """
@@ -42,6 +43,7 @@ class JudgeSettings(OfficialSettings):
     judge_model: str | None = Field(None, min_length=1, exclude=True)
     judge_key_variable: VariableName | None = Field(None, exclude=True)
     judge_request: RequestFields = Field(default_factory=dict, exclude=True)
+    judge_timeout: float = Field(120, gt=0, exclude=True)
 
     @model_validator(mode="after")
     def _named(self) -> JudgeSettings:

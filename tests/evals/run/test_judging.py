@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -178,3 +179,17 @@ def test_replies_are_read_as_the_card_says() -> None:
     assert [m["role"] for m in judge_messages("v1.1", "{q}", "{o}", "{c}")] == ["system", "user"]
     assert judge_messages("v1.1", "{q}", "{o}", "{c}")[0]["content"] == RULES_1_1
     assert "{q}\nThe OFFICIAL ANSWER: {o}\n" in judge_messages("v1.0", "{q}", "{o}", "{c}")[0]["content"]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of the server, at the end
+def test_a_judge_that_says_nothing_is_given_up(ask, server, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("openai._base_client.BaseClient._calculate_retry_timeout", lambda *_: 0.0)
+    over = threading.Event()
+    server.reply = lambda messages: str(over.wait(20))
+    try:
+        result = ask(*judged_by(server, "judge_timeout=0.05"))
+    finally:
+        over.set()
+    assert result.code == 0
+    assert all("judge_wise" not in s.metrics for s in samples(tmp_path / "run"))
+    assert "3 of 3 answers have no verdict of wise" in result.err
