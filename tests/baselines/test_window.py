@@ -157,7 +157,7 @@ def test_the_harness_reads_what_was_trained(
         expected = method.head(method.hidden(batch)[0]).log_softmax(-1)
     expected = expected[7:-1].gather(1, batch.input_ids[0, 8:, None])[:, 0]
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
-    with pytest.raises(UserError, match="put one there that sharedllm-train has made, name its folder with --checkpoint"):
+    with pytest.raises(UserError, match="sharedllm-train has made, name its folder with --checkpoint"):
         FineTuned.load(preset, Runtime(checkpoint=str(tmp_path / "nowhere")))
 
 
