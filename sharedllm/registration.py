@@ -67,7 +67,7 @@ def _half_imported(name: str) -> bool:
 
 
 def bring_model() -> None:
-    """Import the model, unless it is what is being imported."""
+    """Import the model. Where that has begun, because the model makes a configuration, nothing happens."""
     import_module(MODEL)
 
 
