@@ -262,6 +262,7 @@ class Driver:
         """Bring to disk what workers have told: the records with one write, then the states of their cells."""
         records: list[AnyRecord] = []
         changed: dict[str, None] = {}
+        models_before = dict(self.store.meta.models)
         for hand, messages in told:
             for message in messages:
                 match message:
@@ -282,7 +283,9 @@ class Driver:
                         self.begun.survived(hand.job.cells)
                         changed |= dict.fromkeys(cell.id for cell in hand.job.cells)
         self._write(records)
-        if changed:
+        if self.store.meta.models != models_before:  # the journal holds cells alone
+            self.store.save()
+        elif changed:
             self.store.save_cells(*changed)
 
     def _write(self, records: list[AnyRecord]) -> None:

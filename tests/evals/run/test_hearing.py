@@ -10,10 +10,10 @@ pytest.importorskip("ray")
 from driver_desk import Desk, sample
 
 from evals.errors import UserError
-from evals.records.models import Measurement, PerfRecord
+from evals.records.models import Measurement, ModelEntry, PerfRecord
 from evals.records.read import read_records, read_run
 from evals.records.store import StoreError
-from evals.run.cluster.messages import Appended, Ended, Forgot, Message
+from evals.run.cluster.messages import Appended, Ended, Forgot, Message, Saved
 from evals.run.samples import AuditError
 
 pytestmark = pytest.mark.usefixtures("standins")
@@ -25,6 +25,13 @@ def test_what_came_together_is_written_once_and_told_afterwards(desk: Desk) -> N
     assert desk.witness.told == [(cell.id, "ok") for cell in desk.cells]
     assert desk.witness.on_disk == {6}
     assert [hand.job for hand in desk.hands] == [None] * 3
+
+
+def test_a_model_that_was_loaded_is_on_the_disk_at_once(desk: Desk) -> None:
+    cell = desk.cells[0].id
+    loaded = ModelEntry(preset={"name": "a"}, fairness={"window": None}, identity="i")
+    desk.listen([Saved({cell: desk.store.meta.cells[cell]}, {"a": loaded})])
+    assert read_run(desk.folder).models == {"a": loaded}
 
 
 def test_a_cell_that_is_measured_again_loses_its_old_records_only(desk: Desk) -> None:
