@@ -109,6 +109,22 @@ def adapter_settings(folder: str | Path) -> dict[str, object]:
     return read_record(Path(folder)).settings
 
 
+def check_fixed(
+    folder: Path, trained: Mapping[str, object], asked: Mapping[str, object], fixed: Collection[str]
+) -> None:
+    """Refuse options that an adapter's weights depend on where others are asked for than it was trained with.
+
+    trained, asked: options by name. fixed: those that matter. Raises UserError that names the first one.
+    """
+    for name in fixed:
+        if asked[name] != trained[name]:
+            own = shown(trained[name])
+            raise UserError(
+                f"{name} is {shown(asked[name])}, but the weights of the adapter in {folder} were trained with {own} "
+                f"and depend on it: use {own}, or another adapter."
+            )
+
+
 def write_adapter(folder: Path, tensors: Mapping[str, torch.Tensor], record: AdapterRecord, shard_bytes: int) -> None:
     """Write an adapter of SharedLLM."""
     write_files(folder, tensors, CONFIG, record.model_dump_json(indent=1) + "\n", shard_bytes)

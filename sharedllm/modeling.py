@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, DynamicCache, GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache
 
-from sharedllm.adapter_files import BASE, read_record, read_tensors
+from sharedllm.adapter_files import BASE, check_fixed, read_record, read_tensors
 from sharedllm.base_identity import check_base
 from sharedllm.compressor import BLOCK_BYTES, Compressor, lower_layer
 from sharedllm.configuration import SharedLLMConfig
@@ -30,7 +30,7 @@ from sharedllm.nn.masks import Masks
 from sharedllm.nn.rotation import Rotations, rotations
 from sharedllm.outputs import Decoded, SharedLLMOutput
 from sharedllm.search import Question, ask
-from sharedllm.settings import check_settings
+from sharedllm.settings import DEFAULTS, FIXED, check_settings
 from sharedllm.sharing import push_adapter
 from sharedllm.sources import FOR_BASE, FROM_HUB, OF_AUTO, adapter_folder, base_source, load_base
 from sharedllm.upper_layer import attend_to_text, read_context, upper_layer
@@ -120,24 +120,26 @@ class SharedLLMForCausalLM(Generation, PreTrainedModel, GenerationMixin):  # typ
         """The model of an adapter laid over its base, in evaluation mode; only what the adapter holds has gradients.
 
         base: the loaded base, its name or its folder; by default the name that the adapter gives. settings: fields of
-        `MethodFields` to change (policy, ratios, ...): the weights depend on attention, rank, lower_layers and
-        injection alone; and of `FOR_BASE` how a base that is named is loaded.
+        `MethodFields` to change (policy, ratios, ...), all but those that the weights depend on (`FIXED`); and of
+        `FOR_BASE` how a base that is named is loaded.
 
-        Raises UserError where the base is not the one that the adapter was trained on, nor a copy of it in another
-        precision (`check_base`), or files or tensors do not fit.
+        Raises UserError for another value of those, and where the base is not the one that the adapter was trained on,
+        nor a copy of it in another precision (`check_base`), or files or tensors do not fit.
         """
         folder = Path(folder)
         record = read_record(folder)
         loading = {name: settings.pop(name) for name in FOR_BASE if name in settings}
         check_settings(settings)
+        own = {**DEFAULTS, **record.settings}
+        check_fixed(folder, own, {**own, **settings}, FIXED)
         if not isinstance(base, PreTrainedModel):
             source, revision = base_source(folder, record) if base is None else (base, None)
             base = load_base(source, revision, **loading)
         elif late := [name for name in loading if name not in FROM_HUB]:
             raise UserError(f"The base is loaded already: {', '.join(late)} is for a base that is named.")
         trained = record.trained_base_parameters
-        own = [name.removeprefix(BASE) for name in trained]
-        check_base(base, folder, record.base, record.base_fingerprint, record.base_values, own)
+        brought = [name.removeprefix(BASE) for name in trained]
+        check_base(base, folder, record.base, record.base_fingerprint, record.base_values, brought)
         model = cls.from_base(base, **{**record.settings, **settings})
         weights = read_tensors(folder, dict(model.named_parameters()), trained)
         model.load_state_dict(weights, strict=False)

@@ -138,6 +138,9 @@ class MethodFields:
 
 TRAINING_ONLY = ("split_noise", "own_lower")
 """Settings that an adapter fixes when it is trained."""
+FIXED = ("attention", "rank", "lower_layers", "injection", "injection_start", "own_lower")
+"""Settings that say which weights there are and what each of them reads: an adapter has them for good. The others say
+how a context is cut, sampled, searched and numbered, which the same weights can read in another way."""
 YOUNGER = ("attention", "rank", "fine_recent")
 """Settings that came after runs were recorded: unset, they are no part of a cell's identity."""
 HINTS: Mapping[str, Any] = get_type_hints(MethodFields, include_extras=True)

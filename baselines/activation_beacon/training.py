@@ -42,6 +42,7 @@ class Beacon(AdaptedMethod):
     presets = ("baselines.activation_beacon", "training_presets")
     preset = "beacon"
     options_model: ClassVar[type[Options]] = BeaconOptions
+    # none is `fixed`: every beacon has the same weights, however many a window has and however long it is
     text = "Activation Beacon (Zhang et al., 2024, arXiv:2401.03462): windows condensed into the states of beacons."
 
     def __init__(self, model: BeaconModel, options: Options, base: BaseIdentity, init: Path | None) -> None:

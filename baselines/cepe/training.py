@@ -46,6 +46,7 @@ class TrainedCEPE(AdaptedMethod):
     presets = ("baselines.cepe", "training_presets")
     preset = "cepe"
     options_model: ClassVar[type[Options]] = CEPEOptions
+    fixed = ("encoder_layers", "start")  # without the encoder or the cross-attention an adapter has the base's copies
     text = (
         "CEPE (Yen, Gao and Chen, 2024, arXiv:2402.16617): a bidirectional encoder reads the context in parallel "
         "chunks, and the frozen base attends to it by cross-attention in every layer."

@@ -39,6 +39,7 @@ class TrainedLongLLaMA(AdaptedMethod):
     presets = ("baselines.longllama", "training_presets")
     preset = "longllama"
     options_model: ClassVar[type[Options]] = LongLLaMAOptions
+    fixed = ("mem_layers",)  # the window is no weight's: a later stage may read longer ones
     text = (
         "LongLLaMA (Tworkowski et al., 2023, arXiv:2307.03170): a base that was fine-tuned so that three of its layers "
         "attend to a memory of everything before its window."

@@ -47,6 +47,7 @@ class Window(AdaptedMethod):
     presets = ("baselines.window", "training_presets")
     preset = "window"
     options_model: ClassVar[type[Options]] = WindowOptions
+    fixed = ("rank", "alpha")  # positions are no weight's: a later stage may stretch them and read longer windows
     text = "Low-rank updates (LoRA) of a base's attention, trained with dense attention in its window."
 
     @classmethod

@@ -161,9 +161,9 @@ def test_adapters_that_do_not_fit(tmp_path: Path) -> None:
     save_adapter(model, tmp_path, "tiny")
     with pytest.raises(ValueError, match="was trained on tiny: this base has other weights"):
         load_adapter(tmp_path, base_model(seed=3))
-    with pytest.raises(ValueError, match=r"lacks cross_attention\.2\.norm\.weight: check its files"):
+    with pytest.raises(ValueError, match="lower_layers is 3, but the weights"):
         load_adapter(tmp_path, base_model(), lower_layers=3)
-    with pytest.raises(ValueError, match=r"has no place for: cross_attention\.1"):
+    with pytest.raises(ValueError, match="lower_layers is 1, but the weights"):
         load_adapter(tmp_path, base_model(), lower_layers=1)
     with pytest.raises(ValueError, match="no setting 'polcy'"):
         SharedLLMForCausalLM.from_pretrained(tmp_path, base=base_model(), polcy="right")

@@ -15,15 +15,18 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from trained_runs import adapter, train
+from trained_runs import OPTIONS, adapter, train
+from transformers import AutoModelForCausalLM
 
 from evals import registry as evals_registry
 from evals.methods.base import Runtime
 from evals.methods.presets import load_preset
 from sharedllm.errors import UserError
+from sharedllm.settings import SETTINGS
 from sharedllm.training.batches import NO_CONTEXT, Batch, whole_text
 from sharedllm.training.cli import main
 from sharedllm.training.methods import registry
+from sharedllm.training.methods.base import TrainedMethod
 from sharedllm.training.methods.groups import select
 from sharedllm.training.record import RunRecord, read_record
 from sharedllm.training.settings import preset_in
@@ -139,6 +142,62 @@ def test_the_harness_says_what_does_not_fit_in_an_adapter(
     }.items():
         with pytest.raises(UserError, match=said):
             load(folder)
+
+
+FIXED: dict[str, dict[str, object]] = {
+    "sharedllm": {
+        "attention": "joint",
+        "rank": 4,
+        "lower_layers": 1,
+        "injection": "top",
+        "injection_start": 1,
+        "own_lower": True,
+    },
+    "window": {"rank": 4, "alpha": 3.0},
+    "beacon": {},
+    "cepe": {"encoder_layers": 2, "start": "copy"},
+    "longllama": {"mem_layers": [0, 1]},
+}
+FREE: dict[str, dict[str, object]] = {
+    "sharedllm": {
+        "chunk_size": 32,
+        "ratios": [4, 2],
+        "policy": "right",
+        "key_positions": "node",
+        "query_position": "n+1",
+        "sampling": "strided",
+        "leaf_overlap": 2,
+        "fine_chunks": 1,
+        "fine_recent": 1,
+        "split_noise": 0.1,
+    },
+    "window": {"chunk_size": 32, "rope": "yarn", "factor": 2.0, "window": 64},
+    "beacon": {"chunk_size": 32, "window": 16, "ratios": [8]},
+    "cepe": {"chunk_size": 32, "encoder_chunk": 16, "same_text": 0.0},
+    "longllama": {"chunk_size": 32, "window": 24, "negatives": 1},
+}
+"""Other values of every option than those of OPTIONS: an adapter has the fixed ones for good."""
+
+
+@pytest.mark.parametrize("name", sorted(registry.BUILT_IN))
+def test_only_options_that_the_weights_do_not_depend_on_change_over_an_adapter(
+    name: str, tiny_llama: Path, texts: Path, tmp_path: Path
+) -> None:
+    train(name, tiny_llama, texts, tmp_path / "first", steps=1)
+    trained, folder = registry.method(name), tmp_path / "first" / "adapter"
+
+    def build(**options: object) -> TrainedMethod:
+        return trained.build(AutoModelForCausalLM.from_pretrained(tiny_llama), options, folder)
+
+    known = SETTINGS if name == "sharedllm" else trained.options_model.model_fields
+    assert {*FIXED[name], *FREE[name]} == set(known)
+    build(**OPTIONS[name])
+    for option, value in FIXED[name].items():
+        with pytest.raises(UserError, match=f"^{option} is .*, but the weights of the adapter in .* depend on it: use"):
+            build(**{option: value})
+    free = build(**FREE[name])
+    held = free.model.config if name == "sharedllm" else free.options
+    assert {option: getattr(held, option) for option in FREE[name]} == FREE[name]
 
 
 def test_a_second_stage_keeps_what_the_first_one_trained(tiny_llama: Path, texts: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 from transformers import PreTrainedModel
 
+from sharedllm.adapter_files import check_fixed
 from sharedllm.nn.layers import Head, decoder_of, output_head
 from sharedllm.trained_adapter import BaseIdentity, lay_over, read_for, read_trained, write_trained
 from sharedllm.training.batches import Batch
@@ -118,6 +119,9 @@ class AdaptedMethod(TrainedMethod):
     """A method whose adapter is what it has trained and its options, with a record of its own (`trained_adapter`)."""
 
     options_model: ClassVar[type[Options]]
+    fixed: ClassVar[tuple[str, ...]] = ()
+    """Options that an adapter has for good: they say which parameters there are, how those start that it does not hold,
+    or what its own compute. The others say how texts are cut and drawn, which a later stage of training may change."""
     text: ClassVar[str]
     """A sentence for the model card: what the method does, and its source."""
 
@@ -136,12 +140,15 @@ class AdaptedMethod(TrainedMethod):
     def chosen(
         cls, options: Mapping[str, object], base: PreTrainedModel | None = None, init: Path | None = None
     ) -> Options:
-        """The options, on top of those of an adapter over `base`. Raises UserError."""
-        if init is not None and base is not None:
-            own = read_for(cls.name, init, base).options
-            validate(cls.options_model, own, f"the adapter in {init}")
-            options = {**own, **options}
-        return validate(cls.options_model, options, f"the method {cls.name}")
+        """The options, on top of those of an adapter over `base`. Raises UserError, for another of `fixed` too."""
+        what = f"the method {cls.name}"
+        if init is None or base is None:
+            return validate(cls.options_model, options, what)
+        stored = read_for(cls.name, init, base).options
+        own = validate(cls.options_model, stored, f"the adapter in {init}")
+        chosen = validate(cls.options_model, {**stored, **options}, what)
+        check_fixed(init, dict(own), dict(chosen), cls.fixed)
+        return chosen
 
     @abstractmethod
     def groups(self) -> Mapping[str, Callable[[str], bool]]:
