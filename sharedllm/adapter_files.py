@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sharedllm.errors import UserError, shown
 from sharedllm.files import read_json, write_text, write_whole, writing
-from sharedllm.settings import check_settings
+from sharedllm.settings import DEFAULTS, FIXED, check_settings
 from sharedllm.validation import misfit
 
 CONFIG = "sharedllm_adapter.json"
@@ -125,6 +126,13 @@ def check_fixed(
             )
 
 
+def settings_over(folder: Path, record: AdapterRecord, changes: Mapping[str, object]) -> dict[str, Any]:
+    """All settings of an adapter, some of them changed. Raises UserError for a change of those in FIXED."""
+    own = {**DEFAULTS, **record.settings}
+    check_fixed(folder, own, {**own, **changes}, FIXED)
+    return {**own, **changes}
+
+
 def write_adapter(folder: Path, tensors: Mapping[str, torch.Tensor], record: AdapterRecord, shard_bytes: int) -> None:
     """Write an adapter of SharedLLM."""
     write_files(folder, tensors, CONFIG, record.model_dump_json(indent=1) + "\n", shard_bytes)
@@ -155,24 +163,14 @@ def read_tensors(folder: Path, places: Mapping[str, nn.Parameter], trained: Coll
     trained: parameters of the base that the record lists. Raises UserError that names the tensor where one is
     missing, not listed, of another shape or not finite, and the file where one is missing or damaged.
     """
-    weights: dict[str, torch.Tensor] = {}
-    for file in _files(folder):
-        try:
-            found = load_file(file)
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{file} is not a whole safetensors file ({error}): copy it again.") from error
-        if twice := sorted(set(found) & set(weights)):
-            raise UserError(f"{file} holds {twice[0]} once more: copy the adapter's folder again.")
-        weights.update(found)
     expected = {n for n in places if n.startswith(OWN)} | set(trained)
     if homeless := sorted(set(trained) - set(places)):
         raise UserError(f"The adapter in {folder} trained {homeless[0]}, which this base does not have.")
-    if missing := sorted(expected - set(weights)):
-        raise UserError(f"The adapter in {folder} lacks {missing[0]}: check its files and its settings.")
-    if unexpected := sorted(set(weights) - expected):
-        raise UserError(
-            f"The adapter in {folder} has weights this model has no place for: {', '.join(unexpected[:3])}."
-        )
+    _check_names(folder, tensor_names(folder), expected)
+    weights: dict[str, torch.Tensor] = {}
+    for file in _files(folder):
+        with _whole(file):
+            weights |= load_file(file)
     for name, tensor in weights.items():
         if tensor.shape != places[name].shape:
             sizes = f"{list(tensor.shape)}, the model wants {list(places[name].shape)}"
@@ -180,6 +178,42 @@ def read_tensors(folder: Path, places: Mapping[str, nn.Parameter], trained: Coll
         if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
             raise UserError(f"The adapter in {folder} has values in {name} that are not finite: train it again.")
     return weights
+
+
+def tensor_names(folder: Path) -> set[str]:
+    """Names of an adapter's tensors by the headers of its files. Raises UserError for a file that is missing or damaged
+    and for a tensor that is there twice."""
+    names: set[str] = set()
+    for file in _files(folder):
+        with _whole(file), safe_open(file, "pt") as stored:
+            found = set(stored.keys())
+        if twice := sorted(found & names):
+            raise UserError(f"{file} holds {twice[0]} once more: copy the adapter's folder again.")
+        names |= found
+    return names
+
+
+def check_files(folder: Path, trained: Collection[str]) -> None:
+    """What `read_tensors` checks, as far as headers tell, where there is no model yet. Raises UserError as it does."""
+    names = tensor_names(folder)
+    _check_names(folder, names, {*trained, *(name for name in names if name.startswith(OWN))})
+
+
+def _check_names(folder: Path, found: set[str], expected: set[str]) -> None:
+    if missing := sorted(expected - found):
+        raise UserError(f"The adapter in {folder} lacks {missing[0]}: check its files and its settings.")
+    if unexpected := sorted(found - expected):
+        raise UserError(
+            f"The adapter in {folder} has weights this model has no place for: {', '.join(unexpected[:3])}."
+        )
+
+
+@contextmanager
+def _whole(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file} is not a whole safetensors file ({error}): copy it again.") from error
 
 
 def _files(folder: Path) -> list[Path]:

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, DynamicCache, GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache
 
-from sharedllm.adapter_files import BASE, check_fixed, read_record, read_tensors
+from sharedllm.adapter_files import BASE, read_record, read_tensors, settings_over
 from sharedllm.base_identity import check_base
 from sharedllm.compressor import BLOCK_BYTES, Compressor, lower_layer
 from sharedllm.configuration import SharedLLMConfig
@@ -30,7 +30,7 @@ from sharedllm.nn.masks import Masks
 from sharedllm.nn.rotation import Rotations, rotations
 from sharedllm.outputs import Decoded, SharedLLMOutput
 from sharedllm.search import Question, ask
-from sharedllm.settings import DEFAULTS, FIXED, check_settings
+from sharedllm.settings import check_settings
 from sharedllm.sharing import push_adapter
 from sharedllm.sources import FOR_BASE, FROM_HUB, OF_AUTO, adapter_folder, base_source, load_base
 from sharedllm.upper_layer import attend_to_text, read_context, upper_layer
@@ -130,8 +130,7 @@ class SharedLLMForCausalLM(Generation, PreTrainedModel, GenerationMixin):  # typ
         record = read_record(folder)
         loading = {name: settings.pop(name) for name in FOR_BASE if name in settings}
         check_settings(settings)
-        own = {**DEFAULTS, **record.settings}
-        check_fixed(folder, own, {**own, **settings}, FIXED)
+        chosen = settings_over(folder, record, settings)
         if not isinstance(base, PreTrainedModel):
             source, revision = base_source(folder, record) if base is None else (base, None)
             base = load_base(source, revision, **loading)
@@ -140,7 +139,7 @@ class SharedLLMForCausalLM(Generation, PreTrainedModel, GenerationMixin):  # typ
         trained = record.trained_base_parameters
         brought = [name.removeprefix(BASE) for name in trained]
         check_base(base, folder, record.base, record.base_fingerprint, record.base_values, brought)
-        model = cls.from_base(base, **{**record.settings, **settings})
+        model = cls.from_base(base, **chosen)
         weights = read_tensors(folder, dict(model.named_parameters()), trained)
         model.load_state_dict(weights, strict=False)
         for name, parameter in model.named_parameters():

@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from transformers import PreTrainedModel
 
-from sharedllm.adapter_files import check_there, is_adapter, read_tensors, write_files
+from sharedllm.adapter_files import AdapterRecord, check_there, is_adapter, read_tensors, write_files
 from sharedllm.base_identity import check_base, fingerprint, sampled_values
 from sharedllm.errors import UserError
 from sharedllm.files import read_json
@@ -36,6 +36,10 @@ class TrainedRecord(BaseModel):
     base_values: dict[str, list[float]]
     options: dict[str, object]
     tensors: list[str]
+
+
+AnyAdapter = AdapterRecord | TrainedRecord
+"""What an adapter of `sharedllm-train` says of itself."""
 
 
 @dataclass(frozen=True)
@@ -81,13 +85,18 @@ def read_trained(folder: Path) -> TrainedRecord:
         raise UserError(f"{path} is not the record of an adapter at {where}: {found.reason}.") from error
 
 
+def read_of(method: str, folder: Path) -> TrainedRecord:
+    """The record of an adapter of `method`. Raises UserError for one of another."""
+    check_method(method, folder)
+    return read_trained(folder)
+
+
 def read_for(method: str, folder: Path, base: PreTrainedModel) -> TrainedRecord:
     """The record of an adapter of `method` over an untouched base.
 
     Raises UserError for one of another method, or of a base with other weights (`check_base`).
     """
-    check_method(method, folder)
-    record = read_trained(folder)
+    record = read_of(method, folder)
     check_base(base, folder, record.base, record.base_fingerprint, record.base_values, ())
     return record
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import ClassVar, Self
 
 import torch
@@ -21,6 +22,7 @@ from evals.methods.decoding.static_decoder import decode_mode, supports_static_d
 from evals.methods.presets import Preset
 from evals.methods.weights import causal_config, load_base, load_class, resolve, shape_config
 from sharedllm.nn.base_config import head_dim, key_value_heads
+from sharedllm.trained_adapter import TrainedRecord
 
 
 class BeaconSettings(MethodSettings):
@@ -71,6 +73,10 @@ class ActivationBeacon(LongContextModel):
 
     model: BeaconModel
     settings: BeaconSettings
+
+    @classmethod
+    def inspect_adapter(cls, preset: Preset, folder: Path) -> TrainedRecord:
+        return Beacon.inspect(folder)
 
     @classmethod
     def load(cls, preset: Preset, runtime: Runtime) -> Self:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -32,6 +33,7 @@ from evals.methods.decoding.static_decoder import CacheStep, decode_mode
 from evals.methods.presets import Preset
 from evals.methods.weights import load_base, load_class, resolve
 from sharedllm.nn.layers import decoder_of, output_head
+from sharedllm.trained_adapter import TrainedRecord
 
 
 class CEPESettings(MethodSettings):
@@ -120,6 +122,10 @@ class CEPE(LongContextModel):
 
     model: CEPEForCausalLM
     settings: CEPESettings
+
+    @classmethod
+    def inspect_adapter(cls, preset: Preset, folder: Path) -> TrainedRecord:
+        return TrainedCEPE.inspect(folder)
 
     @classmethod
     def load(cls, preset: Preset, runtime: Runtime) -> Self:

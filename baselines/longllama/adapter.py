@@ -23,6 +23,7 @@ from evals.methods.decoding.static_decoder import decode_mode, supports_static_d
 from evals.methods.presets import Preset
 from evals.methods.weights import load_base, load_class, resolve
 from sharedllm.nn.base_config import head_dim, key_value_heads
+from sharedllm.trained_adapter import TrainedRecord
 
 Positive = Annotated[int, Field(ge=1, le=MOST)]
 
@@ -77,6 +78,10 @@ class LongLLaMA(LongContextModel):
     settings_model: ClassVar[type[BaseModel] | None] = LongLLaMASettings
 
     model: LongLlamaForCausalLM
+
+    @classmethod
+    def inspect_adapter(cls, preset: Preset, folder: Path) -> TrainedRecord:
+        return TrainedLongLLaMA.inspect(folder)
 
     @classmethod
     def load(cls, preset: Preset, runtime: Runtime) -> Self:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Self, cast
 
 from baselines.truncated import Truncated
@@ -10,11 +11,16 @@ from baselines.window.low_rank import merge_updates
 from baselines.window.training import Window, WindowOptions
 from evals.methods.base import Runtime
 from evals.methods.presets import Preset
+from sharedllm.trained_adapter import TrainedRecord
 
 
 @dataclass(kw_only=True)
 class FineTuned(Truncated):
     """`Truncated` over what `sharedllm-train --method window` made of a base; its window is that of the training."""
+
+    @classmethod
+    def inspect_adapter(cls, preset: Preset, folder: Path) -> TrainedRecord:
+        return Window.inspect(folder)
 
     @classmethod
     def load(cls, preset: Preset, runtime: Runtime) -> Self:

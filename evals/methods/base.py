@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # `sharedllm-eval --list` must not wait for torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from evals.methods.presets import Preset
+    from sharedllm.trained_adapter import AnyAdapter
 
 
 @dataclass(frozen=True)
@@ -246,6 +247,15 @@ class LongContextModel(ABC):
     def settings_in_force(cls, preset: Preset) -> dict[str, Any]:
         """Settings of a preset that differ from the defaults of `settings_model`, without loading the model."""
         return preset.settings
+
+    @classmethod
+    def inspect_adapter(cls, preset: Preset, folder: Path) -> AnyAdapter | None:
+        """What the adapter in a folder says of itself, where `sharedllm-train` has made it; None for other methods.
+
+        Nothing is loaded. Raises UserError for an adapter that `load` would refuse, as far as no weight is needed to
+        tell.
+        """
+        return None
 
     @classmethod
     def files(cls, preset: Preset) -> Sequence[Path]:

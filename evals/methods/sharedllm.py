@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
 import torch
@@ -24,7 +25,7 @@ from evals.methods.presets import Preset
 from evals.methods.sharedllm_session import SharedLLMSession
 from evals.methods.weights import load_base
 from sharedllm import SharedLLMConfig, SharedLLMForCausalLM
-from sharedllm.adapter_files import adapter_settings
+from sharedllm.adapter_files import AdapterRecord, adapter_settings, check_files, read_record, settings_over
 from sharedllm.cost import arithmetic
 from sharedllm.cross_attention import CrossAttention
 from sharedllm.entry_budget import columns, entries
@@ -59,8 +60,16 @@ class SharedLLM(LongContextModel):
         return {**found, **preset.settings}
 
     @classmethod
+    def inspect_adapter(cls, preset: Preset, folder: Path) -> AdapterRecord:
+        check_method("sharedllm", folder)
+        record = read_record(folder)
+        check_files(folder, record.trained_base_parameters)
+        settings_over(folder, record, _given(preset))
+        return record
+
+    @classmethod
     def load(cls, preset: Preset, runtime: Runtime) -> Self:
-        given = validate(cls.settings_model, preset.settings, preset.name).model_dump(exclude_unset=True)
+        given = _given(preset)
         # --checkpoint names what was trained; the base stays the preset's
         base, tokenizer = load_base(preset.weights, replace(runtime, checkpoint=None), preset.shape)
         check_steady(base.config, "SharedLLM")
@@ -111,6 +120,11 @@ class SharedLLM(LongContextModel):
             state_bytes=flop.state_bytes,
             decode_bytes=flops.decode_weight_bytes(self.model) + flop.state_bytes,
         )
+
+
+def _given(preset: Preset) -> dict[str, Any]:
+    """The settings that a preset has."""
+    return validate(SharedLLMSettings, preset.settings, preset.name).model_dump(exclude_unset=True)
 
 
 def randomise_output(model: SharedLLMForCausalLM, seed: int) -> None:

@@ -6,7 +6,7 @@ on with the same cell.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -115,7 +115,17 @@ def check(cells: Sequence[Cell]) -> None:
             f"{cell.task.name} measures memory and arithmetic, which are not known of {cell.model.name}, a served "
             "model: leave it out; its answered tasks have its times."
         )
-    for check_part in (*models.values(), *tasks.values()):
+    _all_of([*models.values(), *tasks.values()], problems)
+
+
+def check_here(cells: Sequence[Cell]) -> None:
+    """Find adapters and checkpoints that do not fit, for a plan: nothing is loaded or fetched. Raises as `check`."""
+    _all_of(list({cell.model.name: cell.model.check_here for cell in cells}.values()), [])
+
+
+def _all_of(checks: Sequence[Callable[[], None]], problems: list[str]) -> None:
+    """Raises one UserError with all `problems` and what the checks say."""
+    for check_part in checks:
         try:
             check_part()
         except UserError as error:

@@ -18,6 +18,7 @@ from evals.hashing import digest_of_tree
 from evals.methods import weights
 from evals.methods.base import LongContextModel, Runtime
 from evals.methods.presets import Preset
+from evals.methods.presets.presence import is_here
 from evals.records.json import Json
 from evals.records.read import RUN_FILE
 from evals.tasks.base import BaseTask
@@ -103,8 +104,31 @@ class ModelChoice:
         else:
             if self.runtime.checkpoint is None or self.preset.adapter:
                 weights.resolve(self.preset.weights, replace(self.runtime, checkpoint=None))
-            if self.preset.adapter:
-                self.preset.adapter_folder(self.runtime.checkpoint)
+            self._check_named()
+
+    def check_here(self) -> None:
+        """Check what `--checkpoint` names, and an adapter that is here: nothing is loaded, fetched or converted.
+
+        Raises UserError for what a load would refuse, as far as no weight is needed to tell.
+        """
+        preset, runtime = self.preset, self.runtime
+        absent = preset.adapter is not None and not runtime.checkpoint and not is_here(preset.adapter)
+        if not (runtime.random_weights or self.method.remote or absent):
+            self._check_named()
+
+    def _check_named(self) -> None:
+        """The adapter, or the checkpoint of a method that has none."""
+        preset, runtime = self.preset, self.runtime
+        if preset.adapter is None:
+            if runtime.checkpoint:
+                weights.check_named(preset.weights, runtime)
+            return
+        folder = preset.adapter_folder(runtime.checkpoint)
+        record = self.method.inspect_adapter(preset, folder)
+        if record is not None:
+            from sharedllm.base_identity import check_stored_base  # torch, which a cell's id does not need
+
+            check_stored_base(weights.stored(preset.weights, runtime), folder, record.base, record.base_values)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ import io
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -34,6 +35,7 @@ from typing import Any
 
 import folders
 import pytest
+import torch
 import typer
 from fixtures.synthetic_run import write_run
 
@@ -41,6 +43,8 @@ from evals import registry
 from evals.methods import presets
 from evals.methods.presets import Preset
 from evals.run.spec import parse_length
+from sharedllm.adapter_files import SHIPPED
+from sharedllm.trained_adapter import BaseIdentity, write_trained
 
 ROOT = folders.ROOT
 PAGES = [
@@ -101,7 +105,7 @@ def blocks(page: Path) -> Iterator[Block]:
 def tiny(preset: Preset) -> Preset:
     """The preset with its method and name, and little else."""
     settings = TINY.get(preset.method, preset.settings)
-    return preset.model_copy(update={"shape": SHAPE, "settings": settings, "max_context": None})
+    return preset.model_copy(update={"shape": SHAPE, "settings": settings, "adapter": None, "max_context": None})
 
 
 def shrink(words: list[str]) -> list[str]:
@@ -180,7 +184,12 @@ class Shell:
         from sharedllm.training.cli import app
 
         chosen = typer.main.get_command(app).make_context("sharedllm-train", words).params
-        (self.folder / chosen["output"] / "adapter").mkdir(parents=True)  # for the commands that go on with it
+        made = self.folder / chosen["output"] / "adapter"  # for the commands that go on with it
+        if chosen["method"] == "sharedllm":
+            shutil.copytree(SHIPPED / "smollm2-135m", made)
+        else:
+            base = BaseIdentity("llama", None, "", {})
+            write_trained(made, chosen["method"], base, "BASE", {}, {"trained": torch.zeros(1)}, 2**20)
 
     def sharedllm_lm_eval(self, words: list[str], plan_only: bool) -> None:
         from lm_eval._cli.harness import HarnessCLI

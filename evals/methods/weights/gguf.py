@@ -31,7 +31,7 @@ def converted(gguf: Path, licence: str | None = None) -> Path:
 
     licence: of the weights, shown when they are converted.
     """
-    target = cache_folder() / f"{gguf.stem}-{digest_of_file(gguf)[:16]}-{CONVERSION}"
+    target = _target(gguf)
     if target.is_dir():
         if _is_whole(target):
             return target
@@ -55,6 +55,16 @@ def converted(gguf: Path, licence: str | None = None) -> Path:
             "name a folder with 2 GB free in XDG_CACHE_HOME."
         ) from error
     return target
+
+
+def conversion(gguf: Path) -> Path | None:
+    """The folder that `converted` gives, if it is there."""
+    target = _target(gguf)
+    return target if target.is_dir() and _is_whole(target) else None
+
+
+def _target(gguf: Path) -> Path:
+    return cache_folder() / f"{gguf.stem}-{digest_of_file(gguf)[:16]}-{CONVERSION}"
 
 
 def _is_whole(folder: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from evals.errors import UserError
@@ -9,7 +10,7 @@ from evals.methods.base import Runtime
 from evals.methods.packages import package_folder
 from evals.methods.presets import Weights
 from evals.methods.tokenizers import check_has_tokenizer
-from evals.methods.weights import hub
+from evals.methods.weights import hub, peft_adapter
 from evals.methods.weights.checkpoint import (
     CONFIG,
     check_weight_files,
@@ -18,7 +19,7 @@ from evals.methods.weights.checkpoint import (
     read_config,
     weight_files,
 )
-from evals.methods.weights.gguf import converted
+from evals.methods.weights.gguf import conversion, converted
 from evals.methods.weights.parts import joined
 
 
@@ -44,6 +45,41 @@ def resolve_tokenizer(weights: Weights, runtime: Runtime) -> Path:
         folder = resolve(weights, runtime, need_weights=False)
     check_has_tokenizer(folder)
     return folder
+
+
+def check_named(weights: Weights, runtime: Runtime) -> None:
+    """Check the folder that `runtime.checkpoint` names, as far as no weight is read and no GGUF file is converted.
+
+    Raises UserError where a load would.
+    """
+    found = locate(weights, runtime)
+    if is_adapter(found):
+        peft_adapter.check(found)
+    elif not found.is_file():
+        check_weight_files(_present(found, weights, runtime))
+
+
+def stored(weights: Weights, runtime: Runtime) -> list[Path]:
+    """The safetensors files of a base that a load would read; none where they are not here in that form.
+
+    Nothing is fetched, converted or joined. What is wrong with a base is for its own check to say.
+    """
+    try:
+        folder = _at_hand(weights, replace(runtime, checkpoint=None, offline=True))
+        files = [] if folder is None or is_adapter(folder) else weight_files(folder, read_config(folder))
+    except UserError:
+        return []
+    return [path for path in files if path.suffix == ".safetensors"]
+
+
+def _at_hand(weights: Weights, runtime: Runtime) -> Path | None:
+    """The folder that `resolve` gives, where it has nothing to make for that."""
+    root = weights.folder() if weights.kind == "package" else None
+    if root is not None and not (root / CONFIG).is_file():
+        gguf = _only_gguf(root, recursive=True)
+        return conversion(gguf) if gguf else None
+    found = locate(weights, runtime)
+    return conversion(found) if found.is_file() else found
 
 
 def locate(weights: Weights, runtime: Runtime) -> Path:

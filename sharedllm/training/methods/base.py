@@ -17,9 +17,17 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 from transformers import PreTrainedModel
 
-from sharedllm.adapter_files import check_fixed
+from sharedllm.adapter_files import check_files, check_fixed
 from sharedllm.nn.layers import Head, decoder_of, output_head
-from sharedllm.trained_adapter import BaseIdentity, lay_over, read_for, read_trained, write_trained
+from sharedllm.trained_adapter import (
+    BaseIdentity,
+    TrainedRecord,
+    lay_over,
+    read_for,
+    read_of,
+    read_trained,
+    write_trained,
+)
 from sharedllm.training.batches import Batch
 from sharedllm.training.loss import next_token_loss
 from sharedllm.training.methods.card import method_card
@@ -149,6 +157,17 @@ class AdaptedMethod(TrainedMethod):
         chosen = validate(cls.options_model, {**stored, **options}, what)
         check_fixed(init, dict(own), dict(chosen), cls.fixed)
         return chosen
+
+    @classmethod
+    def inspect(cls, folder: Path) -> TrainedRecord:
+        """The record of an adapter that `build` would take over its base, as far as no weight says otherwise.
+
+        Raises UserError.
+        """
+        record = read_of(cls.name, folder)
+        validate(cls.options_model, record.options, f"the adapter in {folder}")
+        check_files(folder, record.tensors)
+        return record
 
     @abstractmethod
     def groups(self) -> Mapping[str, Callable[[str], bool]]:
