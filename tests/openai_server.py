@@ -21,6 +21,11 @@ class OpenAIServer:
     faults: what goes wrong with the next requests, one each; "" is nothing. together: requests that must be there
     before any is answered. reply: to a conversation, from its messages. asked: bodies of the requests; keys: their
     Authorization headers.
+
+    What servers differ in: any_name: a model that is not listed is answered for (llama.cpp's), or refused (vLLM).
+    window: tokens of prompt and answer, at which an answer ends (llama.cpp's, vLLM). counts_in_streams: whether a
+    stream has usage (llama-cpp-python's has none). refused: fields that no request may have (transformers serve).
+    loading: requests of any kind that are told to wait (llama.cpp's, while it loads). events: sent for an answer.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -30,6 +35,12 @@ class OpenAIServer:
     faults: list[str] = field(default_factory=list)
     together: int = 1
     reply: Callable[[list[dict[str, str]]], str] = lambda messages: "CORRECT"
+    any_name: bool = False
+    window: int = 1 << 20
+    counts_in_streams: bool = True
+    refused: frozenset[str] = frozenset()
+    loading: int = 0
+    events: list[str] = field(default_factory=list)
     asked: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
 
@@ -68,12 +79,24 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         pass
 
+    def _is_loading(self) -> bool:
+        owner = self.server_of_test
+        owner.loading -= 1
+        if owner.loading >= 0:
+            error = {"code": 503, "message": "Loading model", "type": "unavailable_error"}
+            self._json(503, {"error": error})
+        return owner.loading >= 0
+
     def do_GET(self) -> None:
+        if self._is_loading():
+            return
         self._json(200, {"object": "list", "data": self.server_of_test.models})
 
     def do_POST(self) -> None:
         owner = self.server_of_test
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self._is_loading():
+            return
         owner.asked.append(body)
         owner.keys.append(self.headers["Authorization"])
         fault = owner.faults.pop(0) if owner.faults else ""
@@ -81,14 +104,35 @@ class _Handler(BaseHTTPRequestHandler):
             self._json(int(fault), {"error": {"message": f"bad key or worse: {self.headers['Authorization']}"}})
         elif fault == "list":
             self._json(200, [])
+        elif not owner.any_name and body["model"] not in [model["id"] for model in owner.models]:
+            self._json(404, {"error": {"message": f"The model `{body['model']}` does not exist."}})
+        elif unknown := sorted(owner.refused & body.keys()):
+            self._json(422, {"detail": f"Unexpected fields in the request: {unknown}"})
         elif self.path.endswith("/chat/completions"):
             message = {"role": "assistant", "content": owner.reply(body["messages"])}
             choice = {"index": 0, "message": message, "finish_reason": "stop"}
             self._json(200, {"id": "1", "object": "chat.completion", "created": 1, "model": "j", "choices": [choice]})
         elif isinstance(body["prompt"], list) and not owner.takes_ids:
             self._json(400, {"detail": "prompt must be a string."})
-        else:
+        elif body.get("stream"):
             self._stream(body, fault)
+        else:
+            self._whole(body, fault)
+
+    def _pieces(self, body: dict[str, Any], fault: str) -> tuple[list[str], str, dict[str, int] | None]:
+        """What an answer consists of, why it ends, and the usage."""
+        owner = self.server_of_test
+        read = owner.tokens(body["prompt"]) - 2 * (fault == "short")
+        pieces = owner.answer[: min(body["max_tokens"], max(owner.window - read, 0))]
+        ended = len(pieces) == len(owner.answer) < body["max_tokens"]
+        usage = {"prompt_tokens": read, "completion_tokens": len(pieces), "total_tokens": read + len(pieces)}
+        return pieces, "stop" if ended else "length", None if fault == "no usage" else usage
+
+    def _whole(self, body: dict[str, Any], fault: str) -> None:
+        pieces, reason, usage = self._pieces(body, fault)
+        choice = {"index": 0, "text": "".join(pieces), "finish_reason": reason, "logprobs": None}
+        reply = {"id": "1", "object": "text_completion", "created": 1, "model": "tiny", "choices": [choice]}
+        self._json(200, {**reply, "usage": usage})
 
     def _stream(self, body: dict[str, Any], fault: str) -> None:
         owner = self.server_of_test
@@ -96,8 +140,17 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Connection", "close")
+        if fault == "torn":  # a process that is killed leaves a body of chunks without its end
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            self.wfile.write(b"5\r\ndata:\r\n")
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
         self.end_headers()
-        pieces = owner.answer[: body["max_tokens"]]
+        if owner.events:
+            self.wfile.write("".join(f"data: {event}\n\n" for event in owner.events).encode())
+            return
+        pieces, reason, usage = self._pieces(body, fault)
         for piece in pieces[:1] if fault in ("cut", "die") else pieces:
             self._event(text=piece)
         if fault in ("cut", "die"):
@@ -105,9 +158,7 @@ class _Handler(BaseHTTPRequestHandler):
             if fault == "die":
                 threading.Thread(target=owner.die).start()
             return
-        read = owner.tokens(body["prompt"]) - 2 * (fault == "short")
-        usage = {"prompt_tokens": read, "completion_tokens": len(pieces), "total_tokens": read + len(pieces)}
-        self._event(finish_reason="length", usage=None if fault == "no usage" else usage)
+        self._event(finish_reason=reason, usage=usage if owner.counts_in_streams else None)
         self.wfile.write(b"data: [DONE]\n\n")
 
     def _event(self, text: str = "", finish_reason: str | None = None, usage: dict[str, int] | None = None) -> None:

@@ -17,7 +17,7 @@ import torch
 from baselines.served.client import Client, Entry, Reply
 from baselines.served.settings import ServedSettings
 from evals.errors import UserError
-from evals.methods.base import LongContextModel, Query, Request, Runtime, Session, Stop
+from evals.methods.base import LongContextModel, NewIds, Query, Request, Runtime, Session, Stop
 from evals.methods.presets import Preset
 from evals.methods.tokenizers import load_tokenizer
 from evals.methods.weights import resolve_tokenizer
@@ -72,7 +72,7 @@ class Served(LongContextModel):
     def load(cls, preset: Preset, runtime: Runtime) -> Self:
         client, entry = cls._connect(preset)
         tokenizer = load_tokenizer(resolve_tokenizer(preset.weights, runtime))
-        counted = client.complete(entry.name, PROBE, 1).prompt_tokens
+        counted = client.first(entry.name, PROBE).prompt_tokens
         ids = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
         if counted not in (len(ids), len(tokenizer(PROBE)["input_ids"])):
             raise UserError(
@@ -133,13 +133,13 @@ class Served(LongContextModel):
 
     def answer(
         self, ids: Sequence[int], max_new_tokens: int, stop: Stop, on_token: Callable[[int], None] | None
-    ) -> list[int]:
+    ) -> NewIds:
         """New ids after a prompt: those of the tokenizer for the text that comes back. on_token: with it, the request
         is never repeated."""
         if not ids:
             raise ValueError("The prompt is empty.")
         if not max_new_tokens:
-            return []
+            return NewIds(cut=True)
         told = 0
 
         def enough(text: str) -> bool:
@@ -160,7 +160,8 @@ class Served(LongContextModel):
         reply = self.client.complete(self.served, prompt, max_new_tokens, enough, once=on_token is not None)
         self._check_count(reply, len(ids))
         new = self._ids(reply.text)
-        return new[: _end(new, stop)]
+        end = _end(new, stop)
+        return NewIds(new[:end], cut=reply.cut and end == len(new))
 
     def _check_count(self, reply: Reply, tokens: int) -> None:
         if reply.prompt_tokens not in (None, tokens):

@@ -5,10 +5,13 @@ The API key is in the requests and nowhere else: what the server says is shown w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
+from baselines.served.completion import BROKEN, StrangeError, piece
 from baselines.served.settings import ServedSettings
 from evals.errors import UserError
 from sharedllm.errors import reason
@@ -23,10 +26,21 @@ TELLING = ("owned_by", "root")
 TELLING_META = ("n_params", "n_vocab", "size")
 """The same of llama.cpp's `meta`."""
 RESUME = "start it again, and the same command goes on after what was measured"
+NEUTRAL = {"repetition_penalty": 1.0, "repeat_penalty": 1.0}
+"""Fields, by their names in vLLM and in llama.cpp, that keep an answer greedy where a server would punish repetition:
+vLLM and SGLang as the model's generation_config.json says, llama-cpp-python with 1.1. Some servers refuse them."""
+NOBODY = "no-model-has-this-name"
+LOADING = 503
+SHOWN = 5
+"""How many names a sentence lists."""
 
 
 class _BrokenError(Exception):
-    """A stream ended before its answer did."""
+    """An answer ended before its end."""
+
+
+class _RefusedError(UserError):
+    """The server takes no request of this form."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +54,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class Reply:
-    """A completion. prompt_tokens: what the server says that it read; None where `enough` ended it before that."""
+    """A completion. prompt_tokens: what the server says that it read; None where `enough` ended it before that
+    (`enough`), and in a timed stream of a server that counts in whole replies only. cut: whether `max_tokens` ended it.
+    """
 
     text: str
     prompt_tokens: int | None
+    cut: bool = False
+    enough: bool = False
 
 
 class Client:
@@ -56,9 +74,13 @@ class Client:
         except ModuleNotFoundError as error:
             raise UserError("Served models need the package openai: pip install 'sharedllm[served]'.") from error
         self._openai = openai
+        library = import_module(openai.DefaultHttpxClient.__mro__[1].__module__.partition(".")[0])
+        self._transport_error: type[Exception] = library.TransportError  # openai 2 lets it out of a stream
         self._settings = settings
         self._key, self._key_setting = settings.key(), key_setting
         self._lost = False
+        self._neutral: Mapping[str, float] = NEUTRAL
+        self._counts_in_streams: bool | None = None
         self._api: OpenAI = openai.OpenAI(
             base_url=settings.url,
             api_key=self._key or "none",
@@ -70,34 +92,71 @@ class Client:
         """The model that the settings name, with what the server says of it, else the only one of the server."""
         name, listed = self._settings.model, self._listed()
         if name is None:
-            names = sorted(str(entry.get("id")) for entry in listed)
-            if len(names) != 1:
-                known = f"{len(names)} models ({', '.join(names[:5])})" if names else "no model"
+            if len(listed) != 1:
+                known = f"{len(listed)} models ({_names(listed)})" if listed else "no model"
                 raise UserError(f"The server at {self._settings.url} lists {known}: name one with --set model=NAME.")
-            name = names[0]
-        return next((_entry(name, found) for found in listed if found.get("id") == name), Entry(name))
+            name = str(listed[0].get("id"))
+        self._check_name(name, listed, "model")
+        return next((_entry(name, found) for found in listed if name in _known_as(found)), Entry(name))
 
-    def _listed(self) -> list[dict[str, object]]:
+    def check_name(self, name: str, setting: str) -> bool:
+        """Raises UserError where the server answers for a model of this name without having it. setting: what the user
+        calls the setting with the name. False where the server does not say what it has."""
+        try:
+            listed = self._listed()
+        except UserError:
+            return False
+        self._check_name(name, listed, setting)
+        return True
+
+    def _check_name(self, name: str, listed: Sequence[Mapping[str, object]], setting: str) -> None:
+        if not listed or any(name in _known_as(entry) for entry in listed):
+            return
+        try:
+            self.complete(NOBODY, "a", 1, once=True)
+        except UserError:
+            return  # it looks at names, and will say what it thinks of this one
+        raise UserError(
+            f"The server at {self._settings.url} has no {name}, and answers all the same, with what it has: name that "
+            f"with --set {setting}=NAME ({_names(listed)})."
+        )
+
+    def _listed(self, retries: int = 0) -> list[dict[str, object]]:
         """The server's models. Empty where it has no such list, or fails to make it, as some do."""
         try:
-            return [entry.to_dict() for entry in self._api.with_options(max_retries=0).models.list().data]
+            page = self._api.with_options(max_retries=retries).models.list()
         except self._openai.APIStatusError as error:
-            if error.status_code in (401, 403):
+            if error.status_code == LOADING and retries < self._settings.retries:
+                return self._listed(self._settings.retries)
+            if error.status_code in (401, 403, LOADING):
                 raise self._failure(error) from error
             return []
         except (self._openai.OpenAIError, ValueError) as error:
             raise self._failure(error) from error
+        listed: object = getattr(page, "data", None)  # openai takes whatever JSON there is, and text for a page
+        entries = listed if isinstance(listed, list) else []
+        return [entry.to_dict(warnings=False) for entry in entries if hasattr(entry, "to_dict")]
+
+    def first(self, model: str, prompt: str) -> Reply:
+        """The first completion, of one token: it shows which requests the server takes, and where it counts tokens."""
+        try:
+            return self.complete(model, prompt, 1)
+        except _RefusedError:
+            self._neutral = {}
+        return self.complete(model, prompt, 1)
 
     def complete(
         self,
         model: str,
         prompt: str | Sequence[int],
         max_tokens: int,
-        enough: Callable[[str], bool] = lambda text: False,
+        enough: Callable[[str], bool] | None = None,
         *,
         once: bool = False,
     ) -> Reply:
         """The greedy continuation of a prompt. enough: called with the text so far at each piece; True ends it there.
+        A server that does not count the tokens of prompts in streams (llama-cpp-python) sends its answers whole, but
+        for one that is asked for once, with `enough`.
 
         Requests are repeated after connections that fail, 408, 409, 429 and 5xx, and after streams that break. once:
         never, because the time is taken. After a server was lost, the next request is the test whether it is back.
@@ -106,7 +165,7 @@ class Client:
         broken: Exception | None = None
         for _ in range(retries + 1):
             try:
-                reply = self._stream(retries, model, prompt, max_tokens, enough)
+                reply = self._ask(retries, model, prompt, max_tokens, enough, once)
             except _BrokenError as error:
                 broken = error
                 continue
@@ -148,40 +207,88 @@ class Client:
         self._lost = False
         return self._without_key(text)
 
-    def _stream(
-        self, retries: int, model: str, prompt: str | Sequence[int], max_tokens: int, enough: Callable[[str], bool]
+    def _ask(
+        self,
+        retries: int,
+        model: str,
+        prompt: str | Sequence[int],
+        max_tokens: int,
+        enough: Callable[[str], bool] | None,
+        once: bool,
     ) -> Reply:
-        stream = self._api.with_options(max_retries=retries).completions.create(
+        """One attempt, as a stream where the server counts in streams, and where the request is timed."""
+        timed, counts = once and enough is not None, self._counts_in_streams
+        if counts is not False or timed:
+            reply = self._read(self._events(retries, model, prompt, max_tokens, True), max_tokens, enough)
+            if reply.prompt_tokens is not None or reply.enough or counts is False:
+                self._counts_in_streams = counts if reply.prompt_tokens is None else True
+                return reply
+        if timed or counts:
+            raise self._uncounted()
+        reply = self._read(self._events(retries, model, prompt, max_tokens, False), max_tokens, enough)
+        if reply.prompt_tokens is None:
+            raise self._uncounted()
+        self._counts_in_streams = False
+        return reply
+
+    def _events(
+        self, retries: int, model: str, prompt: str | Sequence[int], max_tokens: int, stream: bool
+    ) -> Iterator[object]:
+        """What the server sends: the events of a stream, or one reply."""
+        completions = self._api.with_options(max_retries=retries).completions
+        asked, fields = prompt if isinstance(prompt, str) else list(prompt), {**self._neutral, **self._settings.extra}
+        greedy = {"temperature": 0, "presence_penalty": 0, "frequency_penalty": 0}
+        if not stream:
+            yield completions.create(model=model, prompt=asked, max_tokens=max_tokens, extra_body={**greedy, **fields})
+            return
+        with completions.create(
             model=model,
-            prompt=prompt if isinstance(prompt, str) else list(prompt),
+            prompt=asked,
             max_tokens=max_tokens,
-            temperature=0,
             stream=True,
             stream_options={"include_usage": True},
-            extra_body=self._settings.extra or None,
-        )
-        text, prompt_tokens, finished, stopped = "", None, False, False
-        with stream:
+            extra_body={**greedy, **fields},
+        ) as events:
             try:
-                for chunk in stream:
-                    if chunk.usage is not None:
-                        prompt_tokens = chunk.usage.prompt_tokens
-                    for choice in chunk.choices:
-                        text += choice.text or ""
-                        finished |= choice.finish_reason is not None
-                        stopped |= bool(choice.text) and enough(text)
-                    if stopped:
-                        break
-            except (self._openai.OpenAIError, ValueError) as error:
+                yield from events
+            except (self._openai.OpenAIError, self._transport_error, ValueError) as error:
                 raise _BrokenError(f"its stream broke: {error}") from error
-        if not finished and not stopped:
+
+    def _read(self, events: Iterator[object], max_tokens: int, enough: Callable[[str], bool] | None) -> Reply:
+        text, end, prompt_tokens, new_tokens, stopped = "", None, None, None, False
+        with closing(events):  # type: ignore[type-var]  # it is a generator
+            for event in events:
+                try:
+                    part = piece(event)
+                except StrangeError as error:
+                    raise UserError(f"The server at {self._settings.url} {error}.") from error
+                text += part.text
+                end = part.end or end
+                prompt_tokens = prompt_tokens if part.prompt_tokens is None else part.prompt_tokens
+                new_tokens = new_tokens if part.new_tokens is None else part.new_tokens
+                stopped |= bool(part.text) and enough is not None and enough(text)
+                if stopped:
+                    break
+        if not stopped:
+            self._check_end(end, new_tokens, max_tokens)
+        return Reply(self._without_key(text), prompt_tokens, cut=end == "length" and not stopped, enough=stopped)
+
+    def _check_end(self, end: str | None, new_tokens: int | None, max_tokens: int) -> None:
+        if end is None:
             raise _BrokenError("its stream ended before the answer did")
-        if prompt_tokens is None and not stopped:
+        if end in BROKEN:
+            raise _BrokenError(f"it gave the answer up ({end})")
+        if end == "length" and new_tokens is not None and new_tokens < max_tokens:
             raise UserError(
-                f"The server at {self._settings.url} does not count the tokens of prompts (usage.prompt_tokens), so "
-                "nobody can tell whether it reads them whole: use one that does."
+                f"The server at {self._settings.url} ended an answer after {new_tokens} of {max_tokens} tokens: its "
+                "window is full, or it has a limit of its own; raise that, or choose a shorter --length."
             )
-        return Reply(self._without_key(text), prompt_tokens)
+
+    def _uncounted(self) -> UserError:
+        return UserError(
+            f"The server at {self._settings.url} does not count the tokens of prompts (usage.prompt_tokens), so nobody "
+            "can tell whether it reads them whole: use one that does."
+        )
 
     def _without_key(self, text: str) -> str:
         return text.replace(self._key, "***") if self._key else text
@@ -197,14 +304,26 @@ class Client:
                 f"--set {self._key_setting}=NAME."
             )
         if status is not None and status < 500 and status != 429:
-            return UserError(f"The server at {url} refuses the request ({why}): change the model or the request.")
+            return _RefusedError(f"The server at {url} refuses the request ({why}): change the model or the request.")
+        if status == LOADING:
+            return UserError(f"The server at {url} is not ready ({why}): wait, then give the same command again.")
         return UserError(f"The server at {url} does not answer ({why}): {RESUME}.")
 
 
-def _entry(name: str, listed: dict[str, object]) -> Entry:
+def _known_as(listed: Mapping[str, object]) -> Sequence[object]:
+    """The names of a listed model; llama.cpp gives it several."""
+    aliases = listed.get("aliases")
+    return [listed.get("id"), *(aliases if isinstance(aliases, list) else [])]
+
+
+def _names(listed: Iterable[Mapping[str, object]]) -> str:
+    return ", ".join(sorted(str(entry.get("id")) for entry in listed)[:SHOWN])
+
+
+def _entry(name: str, listed: Mapping[str, object]) -> Entry:
     meta = listed.get("meta")
+    known = meta if isinstance(meta, Mapping) else {}
     about = {key: listed[key] for key in TELLING if listed.get(key) is not None}
-    if isinstance(meta, dict):
-        about |= {key: meta[key] for key in TELLING_META if key in meta}
-    window = listed.get("max_model_len")
+    about |= {key: known[key] for key in TELLING_META if key in known}
+    window = listed.get("max_model_len", known.get("n_ctx"))
     return Entry(name, about, window if isinstance(window, int) else None)

@@ -7,7 +7,7 @@ harness knows nothing else about a method, and a method knows nothing about task
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict
@@ -100,6 +100,16 @@ class Cost:
 
 class NotFiniteError(ArithmeticError):
     """The model produced NaN or infinite logits where an answer was due: there is nothing to choose from."""
+
+
+class NewIds(list[int]):
+    """New ids whose number does not say whether the budget ended the answer: a server generated others, of which only
+    the text came back. cut: whether it did.
+    """
+
+    def __init__(self, ids: Iterable[int] = (), *, cut: bool) -> None:
+        super().__init__(ids)
+        self.cut = cut
 
 
 class Session(ABC):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from evals.methods.base import LongContextModel, Request, Session
+from evals.methods.base import LongContextModel, NewIds, Request, Session
 from evals.records.models import OVER_LENGTH, Answer, PromptEnds, SampleRecord
 from evals.run.grid import Cell
 from evals.tasks.base import Instance, Output, Task
@@ -89,6 +89,8 @@ def _hit_limit(instance: Instance, output: Output) -> bool | None:
     """Whether an answer was cut off by its budget; None where given tokens were scored."""
     if instance.target is not None:
         return None
+    if isinstance(output.ids, NewIds):
+        return output.ids.cut
     stopped = instance.stop.when is not None and instance.stop.when(output.ids)
     return len(output.ids) >= instance.max_new_tokens and not stopped
 

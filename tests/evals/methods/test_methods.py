@@ -398,6 +398,6 @@ def test_trace_is_json(model: LongContextModel) -> None:
 
 
 def test_every_registered_method_is_here() -> None:
-    """A served model has no log-probabilities to check; test_served.py has what it owes."""
+    """A served model has no log-probabilities to check; tests/baselines/served has what it owes."""
     assert set(registry.METHODS) - {case.method for case in CASES.values()} == {"served"}
     assert registry.method("served").remote

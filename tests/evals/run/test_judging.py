@@ -29,7 +29,7 @@ def server(tokenizer: Any) -> Iterator[OpenAIServer]:
     def reply(messages: list[dict[str, str]]) -> str:
         return json.dumps({"verdict": "CORRECT" if FIRST in messages[-1]["content"] else "INCORRECT"})
 
-    with OpenAIServer(tokenizer, reply=reply) as running:
+    with OpenAIServer(tokenizer, reply=reply, models=[{"id": "wise"}]) as running:
         yield running
 
 
@@ -142,7 +142,7 @@ def test_a_judge_that_repeats_the_key_does_not_write_it_down(ask, server, tmp_pa
     server.reply = lambda messages: json.dumps({"reasoning": f"You sent {KEY}.", "verdict": "CORRECT"})
     ask(*judged_by(server, "judge_key_variable=WISE_KEY"))
     assert [s.metrics["judge_wise"] for s in samples(tmp_path / "run")] == [1.0] * 3
-    server.faults = ["401"]
+    server.faults = ["401"] * 3
     result = ask(*judged_by(server, "judge_key_variable=WISE_KEY", "judge_form=v1.0"))
     assert "name its variable with --set judge_key_variable=NAME" in result.err
     assert not any(KEY.encode() in path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file())

@@ -59,7 +59,7 @@ def test_a_hint_where_most_answers_end_inside_a_block() -> None:
 def test_reasoning_of_a_served_model_is_counted_and_never_scored(tiny_presets, command, tmp_path) -> None:
     pytest.importorskip("openai")
     with OpenAIServer(byte_tokenizer(300)) as server:
-        server.answer = ["<think>It is not", " 1234567</think>", "\n"]
+        server.answer = ["<think>It is not", " 1234567</think>", *["\n"] * 10]
         result = command(
             *("--task", "needle", "--model", tiny_presets("served", settings={"url": server.url}), "--length", "512"),
             *("--set", "thinking=strip", "--set", "depths=0", "--no-perf", "--output", tmp_path / "run"),

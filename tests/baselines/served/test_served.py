@@ -24,7 +24,6 @@ from evals.methods import presets
 from evals.methods.base import Query, Request, Runtime, Stop
 from evals.records.models import PerfRecord, SampleRecord
 from evals.records.read import read_records
-from evals.report import plots
 from evals.run.doctor import model as examined
 from evals.run.identity import ModelChoice
 from evals.tasks.base import Instance
@@ -34,21 +33,6 @@ pytest.importorskip("openai")
 
 KEY = "sk-this-must-stay-in-memory-0123456789"
 BOS = 256
-
-
-@pytest.fixture
-def server(tokenizer: Any) -> Iterator[OpenAIServer]:
-    with OpenAIServer(tokenizer) as running:
-        yield running
-
-
-@pytest.fixture
-def load(server: OpenAIServer, tiny_presets: Callable[..., Path]) -> Callable[..., Served]:
-    def loaded(**settings: object) -> Served:
-        path = tiny_presets("served", settings={"url": server.url, "retries": 2, **settings})
-        return Served.load(presets.load_preset(str(path)), Runtime())
-
-    return loaded
 
 
 def as_ids(tokenizer: Any, text: str) -> list[int]:
@@ -84,7 +68,7 @@ def test_a_server_without_ids_gets_the_text_that_gives_them(load, server, tokeni
         model.prefill(as_ids(tokenizer, "no BOS")).generate(Query(), 2)
 
 
-@pytest.mark.parametrize("fault", ["429", "500", "cut"])
+@pytest.mark.parametrize("fault", ["429", "500", "cut", "torn"])
 def test_a_request_that_fails_is_repeated(load, server, tokenizer, fault: str) -> None:
     session = load().prefill([BOS, 9])
     before = len(server.asked)
@@ -239,21 +223,6 @@ def test_a_missing_variable_is_one_sentence(load, monkeypatch) -> None:
     monkeypatch.delenv("MY_KEY", raising=False)
     with pytest.raises(UserError, match="is not set: export it"):
         load(key_variable="MY_KEY")
-
-
-@pytest.fixture
-def run(command, tiny_presets, server, tmp_path, monkeypatch) -> Callable[..., Any]:
-    monkeypatch.setattr(plots, "draw", lambda data, folder: [])  # plots take most of the time
-    path = tiny_presets("served", settings={"retries": 1})
-
-    def evaluate(*arguments: object, task: str = "needle", url: str = "", **settings: object) -> Any:
-        pairs = [f"{key}={value}" for key, value in {"url": url or server.url, **settings}.items()]
-        return command(
-            "--task", task, "--model", path, "--length", 1024, "--limit", 4, "--output", tmp_path / "run",
-            "--set", *pairs, *arguments,
-        )  # fmt: skip
-
-    return evaluate
 
 
 def files(folder: Path) -> dict[Path, bytes]:
