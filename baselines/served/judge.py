@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from threading import Lock
 from typing import Self
 
 from baselines.served.client import Client
@@ -10,6 +11,7 @@ from baselines.served.settings import ServedSettings
 from evals.settings import api_key
 
 KEY_SETTING = "judge_key_variable"
+NAME_SETTING = "judge_model"
 
 
 class Judge:
@@ -18,6 +20,7 @@ class Judge:
     def __init__(self, client: Client, name: str) -> None:
         self._client = client
         self.name = name
+        self._checking, self._checked = Lock(), False
 
     @classmethod
     def of(cls, url: str, model: str, key_variable: str | None, request: Mapping[str, object], timeout: float) -> Self:
@@ -28,5 +31,7 @@ class Judge:
         return cls(Client(ServedSettings.model_validate(fields), KEY_SETTING), model)
 
     def __call__(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """The reply to a conversation. Raises UserError where the server does not answer."""
+        """The reply to a conversation. Raises UserError where the server does not answer, or has no such model."""
+        with self._checking:
+            self._checked = self._checked or self._client.check_name(self.name, NAME_SETTING)
         return self._client.chat(self.name, messages)

@@ -19,6 +19,7 @@ from evals.records.read import read_records
 from evals.records.store import RunStore
 from evals.run.answering import Spent
 from evals.run.grid import Cell
+from evals.tasks.common.thinking import without_thinking
 from evals.tasks.judged import Judge, JudgedTask, Messages, judge_metric, unjudged_metric
 
 BATCH = 32
@@ -91,7 +92,7 @@ def _verdict(task: JudgedTask, asks: Judge, requests: Sequence[Messages], down: 
             replies.append(asks(messages))
     except UserError as error:
         return Verdict(asked=asked, error=str(error).rstrip("."), replies=replies)
-    score = task.judged(replies)
+    score = task.judged([without_thinking(reply) for reply in replies])
     riddle = "its reply is no verdict" if score is None else None
     return Verdict(score=score, error=riddle, asked=asked, replies=replies)
 

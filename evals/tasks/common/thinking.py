@@ -54,6 +54,16 @@ def read_answer(tokenizer: PreTrainedTokenizerBase, ids: list[int], thinking: Th
     return Answer("".join(kept) if thinking.strip else whole, spent, unfinished)
 
 
+def without_thinking(text: str) -> str:
+    """A reply without its blocks of thinking and the white space around them. A mark that closes a block which no mark
+    opens (its chat template did) closes one from the start; an unclosed block reaches to the end.
+    """
+    close, begin = _first(text, [end for _, end in MARKS], 0), _first(text, [start for start, _ in MARKS], 0)
+    blocks, _ = _blocks(text, opened=close is not None and (begin is None or close < begin))
+    starts, ends = [0, *(end for _, end in blocks)], [*(start for start, _ in blocks), len(text)]
+    return "".join(text[start:end] for start, end in zip(starts, ends, strict=True)).strip() if blocks else text
+
+
 def hint(unfinished: Sequence[bool]) -> str | None:
     """A sentence where most answers of a cell ended while the model was thinking; None where they did not."""
     count = sum(unfinished)

@@ -127,6 +127,31 @@ def test_a_judge_that_is_gone_or_speaks_in_riddles_leaves_the_answers_unjudged(a
     assert read_run(tmp_path / "run").cells.popitem()[1].status == "ok"
 
 
+@pytest.mark.parametrize(
+    "reply",
+    [
+        '<think>{"verdict": "INCORRECT"}?</think>\n\n{"verdict": "CORRECT"}',
+        '{"verdict": "INCORRECT"}? No.\n</think>\n{"verdict": "CORRECT"}',  # its chat template opens the block
+    ],
+)
+def test_what_a_judge_thinks_is_no_verdict(reply: str, ask, server, tmp_path) -> None:
+    server.reply = lambda messages: reply
+    ask(*judged_by(server))
+    found = samples(tmp_path / "run")
+    assert [s.metrics["judge_wise"] for s in found] == [1.0] * 3
+    assert found[0].verdicts["wise"].replies == [reply], "what was said is kept in full"
+
+
+def test_another_model_does_not_judge_in_the_name_of_one_that_is_not_there(ask, server, tmp_path) -> None:
+    """llama.cpp's server replies for any name with the model that it has."""
+    server.models, server.any_name = [{"id": "other"}], True
+    result = ask(*judged_by(server))
+    assert "has no wise, and answers all the same" in result.err
+    assert "--set judge_model=NAME (other)" in result.err
+    assert all("judge_wise" not in s.metrics for s in samples(tmp_path / "run"))
+    assert not any("messages" in body for body in server.asked)
+
+
 @pytest.mark.parametrize("content", [[{"type": "text", "text": "CORRECT"}], 5, "list"])
 def test_a_reply_that_is_no_chat_completion_is_one_sentence(content: object, ask, server, tmp_path) -> None:
     server.reply = lambda messages: content

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from evals.methods.weights import byte_tokenizer
 from evals.records.read import read_records
-from evals.tasks.common.thinking import Thinking, hint, read_answer
+from evals.tasks.common.thinking import Thinking, hint, read_answer, without_thinking
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["special tokens", "plain text"])
@@ -72,3 +72,18 @@ def test_reasoning_of_a_served_model_is_counted_and_never_scored(tiny_presets, c
     (record,) = read_records(tmp_path / "run")
     assert record.output.text == ""
     assert record.output.tokens > 0
+
+
+@pytest.mark.parametrize(
+    ("reply", "rest"),
+    [
+        ("Yes. ", "Yes. "),
+        ("<think>A?</think> B", "B"),
+        ("One <think>A?</think>two[THINK]C?[/THINK] ", "One two"),
+        ("A? </think>\nB", "B"),
+        ("B <think>and then", "B"),
+        ("<think>", ""),
+    ],
+)
+def test_a_reply_without_its_thoughts(reply: str, rest: str) -> None:
+    assert without_thinking(reply) == rest
