@@ -106,7 +106,7 @@ def _execute(spec: RunSpec, way: Way, out: PipeConsole, err: PipeConsole, begin:
         record_plan(store.meta, cells, spec, earlier_runs(way.earlier, None))
         store.write_run_file(run_file.text(spec), covers=store.meta.cells.keys() <= {cell.id for cell in cells})
         with (
-            Stream(way.logger, folder, header["spec"]) if way.logger else nullcontext() as stream,
+            Stream(way.logger, store, header["spec"]) if way.logger else nullcontext() as stream,
             Progress(cells, err, not way.talk.quiet, stream.finish if stream else None) as progress,
         ):
             progress.log(f"{len(cells)} cells into {folder} on {spec.device}, {spec.dtype}, {_kernel(spec)}")

@@ -32,8 +32,11 @@ class GrowingFile:
     def __init__(self, path: Path) -> None:
         self._file = path.open("ab", buffering=0)
 
-    def append(self, content: bytes) -> None:
-        """When this returns, all of the content is on the disk; where it raises, nothing of it is in the file."""
+    def append(self, content: bytes) -> int:
+        """When this returns, all of the content is on the disk; where it raises, nothing of it is in the file.
+
+        Returns where the content begins.
+        """
         end = self._file.seek(0, os.SEEK_END)
         try:
             written = 0
@@ -43,6 +46,7 @@ class GrowingFile:
         except OSError:
             self._file.truncate(end)  # shrinking works on a full disk too: no torn line remains
             raise
+        return end
 
     def close(self) -> None:
         """What was appended stays."""

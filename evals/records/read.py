@@ -103,10 +103,13 @@ def read_lines(folder: Path) -> Iterator[Line]:
             yield Line(number, raw, None, str(damage))
 
 
-def read_places(folder: Path) -> Iterator[Place]:
-    """Where the record of each sample is, without reading all of it: for runs that do not fit into memory."""
+def read_places(folder: Path, name: str = SAMPLES_FILE) -> Iterator[Place]:
+    """Where the record of each sample is, without reading all of it: for runs that do not fit into memory.
+
+    name: of the file with the records.
+    """
     offset = 0
-    for number, raw in enumerate(raw_lines(folder), 1):
+    for number, raw in enumerate(raw_lines(folder, name), 1):
         try:
             yield Place(number, offset, head(raw))
         except Damaged as damage:
@@ -114,9 +117,9 @@ def read_places(folder: Path) -> Iterator[Place]:
         offset += len(raw)
 
 
-def raw_lines(folder: Path) -> Iterator[bytes]:
+def raw_lines(folder: Path, name: str = SAMPLES_FILE) -> Iterator[bytes]:
     """Every complete line of `samples.jsonl` as it is. Raises UserError where the file cannot be read."""
-    path = folder / SAMPLES_FILE
+    path = folder / name
     try:
         _require_file(path)
         with path.open("rb") as file:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,11 +20,12 @@ from typing import Self
 
 from filelock import FileLock, Timeout
 
-from evals.errors import UserError
+from evals.errors import UserError, unreadable
+from evals.records.amendments import Amendments
 from evals.records.disk import GrowingFile, replace_file, replacing
 from evals.records.journal import Journal
 from evals.records.json import Json, dumps
-from evals.records.lines import AnyRecord, Damaged, Head, encode, head, head_of
+from evals.records.lines import AnyRecord, Damaged, Head, decode, encode, head_of
 from evals.records.models import Resumed, RunMeta, SampleRecord
 from evals.records.open_run import OpenRun
 from evals.records.read import (
@@ -32,7 +34,6 @@ from evals.records.read import (
     SAMPLES_FILE,
     Line,
     is_torn,
-    raw_lines,
     read_lines,
     read_places,
     read_run,
@@ -70,6 +71,8 @@ class RunStore(OpenRun):
         super().__init__()
         self.folder = folder
         self._journal = Journal(folder)
+        self._amendments = Amendments(folder)
+        self._places: dict[str, array[int]] = {}  # of each cell, where its records begin
         self._next_save = 0.0
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -80,6 +83,8 @@ class RunStore(OpenRun):
         except OSError as error:
             raise self._disk_error(error) from error
         try:
+            if self._amendments.waiting:
+                self._amendments.apply()
             self._heal()
             self._file = GrowingFile(folder / SAMPLES_FILE)
             self.meta = self._start(key, header, resumed)
@@ -100,16 +105,20 @@ class RunStore(OpenRun):
                 self.save()
         self._file.close()
         self._journal.close()
+        self._amendments.close()
         self._lock.release()
 
     def append(self, *records: AnyRecord) -> None:
         """When this returns, the records are on the disk."""
+        lines = [encode(record) for record in records]
         try:
-            self._file.append(b"".join(map(encode, records)))
+            place = self._file.append(b"".join(lines))
         except OSError as error:
             raise self._disk_error(error) from error
-        for record in records:
+        for record, line in zip(records, lines, strict=True):
             self.note(record)
+            self._place(record.cell, place)
+            place += len(line)
             if isinstance(record, SampleRecord):
                 self._tell(record)
 
@@ -130,18 +139,53 @@ class RunStore(OpenRun):
         except OSError as error:
             raise self._disk_error(error) from error
 
+    def records(self, cell: str) -> Iterator[AnyRecord]:
+        """The records of a cell, in the order in which they were written. No other record is read."""
+        path = self.folder / SAMPLES_FILE
+        try:
+            with path.open("rb") as file:
+                for place in self._places.get(cell, ()):
+                    file.seek(place)
+                    with suppress(Damaged):
+                        yield decode(file.readline())
+        except OSError as error:
+            raise unreadable(path, error) from error
+
     def amend(self, records: Sequence[SampleRecord]) -> None:
-        """Write records in the places of those with their ids; all others stay as they are, byte by byte."""
-        changed = {(record.cell, record.sample): encode(record) for record in records}
+        """Have records take the places of those with their ids: when this returns, they are on the disk.
+
+        `samples.jsonl` has them from `apply_amendments` on, or when the run is opened again.
+        """
+        try:
+            self._amendments.append(records)
+        except OSError as error:
+            raise self._disk_error(error) from error
+
+    def apply_amendments(self) -> None:
+        """Put the records of `amend` into their places. All others stay as they are, byte by byte."""
+        if not self._amendments.waiting:
+            return
         self._file.close()
         try:
-            with replacing(self.folder / SAMPLES_FILE) as kept:
-                for raw in raw_lines(self.folder):
-                    found = _head_or_none(raw)
-                    kept.write(changed.get((found.cell, found.sample or ""), raw) if found else raw)
+            self._amendments.apply()
             self._file = GrowingFile(self.folder / SAMPLES_FILE)
         except OSError as error:
             raise self._disk_error(error) from error
+        self.clear()
+        for place in read_places(self.folder):
+            if place.head is not None:
+                self._note_place(place.head, place.offset)
+
+    def clear(self) -> None:
+        super().clear()
+        self._places.clear()
+
+    def _note_place(self, head: Head, place: int) -> None:
+        self.note_head(head)
+        self._place(head.cell, place)
+
+    def _place(self, cell: str, place: int) -> None:
+        self._places.setdefault(cell, array("Q")).append(place)
 
     def save(self) -> None:
         """Write `run.json` whole: a reader sees the old or the new one."""
@@ -207,7 +251,7 @@ class RunStore(OpenRun):
             if place.head is None or self.has(place.head):
                 damaged = True
             else:
-                self.note_head(place.head)
+                self._note_place(place.head, place.offset)
         if damaged:
             last = {
                 (place.head.cell, place.head.sample): place.number for place in read_places(self.folder) if place.head
@@ -225,8 +269,8 @@ class RunStore(OpenRun):
                     aside.write(line.raw)
                     self.healed += 1
                 elif line.record:
+                    self._note_place(head_of(line.record), kept.tell())
                     kept.write(line.raw)
-                    self.note(line.record)
             aside.flush()
             os.fsync(aside.fileno())
 
@@ -239,13 +283,6 @@ class RunStore(OpenRun):
             f"Cannot write to {self.folder} ({error.strerror or error}): free some space or choose another "
             "--output; what was measured so far is kept, and the same command goes on from there."
         )
-
-
-def _head_or_none(raw: bytes) -> Head | None:
-    try:
-        return head(raw)
-    except Damaged:
-        return None
 
 
 def _doubled(line: Line, last: dict[tuple[str, str | None], int]) -> str:

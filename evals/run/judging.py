@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from evals import registry
 from evals.errors import UserError
 from evals.records.models import SampleRecord, Verdict
-from evals.records.read import read_records
 from evals.records.store import RunStore
 from evals.run.answering import Spent
 from evals.run.grid import Cell
@@ -38,22 +37,30 @@ def check(cells: Sequence[Cell]) -> None:
 def judge(cells: Sequence[Cell], store: RunStore, spent: Spent, log: Callable[[str], None]) -> None:
     """Ask the judges of the cells about every answer that has no verdict of theirs yet."""
     begin = time.perf_counter()
-    for cell in cells:
-        task = cell.task.task
-        if isinstance(task, JudgedTask) and task.settings.judge is not None:
-            _judge_cell(cell, task, registry.judge(task.settings), store, log)
-            spent.model_s += time.perf_counter() - begin
-            begin = time.perf_counter()
+    metrics: dict[str, str] = {}
+    try:
+        for cell in cells:
+            task = cell.task.task
+            if isinstance(task, JudgedTask) and task.settings.judge is not None:
+                asks = registry.judge(task.settings)
+                if _judge_cell(cell, task, asks, store, log):
+                    metrics[cell.id] = judge_metric(asks.name)
+                spent.model_s += time.perf_counter() - begin
+                begin = time.perf_counter()
+    finally:  # the verdicts of a run that is stopped count, too
+        store.apply_amendments()
+        for name, metric in metrics.items():
+            store.meta.cells[name].metric = metric
+        if metrics:
+            store.save()
 
 
-def _judge_cell(cell: Cell, task: JudgedTask, asks: Judge, store: RunStore, log: Callable[[str], None]) -> None:
+def _judge_cell(cell: Cell, task: JudgedTask, asks: Judge, store: RunStore, log: Callable[[str], None]) -> int:
+    """Returns how many answers have a verdict."""
     asked = [
         (sample, requests)
-        for sample in read_records(store.folder)
-        if isinstance(sample, SampleRecord)
-        and sample.cell == cell.id
-        and sample.status == "ok"
-        and (requests := task.judge_requests(sample))
+        for sample in store.records(cell.id)
+        if isinstance(sample, SampleRecord) and sample.status == "ok" and (requests := task.judge_requests(sample))
     ]
     waiting = [(sample, requests) for sample, requests in asked if _open(sample, requests, asks.name)]
     known = len(asked) - len(waiting)
@@ -68,12 +75,10 @@ def _judge_cell(cell: Cell, task: JudgedTask, asks: Judge, store: RunStore, log:
         faults += [found.error for found in verdicts if found.error is not None]
         if all(found.error is not None and not found.replies for found in verdicts):
             down = verdicts[0].error
-    if known:
-        store.meta.cells[cell.id].metric = judge_metric(asks.name)
-        store.save()
     if faults:
         where = f"{cell.model.name}, {cell.task.name}" + (f" at {cell.length}" if cell.length else "")
         log(f"{where}: {len(faults)} of {len(asked)} answers have no verdict of {asks.name} ({faults[0]})")
+    return known
 
 
 def _open(sample: SampleRecord, requests: Sequence[Messages], name: str) -> bool:

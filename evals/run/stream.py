@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from pathlib import Path
 from typing import Any, Protocol
 
 from evals.errors import UserError
 from evals.records.json import Json
 from evals.records.models import CellState, PerfRecord, SampleRecord
-from evals.records.read import read_records
+from evals.records.store import RunStore
 from evals.run.grid import Cell
 from evals.run.spec import Logger
 from evals.tasks.base import BaseTask
@@ -35,10 +34,10 @@ class _Run(Protocol):
 class Stream:
     """Sends each cell on when it has its state. Use as a context manager.
 
-    folder: of the run, whose records are read. spec: goes along as the configuration.
+    store: of the run. spec: goes along as the configuration.
     """
 
-    def __init__(self, logger: Logger, folder: Path, spec: Json) -> None:
+    def __init__(self, logger: Logger, store: RunStore, spec: Json) -> None:
         """Raises UserError where the package of the logger is not installed."""
         try:
             self._module: Any = import_module(logger.value)
@@ -48,7 +47,7 @@ class Stream:
             raise UserError(
                 f"--log {logger.value} needs the package {logger.value}: pip install 'sharedllm[{logger.value}]'."
             ) from error
-        self._folder = folder
+        self._store = store
         self._spec = {name: value for name, value in spec.items() if name not in LOCAL}
         self._runs: dict[str, _Run] = {}
 
@@ -71,14 +70,14 @@ class Stream:
     def _run(self, model: str) -> _Run:
         if model not in self._runs:
             config = {**self._spec, "model": model}
-            self._runs[model] = self._module.init(project=PROJECT, name=f"{self._folder.name}-{model}", config=config)
+            self._runs[model] = self._module.init(
+                project=PROJECT, name=f"{self._store.folder.name}-{model}", config=config
+            )
         return self._runs[model]
 
     def _measured(self, cell: Cell) -> Mapping[str, float]:
         samples, found = list[SampleRecord](), dict[str, float]()
-        for record in read_records(self._folder):
-            if record.cell != cell.id:
-                continue
+        for record in self._store.records(cell.id):
             if isinstance(record, PerfRecord):
                 found |= _costs(record)
             elif record.status == "ok" and record.control == "own":

@@ -11,9 +11,12 @@ from typing import Any
 
 import pytest
 from openai_server import OpenAIServer
+from records_read import records_read
 
+from evals.cli import launch
 from evals.records.models import SampleRecord
 from evals.records.read import read_records, read_run
+from evals.records.store import RunStore
 from evals.run import judging
 from evals.tasks.aa_lcr.prompts import RULES_1_1, judge_messages, verdict
 
@@ -218,3 +221,51 @@ def test_a_judge_that_says_nothing_is_given_up(ask, server, tmp_path, monkeypatc
     assert result.code == 0
     assert all("judge_wise" not in s.metrics for s in samples(tmp_path / "run"))
     assert "3 of 3 answers have no verdict of wise" in result.err
+
+
+def test_a_run_is_read_and_rewritten_once_for_all_verdicts(ask, server, tmp_path, tiny_presets, monkeypatch) -> None:
+    """However many verdicts are written down at a time, and however many cells they are of."""
+    more = ["--model", f"{tiny_presets('full')},{tiny_presets('truncated')}"]
+    ask(*more)
+    written, replace = [], Path.replace
+    monkeypatch.setattr(Path, "replace", lambda path, to: [written.append(Path(to).name), replace(path, to)][1])
+    monkeypatch.setattr(judging, "BATCH", 1)
+    monkeypatch.setattr(launch, "write_report", lambda folder: (None, None))
+    with records_read(monkeypatch) as read:
+        ask(*more, *judged_by(server))
+    assert len(read) == 6
+    assert written.count("samples.jsonl") == 1
+    assert [s.metrics["judge_wise"] for s in samples(tmp_path / "run")] == [1.0, 0.0, 0.0] * 2
+    assert not list((tmp_path / "run").glob(".samples*"))
+
+
+def test_a_kill_loses_at_most_the_verdict_that_was_being_written(ask, server, tmp_path, monkeypatch) -> None:
+    ask()
+    monkeypatch.setattr(judging, "BATCH", 1)
+    with monkeypatch.context() as killed:
+        killed.setattr(RunStore, "apply_amendments", lambda self: None)
+        ask(*judged_by(server))
+    waiting = tmp_path / "run" / ".samples.amended.jsonl"
+    waiting.write_bytes(waiting.read_bytes()[:-30])
+    assert not any(s.verdicts for s in samples(tmp_path / "run"))
+    result = ask(*judged_by(server))
+    assert len(server.asked) == 4, "two of three verdicts were on the disk"
+    assert [s.metrics["judge_wise"] for s in samples(tmp_path / "run")] == [1.0, 0.0, 0.0]
+    assert result.last["cells"][0]["metric"] == "judge_wise"
+    assert not waiting.exists()
+
+
+def test_verdicts_of_a_run_that_is_stopped_are_scores(ask, server, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(judging, "BATCH", 1)
+    verdict, asked = judging._verdict, []
+
+    def stopped(*arguments: Any) -> Any:
+        asked.append(arguments)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return verdict(*arguments)
+
+    monkeypatch.setattr(judging, "_verdict", stopped)
+    assert ask(*judged_by(server)).code == 130
+    found = samples(tmp_path / "run")
+    assert [s.metrics.get("judge_wise") for s in found] == [1.0, 0.0, None]

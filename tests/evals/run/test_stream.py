@@ -9,7 +9,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from records_read import records_read
 from standins import write_preset
+
+from evals.cli import launch
 
 pytestmark = pytest.mark.usefixtures("standins")
 
@@ -61,6 +64,15 @@ def test_every_cell_is_logged_once_with_scores_and_times(
         assert metrics["sum/exact"] == cell["metrics"]["exact"]
         assert metrics["sum/ttft_s"] == pytest.approx(cell["ttft_s"])
     assert [call for call in calls if call[1] == "finish"] == [("run-a", "finish"), ("run-b", "finish")]
+
+
+def test_the_records_of_a_cell_are_read_once(
+    command: Callable[..., Any], tmp_path: Path, calls: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "write_report", lambda folder: (None, None))
+    with records_read(monkeypatch) as read:
+        command(*arguments(tmp_path, "a", "b"))
+    assert len(read) == 2 * 2 * (2 + 1)  # two samples and a measurement of each cell
 
 
 def test_a_missing_package_is_one_sentence(
