@@ -14,7 +14,7 @@ positions count the decoder's own tokens only. Module names are those of the rel
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -35,6 +35,9 @@ ENCODE_BLOCK = 64
 """Chunks encoded at once: bounds activations to 64 x 256 tokens whatever the length of the context."""
 ABSORBED_TOKENS = 16
 """Query tokens that attend to encoder states at once: bounds the (heads x tokens, context) scores."""
+ALIGNED_TOKENS = 8
+"""Encoder states are held in a multiple of so many rows. Of other numbers cuBLAS multiplies half-precision scores two
+to four times slower, since their rows do not begin at 16 bytes."""
 
 
 @dataclass(frozen=True)
@@ -43,16 +46,19 @@ class EncodedContext:
 
     states: (batch, context, encoder hidden). keys_values: for every decoder layer a pair of shape
     (batch, kv heads, context, head_dim), None for a layer without cross-attention. One of the two is None.
-    mask: (batch, context), True at real tokens; None where nothing is padded.
+    mask: (batch, context), True at real tokens; None where nothing is padded. aligned: what `states` is the beginning
+    of, with rows of zeros up to a multiple of ALIGNED_TOKENS after it; None where they are not held so.
     """
 
     states: torch.Tensor | None
     mask: torch.Tensor | None = None
     keys_values: Sequence[tuple[torch.Tensor, torch.Tensor] | None] | None = None
+    aligned: torch.Tensor | None = None
 
     @property
     def nbytes(self) -> int:
-        tensors = [self.states, self.mask, *(t for pair in self.keys_values or () for t in pair or ())]
+        states = self.states if self.aligned is None else self.aligned
+        tensors = [states, self.mask, *(t for pair in self.keys_values or () for t in pair or ())]
         return sum(t.nbytes for t in tensors if t is not None)
 
 
@@ -88,7 +94,7 @@ class CrossAttention(nn.Module):
         saved = self.encoder_hidden * self.kv_heads * self.head_dim
         return tokens * self.heads * (self.encoder_hidden - self.head_dim) < saved
 
-    def _absorbed(self, q: torch.Tensor, states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    def _absorbed(self, q: torch.Tensor, context: EncodedContext) -> torch.Tensor:
         """The same attention with the projections moved to the query's side: q (K E)^T = (q K) E^T.
 
         q: (batch, heads, tokens, head_dim); returns the same shape. Reads the states once per layer and
@@ -98,9 +104,13 @@ class CrossAttention(nn.Module):
         by_group = (self.kv_heads, dim, self.encoder_hidden)
         grouped = (q * dim**-0.5).reshape(batch, self.kv_heads, -1, dim)
         wide = (grouped @ self.k_proj.weight.view(by_group)).flatten(1, 2)
+        assert context.states is not None
+        states = context.states if context.aligned is None else context.aligned
         scores = wide @ states.transpose(1, 2)
-        if mask is not None:
-            scores = scores.masked_fill(~mask[:, None], -torch.inf)
+        if states.shape[1] > (real := context.states.shape[1]):
+            scores[..., real:] = -torch.inf
+        if context.mask is not None:
+            scores = scores.masked_fill(~context.mask[:, None], -torch.inf)
         mixed = torch.unflatten(scores.softmax(-1) @ states, 1, (self.kv_heads, -1))  # sums are float32 in any dtype
         return (mixed @ self.v_proj.weight.view(by_group).transpose(1, 2)).view(batch, heads, tokens, dim)
 
@@ -109,7 +119,7 @@ class CrossAttention(nn.Module):
         made: torch.Tensor = self.q_proj(rms_norm(self.layernorm, hidden))
         q = torch.unflatten(made, -1, (self.heads, self.head_dim)).transpose(1, 2)
         if context.states is not None and self.absorbs(q.shape[2]):
-            parts = [self._absorbed(p, context.states, context.mask) for p in torch.split(q, ABSORBED_TOKENS, dim=2)]
+            parts = [self._absorbed(p, context) for p in torch.split(q, ABSORBED_TOKENS, dim=2)]
             return self._output(torch.cat(parts, dim=2))
         if context.keys_values is not None:
             pair = context.keys_values[layer]
@@ -183,8 +193,11 @@ class CEPEForCausalLM(LlamaForCausalLM):  # type: ignore[no-untyped-call]  # its
         """Encode texts (batch, tokens) in chunks of `chunk` tokens; the last one may be shorter, nothing is padded."""
         count = ids.shape[1] // chunk
         pieces = (ids[:, : count * chunk].reshape(len(ids), count, chunk), ids[:, None, count * chunk :])
-        states = [self.encode(piece, block=block).states for piece in pieces if piece.numel()]
-        return EncodedContext(torch.cat([s for s in states if s is not None], dim=1))
+        found = [self.encode(piece, block=block).states for piece in pieces if piece.numel()]
+        states = [s for s in found if s is not None]
+        padding = states[0].new_zeros(len(ids), -ids.shape[1] % ALIGNED_TOKENS, states[0].shape[2])
+        aligned = torch.cat([*states, padding], dim=1)
+        return EncodedContext(aligned[:, : ids.shape[1]], aligned=aligned)
 
     def _encode(self, ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """Final states (chunks, length, hidden) of a block; the stock forward takes what `read_both_ways` cannot, and
@@ -201,7 +214,7 @@ class CEPEForCausalLM(LlamaForCausalLM):  # type: ignore[no-untyped-call]  # its
             layer.cross_attn.project(context.states) if isinstance(layer, CrossAttentionLayer) else None
             for layer in self.model.layers
         ]
-        return replace(context, states=None, keys_values=pairs)
+        return EncodedContext(None, context.mask, pairs)
 
     def cross(self, index: int, hidden: torch.Tensor, context: EncodedContext | None) -> torch.Tensor:
         """States (batch, tokens, hidden) of layer `index` after its cross-attention, where it has one."""

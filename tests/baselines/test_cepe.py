@@ -354,7 +354,7 @@ def test_states_take_less_memory_than_keys_and_values(model: CEPEForCausalLM) ->
         session.generate(Query([4]), 1)
         sizes[form] = session.state_bytes
     cache = 16 * 3 * 2 * 64 * 4
-    assert sizes == {"states": cache + 74 * 32 * 4, "kv": cache + 74 * 3 * 2 * 64 * 4}
+    assert sizes == {"states": cache + 80 * 32 * 4, "kv": cache + 74 * 3 * 2 * 64 * 4}  # 74 in rows of 8
 
 
 @pytest.mark.parametrize("context", [0, 9, 16, 40])
@@ -373,3 +373,15 @@ def test_cost_counts_what_the_matrices_do(
     products = counted["aten.mm"] + counted.get("aten.bmm", 0) + fused
     # transformers 5.3 makes its rotary angles with a tiny product of their own
     assert tiny.cost(context, 3).prefill_flops == pytest.approx(products, rel=1e-3)
+
+
+@pytest.mark.parametrize("tokens", [1, 8, 13, 16])
+def test_states_are_held_in_whole_rows_that_change_nothing(model: CEPEForCausalLM, tokens: int) -> None:
+    context = torch.tensor([IDS[:tokens]])
+    with torch.inference_mode():
+        encoded = model.encode_text(context, 8)
+        assert encoded.states is not None and encoded.states.shape[1] == tokens
+        assert encoded.aligned is not None and encoded.aligned.shape[1] % 8 == 0
+        assert encoded.aligned.shape[1] - tokens < 8
+        ids = torch.tensor([[4, 5]])
+        close(logits(model, ids, encoded), logits(model, ids, EncodedContext(encoded.states)))
