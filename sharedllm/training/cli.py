@@ -71,7 +71,8 @@ def train(
         _fail(str(error))
     except Interrupted as error:
         _fail(str(error), error.exit_code)
-    print(json.dumps(summary))
+    if summary:  # of several processes the first one has it
+        print(json.dumps(summary))
 
 
 def _fail(message: str, code: int = 2) -> NoReturn:

@@ -76,7 +76,8 @@ def run(
     interruption: Interruption,
     trained: type[TrainedMethod] = SharedLLM,
 ) -> dict[str, object]:
-    """Train, evaluate on the held-out texts, save the adapter; returns the summary that summary.json holds.
+    """Train, evaluate on the held-out texts, save the adapter; returns the summary that summary.json holds, and nothing
+    in the other ones of several processes.
 
     Raises UserError for settings or data that do not fit, for an output folder of another run or another process,
     and Interrupted after a signal.
@@ -121,6 +122,7 @@ def _run(
     if trainer.accelerator.is_main_process:
         write_record(files.output, record)
     finished = trainer.run()
+    trainer.accelerator.end_training()  # NCCL warns of a process that ends without
     if not trainer.accelerator.is_main_process:
         return {}
     adapter = files.output / "adapter"

@@ -41,8 +41,10 @@ def start(words: list[str]) -> subprocess.Popen[str]:
 
 
 def ended(words: list[str]) -> tuple[int, str]:
+    """Exit code and stderr; stdout has one summary, whatever the number of processes."""
     process = start(words)
-    _, err = process.communicate(timeout=600)
+    out, err = process.communicate(timeout=600)
+    assert [list(json.loads(line))[0] for line in out.splitlines()] == ["output"] * (process.returncode == 0)
     return process.returncode, err
 
 
