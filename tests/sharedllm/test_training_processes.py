@@ -44,7 +44,7 @@ def ended(words: list[str]) -> tuple[int, str]:
     """Exit code and stderr; stdout has one summary, whatever the number of processes."""
     process = start(words)
     out, err = process.communicate(timeout=600)
-    assert [list(json.loads(line))[0] for line in out.splitlines()] == ["output"] * (process.returncode == 0)
+    assert [next(iter(json.loads(line))) for line in out.splitlines()] == ["output"] * (process.returncode == 0)
     return process.returncode, err
 
 
