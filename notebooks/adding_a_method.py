@@ -129,4 +129,4 @@ result = tools.run(f"sharedllm-eval --task needle --model full.yaml,recompute_wi
 
 # %% [markdown]
 # That is all: intervals, plots, the report, resuming and comparison work as for any other method. For a method in this
-# repository, add a case to `tests/evals/methods/test_methods.py`; see `docs/adding_a_method.md`.
+# repository, add a case to `tests/evals/methods/method_cases.py`; see `docs/adding_a_method.md`.

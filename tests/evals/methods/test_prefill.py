@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_methods import BOS, CONTEXT, QUERY, TARGET
+from method_cases import BOS, CONTEXT, QUERY, TARGET
 from test_static_decoder import ALL, load
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, LlamaConfig, LlamaModel
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
-import test_methods
+import test_method_answers
+import test_method_records
+import test_method_sessions
 import torch
+from method_cases import BOS, CONTEXT, QUERY, TARGET, Case, load
 from presses import PRESSES
-from test_methods import BOS, CONTEXT, QUERY, TARGET, Case, load
 
 from evals.methods.base import Query
 
@@ -16,11 +18,11 @@ def test_a_press_keeps_what_every_method_must(press: str) -> None:
     """The quick ones of the properties; a press for each form of state runs all of them (`CASES`)."""
     case = Case("kvpress", {"press": press, **PRESSES[press]})
     method, again = load(case), load(case)
-    test_methods.test_cached_equals_uncached(method)
-    test_methods.test_two_sessions_do_not_meet(method)
-    test_methods.test_budget_is_a_fairness_record(method)
-    test_methods.test_trace_is_json(method)
-    test_methods.test_odd_sizes(method, [], [9], Query())
+    test_method_answers.test_cached_equals_uncached(method)
+    test_method_sessions.test_two_sessions_do_not_meet(method)
+    test_method_records.test_budget_is_a_fairness_record(method)
+    test_method_records.test_trace_is_json(method)
+    test_method_answers.test_odd_sizes(method, [], [9], Query())
     one, other = method.prefill(CONTEXT, BOS), again.prefill(CONTEXT, BOS)
     assert torch.equal(one.score(QUERY, TARGET), other.score(QUERY, TARGET)), "random numbers must be those of the seed"
     answer = one.generate(QUERY, 4)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from method_cases import BOS, CONTEXT, QUERY, SHAPE, TARGET, close, stepwise
 from shapes import BASES, CHUNK, VOCABULARY, base_model
-from test_methods import BOS, CONTEXT, QUERY, SHAPE, TARGET, close, stepwise
 from torch import nn
 from transformers import DynamicCache
 

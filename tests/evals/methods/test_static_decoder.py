@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_methods import BOS, CASES, CONTEXT, QUERY, SHAPE, Case
+from method_cases import BOS, CASES, CONTEXT, QUERY, SHAPE, Case
 from test_recipes import FAMILIES, METHODS
 from torch.utils._python_dispatch import TorchDispatchMode
 
