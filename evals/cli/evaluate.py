@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from functools import partial
-from typing import Any, TextIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
@@ -15,9 +16,13 @@ from evals.cli.command import new_app, run_command
 from evals.cli.log import Talk
 from evals.cli.pipes import PipeConsole
 from evals.errors import UserError
+from evals.records.json import Json
 from evals.registry import canonical_task
-from evals.run.spec import Attention, Device, DType, RunSpec, parse_length, resolve_runtime, split_list
+from evals.run.spec import Attention, Device, DType, Logger, RunSpec, parse_length, resolve_runtime, split_list
 from sharedllm.plain_yaml import assignments
+
+if TYPE_CHECKING:
+    from evals.cli.way import Way
 
 PIPED_WIDTH = 200
 """Columns of a table that is written to a file or pipe, where there is no terminal to fit."""
@@ -67,16 +72,17 @@ def evaluate(
     file its last line is one JSON object, progress goes to stderr. Exit code 0: every cell ran or was out of
     memory; 1: some cell failed; 2: bad input. `sharedllm-eval doctor` checks the installation.
     """
-    out, err = _console(sys.stdout), PipeConsole(file=sys.stderr)
+    out = _console(sys.stdout)
     tasks, models = [canonical_task(name) for name in split_list(task or [])], split_list(model or [])
     if show_list:
         return _show(tasks, models, out)
+    pairs = [*(settings or []), *(more_settings or [])]
     asked = partial(
         RunSpec,
         tasks=_chosen_tasks(tasks, models, maxlen),
         models=models,
         lengths=_chosen_lengths(length),
-        settings={**(ctx.obj or {}), **_chosen_settings([*(settings or []), *(more_settings or [])], context)},
+        settings=_chosen_settings(ctx.obj or {}, pairs, context),
         seed=seed,
         random_weights=random_weights,
         checkpoint=checkpoint,
@@ -87,15 +93,10 @@ def evaluate(
         reuse=reuse,
         perf=perf,
     )
-    from evals.cli import launch
-    from evals.cli.dry_run import dry_run as show_plan
-    from evals.cli.way import Way
-
-    talk = Talk(quiet, verbose, log_file, as_json)
-    way = Way.of(output, ["sharedllm-eval", *sys.argv[1:]], shard, plan_from, talk, log)
     runtime = partial(resolve_runtime, device, dtype, attn)
+    way = _way(output, shard, plan_from, Talk(quiet, verbose, log_file, as_json), log)
     with redirect_stdout(sys.stderr):  # Ray and trackio print: what is on stdout is ours alone
-        return show_plan(asked(**runtime()), way, out) if dry_run else launch.start(asked, runtime, way, ray, out, err)
+        return _plan(asked, runtime, way, out) if dry_run else _run(asked, runtime, way, ray, out)
 
 
 def _show(tasks: list[str], models: list[str], out: PipeConsole) -> int:
@@ -105,9 +106,29 @@ def _show(tasks: list[str], models: list[str], out: PipeConsole) -> int:
     return 0
 
 
-def _chosen_settings(pairs: list[str], context: str | None) -> dict[str, Any]:
-    """`--set`, and what `--context` is short for."""
-    return assignments(pairs) | ({} if context is None else {"task.context": context})
+def _way(output: Path | None, shard: str | None, plan_from: Path | None, talk: Talk, log: Logger | None) -> Way:
+    from evals.cli.way import Way
+
+    return Way.of(output, ["sharedllm-eval", *sys.argv[1:]], shard, plan_from, talk, log)
+
+
+def _plan(asked: Callable[..., RunSpec], runtime: Callable[[], Json], way: Way, out: PipeConsole) -> int:
+    from evals.cli.dry_run import dry_run
+
+    return dry_run(asked(**runtime()), way, out)
+
+
+def _run(
+    asked: Callable[..., RunSpec], runtime: Callable[[], Json], way: Way, ray: str | None, out: PipeConsole
+) -> int:
+    from evals.cli.launch import start
+
+    return start(asked, runtime, way, ray, out, PipeConsole(file=sys.stderr))
+
+
+def _chosen_settings(of_file: Mapping[str, Any], pairs: list[str], context: str | None) -> dict[str, Any]:
+    """Those of a run file, `--set` over them, and what `--context` is short for."""
+    return {**of_file, **assignments(pairs)} | ({} if context is None else {"task.context": context})
 
 
 def _chosen_tasks(tasks: list[str], models: list[str], maxlen: bool) -> list[str]:
