@@ -32,6 +32,11 @@ class Judge:
 
     def __call__(self, messages: Sequence[Mapping[str, str]]) -> str:
         """The reply to a conversation. Raises UserError where the server does not answer, or has no such model."""
+        self.check()
+        return self._client.chat(self.name, messages)
+
+    def check(self) -> None:
+        """Raises UserError where the server replies for a model of this name without having it. Asked until the server
+        says what it has."""
         with self._checking:
             self._checked = self._checked or self._client.check_name(self.name, NAME_SETTING)
-        return self._client.chat(self.name, messages)

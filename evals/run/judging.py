@@ -28,10 +28,12 @@ TOGETHER = 8
 
 
 def check(cells: Sequence[Cell]) -> None:
-    """Raises UserError where a judge cannot be asked, before anything runs: its key or a package is missing."""
+    """Raises UserError where a judge cannot be asked, before anything runs: its key or a package is missing, or its
+    server, if it is there already, has another model.
+    """
     for task in {cell.task.name: cell.task.task for cell in cells}.values():
         if isinstance(task, JudgedTask) and task.settings.judge is not None:
-            registry.judge(task.settings)
+            registry.judge(task.settings).check()
 
 
 def judge(cells: Sequence[Cell], store: RunStore, spent: Spent, log: Callable[[str], None]) -> None:

@@ -29,6 +29,9 @@ class Judge(Protocol):
     def __call__(self, messages: Messages) -> str:
         """The reply to a conversation. Raises UserError where there is none."""
 
+    def check(self) -> None:
+        """Raises UserError where another model would reply in this one's name."""
+
 
 class JudgeSettings(OfficialSettings):
     """judge: address of an OpenAI-compatible API (http://HOST:PORT/v1) whose model judges the answers. judge_model: its

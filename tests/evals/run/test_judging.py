@@ -145,12 +145,15 @@ def test_what_a_judge_thinks_is_no_verdict(reply: str, ask, server, tmp_path) ->
     assert found[0].verdicts["wise"].replies == [reply], "what was said is kept in full"
 
 
-def test_another_model_does_not_judge_in_the_name_of_one_that_is_not_there(ask, server, tmp_path) -> None:
+def test_another_model_does_not_judge_in_the_name_of_one_that_is_not_there(ask, server, tmp_path, monkeypatch) -> None:
     """llama.cpp's server replies for any name with the model that it has."""
     server.models, server.any_name = [{"id": "other"}], True
     result = ask(*judged_by(server))
     assert "has no wise, and answers all the same" in result.err
     assert "--set judge_model=NAME (other)" in result.err
+    assert (result.code, (tmp_path / "run").exists()) == (2, False)
+    monkeypatch.setattr(judging, "check", lambda cells: None)  # as where its server starts during the run
+    assert "3 of 3 answers have no verdict of wise (The server at" in ask(*judged_by(server)).err
     assert all("judge_wise" not in s.metrics for s in samples(tmp_path / "run"))
     assert not any("messages" in body for body in server.asked)
 
