@@ -47,6 +47,7 @@ class OpenAIServer:
     def __enter__(self) -> Self:
         owner = self
         self.gate = threading.Barrier(self.together)
+        self.over = threading.Event()
 
         class Handler(_Handler):
             server_of_test = owner
@@ -57,6 +58,7 @@ class OpenAIServer:
         return self
 
     def __exit__(self, *exc: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.over.set()
         self.die()
 
     @property
@@ -147,6 +149,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.shutdown(socket.SHUT_RDWR)
             return
         self.end_headers()
+        if fault == "mute":
+            owner.over.wait(20)
+            return
         if owner.events:
             self.wfile.write("".join(f"data: {event}\n\n" for event in owner.events).encode())
             return

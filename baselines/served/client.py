@@ -67,8 +67,8 @@ class Reply:
 class Client:
     """Requests to one server; may be used by several threads. Everything that goes wrong is a UserError."""
 
-    def __init__(self, settings: ServedSettings, key_setting: str = "key_variable") -> None:
-        """key_setting: what the user calls the setting that names the variable of the key."""
+    def __init__(self, settings: ServedSettings, prefix: str = "") -> None:
+        """prefix: what the names of the settings begin with where the user sets them."""
         try:
             import openai
         except ModuleNotFoundError as error:
@@ -77,7 +77,7 @@ class Client:
         library = import_module(openai.DefaultHttpxClient.__mro__[1].__module__.partition(".")[0])
         self._transport_error: type[Exception] = library.TransportError  # openai 2 lets it out of a stream
         self._settings = settings
-        self._key, self._key_setting = settings.key(), key_setting
+        self._key, self._prefix = settings.key(), prefix
         self._lost = False
         self._neutral: Mapping[str, float] = NEUTRAL
         self._counts_in_streams: bool | None = None
@@ -96,20 +96,20 @@ class Client:
                 known = f"{len(listed)} models ({_names(listed)})" if listed else "no model"
                 raise UserError(f"The server at {self._settings.url} lists {known}: name one with --set model=NAME.")
             name = str(listed[0].get("id"))
-        self._check_name(name, listed, "model")
+        self._check_name(name, listed)
         return next((_entry(name, found) for found in listed if name in _known_as(found)), Entry(name))
 
-    def check_name(self, name: str, setting: str) -> bool:
-        """Raises UserError where the server answers for a model of this name without having it. setting: what the user
-        calls the setting with the name. False where the server does not say what it has."""
+    def check_name(self, name: str) -> bool:
+        """Raises UserError where the server answers for a model of this name without having it. False where the server
+        does not say what it has."""
         try:
             listed = self._listed()
         except UserError:
             return False
-        self._check_name(name, listed, setting)
+        self._check_name(name, listed)
         return True
 
-    def _check_name(self, name: str, listed: Sequence[Mapping[str, object]], setting: str) -> None:
+    def _check_name(self, name: str, listed: Sequence[Mapping[str, object]]) -> None:
         if not listed or any(name in _known_as(entry) for entry in listed):
             return
         try:
@@ -118,7 +118,7 @@ class Client:
             return  # it looks at names, and will say what it thinks of this one
         raise UserError(
             f"The server at {self._settings.url} has no {name}, and answers all the same, with what it has: name that "
-            f"with --set {setting}=NAME ({_names(listed)})."
+            f"with --set {self._prefix}model=NAME ({_names(listed)})."
         )
 
     def _listed(self, retries: int = 0) -> list[dict[str, object]]:
@@ -301,13 +301,27 @@ class Client:
         if status in (401, 403):
             return UserError(
                 f"The server at {url} wants another API key ({why}): export it, and name its variable with "
-                f"--set {self._key_setting}=NAME."
+                f"--set {self._prefix}key_variable=NAME."
             )
         if status is not None and status < 500 and status != 429:
             return _RefusedError(f"The server at {url} refuses the request ({why}): change the model or the request.")
         if status == LOADING:
             return UserError(f"The server at {url} is not ready ({why}): wait, then give the same command again.")
+        if _silent(error):
+            return UserError(
+                f"The server at {url} said nothing for {self._settings.timeout:g} s: give it more time with "
+                f"--set {self._prefix}timeout=SECONDS."
+            )
         return UserError(f"The server at {url} does not answer ({why}): {RESUME}.")
+
+
+def _silent(error: BaseException | None) -> bool:
+    """Whether a server that was reached let the time pass (openai's error; in streams of openai 2, httpx's)."""
+    names = []
+    while error is not None:
+        names.append(type(error).__name__)
+        error = error.__cause__
+    return any("Timeout" in name for name in names) and not any("ConnectTimeout" in name for name in names)
 
 
 def _known_as(listed: Mapping[str, object]) -> Sequence[object]:

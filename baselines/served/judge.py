@@ -10,8 +10,8 @@ from baselines.served.client import Client
 from baselines.served.settings import ServedSettings
 from evals.settings import api_key
 
-KEY_SETTING = "judge_key_variable"
-NAME_SETTING = "judge_model"
+PREFIX = "judge_"
+"""What the settings of a judge begin with."""
 
 
 class Judge:
@@ -26,9 +26,9 @@ class Judge:
     def of(cls, url: str, model: str, key_variable: str | None, request: Mapping[str, object], timeout: float) -> Self:
         """request: fields added to every request. timeout: seconds without a word from the server. Raises UserError
         where the key or the package openai is missing."""
-        api_key(key_variable, KEY_SETTING)
+        api_key(key_variable, f"{PREFIX}key_variable")
         fields = {"url": url, "model": model, "key_variable": key_variable, "extra": dict(request), "timeout": timeout}
-        return cls(Client(ServedSettings.model_validate(fields), KEY_SETTING), model)
+        return cls(Client(ServedSettings.model_validate(fields), PREFIX), model)
 
     def __call__(self, messages: Sequence[Mapping[str, str]]) -> str:
         """The reply to a conversation. Raises UserError where the server does not answer, or has no such model."""
@@ -39,4 +39,4 @@ class Judge:
         """Raises UserError where the server replies for a model of this name without having it. Asked until the server
         says what it has."""
         with self._checking:
-            self._checked = self._checked or self._client.check_name(self.name, NAME_SETTING)
+            self._checked = self._checked or self._client.check_name(self.name)

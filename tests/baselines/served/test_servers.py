@@ -161,3 +161,11 @@ def test_counts_may_come_after_the_answer_and_without_one(load, server, tokenize
     for usage in ('{"choices": [], "usage": {"prompt_tokens": 2}}', '{"usage": {"prompt_tokens": 2}}'):
         server.events = [other, text, usage]
         assert tokenizer.decode(session.generate(Query(), 3)) == "42"
+
+
+def test_a_server_that_says_nothing_gets_more_time(load, server) -> None:
+    model = load(retries=0)
+    model.client._api = model.client._api.with_options(timeout=0.05)
+    server.faults = ["mute"]
+    with pytest.raises(UserError, match=r"said nothing for 600 s: give it more time with --set timeout=SECONDS"):
+        model.prefill([BOS, 9]).generate(Query(), 3)

@@ -224,6 +224,7 @@ def test_a_judge_that_says_nothing_is_given_up(ask, server, tmp_path, monkeypatc
     assert result.code == 0
     assert all("judge_wise" not in s.metrics for s in samples(tmp_path / "run"))
     assert "3 of 3 answers have no verdict of wise" in result.err
+    assert "said nothing for 0.05 s: give it more time with --set judge_timeout=SECONDS" in result.err
 
 
 def test_a_run_is_read_and_rewritten_once_for_all_verdicts(ask, server, tmp_path, tiny_presets, monkeypatch) -> None:
