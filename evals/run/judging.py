@@ -47,6 +47,8 @@ def judge(cells: Sequence[Cell], store: RunStore, spent: Spent, log: Callable[[s
                 asks = registry.judge(task.settings)
                 if _judge_cell(cell, task, asks, store, log):
                     metrics[cell.id] = judge_metric(asks.name)
+                elif store.meta.cells[cell.id].metric == judge_metric(asks.name):
+                    metrics[cell.id] = task.metric  # its verdicts were on another question
                 spent.model_s += time.perf_counter() - begin
                 begin = time.perf_counter()
     finally:  # the verdicts of a run that is stopped count, too

@@ -100,6 +100,13 @@ def test_a_judge_may_come_later_and_answers_stay_as_they_are(ask, server, tmp_pa
     assert len(server.asked) == 6, "another question is another verdict"
 
 
+def test_verdicts_on_another_question_go_with_their_place_in_tables(ask, server, tmp_path) -> None:
+    assert ask(*judged_by(server)).last["cells"][0]["metric"] == "judge_wise"
+    server.faults = ["400"] * 3
+    [cell] = ask(*judged_by(server, "judge_form=v1.0")).last["cells"]
+    assert (cell["metric"], cell["metrics"]["unjudged_wise"]) == ("proxy_f1", 1.0)
+
+
 def test_a_failing_judge_scores_nothing_and_is_asked_again(ask, server, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(judging, "TOGETHER", 1)
     server.faults += ["400"]
