@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
-from baselines.served.completion import BROKEN, StrangeError, piece
+from baselines.served.completion import BROKEN, NEXT, StrangeError, piece
 from baselines.served.settings import ServedSettings
 from evals.errors import UserError
 from sharedllm.errors import reason
@@ -94,7 +94,10 @@ class Client:
         if name is None:
             if len(listed) != 1:
                 known = f"{len(listed)} models ({_names(listed)})" if listed else "no model"
-                raise UserError(f"The server at {self._settings.url} lists {known}: name one with --set model=NAME.")
+                instead = "" if listed else f", or {NEXT}"
+                raise UserError(
+                    f"The server at {self._settings.url} lists {known}: name one with --set model=NAME{instead}."
+                )
             name = str(listed[0].get("id"))
         self._check_name(name, listed)
         return next((_entry(name, found) for found in listed if name in _known_as(found)), Entry(name))

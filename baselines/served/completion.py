@@ -9,7 +9,7 @@ BROKEN = ("abort", "error")
 """Ends of an answer that vLLM and SGLang give up; what was sent of it is no answer."""
 APART = ("reasoning_content", "reasoning")
 """Where parsers of reasoning put what they take out of the text."""
-NEXT = "check the address"
+NEXT = "check the address, which as a rule ends in /v1"
 
 
 class StrangeError(Exception):
