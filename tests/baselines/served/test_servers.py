@@ -35,7 +35,7 @@ def test_a_server_that_looks_at_names_decides_on_them(load, server) -> None:
 def test_a_list_of_another_form_is_none(load, server, listed: object) -> None:
     server.models, server.any_name = listed, True
     with pytest.raises(
-        UserError, match="lists no model: name one with .*, or check the address, which as a rule ends in /v1"
+        UserError, match=r"lists no model: name one with .*, or check the address, which as a rule ends in /v1"
     ):
         load()
 
