@@ -6,7 +6,7 @@ and values need: of its last layer it computes nothing but K and V.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,7 +37,7 @@ BLOCK_BYTES = 2**30
 
 @dataclass
 class Entries:
-    """Kept keys (before rotation) and values, one tensor (chunks, kv, entries, d) a layer that is read.
+    """Kept keys (before rotation) and values of a block, one tensor (chunks, kv, entries, d) a layer that is read.
 
     Leaves come first. position: (chunks, entries) offset inside the node. mask: (chunks, entries) or None. path, match:
     see `sharedllm.search.Found`.
@@ -78,32 +78,16 @@ class Compressor:
         self.searcher = Searcher(config, layers[0], rope, final_norm)
         self._token_bytes = 3 * config.base_config.intermediate_size * final_norm.weight.element_size()
 
-    def __call__(self, chunks: torch.Tensor, question: Question | None, shifts: list[float]) -> Entries:
-        """Compress `chunks` (chunks, chunk_size) token ids in blocks. Shapes as in `Entries`.
+    def blocks(self, chunks: torch.Tensor, question: Question | None, shifts: list[float]) -> Iterator[Entries]:
+        """Compress `chunks` (chunks, chunk_size) token ids, a block of them after the other. Shapes as in `Entries`.
 
         question: what the search compares with, None for language modelling. shifts: split noise, one draw a
         level for all chunks, so that nodes stay equally long and need no padding.
         """
         step = max(1, self.block_bytes // (chunks.shape[1] * self._token_bytes))
-        if len(chunks) <= step:
-            return self._block(chunks, question, shifts)
-        parts = [
-            self._block(chunks[i : i + step], question and question.of(slice(i, i + step)), shifts)
-            for i in range(0, len(chunks), step)
-        ]
-
-        def joined(name: str) -> torch.Tensor | None:
-            found = [x for p in parts if (x := getattr(p, name)) is not None]
-            return torch.cat(found) if found else None
-
-        return Entries(
-            [torch.cat(layer) for layer in zip(*(p.keys for p in parts), strict=True)],
-            [torch.cat(layer) for layer in zip(*(p.values for p in parts), strict=True)],
-            torch.cat([p.position for p in parts]),
-            joined("mask"),
-            joined("path"),
-            joined("match"),
-        )
+        for start in range(0, max(len(chunks), 1), step):
+            block = slice(start, start + step)
+            yield self._block(chunks[block], question and question.of(block), shifts)
 
     def _block(self, chunks: torch.Tensor, question: Question | None, shifts: list[float]) -> Entries:
         root = whole(chunks.shape[0], chunks.shape[1], chunks.device)

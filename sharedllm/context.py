@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -52,12 +51,6 @@ class CompressedContext:
     def nbytes(self) -> int:
         """Bytes of all keys and values."""
         return sum(t.nbytes for t in (*self.keys, *self.values))
-
-    def on(self, devices: Sequence[torch.device]) -> CompressedContext:
-        """With the keys and values of every injection layer where it is."""
-        pairs = zip(self.keys, self.values, devices, strict=True)
-        moved = [(key.to(device), value.to(device)) for key, value, device in pairs]
-        return replace(self, keys=[key for key, _ in moved], values=[value for _, value in moved])
 
     def repeat(self, times: int) -> CompressedContext:
         """Every row `times` times, for several continuations of one context."""

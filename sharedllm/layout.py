@@ -1,4 +1,7 @@
-"""Entries of all chunks -> the compressed context: per row, in text order, keys rotated once."""
+"""Blocks of entries -> the compressed context: per row, in text order, keys rotated once.
+
+A block is written where the upper model reads it before the next one is computed, so that nothing is held twice.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
+from sharedllm.chunk_rows import ChunkRows
 from sharedllm.compressor import Entries
 from sharedllm.configuration import SharedLLMConfig
 from sharedllm.context import CompressedContext
@@ -16,62 +20,98 @@ from sharedllm.nn.rotation import apply_rotation
 from sharedllm.search import Rope
 
 
-def lay_out(
-    config: SharedLLMConfig,
-    rope: Rope,
-    entries: Entries,
-    real: torch.Tensor,
-    chunk_index: torch.Tensor | None,
-    questions: int,
-    readers: Sequence[Attention],
-) -> CompressedContext:
-    """What the upper model reads.
+class Layout:
+    """What the upper model reads, built up from the blocks of the chunks that count, those of all rows in a row.
 
-    entries: of the chunks that count, those of all rows in a row. real: (B, chunks) which ones count, the first ones
-    of a row. chunk_index: (B, chunks) positions of the chunks, 0, 1, ... by default. questions: spans of a row,
-    those that only fill it up included; each has a budget of chunks that keep their leaves. readers: the
-    self-attention of each layer that reads.
+    real: (B, chunks) which ones count, the first ones of a row. chunk_index: (B, chunks) positions of the chunks, 0, 1,
+    ... by default. questions: spans of a row, those that only fill it up included; each has a budget of chunks that
+    keep their leaves. readers: the self-attention of each layer that reads. devices: where each of them is.
     """
-    batch, chunks = real.shape
-    ragged = len(entries.position) < batch * chunks
-    if chunk_index is None:
-        chunk_index = torch.arange(chunks, device=real.device).expand(batch, -1)
-    index = chunk_index[real] if ragged else chunk_index.flatten()
-    rotations = _key_rotations(config, rope, entries, index, readers)
 
-    def per_row(x: torch.Tensor) -> torch.Tensor:
-        if ragged:
-            return x.new_zeros(batch, chunks, *x.shape[1:]).index_put((real.to(x.device),), x)
-        return torch.unflatten(x, 0, (batch, chunks))
+    def __init__(
+        self,
+        config: SharedLLMConfig,
+        rope: Rope,
+        real: torch.Tensor,
+        ragged: bool,
+        chunk_index: torch.Tensor | None,
+        questions: int,
+        readers: Sequence[Attention],
+        devices: Sequence[torch.device],
+    ) -> None:
+        if chunk_index is None:
+            chunk_index = torch.arange(real.shape[1], device=real.device).expand(len(real), -1)
+        self._config, self._rope, self._readers = config, rope, readers
+        self._real, self._chunk_index, self._questions = real, chunk_index, questions
+        self._picked = chunk_index[real] if ragged else chunk_index.flatten()
+        self._at = real.flatten().nonzero()[:, 0] if ragged else None
+        self._keys, self._values = ([self._rows(device) for device in devices] for _ in range(2))
+        self._mask, self._path, self._match = (self._rows(real.device) for _ in range(3))
+        self._done = 0
+        self._query_rotation: Rotation | None = None
 
-    stay, fine = None, None
-    match, budget = None, chunks
-    if entries.match is not None:
-        match, budget = per_row(entries.match), questions * (config.leaf_budget or chunks)
-    elif entries.path is None and config.recent_budget is not None:  # nothing was searched: the last chunks
-        match, budget = torch.arange(1.0, chunks + 1, device=real.device).expand(batch, -1), config.recent_budget
-    if match is not None and budget < chunks:
-        stay, fine = within(config, match.masked_fill(~real, -torch.inf), entries.position.shape[1], budget)
+    def add(self, entries: Entries) -> None:
+        """Take the next block."""
+        start, self._done = self._done, self._done + len(entries.position)
+        if start == 0:
+            self._query_rotation = _query_rotation(self._config, self._rope, entries, self._real, self._chunk_index)
+        index = self._picked[start : self._done]
+        rotations = _key_rotations(self._config, self._rope, entries, index, self._readers)
+        for rows, key, rotation in zip(self._keys, entries.keys, rotations, strict=True):
+            rows.add(apply_rotation(key, rotation).transpose(1, 2))
+        for rows, value in zip(self._values, entries.values, strict=True):
+            rows.add(value.transpose(1, 2))
+        for found, part in ((self._mask, entries.mask), (self._path, entries.path), (self._match, entries.match)):
+            if part is not None:
+                found.add(part)
+        self._width = entries.position.shape[1]
 
-    def sequence(x: torch.Tensor) -> torch.Tensor:
-        x = per_row(x.transpose(1, 2)).flatten(1, 2)
+    def context(self) -> CompressedContext:
+        """What the upper model reads, once all blocks are here. It is handed over, not kept."""
+        batch, chunks = self._real.shape
+        mask, path, match = (self._per_row(rows.take()) for rows in (self._mask, self._path, self._match))
+        if mask is None and self._at is not None:
+            mask = self._real[..., None].expand(batch, chunks, self._width)
+        mask = None if mask is None else mask.flatten(1)
+        stay, fine = self._budget(match, searched=path is not None)
+        if mask is not None and stay is not None:
+            mask = mask.gather(1, stay)
+        return CompressedContext(
+            keys=[self._sequence(rows, stay) for rows in self._keys],
+            values=[self._sequence(rows, stay) for rows in self._values],
+            query_rotation=self._query_rotation,
+            num_chunks=self._real.sum(1),
+            mask=mask,
+            path=path,
+            fine=fine,
+        )
+
+    def _rows(self, device: torch.device) -> ChunkRows:
+        return ChunkRows(self._real.numel(), self._at, device)
+
+    def _per_row(self, x: torch.Tensor | None) -> torch.Tensor | None:
+        """(B * chunks, ...) -> (B, chunks, ...)."""
+        return None if x is None else torch.unflatten(x, 0, self._real.shape)
+
+    def _sequence(self, rows: ChunkRows, stay: torch.Tensor | None) -> torch.Tensor:
+        """Keys or values of a layer, (B, kv, entries, d)."""
+        x = self._per_row(rows.take())
+        assert x is not None
+        x = x.flatten(1, 2)
         return (x if stay is None else take(x, stay)).transpose(1, 2)
 
-    mask = entries.mask
-    if ragged and mask is None:
-        mask = torch.ones_like(entries.position, dtype=torch.bool)
-    if mask is not None:
-        mask = per_row(mask).flatten(1)
-        mask = mask if stay is None else mask.gather(1, stay)
-    return CompressedContext(
-        keys=[sequence(apply_rotation(k, r)) for k, r in zip(entries.keys, rotations, strict=True)],
-        values=[sequence(v) for v in entries.values],
-        query_rotation=_query_rotation(config, rope, entries, real, chunk_index),
-        num_chunks=real.sum(1),
-        mask=mask,
-        path=None if entries.path is None else per_row(entries.path),
-        fine=fine,
-    )
+    def _budget(self, match: torch.Tensor | None, searched: bool) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Which entries stay and which chunks are fine (`within`), where not all are. match: (B, chunks)."""
+        batch, chunks = self._real.shape
+        budget = chunks
+        if match is not None:
+            budget = self._questions * (self._config.leaf_budget or chunks)
+        elif not searched and self._config.recent_budget is not None:  # the last chunks
+            match = torch.arange(1.0, chunks + 1, device=self._real.device).expand(batch, -1)
+            budget = self._config.recent_budget
+        if match is None or budget >= chunks:
+            return None, None
+        return within(self._config, match.masked_fill(~self._real, -torch.inf), self._width, budget)
 
 
 def _query_rotation(

@@ -24,7 +24,7 @@ from sharedllm.errors import UserError
 from sharedllm.generation import Generation
 from sharedllm.inputs import ContextInputs
 from sharedllm.joint_attention import JointAttention
-from sharedllm.layout import lay_out
+from sharedllm.layout import Layout
 from sharedllm.nn.layers import DecoderLayer, Rotation, decoder_of, embed, layer_device, output_head, scaled_embeddings
 from sharedllm.nn.masks import Masks
 from sharedllm.nn.rotation import Rotations, rotations
@@ -240,11 +240,13 @@ class SharedLLMForCausalLM(Generation, PreTrainedModel, GenerationMixin):  # typ
             if question is not None:
                 questions = len(question.states) // batch
                 question = question.of(real)
-            entries = compressor(picked, question, self._shifts())
             layers = [decoder_of(self.base).layers[i] for i in self.config.injection_layers]
-            readers = [layer.self_attn for layer in layers]
-            context = lay_out(self.config, self._rope, entries, real, chunk_index, questions, readers)
-            return context.on(list(map(layer_device, layers)))
+            readers, devices = [layer.self_attn for layer in layers], list(map(layer_device, layers))
+            layout = Layout(self.config, self._rope, real, ragged, chunk_index, questions, readers, devices)
+            for entries in compressor.blocks(picked, question, self._shifts()):
+                layout.add(entries)
+                del entries  # before the next block is computed
+            return layout.context()
 
     def _shifts(self) -> list[float]:
         """Split noise: one draw a level for all chunks of the batch; none outside training."""

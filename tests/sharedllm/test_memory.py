@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from sharedllm import SharedLLMForCausalLM, modeling
 
-COPIES = 2.3
-"""The kept entries twice for a moment (blocks and their whole), and ids and positions."""
+ONCE = 1.1
+"""The kept entries, and ids and positions of the context."""
 
 
 class LiveBytes(TorchDispatchMode):
@@ -43,22 +43,38 @@ class LiveBytes(TorchDispatchMode):
         self._now -= self._alive.pop(storage, 0)
 
 
-@pytest.mark.parametrize("policy", ["right", "last_token", "maxsim"])
-def test_memory_grows_by_the_kept_entries_alone(policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(modeling, "BLOCK_BYTES", 200_000)  # four chunks of this shape
-    config = LlamaConfig(
-        vocab_size=50, hidden_size=32, intermediate_size=56, num_hidden_layers=4, num_attention_heads=4
-    )
-    base = AutoModelForCausalLM.from_config(config)
-    model = SharedLLMForCausalLM.from_base(base, chunk_size=64, lower_layers=3, policy=policy).eval()
+def growth(chunks: torch.Tensor | None = None, rows: int = 1, **method: Any) -> float:
+    """Bytes that the peak of a read grows by, for each byte that the compressed context grows by.
 
-    def read(chunks: int) -> tuple[int, int]:
-        context, text = torch.randint(50, (1, chunks, 64)), torch.randint(50, (1, 16))
-        question = None if policy == "right" else 8
+    chunks: share of the chunks that each row has.
+    """
+    base = LlamaConfig(vocab_size=50, hidden_size=32, intermediate_size=56, num_hidden_layers=4, num_attention_heads=4)
+    usual = {"chunk_size": 64, "lower_layers": 3, "policy": "right"}
+    model = SharedLLMForCausalLM.from_base(AutoModelForCausalLM.from_config(base), **{**usual, **method}).eval()
+
+    def read(most: int) -> tuple[int, int]:
+        context, text = torch.randint(50, (rows, most, 64)), torch.randint(50, (rows, 16))
+        counts = None if chunks is None else (chunks * most).long()
+        question = None if model.config.policy == "right" else 8
         with torch.inference_mode(), LiveBytes() as live:
-            out = model(text, context_ids=context, query_length=question, logits_to_keep=1)
+            out = model(text, context_ids=context, query_length=question, num_chunks=counts, logits_to_keep=1)
         return live.peak, out.context.nbytes
 
-    (less, kept), (more, twice) = read(64), read(128)
-    assert twice == 2 * kept
-    assert (more - less) / (twice - kept) < COPIES
+    (less, kept), (more, twice) = read(128), read(256)
+    assert twice == pytest.approx(2 * kept, rel=0.05)
+    return (more - less) / (twice - kept)
+
+
+@pytest.fixture(autouse=True)
+def blocks_of_four_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modeling, "BLOCK_BYTES", 200_000)
+
+
+@pytest.mark.parametrize("policy", ["right", "last_token", "maxsim"])
+def test_memory_grows_by_the_kept_entries_alone(policy: str) -> None:
+    assert 1 <= growth(policy=policy) < ONCE
+
+
+@pytest.mark.parametrize("shares", [[1.0, 1.0], [1.0, 0.75]])
+def test_so_it_does_for_a_batch(shares: list[float]) -> None:
+    assert 1 <= growth(torch.tensor(shares), rows=2) < ONCE

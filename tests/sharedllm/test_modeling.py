@@ -10,8 +10,9 @@ from accelerate.utils import send_to_device
 from shapes import BASES, CHUNK, VOCABULARY, base_model, shared_model
 from torch import nn
 
-from sharedllm import SharedLLMForCausalLM
+from sharedllm import SharedLLMForCausalLM, modeling
 from sharedllm.compressor import Compressor, lower_layer
+from sharedllm.outputs import SharedLLMOutput
 from sharedllm.search import ask
 
 
@@ -168,16 +169,47 @@ def test_blocks_of_chunks_equal_all_at_once(policy: str, chunk_size: int, contex
         compressor = Compressor(model.config, model.lower_layers, *parts, block_bytes=block_bytes)
         hidden = torch.randn(1, 9, 32, generator=torch.Generator().manual_seed(0))
         question = None if policy == "right" else ask(model.base.model.layers[0], hidden, 2, 5, None, len(chunks))
-        return compressor(chunks, question and question.of(torch.ones(1, len(chunks), dtype=torch.bool)), [0.0] * 3)
+        question = question and question.of(torch.ones(1, len(chunks), dtype=torch.bool))
+        return list(compressor.blocks(chunks, question, [0.0] * 3))
 
     with torch.no_grad():
-        whole, blocks = compressed(2**31), compressed(2 * chunk_size * 3 * 48 * 4)
+        (whole,), blocks = compressed(2**31), compressed(2 * chunk_size * 3 * 48 * 4)
+    assert [len(block.position) for block in blocks] == [2, 2, 2]
     for name in ("keys", "values"):
-        for a, b in zip(getattr(whole, name), getattr(blocks, name), strict=True):
-            close(a, b)
+        for i, layer in enumerate(getattr(whole, name)):
+            close(layer, torch.cat([getattr(block, name)[i] for block in blocks]))
     for name in ("position", "mask", "path"):
-        a, b = getattr(whole, name), getattr(blocks, name)
-        assert (a is None and b is None) or torch.equal(a, b)
+        parts = [getattr(block, name) for block in blocks]
+        assert (
+            parts == [None] * 3 if getattr(whole, name) is None else torch.equal(getattr(whole, name), torch.cat(parts))
+        )
+
+
+@pytest.mark.parametrize("chunks", [[3, 3], [1, 3]])
+@pytest.mark.parametrize("policy", ["right", "maxsim"])
+def test_a_context_of_several_blocks_is_the_same_and_teaches_the_same(
+    policy: str, chunks: list[int], running: torch.Tensor, context: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = shared_model(own_lower=True, policy=policy, ratios=[4, 1], fine_chunks=2)
+
+    def read(train: bool) -> tuple[SharedLLMOutput, list[torch.Tensor]]:
+        with torch.set_grad_enabled(train):
+            out = model(running, context, num_chunks=torch.tensor(chunks), query_length=5, labels=running)
+        gradients = torch.autograd.grad(out.loss, list(model.lower.parameters()), allow_unused=True) if train else []
+        return out, [g for g in gradients if g is not None]
+
+    whole = {train: read(train) for train in (False, True)}
+    monkeypatch.setattr(modeling, "BLOCK_BYTES", 1)  # a chunk each
+    for train, (wanted, gradients) in whole.items():
+        found, others = read(train)
+        close(found.logits, wanted.logits)
+        close(torch.stack(found.context.keys), torch.stack(wanted.context.keys))
+        assert (found.context.fine is None) == (policy == "right")
+        if policy == "maxsim":
+            assert torch.equal(found.context.fine, wanted.context.fine)
+        assert (len(gradients) > 5) == train
+        for a, b in zip(others, gradients, strict=True):
+            close(a, b)
 
 
 def test_gaps_between_chunks_move_keys_and_queries(running: torch.Tensor, context: torch.Tensor) -> None:

@@ -25,7 +25,7 @@ from evals.methods.weights import load, random_model, shape_config
 from evals.methods.weights.spread import materialised, placement
 from evals.run.grid import plan
 from evals.run.spec import RunSpec
-from sharedllm import CompressedContext
+from sharedllm import modeling
 
 SHAPE = {
     "model_type": "llama",
@@ -89,6 +89,7 @@ def over_two(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_model_over_two_devices_answers_as_on_one(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modeling, "BLOCK_BYTES", 1)  # several blocks of chunks
     wanted = answers(loaded(case))
     over_two(monkeypatch)
     with two_devices():
@@ -105,7 +106,7 @@ def test_the_two_devices_refuse_what_is_left_behind(monkeypatch: pytest.MonkeyPa
     with two_devices(), pytest.raises(RuntimeError, match="tensors of"):
         one + other
     over_two(monkeypatch)
-    monkeypatch.setattr(CompressedContext, "on", lambda self, devices: self)
+    monkeypatch.setattr(modeling, "layer_device", lambda layer: DEVICES[0])
     with two_devices(), pytest.raises(RuntimeError, match="tensors of"):
         answers(loaded("sharedllm"))
 
