@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from bisect import bisect_right
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -74,9 +75,11 @@ class Documents(Family):
     def _distractors(self, rng: random.Random, question: Question, count: int) -> list[int]:
         if count <= len(question.near):
             return rng.sample(question.near, count)
-        taken = {*question.gold, *question.near}
-        others = [i for i in range(len(self.documents)) if i not in taken]
-        return question.near + rng.sample(others, count - len(question.near))
+        taken = sorted({*question.gold, *question.near})
+        others_before = [document - i for i, document in enumerate(taken)]
+        drawn = rng.sample(range(len(self.documents) - len(taken)), count - len(question.near))
+        # Number i of the others: listing them for each prompt takes longer than all else that is drawn.
+        return question.near + [i + bisect_right(others_before, i) for i in drawn]
 
 
 class SquadAnswer(BaseModel):

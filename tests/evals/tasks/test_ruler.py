@@ -23,6 +23,7 @@ from evals.tasks.common.generated import shrinking
 from evals.tasks.controls import controlled
 from evals.tasks.ruler import templates
 from evals.tasks.ruler.niah import Niah, split_sentences
+from evals.tasks.ruler.qa import Documents, Question
 from evals.tasks.ruler.task import NIAH, Ruler, RulerSettings, score
 
 LENGTH = 16384
@@ -180,6 +181,19 @@ class TestQuestions:
             assert sum(d.startswith(f"Title {i} ") for d in found) == 10
             assert f"Title {i} 0\nOne sentence. Two: {i}." in found
             assert instance.reference == [f"name {i}"]
+
+    @given(st.sets(st.integers(0, 59), min_size=1), st.integers(0, 59), st.randoms(use_true_random=False))
+    def test_distractors_are_drawn_from_all_documents_but_its_own(
+        self, own: set[int], wanted: int, rng: random.Random
+    ) -> None:
+        gold, *near = sorted(own, reverse=True)
+        documents = Documents([Question("Who?", ["Ann"], [gold], near)], [f"text {i}" for i in range(60)])
+        others = [i for i in range(60) if i not in own]
+        count = min(wanted, len(near) + len(others))
+        state = rng.getstate()
+        found = documents._distractors(rng, documents.questions[0], count)
+        rng.setstate(state)
+        assert found == (near + rng.sample(others, count - len(near)) if count > len(near) else rng.sample(near, count))
 
     def test_one_question_that_does_not_fit_is_cut_and_says_so(
         self, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
