@@ -13,7 +13,7 @@ import numpy as np
 import tokenizers
 
 from evals.errors import UserError
-from evals.tasks.common import id_cache, pieces
+from evals.tasks.common import id_cache, passages, pieces
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -73,8 +73,8 @@ class TextEncoder:
         return hashlib.sha256(self._encoder.to_str().encode()).hexdigest()
 
     @cached_property
-    def _pieces(self) -> pieces.Pieces:
-        return pieces.Pieces(self._encoder)
+    def _passages(self) -> passages.Passages:
+        return passages.Passages(self._encoder)
 
     @cached_property
     def _cache(self) -> id_cache.IdCache:
@@ -141,9 +141,9 @@ class TextEncoder:
         kept = self._cache.get(text) if len(text) >= id_cache.SHORTEST else None
         if kept is not None:
             return Encoded(*kept)
-        apart = self._pieces.encode(text) if self._pieces.usable else None
+        apart = self._passages.encode(text) if self._passages.usable else None
         made = Encoded(*apart) if apart else _encoded(self._encoder.encode(text, add_special_tokens=False))
-        quick = apart is not None and DEAR * self._pieces.learning < len(text)
+        quick = apart is not None and DEAR * self._passages.words.learning < len(text)
         if len(text) >= id_cache.SHORTEST and not quick:
             self._cache.put(text, made.ids, made.spans)
         return made

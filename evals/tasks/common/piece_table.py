@@ -28,7 +28,7 @@ class Column:
     """Whole numbers that grow in number."""
 
     def __init__(self) -> None:
-        self._values = np.empty(1024, dtype=np.int64)
+        self._values = np.empty(1024, dtype=np.int32)
         self._size = 0
 
     def __len__(self) -> int:
@@ -41,7 +41,7 @@ class Column:
     def extend(self, values: Sequence[int] | Ints) -> None:
         size = self._size + len(values)
         if size > len(self._values):
-            grown = np.empty(2 * size, dtype=np.int64)
+            grown = np.empty(2 * size, dtype=np.int32)
             grown[: self._size] = self.values
             self._values = grown
         self._values[self._size : size] = values
@@ -62,6 +62,11 @@ class PieceTable:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    @property
+    def tokens(self) -> int:
+        """Of all pieces."""
+        return len(self._ids)
 
     def rows(self, pieces: Sequence[str]) -> Ints:
         """The row of each piece (k,), UNKNOWN where there is none."""

@@ -73,21 +73,32 @@ class Pieces:
 
     def encode(self, text: str) -> tuple[list[int], np.ndarray] | None:
         """ids and spans (n, 2); None where so many words are new that the tokenizer is faster with the whole text."""
-        words, rows, unknown = self._found(text)
+        found = self.tokens([text], len(text))
+        return None if found is None else (found.ids.tolist(), np.stack([found.starts, found.ends], axis=1))
+
+    def tokens(self, texts: Sequence[str], most: int) -> Tokens | None:
+        """Tokens of texts put together, each tokenised by itself; None where the new words take longer than the
+        tokenizer needs for `most` characters.
+        """
+        words, rows, unknown = self._found(texts)
         self.learning = 0
-        if len(unknown) and not self._learn([words[place] for place in unknown], rows, unknown, len(text)):
+        if len(unknown) and not self._learn([words[place] for place in unknown], rows, unknown, most):
             return None
         found = self._words.gather(rows)
         self._forget()
-        return found.ids.tolist(), np.stack([found.starts, found.ends], axis=1)
+        return found
 
-    def _found(self, text: str) -> tuple[list[str], Ints, Ints]:
-        """The words of a text, their rows, and the places of those that have none."""
-        words = text.split(" ")
-        words[0] = FIRST + words[0]
+    def _found(self, texts: Sequence[str]) -> tuple[list[str], Ints, Ints]:
+        """The words of texts, their rows, and the places of those that have none."""
+        words: list[str] = []
+        firsts: set[int] = set()
+        for text in texts:
+            firsts.add(len(words))
+            words += _words(text)
         rows = self._words.rows(words)
         unknown = np.flatnonzero(rows == UNKNOWN)
-        if groups := _groups(_glued(words, unknown.tolist())):  # known words touch no other white space
+        glued = _glued(words, unknown.tolist())  # known words touch no other white space
+        if groups := _groups([place for place in glued if place not in firsts]):
             joined = [" ".join(words[start:end]) for start, end in groups]
             rows[[start for start, _ in groups]] = self._words.rows(joined)
             rows = np.delete(rows, [place for start, end in groups for place in range(start + 1, end)])
@@ -139,9 +150,18 @@ class Pieces:
 
     def _agrees(self, text: str) -> bool:
         whole = self._encoder.encode(text, add_special_tokens=False)
-        parts = [part for word in self._found(text)[0] for part in self._taken_apart(_text(word))]
+        parts = [part for word in self._found([text])[0] for part in self._taken_apart(_text(word))]
         apart = [i for e in self._encoder.encode_batch(parts, add_special_tokens=False) for i in e.ids]
         return list(whole.ids) == apart
+
+
+def _words(text: str) -> list[str]:
+    """A text split at all its spaces; the first word has a mark unless a single space stands before it."""
+    words = text.split(" ")
+    if not words[0] and text[1:2].strip():
+        return words[1:]
+    words[0] = FIRST + words[0]
+    return words
 
 
 def _text(word: str) -> str:

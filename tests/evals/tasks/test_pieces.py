@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from evals.tasks.common import id_cache, pieces
+from evals.tasks.common import id_cache, passages, pieces
 from evals.tasks.common.encoding import TextEncoder
 from evals.tasks.common.id_cache import IdCache
+from evals.tasks.common.passages import Passages, cut
 from evals.tasks.common.pieces import SPLITS, Pieces
 
 CORPUS = ["The grass is green. The sky is blue.\n\nHere we go, and it's back\tagain 12 345. été 中文 🙂 a--b"] * 20
@@ -120,6 +122,77 @@ def test_words_are_forgotten_when_they_are_too_many(monkeypatch: pytest.MonkeyPa
         assert len(made._words) <= 5
 
 
+def listed(documents: list[str]) -> str:
+    """As in a prompt of question answering."""
+    return "Answer the question.\n\n" + "\n\n".join(f"Document {i}:\n{text}" for i, text in enumerate(documents, 1))
+
+
+@pytest.mark.parametrize("name", PRE)
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.lists(st.tuples(WORDS | st.text(max_size=6), GAPS), max_size=12).map(
+            lambda parts: "".join(word + gap for word, gap in parts).encode("utf-8", "replace").decode()
+        ),
+        min_size=1,
+        max_size=6,
+    ),
+    st.randoms(use_true_random=False),
+)
+def test_passages_in_any_order_have_the_ids_and_spans_of_the_tokenizer(
+    name: str, documents: list[str], rng: random.Random
+) -> None:
+    made = Passages(TRAINED[name])
+    assert made.usable
+    made.words.patient = True
+    for _ in range(3):
+        text = listed(documents)
+        assert "".join(cut(text)) == text
+        found = made.encode(text)
+        whole = TRAINED[name].encode(text, add_special_tokens=False)
+        assert found is not None
+        assert found[0] == whole.ids
+        assert [tuple(span) for span in found[1].tolist()] == whole.offsets
+        rng.shuffle(documents)
+
+
+DOCUMENTS = [f'{title}\n{title} is green. "It" stays{title} as\nit is.' for title in ("Grass", '"Sky', "Élan", "4 x")]
+
+
+@pytest.mark.parametrize("name", PRE)
+def test_documents_in_another_order_have_no_new_words(name: str) -> None:
+    made = Passages(TRAINED[name])
+    made.words.patient = True
+    made.encode(listed([*DOCUMENTS, "The last one."]))
+    assert made.words.learning
+    made.encode(listed([*DOCUMENTS[::-1], "The last one."]))
+    assert not made.words.learning
+
+
+def test_passages_are_forgotten_when_they_have_too_many_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passages, "MOST_TOKENS", 150)
+    made = Passages(TRAINED["smollm2"])
+    made.words.patient = True
+    for number in range(8):
+        text = listed([f"{document} {number}" for document in DOCUMENTS])
+        found = made.encode(text)
+        assert found is not None
+        assert found[0] == TRAINED["smollm2"].encode(text, add_special_tokens=False).ids
+        assert made._table.tokens <= 150
+
+
+def test_a_passage_as_long_as_a_text_is_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passages, "LONGEST", 100)
+    made = Passages(TRAINED["smollm2"])
+    made.words.patient = True
+    text = listed(["The grass " * 100 + "is green.", *DOCUMENTS])
+    for _ in range(2):
+        found = made.encode(text)
+        assert found is not None
+        assert found[0] == TRAINED["smollm2"].encode(text, add_special_tokens=False).ids
+        assert made._table.tokens < len(found[0]) / 2
+
+
 @pytest.mark.parametrize("pre", OTHERS.values(), ids=OTHERS)
 def test_other_tokenizers_see_the_whole_text(pre: pre_tokenizers.PreTokenizer | None) -> None:
     assert not Pieces(trained(pre)).usable
@@ -137,9 +210,9 @@ def test_so_do_those_that_change_the_text_or_take_white_space() -> None:
         taking = trained(BYTES)
         taking.add_tokens([token])
         assert not Pieces(taking).usable
-    random = json.loads(TRAINED["gpt-2"].to_str())
-    random["model"]["dropout"] = 0.1
-    assert not pieces.exact(random)
+    changing = json.loads(TRAINED["gpt-2"].to_str())
+    changing["model"]["dropout"] = 0.1
+    assert not pieces.exact(changing)
 
 
 @pytest.fixture
@@ -155,7 +228,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[TextEncoder, l
                 seen.append(len(text))
                 return inner.encode(text, add_special_tokens=add_special_tokens)
 
-        assert made._cache and not made._pieces.usable
+        assert made._cache and not made._passages.usable
         inner = made._encoder
         made._encoder = Counted()  # type: ignore[assignment]
         return made, seen
@@ -184,7 +257,7 @@ def test_a_text_of_many_new_words_is_kept_and_one_of_known_words_is_not(
     encoder = TextEncoder(PreTrainedTokenizerFast(tokenizer_object=trained(BYTES)))
     fresh = " ".join(f"{a}{b} grass is green and stays as it is" for a in "abcdefghij" for b in "abcdefghij") + " "
     made = encoder.encode_with_spans(fresh * 2)
-    assert len(list(cache.glob("*/*"))) == (4 * encoder._pieces.learning > len(fresh * 2)) == 1
+    assert len(list(cache.glob("*/*"))) == (4 * encoder._passages.words.learning > len(fresh * 2)) == 1
     encoder.encode("grass is green " * 400)
     assert len(list(cache.glob("*/*"))) == 1
     again = TextEncoder(encoder.tokenizer).encode_with_spans(fresh * 2)
