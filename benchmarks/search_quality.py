@@ -27,6 +27,7 @@ from evals.tasks.needle.facts import TEMPLATES, draw
 from sharedllm import CompressedContext, SharedLLMForCausalLM
 from sharedllm.inputs import ContextInputs
 from sharedllm.training.corpus import Corpus, open_corpus
+from sharedllm.tree import choose, split, whole, widen
 
 CHUNK, LEVELS = 1024, 3
 POLICIES = ("last_token", "maxsim")
@@ -76,12 +77,16 @@ def paths(model: SharedLLMForCausalLM, text: Text) -> list[torch.Tensor]:
 
 
 def holds(path: torch.Tensor, value: tuple[int, int], overlap: int) -> bool:
-    """Whether the part that a path ends in, with `overlap` tokens on either side, has all tokens of a value."""
-    start, size = 0, CHUNK
-    for right in path.tolist():
-        size //= 2
-        start += size * right
-    return start - overlap <= value[0] and value[1] <= start + size + overlap
+    """Whether the leaf that a path ends in, `overlap` tokens wider on either side, has all tokens of a value.
+
+    path: (levels,).
+    """
+    leaf = whole(1, CHUNK, path.device)
+    for right in path:
+        leaf, _ = choose(right[None], *split(leaf))
+    kept = widen(leaf, overlap, CHUNK)
+    start = int(kept.start)
+    return start <= value[0] and value[1] <= start + int(kept.length)
 
 
 def measure(model: SharedLLMForCausalLM, texts: Iterable[Text], overlap: int) -> dict[str, float]:

@@ -41,6 +41,13 @@ def test_a_way_holds_what_lies_in_its_part() -> None:
     assert not script.holds(middle, (639, 769), 0)
 
 
+def test_a_leaf_at_the_end_of_a_chunk_is_widened_inwards() -> None:
+    """By as many tokens as any other: twice the overlap on the side that has them."""
+    left, right = torch.tensor([False, False, False]), torch.tensor([True, True, True])
+    assert script.holds(left, (0, 160), 16) and not script.holds(left, (100, 161), 16)
+    assert script.holds(right, (864, 1024), 16) and not script.holds(right, (863, 900), 16)
+
+
 def test_the_command_counts_both_policies(tiny_llama: Path, tmp_path: Path) -> None:
     output = tmp_path / "found.json"
     words = ["--base", str(tiny_llama), "--texts", str(corpus(tmp_path)), "--samples", "1", "--chunks", "4"]
