@@ -23,7 +23,7 @@ from sharedllm.nn.attention import (
 from sharedllm.nn.branches import before_attention, finish_layer
 from sharedllm.nn.layers import DecoderLayer, Norm, Rotation
 from sharedllm.nn.rotation import apply_rotation
-from sharedllm.search import Found, Question, Rope, Searcher
+from sharedllm.search import FirstLayer, Found, Question, Rope, Searcher
 from sharedllm.tree import Nodes, kept_offsets, right_spine, whole
 
 Kept = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -51,32 +51,39 @@ class Entries:
     match: torch.Tensor | None
 
 
-class Compressor:
-    """Runs the lower layers over the trees of a batch of chunks.
+@dataclass(frozen=True)
+class LowerModel:
+    """The layers that encode nodes, and what they need of the base.
 
     layers: the M lower decoder layers. embed: ids -> embeddings, as the first layer reads them. rope: see `Rope`.
     final_norm: the base's last norm, which `last_token` applies before comparing. run_layer:
     `lower_layer` or its compiled form. block_bytes: see BLOCK_BYTES.
     """
 
-    def __init__(
-        self,
-        config: SharedLLMConfig,
-        layers: Sequence[DecoderLayer],
-        embed: Callable[[torch.Tensor], torch.Tensor],
-        rope: Rope,
-        final_norm: Norm,
-        run_layer: RunLayer,
-        block_bytes: int = BLOCK_BYTES,
-    ) -> None:
-        self.config = config
-        self.layers = layers
-        self.embed = embed
-        self.rope = rope
-        self.run_layer = run_layer
-        self.block_bytes = block_bytes
-        self.searcher = Searcher(config, layers[0], rope, final_norm)
-        self._token_bytes = 3 * config.base_config.intermediate_size * final_norm.weight.element_size()
+    config: SharedLLMConfig
+    layers: Sequence[DecoderLayer]
+    embed: Callable[[torch.Tensor], torch.Tensor]
+    rope: Rope
+    final_norm: Norm
+    run_layer: RunLayer
+    block_bytes: int = BLOCK_BYTES
+
+    @property
+    def searcher(self) -> Searcher:
+        """The search of its trees."""
+        return Searcher(self.config, self.layers[0], self.rope, self.final_norm)
+
+    def block(self, tokens: int) -> int:
+        """How many sequences of that many tokens are encoded at once."""
+        token_bytes: int = 3 * self.config.base_config.intermediate_size * self.final_norm.weight.element_size()
+        return max(1, self.block_bytes // (tokens * token_bytes))
+
+
+class Compressor:
+    """Runs the lower layers over the trees of a batch of chunks."""
+
+    def __init__(self, lower: LowerModel) -> None:
+        self.lower, self.config, self.searcher = lower, lower.config, lower.searcher
 
     def blocks(self, chunks: torch.Tensor, question: Question | None, shifts: list[float]) -> Iterator[Entries]:
         """Compress `chunks` (chunks, chunk_size) token ids, a block of them after the other. Shapes as in `Entries`.
@@ -84,7 +91,7 @@ class Compressor:
         question: what the search compares with, None for language modelling. shifts: split noise, one draw a
         level for all chunks, so that nodes stay equally long and need no padding.
         """
-        step = max(1, self.block_bytes // (chunks.shape[1] * self._token_bytes))
+        step = self.lower.block(chunks.shape[1])
         for start in range(0, max(len(chunks), 1), step):
             block = slice(start, start + step)
             yield self._block(chunks[block], question and question.of(block), shifts)
@@ -95,25 +102,28 @@ class Compressor:
             overlap = self.config.leaf_overlap
             nodes = right_spine(root, self.config.height, shifts, self.config.sampling, overlap)
             tokens = torch.cat([n.tokens(chunks.shape[1]) for n in nodes], 1)
-            return self._encode(self.embed(chunks.gather(1, tokens)), nodes, None)
-        hidden = self.embed(chunks)
-        found = self.searcher(hidden, root, question, shifts)
-        return self._encode(hidden, found.nodes, found)
+            return self._encode(self.lower.embed(chunks.gather(1, tokens)), nodes)
+        hidden = self.lower.embed(chunks)
+        first = self.searcher.first_layer(hidden)
+        found = self.searcher.walk(first, root, question, shifts)
+        return self._encode(hidden, found.nodes, found, first)
 
-    def _encode(self, hidden: torch.Tensor, nodes: list[Nodes], found: Found | None) -> Entries:
+    def _encode(
+        self, hidden: torch.Tensor, nodes: list[Nodes], found: Found | None = None, first: FirstLayer | None = None
+    ) -> Entries:
         """Run the packed nodes through the layers; of the last one only keys and values are computed."""
         sizes = [n.size for n in nodes]
         kept, position, mask = self._kept(nodes)
         node_position = torch.cat([torch.arange(s, device=hidden.device) for s in sizes])
-        rotations = self.rope(hidden, node_position[None])
+        rotations = self.lower.rope(hidden, node_position[None])
         keys, values = [], []
-        for j, layer in enumerate(self.layers):
-            last = j == len(self.layers) - 1
-            if j == 0 and found is not None:
-                hidden, key, value = _first_layer(layer, hidden, found, kept, sizes, last)
+        for j, layer in enumerate(self.lower.layers):
+            last = j == len(self.lower.layers) - 1
+            if found is not None and first is not None and j == 0:
+                hidden, key, value = _first_layer(layer, hidden, found, first, kept, sizes, last)
             else:
                 rotation = rotations.of(layer.self_attn)
-                hidden, key, value = self.run_layer(layer, hidden, rotation, sizes, kept, last)
+                hidden, key, value = self.lower.run_layer(layer, hidden, rotation, sizes, kept, last)
             if j >= self.config.injection_start:
                 keys.append(key)
                 values.append(value)
@@ -123,16 +133,20 @@ class Compressor:
     def _kept(self, nodes: list[Nodes]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Packed offsets, node positions and mask of the kept tokens, each (chunks, entries); leaves come first."""
         starts = [sum(n.size for n in nodes[:i]) for i in range(len(nodes))]
-        leaves = [i for i, n in enumerate(nodes) if n.level == self.config.height]
-        order = [*leaves, *range(leaves[0] - 1, -1, -1)]
         packed, position, masks = [], [], []
-        for i in order:
+        for i in leaves_first(nodes, self.config.height):
             offsets, mask = kept_offsets(nodes[i], self.config.ratios[nodes[i].level - 1], self.config.sampling)
             packed.append(offsets + starts[i])
             position.append(offsets)
             masks.append(torch.ones_like(offsets, dtype=torch.bool) if mask is None else mask)
         valid = None if all(n.uniform for n in nodes) else torch.cat(masks, 1)
         return torch.cat(packed, 1), torch.cat(position, 1), valid
+
+
+def leaves_first(nodes: list[Nodes], height: int) -> list[int]:
+    """Numbers of the nodes of a tree, coarse to fine, in the order of their entries: leaves, then fine to coarse."""
+    leaves = [i for i, n in enumerate(nodes) if n.level == height]
+    return [*leaves, *range(leaves[0] - 1, -1, -1)]
 
 
 def lower_layer(
@@ -158,14 +172,19 @@ def lower_layer(
 
 
 def _first_layer(
-    layer: DecoderLayer, hidden: torch.Tensor, found: Found, kept: torch.Tensor, sizes: list[int], last: bool
+    layer: DecoderLayer,
+    hidden: torch.Tensor,
+    found: Found,
+    first: FirstLayer,
+    kept: torch.Tensor,
+    sizes: list[int],
+    last: bool,
 ) -> Kept:
     """As `lower_layer`, from what the search has computed already. hidden: embeddings in text order."""
-    first = found.first
     tokens = torch.cat([n.tokens(hidden.shape[1]) for n in found.nodes], 1)
     kept_tokens = tokens.gather(1, kept)
     if not last and found.states is not None:
-        hidden = found.states
+        hidden = torch.cat(found.states, 1)
     elif not last:
         query, key, value = (rows(x, tokens) for x in (first.query, first.key, first.value))
         attended = attend_nodes(query, key, value, sizes, layer.self_attn.scaling)

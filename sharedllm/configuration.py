@@ -65,6 +65,9 @@ class SharedLLMConfig(MethodFields, PreTrainedConfig):  # type: ignore[no-untype
             raise UserError(
                 f"chunk_size {self.chunk_size} cannot be halved {self.height} times: use at least {2**self.height}."
             )
+        parts = 2 ** (self.height - (self.leaf_overlap is not None))
+        if self.nodes == "all" and self.chunk_size % parts:
+            raise UserError(f"chunk_size {self.chunk_size} has no {parts} equal parts: use nodes 'chosen'.")
         if self.leaf_overlap is not None and self.leaf_overlap >= self.chunk_size:
             raise UserError(f"leaf_overlap is {self.leaf_overlap}: a chunk has {self.chunk_size} tokens, use fewer.")
         windows = [sliding_window(self.base_config, i) for i in range(self.lower_layers)]
@@ -77,6 +80,11 @@ class SharedLLMConfig(MethodFields, PreTrainedConfig):  # type: ignore[no-untype
     def height(self) -> int:
         """Levels of the context tree."""
         return len(self.ratios)
+
+    @property
+    def whole_trees(self) -> bool:
+        """Whether all nodes are encoded: `nodes` where it takes effect, with a policy that searches."""
+        return self.nodes == "all" and self.policy != "right"
 
     @property
     def leaf_budget(self) -> int | None:

@@ -10,6 +10,7 @@ from transformers.utils.generic import ModelOutput
 
 from sharedllm.configuration import SharedLLMConfig
 from sharedllm.context import CompressedContext
+from sharedllm.errors import UserError
 from sharedllm.inputs import RAW
 from sharedllm.prompt import TEMPLATE, ask_about
 
@@ -63,7 +64,12 @@ class Generation(GenerationMixin):
     def _expand_inputs_for_generation(  # type: ignore[override]  # the model's own inputs are among kwargs
         self, expand_size: int = 1, *, context: CompressedContext | None = None, **kwargs: object
     ) -> tuple[torch.Tensor, dict[str, object]]:
-        """transformers' copies of every row for beams and samples, of a context that was compressed before too."""
+        """transformers' copies of every row for beams and samples, of a context that was compressed before too.
+
+        Raises UserError for copies of whole trees.
+        """
+        if expand_size > 1 and kwargs.get("trees") is not None:
+            raise UserError("Trees that were read before give one answer a row: leave them out for beams and samples.")
         if context is not None:
             kwargs["context"] = context.repeat(expand_size) if expand_size > 1 else context
         return super()._expand_inputs_for_generation(expand_size=expand_size, **kwargs)  # type: ignore[misc,arg-type]

@@ -8,6 +8,7 @@ import torch
 from transformers.cache_utils import Cache
 
 from sharedllm.context import CompressedContext
+from sharedllm.whole_tree import WholeTrees
 
 
 @dataclass(kw_only=True)
@@ -16,6 +17,7 @@ class ContextInputs:
 
     input_ids: (B, S) running text, or inputs_embeds: (B, S, H).
     context_ids: (B, chunks, chunk_size) raw context, or context: what `compress` or an earlier call made of it.
+    trees: what `read_trees` made of context_ids, which a question then only searches.
     query_start, query_length: the question is input_ids[:, query_start : query_start + query_length], all that the
         search may see; one span for all rows, (B,), or (B, K). No query_length means language modelling, which never
         searches.
@@ -33,6 +35,7 @@ class ContextInputs:
     num_chunks: torch.Tensor | None = None
     chunk_index: torch.Tensor | None = None
     context: CompressedContext | None = None
+    trees: WholeTrees | None = None
     attention_mask: torch.Tensor | None = None
     position_ids: torch.Tensor | None = None
     past_key_values: Cache | None = None
@@ -45,5 +48,5 @@ class ContextInputs:
         return self.context_ids is not None and self.context_ids.shape[1] > 0
 
 
-RAW = ("context_ids", "query_length", "query_start", "chunk_question", "num_chunks", "chunk_index")
+RAW = ("context_ids", "query_length", "query_start", "chunk_question", "num_chunks", "chunk_index", "trees")
 """Inputs that a compressed context replaces."""

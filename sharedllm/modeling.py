@@ -16,7 +16,7 @@ from transformers.cache_utils import Cache
 
 from sharedllm.adapter_files import BASE, read_record, read_tensors, settings_over
 from sharedllm.base_identity import check_base
-from sharedllm.compressor import BLOCK_BYTES, Compressor, lower_layer
+from sharedllm.compressor import BLOCK_BYTES, Compressor, LowerModel, lower_layer
 from sharedllm.configuration import SharedLLMConfig
 from sharedllm.context import CompressedContext
 from sharedllm.cross_attention import CrossAttention
@@ -34,6 +34,7 @@ from sharedllm.settings import check_settings
 from sharedllm.sharing import push_adapter
 from sharedllm.sources import FOR_BASE, FROM_HUB, OF_AUTO, adapter_folder, base_source, load_base
 from sharedllm.upper_layer import attend_to_text, read_context, upper_layer
+from sharedllm.whole_tree import TreeReader, WholeTrees
 
 P = ParamSpec("P")
 
@@ -210,43 +211,57 @@ class SharedLLMForCausalLM(Generation, PreTrainedModel, GenerationMixin):  # typ
         num_chunks: torch.Tensor | None = None,
         question: Question | None = None,
         chunk_index: torch.Tensor | None = None,
+        trees: WholeTrees | None = None,
     ) -> CompressedContext:
         """Read a context with the lower model.
 
         context_ids: (B, chunks, chunk_size). num_chunks: (B,) chunks of each row that count, all by default.
         chunk_index: (B, chunks) positions of the chunks, increasing, where they are not 0, 1, 2, ...
-        question: see `sharedllm.search.ask`; None for language modelling and for the policy `right`.
+        question: see `sharedllm.search.ask`; None for language modelling and for the policy `right`. trees: what
+        `read_trees` made of the same chunks, which a question only searches.
         """
-        batch, chunks, _ = context_ids.shape
-        ragged = num_chunks is not None and bool((num_chunks < chunks).any())
-        if num_chunks is None:
-            num_chunks = torch.full((batch,), chunks, device=context_ids.device)
-        real = torch.arange(chunks, device=context_ids.device) < num_chunks[:, None]
-        compressor = Compressor(
-            self.config,
-            self.lower_layers,
-            self._embed,
-            self._rope,
-            decoder_of(self.base).norm,
-            self._lower_layer,
-            # small bases are trained in larger blocks: there the host, which issues the work, is the bottleneck
-            BLOCK_BYTES * (4 if self.training else 1),
-        )
+        batch = len(context_ids)
+        real, picked = _real_chunks(context_ids, num_chunks)
         # keys and values are constants to the upper model while both share their layers (as in the paper's
         # training, where those layers are frozen); a lower model of its own learns through them
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.own_lower):
-            picked = context_ids[real] if ragged else context_ids.flatten(0, 1)
             questions = 0
             if question is not None:
                 questions = len(question.states) // batch
                 question = question.of(real)
+            if trees is None and question is not None and self.config.whole_trees and not self.training:
+                trees = self.read_trees(context_ids, num_chunks)
+            if trees is None or question is None:
+                blocks = Compressor(self._lower_model()).blocks(picked, question, self._shifts())
+            elif trees.chunks != len(picked):
+                raise ValueError(f"The trees have {trees.chunks} chunks, the context {len(picked)}.")
+            else:
+                blocks = iter([trees.entries(question)])
             layers = [decoder_of(self.base).layers[i] for i in self.config.injection_layers]
             readers, devices = [layer.self_attn for layer in layers], list(map(layer_device, layers))
-            layout = Layout(self.config, self._rope, real, ragged, chunk_index, questions, readers, devices)
-            for entries in compressor.blocks(picked, question, self._shifts()):
+            layout = Layout(
+                self.config, self._rope, real, len(picked) < real.numel(), chunk_index, questions, readers, devices
+            )
+            for entries in blocks:
                 layout.add(entries)
                 del entries  # before the next block is computed
             return layout.context()
+
+    @torch.no_grad()
+    def read_trees(self, context_ids: torch.Tensor, num_chunks: torch.Tensor | None = None) -> WholeTrees:
+        """Encode every node of a context's trees, for many questions about it. Inputs as `compress`.
+
+        Raises UserError where the settings have no trees of equal halves, or nothing is searched.
+        """
+        if not self.config.whole_trees:
+            raise UserError("Whole trees are for nodes 'all' and a policy that searches: set both.")
+        return TreeReader(self._lower_model())(_real_chunks(context_ids, num_chunks)[1])
+
+    def _lower_model(self) -> LowerModel:
+        # small bases are trained in larger blocks: there the host, which issues the work, is the bottleneck
+        block_bytes = BLOCK_BYTES * (4 if self.training else 1)
+        norm = decoder_of(self.base).norm
+        return LowerModel(self.config, self.lower_layers, self._embed, self._rope, norm, self._lower_layer, block_bytes)
 
     def _shifts(self) -> list[float]:
         """Split noise: one draw a level for all chunks of the batch; none outside training."""
@@ -272,6 +287,7 @@ class SharedLLMForCausalLM(Generation, PreTrainedModel, GenerationMixin):  # typ
         num_chunks: torch.Tensor | None = None,
         chunk_index: torch.Tensor | None = None,
         context: CompressedContext | None = None,
+        trees: WholeTrees | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
@@ -296,6 +312,7 @@ class SharedLLMForCausalLM(Generation, PreTrainedModel, GenerationMixin):  # typ
                 num_chunks=num_chunks,
                 chunk_index=chunk_index,
                 context=context,
+                trees=trees,
                 attention_mask=attention_mask,
                 position_ids=position_ids,
                 past_key_values=past_key_values,
@@ -383,13 +400,22 @@ class SharedLLMForCausalLM(Generation, PreTrainedModel, GenerationMixin):  # typ
 
     def _compress(self, inputs: ContextInputs, question: Question | None) -> CompressedContext:
         assert inputs.context_ids is not None
-        return self.compress(inputs.context_ids, inputs.num_chunks, question, inputs.chunk_index)
+        return self.compress(inputs.context_ids, inputs.num_chunks, question, inputs.chunk_index, inputs.trees)
 
     def _call(self, function: Callable[P, torch.Tensor], *args: P.args, **kwargs: P.kwargs) -> torch.Tensor:
         """Run a piece of a layer, recomputed in the backward pass under gradient checkpointing."""
         if self.gradient_checkpointing and self.training:
             return cast(torch.Tensor, self._gradient_checkpointing_func(function, *args))
         return function(*args, **kwargs)
+
+
+def _real_chunks(context_ids: torch.Tensor, num_chunks: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which chunks count, (B, chunks), and those in a row, (chunks, chunk_size)."""
+    batch, chunks, _ = context_ids.shape
+    if num_chunks is None or not bool((num_chunks < chunks).any()):
+        return torch.ones(batch, chunks, dtype=torch.bool, device=context_ids.device), context_ids.flatten(0, 1)
+    real = torch.arange(chunks, device=context_ids.device) < num_chunks[:, None]
+    return real, context_ids[real]
 
 
 AutoModelForCausalLM.register(SharedLLMConfig, SharedLLMForCausalLM, exist_ok=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -83,19 +84,28 @@ def ask(
     return Question(states.view(batch * per_row, len(steps), -1), steps < count.reshape(-1, 1), row)
 
 
+class NodeStates(Protocol):
+    """States after the lower model's first layer: what a search compares with the question."""
+
+    def states(self, nodes: Nodes) -> torch.Tensor:
+        """Of all tokens of one node of every chunk, (chunks, size, H); rows past the end of a node mean nothing."""
+
+    def last_state(self, nodes: Nodes) -> torch.Tensor:
+        """Of the last token of each node, (chunks, H)."""
+
+
 @dataclass(frozen=True)
 class Found:
     """The tree that a search has grown.
 
     nodes: preserved ones, coarse to fine. path: (chunks, levels searched), True where the right half was expanded.
-    first: the first layer's projections. states: its output for the packed nodes (chunks, tokens, H), where the
-    search had to compute it. match: (chunks,) how well the leaves match the question, of `maxsim`.
+    states: the first layer's output for each of the nodes, where the search had to compute it. match: (chunks,) how
+    well the leaves match the question, of `maxsim`.
     """
 
     nodes: list[Nodes]
     path: torch.Tensor
-    first: FirstLayer
-    states: torch.Tensor | None
+    states: list[torch.Tensor] | None
     match: torch.Tensor | None = None
 
 
@@ -111,13 +121,16 @@ class Searcher:
     ) -> None:
         self.config, self.layer, self.rope, self.final_norm = config, layer, rope, final_norm
 
-    def __call__(self, hidden: torch.Tensor, root: Nodes, question: Question, shifts: list[float]) -> Found:
-        """Search the trees over embeddings `hidden` (chunks, chunk_size, H)."""
-        first = FirstLayer(self.layer, hidden, self.rope)
-        walk = self._last_token if self.config.policy == "last_token" else self._maxsim
-        return walk(first, root, question, shifts)
+    def first_layer(self, hidden: torch.Tensor) -> FirstLayer:
+        """The states that `walk` compares, computed as it asks for them, of embeddings (chunks, chunk_size, H)."""
+        return FirstLayer(self.layer, hidden, self.rope)
 
-    def _last_token(self, first: FirstLayer, root: Nodes, question: Question, shifts: list[float]) -> Found:
+    def walk(self, first: NodeStates, root: Nodes, question: Question, shifts: list[float]) -> Found:
+        """Search the trees of all chunks. shifts: see `Compressor`."""
+        policy = self._last_token if self.config.policy == "last_token" else self._maxsim
+        return policy(first, root, question, shifts)
+
+    def _last_token(self, first: NodeStates, root: Nodes, question: Question, shifts: list[float]) -> Found:
         """The paper's policy: cosine between the last token of a half and the last token of the question."""
         end = question.mask.shape[1] - 1 - question.mask.flip(1).int().argmax(1)
         asked = question.states[torch.arange(len(end), device=end.device), end]
@@ -138,9 +151,9 @@ class Searcher:
             path.append((scores[1] > scores[0]).to(root.start.device))
             expanded, preserved = choose(path[-1], left, right)
             nodes.append(preserved)
-        return Found(nodes, _stack(path, root), first, None)
+        return Found(nodes, _stack(path, root), None)
 
-    def _maxsim(self, first: FirstLayer, root: Nodes, question: Question, shifts: list[float]) -> Found:
+    def _maxsim(self, first: NodeStates, root: Nodes, question: Question, shifts: list[float]) -> Found:
         """Sum over question tokens of the best cosine in the half; no parameters."""
         target = F.normalize(question.states, dim=-1) * question.mask[..., None]
         target = target[question.row]
@@ -172,7 +185,7 @@ class Searcher:
         if self.config.leaf_budget is not None:
             pairs = zip(leaves, nodes[-len(leaves) :], strict=True)
             match = torch.stack([_best(target, *pair) for pair in pairs]).amax(0).sum(1)
-        return Found(nodes, _stack(path, root), first, torch.cat(states, 1), match)
+        return Found(nodes, _stack(path, root), states, match)
 
 
 class FirstLayer:

@@ -121,6 +121,13 @@ class MethodFields:
             "get the ratio of the level above; null keeps all (paper)",
         ),
     ] = None
+    nodes: Annotated[
+        Literal["chosen", "all"],
+        Field(
+            description="nodes of the tree that are encoded where a question searches: chosen, those that it keeps "
+            "(paper), or all of them once, so that a further question only searches"
+        ),
+    ] = "chosen"
     split_noise: Annotated[
         float,
         Field(
@@ -141,7 +148,7 @@ TRAINING_ONLY = ("split_noise", "own_lower")
 FIXED = ("attention", "rank", "lower_layers", "injection", "injection_start", "own_lower")
 """Settings that say which weights there are and what each of them reads: an adapter has them for good. The others say
 how a context is cut, sampled, searched and numbered, which the same weights can read in another way."""
-YOUNGER = ("attention", "rank", "fine_recent")
+YOUNGER = ("attention", "rank", "fine_recent", "nodes")
 """Settings that came after runs were recorded: unset, they are no part of a cell's identity."""
 HINTS: Mapping[str, Any] = get_type_hints(MethodFields, include_extras=True)
 SETTINGS = tuple(HINTS)

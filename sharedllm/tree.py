@@ -145,6 +145,24 @@ def right_spine(
     return [*nodes, expanded]
 
 
+def whole_levels(chunk_size: int, height: int, leaf_overlap: int | None = None) -> list[tuple[list[int], int]]:
+    """All nodes of every level of a tree of equal halves: token offsets where they start, and their size.
+
+    leaf_overlap: see `SharedLLMConfig`; with it the last level has one node for each pair of leaves.
+    """
+    found = []
+    for level in range(1, height + 1):
+        pairs = level == height and leaf_overlap is not None
+        count = 2 ** (level - pairs)
+        size = chunk_size // count
+        starts = [i * size for i in range(count)]
+        if pairs and leaf_overlap is not None:
+            size = min(size + 2 * leaf_overlap, chunk_size)
+            starts = [min(max(start - leaf_overlap, 0), chunk_size - size) for start in starts]
+        found.append((starts, size))
+    return found
+
+
 def entries_per_chunk(chunk_size: int, ratios: list[float], sampling: str, leaf_overlap: int | None = None) -> int:
     """Keys and values kept per chunk; chunk_size over this is the global ratio beta (paper eq. 1)."""
     root = whole(1, chunk_size, torch.device("cpu"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from baselines.cepe.modeling import CEPEForCausalLM, CrossAttention, CrossAttentionLayer
+from baselines.cepe.modeling import ALIGNED_TOKENS, CEPEForCausalLM, CrossAttention, CrossAttentionLayer
 
 
 class CrossCost:
@@ -18,7 +18,7 @@ class CrossCost:
         itemsize = model.dtype.itemsize
         self._projection = 4.0 * context * self.attention.k_proj.weight.numel()
         kv = 2 * context * self.attention.k_proj.out_features * itemsize * self.layers
-        states = context * self.attention.encoder_hidden * itemsize
+        states = -(-context // ALIGNED_TOKENS) * ALIGNED_TOKENS * self.attention.encoder_hidden * itemsize
         self.once = self._projection * self.layers if keep_kv else 0.0
         self.kept_bytes = kv if keep_kv else states
         self.read_bytes = kv if keep_kv else states * self.layers

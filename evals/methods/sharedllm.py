@@ -117,7 +117,7 @@ class SharedLLM(LongContextModel):
             prefill_flops=flop.prefill,
             decode_flops=flop.decode,
             weight_bytes=flops.weight_bytes(self.model),
-            state_bytes=flop.state_bytes,
+            state_bytes=flop.state_bytes + flop.tree_bytes,
             decode_bytes=flops.decode_weight_bytes(self.model) + flop.state_bytes,
         )
 
@@ -146,8 +146,10 @@ def fairness(config: SharedLLMConfig) -> dict[str, Any]:
     others = kept if config.leaf_budget is None else len(columns(config, kept)[0])
     recent = {} if config.recent_budget is None else {"fine chunks unasked": config.recent_budget}
     joint = {"attention": "joint", "rank": config.rank} if config.attention == "joint" else {}
+    trees = {"nodes": "all, once"} if config.whole_trees else {}
     return {
         **joint,
+        **trees,
         "chunk": config.chunk_size,
         "ratios": config.ratios,
         "entries a chunk": kept,

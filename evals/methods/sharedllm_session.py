@@ -12,13 +12,15 @@ from evals.methods.decoding.buffer_session import BufferSession
 from evals.methods.sharedllm_step import SharedLLMStep
 from sharedllm import CompressedContext, SharedLLMForCausalLM
 from sharedllm.inputs import ContextInputs
+from sharedllm.whole_tree import WholeTrees
 
 ROOM = 256
 """Free tokens of running text after the lead: questions are short here."""
 
 
 class SharedLLMSession(BufferSession[SharedLLMForCausalLM]):
-    """A context whose chunks are compressed once, or for every question where the policy searches.
+    """A context whose chunks are compressed once, or for every question where the policy searches. With whole trees
+    they are encoded once, and searched for every question.
 
     The lead (prefix and remainder) is read with the first query and kept; queries are taken back.
     """
@@ -28,6 +30,7 @@ class SharedLLMSession(BufferSession[SharedLLMForCausalLM]):
         self._chunks = chunks
         self._lead = list(lead)
         self._searches = model.config.policy != "right" and chunks.shape[1] > 0
+        self._trees: WholeTrees | None = None
         self._compressed: CompressedContext | None = None
         self._span: tuple[int, int] | None = None
         self._asked: tuple[tuple[int, ...], tuple[int, int]] | None = None
@@ -37,7 +40,8 @@ class SharedLLMSession(BufferSession[SharedLLMForCausalLM]):
 
     @property
     def state_bytes(self) -> int:
-        return self._cache.nbytes + (self._compressed.nbytes if self._compressed else 0)
+        trees = self._trees.nbytes if self._trees else 0
+        return self._cache.nbytes + trees + (self._compressed.nbytes if self._compressed else 0)
 
     def trace(self) -> dict[str, Any]:
         """For each chunk with whole leaves the tokens kept most finely, as the search found them."""
@@ -81,11 +85,14 @@ class SharedLLMSession(BufferSession[SharedLLMForCausalLM]):
         if self._span is None or self._compressed is not None:
             return self._decode(ids)
         start, end = self._span
+        if self._trees is None and self._model.config.whole_trees:
+            self._trees = self._model.read_trees(self._chunks)
         both = torch.cat([self._tensor(self._lead), ids], 1)
         read = self._model.decode(
             ContextInputs(
                 input_ids=both,
                 context_ids=self._chunks,
+                trees=self._trees,
                 query_start=len(self._lead) + start,
                 query_length=end - start,
                 past_key_values=self._cache,

@@ -46,6 +46,9 @@ def counted(call: Any) -> int:
         {"ratios": [16, 8, 4, 1], "leaf_overlap": 3, "fine_chunks": 2},
         {"ratios": [8, 4, 1], "fine_chunks": 1},
         {"ratios": [4]},
+        {"nodes": "all"},
+        {"nodes": "all", "lower_layers": 1},
+        {"nodes": "all", "ratios": [16, 8, 4, 1], "leaf_overlap": 3, "fine_chunks": 2},
         {"injection_start": 1, "lower_layers": 3},
         {"injection": "top", "lower_layers": 2, "chunk_size": 32},
         {"ratios": [8, 4, 1], "fine_recent": 2},
@@ -70,6 +73,22 @@ def test_flops_of_a_request(policy: str, method: dict[str, Any], monkeypatch: py
         out = model(text, context, query_length=question, use_cache=True)
     step = counted(lambda: model(text[:, :1], context=out.context, past_key_values=out.past_key_values))
     assert full.decode == step
+
+
+@pytest.mark.parametrize("policy", ["last_token", "maxsim"])
+@pytest.mark.parametrize("method", [{}, {"ratios": [16, 8, 4, 1], "leaf_overlap": 3, "injection_start": 1}])
+def test_a_further_question_about_whole_trees(policy: str, method: dict[str, Any], monkeypatch: Any) -> None:
+    """It costs the search and the upper model, and the trees take what the formula says."""
+    model = model_of(policy=policy, nodes="all", **method)
+    context, text = torch.randint(50, (1, CHUNKS, 64)), torch.randint(50, (1, RUNNING))
+    with torch.no_grad():
+        trees = model.read_trees(context)
+    asked = {"trees": trees, "query_length": QUESTION, "logits_to_keep": 1, "use_cache": True}
+    made = counted(lambda: model(text, context, **asked))
+    monkeypatch.setattr(cost, "_causal", lambda tokens: tokens * tokens)
+    flop = cost.arithmetic(model.config, CHUNKS, RUNNING, QUESTION, itemsize=4)
+    assert flop.search + flop.upper == made
+    assert flop.tree_bytes == trees.nbytes
 
 
 def test_without_context_it_is_the_bases_cost() -> None:

@@ -11,7 +11,7 @@ from shapes import BASES, CHUNK, VOCABULARY, base_model, shared_model
 from torch import nn
 
 from sharedllm import SharedLLMForCausalLM, modeling
-from sharedllm.compressor import Compressor, lower_layer
+from sharedllm.compressor import Compressor, LowerModel, lower_layer
 from sharedllm.outputs import SharedLLMOutput
 from sharedllm.search import ask
 
@@ -166,7 +166,7 @@ def test_blocks_of_chunks_equal_all_at_once(policy: str, chunk_size: int, contex
 
     def compressed(block_bytes: int) -> Any:
         parts = model.get_input_embeddings(), model._rope, model.base.model.norm, lower_layer
-        compressor = Compressor(model.config, model.lower_layers, *parts, block_bytes=block_bytes)
+        compressor = Compressor(LowerModel(model.config, model.lower_layers, *parts, block_bytes=block_bytes))
         hidden = torch.randn(1, 9, 32, generator=torch.Generator().manual_seed(0))
         question = None if policy == "right" else ask(model.base.model.layers[0], hidden, 2, 5, None, len(chunks))
         question = question and question.of(torch.ones(1, len(chunks), dtype=torch.bool))

@@ -169,6 +169,7 @@ FREE: dict[str, dict[str, object]] = {
         "leaf_overlap": 2,
         "fine_chunks": 1,
         "fine_recent": 1,
+        "nodes": "all",
         "split_noise": 0.1,
     },
     "window": {"chunk_size": 32, "rope": "yarn", "factor": 2.0, "window": 64},

@@ -142,6 +142,18 @@ CASES = {
         },
         dense_up_to=12,
     ),
+    "sharedllm-whole-trees": Case(
+        "sharedllm",
+        {
+            "chunk_size": 12,
+            "ratios": [4, 3, 1],
+            "lower_layers": 2,
+            "policy": "maxsim",
+            "leaf_overlap": 1,
+            "nodes": "all",
+        },
+        dense_up_to=12,
+    ),
     "sharedllm-joint": Case(
         "sharedllm",
         {"chunk_size": 13, "ratios": [4, 2, 1], "lower_layers": 2, "policy": "maxsim", "attention": "joint", "rank": 3},
