@@ -9,8 +9,8 @@ class ChunkRows:
     """Rows (rows, ...) from blocks (chunks, ...) that follow each other.
 
     rows: of the whole. at: (chunks,) the row of each chunk, where some rows have none and stay zero. device: of the
-    whole. With gradients the blocks are joined at the end: a write into the whole would copy the whole's gradient in
-    the backward pass, once for each block.
+    whole; host memory is pinned for blocks of a GPU. With gradients the blocks are joined at the end: a write into the
+    whole would copy the whole's gradient in the backward pass, once for each block.
     """
 
     def __init__(self, rows: int, at: torch.Tensor | None, device: torch.device) -> None:
@@ -29,7 +29,9 @@ class ChunkRows:
             return
         if self._whole is None:
             make = torch.empty if self._at is None else torch.zeros
-            self._whole = make((self._rows, *block.shape[1:]), dtype=block.dtype, device=self._device)
+            pinned = block.is_cuda and self._device.type == "cpu"
+            shape = self._rows, *block.shape[1:]
+            self._whole = make(shape, dtype=block.dtype, device=self._device, pin_memory=pinned)
         if self._at is None:
             self._whole[rows] = block
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -28,6 +29,8 @@ class CompressedContext:
     num_chunks: (B,) chunks of each row.
     path: (B, chunks, searched levels), True where the right half was expanded; None without a search.
     fine: (B, chunks), True where the leaves kept their own ratio; None where all did.
+    read_on: the device of each injection layer, where keys and values are in host memory and are brought there for
+    every read; None where they are there.
     """
 
     keys: list[torch.Tensor]
@@ -37,10 +40,14 @@ class CompressedContext:
     mask: torch.Tensor | None = None
     path: torch.Tensor | None = field(default=None, repr=False)
     fine: torch.Tensor | None = field(default=None, repr=False)
+    read_on: Sequence[torch.device] | None = field(default=None, repr=False)
 
     def layer(self, index: int) -> LayerContext:
-        """The part that the reading layer number `index` reads."""
-        return LayerContext(self.keys[index], self.values[index], self.query_rotation, self.mask)
+        """The part that the reading layer number `index` reads, a copy on its device where the context is elsewhere."""
+        key, value = self.keys[index], self.values[index]
+        if self.read_on is not None:
+            key, value = (x.to(self.read_on[index], non_blocking=True) for x in (key, value))
+        return LayerContext(key, value, self.query_rotation, self.mask)
 
     @property
     def entries(self) -> int:

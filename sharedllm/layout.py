@@ -15,7 +15,7 @@ from sharedllm.configuration import SharedLLMConfig
 from sharedllm.context import CompressedContext
 from sharedllm.entry_budget import within
 from sharedllm.nn.attention import take
-from sharedllm.nn.layers import Attention, Rotation
+from sharedllm.nn.layers import Attention, DecoderLayer, Rotation, layer_device
 from sharedllm.nn.rotation import apply_rotation
 from sharedllm.search import Rope
 
@@ -23,29 +23,33 @@ from sharedllm.search import Rope
 class Layout:
     """What the upper model reads, built up from the blocks of the chunks that count, those of all rows in a row.
 
-    real: (B, chunks) which ones count, the first ones of a row. chunk_index: (B, chunks) positions of the chunks, 0, 1,
-    ... by default. questions: spans of a row, those that only fill it up included; each has a budget of chunks that
-    keep their leaves. readers: the self-attention of each layer that reads. devices: where each of them is.
+    layers: the decoder layers that read. real: (B, chunks) which chunks count, the first ones of a row. ragged: whether
+    some do not. chunk_index: (B, chunks) positions of the chunks, 0, 1, ... by default. questions: spans of a row, those
+    that only fill it up included; each has a budget of chunks that keep their leaves. offload: keys and values stay in
+    host memory, not with the layers.
     """
 
     def __init__(
         self,
         config: SharedLLMConfig,
         rope: Rope,
+        layers: Sequence[DecoderLayer],
         real: torch.Tensor,
         ragged: bool,
         chunk_index: torch.Tensor | None,
         questions: int,
-        readers: Sequence[Attention],
-        devices: Sequence[torch.device],
+        offload: bool,
     ) -> None:
+        devices = list(map(layer_device, layers))
         if chunk_index is None:
             chunk_index = torch.arange(real.shape[1], device=real.device).expand(len(real), -1)
-        self._config, self._rope, self._readers = config, rope, readers
+        self._config, self._rope, self._readers = config, rope, [layer.self_attn for layer in layers]
         self._real, self._chunk_index, self._questions = real, chunk_index, questions
         self._picked = chunk_index[real] if ragged else chunk_index.flatten()
         self._at = real.flatten().nonzero()[:, 0] if ragged else None
-        self._keys, self._values = ([self._rows(device) for device in devices] for _ in range(2))
+        self._read_on = devices if offload else None
+        held = [torch.device("cpu")] * len(devices) if offload else devices
+        self._keys, self._values = ([self._rows(device) for device in held] for _ in range(2))
         self._mask, self._path, self._match = (self._rows(real.device) for _ in range(3))
         self._done = 0
         self._query_rotation: Rotation | None = None
@@ -84,6 +88,7 @@ class Layout:
             mask=mask,
             path=path,
             fine=fine,
+            read_on=self._read_on,
         )
 
     def _rows(self, device: torch.device) -> ChunkRows:
@@ -98,7 +103,11 @@ class Layout:
         x = self._per_row(rows.take())
         assert x is not None
         x = x.flatten(1, 2)
-        return (x if stay is None else take(x, stay)).transpose(1, 2)
+        if stay is not None:
+            pinned = self._read_on is not None and x.is_pinned()
+            x = take(x, stay)
+            x = x.pin_memory() if pinned else x
+        return x.transpose(1, 2)
 
     def _budget(self, match: torch.Tensor | None, searched: bool) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Which entries stay and which chunks are fine (`within`), where not all are. match: (B, chunks)."""

@@ -25,7 +25,7 @@ from sharedllm.generation import Generation
 from sharedllm.inputs import ContextInputs
 from sharedllm.joint_attention import JointAttention
 from sharedllm.layout import Layout
-from sharedllm.nn.layers import DecoderLayer, Rotation, decoder_of, embed, layer_device, output_head, scaled_embeddings
+from sharedllm.nn.layers import DecoderLayer, Rotation, decoder_of, embed, output_head, scaled_embeddings
 from sharedllm.nn.masks import Masks
 from sharedllm.nn.rotation import Rotations, rotations
 from sharedllm.outputs import Decoded, SharedLLMOutput
@@ -45,11 +45,13 @@ class SharedLLMForCausalLM(Generation, PreTrainedModel, GenerationMixin):  # typ
     `base` is the whole base model, `cross_attention` or `joint_attention` (config.attention) holds the new parameters,
     `lower` a trainable copy of the bottom layers where config.own_lower asks for one; otherwise the lower model IS the
     base's bottom layers.
-    `adapter_base` is the name of the base that an adapter gave.
+    `adapter_base` is the name of the base that an adapter gave. With `offload_context` compressed contexts stay in host
+    memory, and each layer that reads one brings its part to its device, for every token anew: the numbers are the same.
     """
 
     config: SharedLLMConfig
     adapter_base: str | None = None
+    offload_context: bool = False
     config_class = SharedLLMConfig
     base_model_prefix = "base"
     supports_gradient_checkpointing = True
@@ -238,10 +240,8 @@ class SharedLLMForCausalLM(Generation, PreTrainedModel, GenerationMixin):  # typ
             else:
                 blocks = iter([trees.entries(question)])
             layers = [decoder_of(self.base).layers[i] for i in self.config.injection_layers]
-            readers, devices = [layer.self_attn for layer in layers], list(map(layer_device, layers))
-            layout = Layout(
-                self.config, self._rope, real, len(picked) < real.numel(), chunk_index, questions, readers, devices
-            )
+            ragged, offload = len(picked) < real.numel(), self.offload_context
+            layout = Layout(self.config, self._rope, layers, real, ragged, chunk_index, questions, offload)
             for entries in blocks:
                 layout.add(entries)
                 del entries  # before the next block is computed
@@ -367,6 +367,7 @@ class SharedLLMForCausalLM(Generation, PreTrainedModel, GenerationMixin):  # typ
                 hidden = self._call(self._read_context, layer, cross, hidden, read)
             else:
                 hidden = self._call(self._upper_layer, layer, hidden, mask, rotation, cache, reader, read)
+            del read  # what was brought from the host makes room for the next layer's
         return Decoded(decoder.norm(hidden), cache, context)
 
     @property

@@ -164,17 +164,21 @@ class _Partial(BaseModel):
 
     @model_serializer(mode="wrap")
     def _without_unset(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in plain(self).items() if value is not None or name not in YOUNGER}
+        found = plain(self).items()
+        return {n: v for n, v in found if (v is not None or n not in YOUNGER) and (v or n in HINTS)}
 
 
-def partial_settings(name: str, without: Collection[str] = TRAINING_ONLY) -> type[BaseModel]:
-    """A pydantic model of the same fields in which each may be left out (None): changes to an adapter's settings."""
+def partial_settings(name: str, without: Collection[str] = TRAINING_ONLY, **more: Any) -> type[BaseModel]:
+    """A pydantic model of the same fields in which each may be left out (None): changes to an adapter's settings.
+
+    more: further fields, type and default, that are no part of a cell's identity while they are off.
+    """
     fields: dict[str, Any] = {
         field: (hint | None, Field(None, description=MethodSettings.model_fields[field].description))
         for field, hint in HINTS.items()
         if field not in without
     }
-    return create_model(name, __base__=_Partial, **fields)
+    return create_model(name, __base__=_Partial, **(fields | more))
 
 
 def check_settings(settings: Mapping[str, object]) -> None:

@@ -87,6 +87,8 @@ def run(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     asked = [x for x in leaves if isinstance(x, torch.device)]
     inner_args, inner_kwargs = tree_unflatten([_inner(x) for x in leaves], form)
     found = function(*inner_args, **inner_kwargs)
+    if lead is not None and asked and lead.device != asked[0]:
+        found = found.clone()  # as a copy between devices is, even where both are the CPU in truth
     target = asked[0] if asked else target
     if function._schema.is_mutable:
         return args[0]

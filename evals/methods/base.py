@@ -89,6 +89,7 @@ class Cost:
     weight_bytes: parameters as stored on the device.
     state_bytes: what the session keeps between two tokens (KV cache, memories, compressed context).
     decode_bytes: weights and state that each further token must read.
+    bus_bytes: of the state, what each further token must first bring from host memory to the device.
     """
 
     prefill_flops: float
@@ -96,6 +97,7 @@ class Cost:
     weight_bytes: int
     state_bytes: int
     decode_bytes: int
+    bus_bytes: int = 0
 
 
 class NotFiniteError(ArithmeticError):

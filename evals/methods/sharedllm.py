@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
 import torch
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from torch import nn
 
 from evals.errors import UserError
@@ -34,8 +34,20 @@ from sharedllm.settings import DEFAULTS, partial_settings
 from sharedllm.trained_adapter import check_method
 from sharedllm.validation import validate
 
-SharedLLMSettings = partial_settings("SharedLLMSettings")
-"""Settings of the method that may be changed; those left out come from the adapter, or are the paper's."""
+OFFLOAD = "offload"
+SharedLLMSettings = partial_settings(
+    "SharedLLMSettings",
+    offload=(
+        bool,
+        Field(
+            False,
+            description="the compressed context stays in host memory, and each layer that reads it brings its part to "
+            "the GPU for every token: the same numbers in less GPU memory, at the speed of the bus",
+        ),
+    ),
+)
+"""Settings of the method that may be changed; those left out come from the adapter, or are the paper's. `OFFLOAD` is of
+the run, not of the adapter."""
 
 
 @dataclass(kw_only=True)
@@ -50,7 +62,7 @@ class SharedLLM(LongContextModel):
     @classmethod
     def settings_in_force(cls, preset: Preset) -> dict[str, Any]:
         """What the preset leaves out is the adapter's, where it is at hand, else the paper's."""
-        found = {name: DEFAULTS[name] for name in cls.settings_model.model_fields}
+        found = {name: DEFAULTS.get(name, False) for name in cls.settings_model.model_fields}
         try:
             if preset.adapter is not None:
                 trained = adapter_settings(preset.adapter_folder(None))
@@ -86,6 +98,7 @@ class SharedLLM(LongContextModel):
             raise UserError(f"The preset {preset.name} does not fit: {error}") from error
         if runtime.gpus > 1 and model.config.attention == "joint":
             raise UserError(f"{preset.name} with gpus={runtime.gpus}: joint attention runs on one GPU; set gpus=1.")
+        model.offload_context = offload = bool(preset.settings.get(OFFLOAD))
         if runtime.random_weights:
             randomise_output(model, runtime.seed)
         fields = common_fields(
@@ -93,9 +106,9 @@ class SharedLLM(LongContextModel):
             runtime,
             model,
             tokenizer,
-            fairness=fairness(model.config),
+            fairness={**fairness(model.config), **({"context": "in host memory"} if offload else {})},
             trained=trained,
-            decode=decode_mode(model, model.config.base_config),
+            decode="eager" if offload else decode_mode(model, model.config.base_config),
         )
         return cls(**fields, model=model)
 
@@ -113,18 +126,20 @@ class SharedLLM(LongContextModel):
         chunks = self._split(context_tokens, prefix=False)
         running = context_tokens - chunks * self.model.config.chunk_size + query_tokens
         flop = arithmetic(self.model.config, chunks, running, query_tokens, self.dtype.itemsize)
+        context_bytes = flop.state_bytes - arithmetic(self.model.config, 0, running, 0, self.dtype.itemsize).state_bytes
         return Cost(
             prefill_flops=flop.prefill,
             decode_flops=flop.decode,
             weight_bytes=flops.weight_bytes(self.model),
             state_bytes=flop.state_bytes + flop.tree_bytes,
             decode_bytes=flops.decode_weight_bytes(self.model) + flop.state_bytes,
+            bus_bytes=context_bytes if self.model.offload_context else 0,
         )
 
 
 def _given(preset: Preset) -> dict[str, Any]:
-    """The settings that a preset has."""
-    return validate(SharedLLMSettings, preset.settings, preset.name).model_dump(exclude_unset=True)
+    """The settings that a preset has, of those that an adapter has too."""
+    return validate(SharedLLMSettings, preset.settings, preset.name).model_dump(exclude_unset=True, exclude={OFFLOAD})
 
 
 def randomise_output(model: SharedLLMForCausalLM, seed: int) -> None:

@@ -27,6 +27,7 @@ class SharedLLMSession(BufferSession[SharedLLMForCausalLM]):
 
     def __init__(self, model: SharedLLMForCausalLM, chunks: torch.Tensor, lead: Sequence[int]) -> None:
         super().__init__(model, kept=len(lead), config=model.config.base_config, room=ROOM)
+        self._static = self._static and not model.offload_context  # what is brought for a layer has no fixed place
         self._chunks = chunks
         self._lead = list(lead)
         self._searches = model.config.policy != "right" and chunks.shape[1] > 0

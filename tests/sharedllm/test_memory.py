@@ -10,6 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM, LlamaConfig
+from two_devices import DEVICES, Placed, spread, two_devices
 
 from sharedllm import SharedLLMForCausalLM, modeling
 
@@ -18,17 +19,21 @@ ONCE = 1.1
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all storages that operations make, as long as they are alive."""
+    """Counts the bytes of all storages that operations make, as long as they are alive. placed: those on the stand-ins
+    of `two_devices` alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, placed: bool = False) -> None:
         super().__init__()
+        self._placed = placed
         self.peak = self._now = 0
         self._alive: dict[int, int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
-            if isinstance(tensor, torch.Tensor):
+            if isinstance(tensor, Placed):
+                self._note(tensor.inner.untyped_storage())
+            elif isinstance(tensor, torch.Tensor) and not self._placed:
                 self._note(tensor.untyped_storage())
         return out
 
@@ -78,3 +83,23 @@ def test_memory_grows_by_the_kept_entries_alone(policy: str) -> None:
 @pytest.mark.parametrize("shares", [[1.0, 1.0], [1.0, 0.75]])
 def test_so_it_does_for_a_batch(shares: list[float]) -> None:
     assert 1 <= growth(torch.tensor(shares), rows=2) < ONCE
+
+
+@pytest.mark.parametrize(("offload", "least", "most"), [(False, 1.0, ONCE), (True, 1 / 8, 1 / 6)])
+def test_of_a_context_in_host_memory_a_device_holds_one_layer(offload: bool, least: float, most: float) -> None:
+    config = LlamaConfig(
+        vocab_size=50, hidden_size=32, intermediate_size=56, num_hidden_layers=8, num_attention_heads=4
+    )
+    base, peaks, kept = AutoModelForCausalLM.from_config(config), [], []
+    with two_devices():
+        spread(base, first=8)
+        model = SharedLLMForCausalLM.from_base(base, chunk_size=64, lower_layers=8, policy="right").eval()
+        model.offload_context = offload
+        for chunks in (256, 512):
+            context, text = (Placed(torch.randint(50, shape), DEVICES[0]) for shape in ((1, chunks, 64), (1, 16)))
+            with LiveBytes(placed=True) as live:
+                out = model(text, context_ids=context, logits_to_keep=1)
+            peaks.append(live.peak)
+            kept.append(out.context.nbytes)
+            assert isinstance(out.context.keys[0], Placed) != offload
+    assert least < (peaks[1] - peaks[0]) / (kept[1] - kept[0]) < most

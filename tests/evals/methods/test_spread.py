@@ -25,7 +25,7 @@ from evals.methods.weights import load, random_model, shape_config
 from evals.methods.weights.spread import materialised, placement
 from evals.run.grid import plan
 from evals.run.spec import RunSpec
-from sharedllm import modeling
+from sharedllm import layout, modeling
 
 SHAPE = {
     "model_type": "llama",
@@ -49,6 +49,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "sharedllm": ("sharedllm", {**SHARED, "policy": "maxsim", "injection": "top"}),
     "sharedllm last token": ("sharedllm", {**SHARED, "policy": "last_token", "injection": "interleaved"}),
     "sharedllm right": ("sharedllm", {**SHARED, "policy": "right"}),
+    "sharedllm in host memory": ("sharedllm", {**SHARED, "policy": "maxsim", "injection": "top", "offload": True}),
+    "sharedllm right in host memory": ("sharedllm", {**SHARED, "policy": "right", "offload": True}),
 }
 ONE, BOTH = Runtime(random_weights=True), Runtime(random_weights=True, gpus=2)
 
@@ -106,7 +108,7 @@ def test_the_two_devices_refuse_what_is_left_behind(monkeypatch: pytest.MonkeyPa
     with two_devices(), pytest.raises(RuntimeError, match="tensors of"):
         one + other
     over_two(monkeypatch)
-    monkeypatch.setattr(modeling, "layer_device", lambda layer: DEVICES[0])
+    monkeypatch.setattr(layout, "layer_device", lambda layer: DEVICES[0])
     with two_devices(), pytest.raises(RuntimeError, match="tensors of"):
         answers(loaded("sharedllm"))
 
