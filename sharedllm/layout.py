@@ -24,9 +24,9 @@ class Layout:
     """What the upper model reads, built up from the blocks of the chunks that count, those of all rows in a row.
 
     layers: the decoder layers that read. real: (B, chunks) which chunks count, the first ones of a row. ragged: whether
-    some do not. chunk_index: (B, chunks) positions of the chunks, 0, 1, ... by default. questions: spans of a row, those
-    that only fill it up included; each has a budget of chunks that keep their leaves. offload: keys and values stay in
-    host memory, not with the layers.
+    some do not. chunk_index: (B, chunks) positions of the chunks, 0, 1, ... by default. questions: spans of a row,
+    those that only fill it up included; each has a budget of chunks that keep their leaves. offload: keys and values
+    stay in host memory, not with the layers.
     """
 
     def __init__(
