@@ -114,7 +114,7 @@ class TreeReader:
         tokens = (starts[:, None] + torch.arange(size, device=starts.device)).flatten()
         pieces = chunks[:, tokens].view(-1, size)
         step = self.lower.block(size)
-        parts = [self._block(pieces[i : i + step], level) for i in range(0, len(pieces), step)]
+        parts = [self._block(pieces[i : i + step], level) for i in range(0, max(len(pieces), 1), step)]
         rows = (len(chunks), len(starts))
 
         def joined(found: Sequence[torch.Tensor]) -> torch.Tensor:

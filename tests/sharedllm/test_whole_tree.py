@@ -81,6 +81,20 @@ def test_blocks_of_nodes_equal_all_at_once(context: torch.Tensor, monkeypatch: p
     assert found.nbytes == sum(t.nbytes for level in found.levels for t in level.tensors())
 
 
+@pytest.mark.parametrize("policy", ["last_token", "maxsim"])
+@torch.no_grad()
+def test_rows_without_chunks_have_empty_trees(policy: str, context: torch.Tensor, questions: torch.Tensor) -> None:
+    chosen, whole = pair(policy=policy, ratios=[4, 2])
+    asked = {"context_ids": context, "num_chunks": torch.tensor([0, 0]), "query_length": 5}
+    expected = chosen(questions[0], **asked).logits
+    for trees in (None, whole.read_trees(context, asked["num_chunks"])):
+        torch.testing.assert_close(whole(questions[0], trees=trees, **asked).logits, expected, atol=2e-5, rtol=1e-5)
+    none = context[:, :0]
+    asked = {"context_ids": none, "query_length": 5}
+    found = whole(questions[0], trees=whole.read_trees(none), **asked)
+    assert torch.equal(found.logits, chosen(questions[0], **asked).logits)
+
+
 @torch.no_grad()
 def test_language_modelling_and_training_read_the_usual_tree(context: torch.Tensor, questions: torch.Tensor) -> None:
     chosen, whole = pair(policy="last_token", ratios=[4, 2])
