@@ -80,6 +80,12 @@ def test_memory_grows_by_the_kept_entries_alone(policy: str) -> None:
     assert 1 <= growth(policy=policy) < ONCE
 
 
+@pytest.mark.parametrize("method", [{"policy": "maxsim", "fine_chunks": 4}, {"fine_recent": 4}])
+def test_what_makes_chunks_fine_is_held_for_the_budget_alone(method: dict[str, Any]) -> None:
+    """With these ratios the entries of all chunks would be twice as many."""
+    assert 1 <= growth(ratios=[8, 4, 1], **method) < ONCE
+
+
 @pytest.mark.parametrize("shares", [[1.0, 1.0], [1.0, 0.75]])
 def test_so_it_does_for_a_batch(shares: list[float]) -> None:
     assert 1 <= growth(torch.tensor(shares), rows=2) < ONCE
