@@ -135,7 +135,10 @@ def held_out_windows(corpus: Corpus, length: int, count: int, seed: int) -> tupl
     """`count` windows from all documents in turn, and for each of them one from another document."""
     documents = [i for i in range(corpus.documents) if len(corpus.document(i)) >= length]
     if len(documents) < 2 or count < 2:
-        raise UserError(f"{corpus.name} has {len(documents)} documents of {length} tokens: evaluation needs two.")
+        raise UserError(
+            f"Too few documents of {corpus.name} have {length} tokens or more ({len(documents)}): the evaluation needs "
+            "two of each --heldout file."
+        )
     rng = np.random.default_rng(seed)
     rows = []
     for i in range(count):
