@@ -17,7 +17,7 @@ from torch import nn
 
 from sharedllm.errors import UserError, shown
 from sharedllm.files import read_json, write_text, write_whole, writing
-from sharedllm.settings import DEFAULTS, FIXED, check_settings
+from sharedllm.settings import DEFAULTS, FIXED, check_settings, check_together
 from sharedllm.validation import misfit
 
 CONFIG = "sharedllm_adapter.json"
@@ -127,10 +127,16 @@ def check_fixed(
 
 
 def settings_over(folder: Path, record: AdapterRecord, changes: Mapping[str, object]) -> dict[str, Any]:
-    """All settings of an adapter, some of them changed. Raises UserError for a change of those in FIXED."""
+    """All settings of an adapter, some of them changed.
+
+    Raises UserError for a change of those in FIXED, and for settings out of range or that do not fit each other.
+    """
     own = {**DEFAULTS, **record.settings}
-    check_fixed(folder, own, {**own, **changes}, FIXED)
-    return {**own, **changes}
+    chosen = {**own, **changes}
+    check_settings(chosen)
+    check_fixed(folder, own, chosen, FIXED)
+    check_together(chosen)
+    return chosen
 
 
 def write_adapter(folder: Path, tensors: Mapping[str, torch.Tensor], record: AdapterRecord, shard_bytes: int) -> None:

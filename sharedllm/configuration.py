@@ -10,7 +10,7 @@ from sharedllm.errors import UserError
 from sharedllm.nn.base_config import sliding_window
 from sharedllm.nn.recipes import RECIPES
 from sharedllm.registration import bring_model
-from sharedllm.settings import DEFAULTS, SETTINGS, MethodFields, check_settings
+from sharedllm.settings import DEFAULTS, SETTINGS, MethodFields, check_settings, check_together
 
 
 class SharedLLMConfig(MethodFields, PreTrainedConfig):  # type: ignore[no-untyped-call]  # transformers' subclass hook
@@ -42,34 +42,17 @@ class SharedLLMConfig(MethodFields, PreTrainedConfig):  # type: ignore[no-untype
         settings.setdefault("attn_implementation", base_config._attn_implementation)
         settings.setdefault("tie_word_embeddings", base_config.tie_word_embeddings)
         super().__init__(**settings)
-        self._check_together()
+        self._check_base()
         bring_model()
 
-    def _check_together(self) -> None:
-        """What the declaration of a single field cannot say: the base's family and sizes, and fields between them."""
+    def _check_base(self) -> None:
+        """What the settings cannot say by themselves: whether they fit the base's family and sizes."""
         if self.base_config.model_type not in RECIPES:
             raise UserError(f"The base is a {self.base_config.model_type}: SharedLLM knows {', '.join(RECIPES)}.")
         layers = self.base_config.num_hidden_layers
         if self.lower_layers > layers:
             raise UserError(f"lower_layers is {self.lower_layers}: the base model has 1 to {layers} layers to share.")
-        room = self.lower_layers if self.injection == "bottom" else 1
-        if self.injection_start >= room:
-            raise UserError(
-                f"injection_start is {self.injection_start}: use 0 to {room - 1} with injection '{self.injection}'."
-            )
-        if self.attention == "joint" and self.injection != "bottom":
-            raise UserError(
-                f"injection is '{self.injection}': with joint attention a layer reads its own keys, use 'bottom'."
-            )
-        if self.chunk_size < 2**self.height:
-            raise UserError(
-                f"chunk_size {self.chunk_size} cannot be halved {self.height} times: use at least {2**self.height}."
-            )
-        parts = 2 ** (self.height - (self.leaf_overlap is not None))
-        if self.nodes == "all" and self.chunk_size % parts:
-            raise UserError(f"chunk_size {self.chunk_size} has no {parts} equal parts: use nodes 'chosen'.")
-        if self.leaf_overlap is not None and self.leaf_overlap >= self.chunk_size:
-            raise UserError(f"leaf_overlap is {self.leaf_overlap}: a chunk has {self.chunk_size} tokens, use fewer.")
+        check_together(self.method_settings())
         windows = [sliding_window(self.base_config, i) for i in range(self.lower_layers)]
         if any(window is not None and window < self.chunk_size for window in windows):
             raise UserError(

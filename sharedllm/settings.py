@@ -190,3 +190,24 @@ def check_settings(settings: Mapping[str, object]) -> None:
         if found.place not in HINTS and found.kind == "extra_forbidden":
             raise UserError(f"SharedLLM has no setting '{found.place}': choose from {', '.join(SETTINGS)}.") from error
         raise UserError(f"{found.place}: {found.reason}.") from error
+
+
+def check_together(settings: Mapping[str, Any]) -> None:
+    """Refuse settings, each of which fits by itself, that do not fit each other. settings: all of them by name.
+
+    Raises UserError that names one of them.
+    """
+    size, height, overlap = settings["chunk_size"], len(settings["ratios"]), settings["leaf_overlap"]
+    start, injection = settings["injection_start"], settings["injection"]
+    room = settings["lower_layers"] if injection == "bottom" else 1
+    if start >= room:
+        raise UserError(f"injection_start is {start}: use 0 to {room - 1} with injection '{injection}'.")
+    if settings["attention"] == "joint" and injection != "bottom":
+        raise UserError(f"injection is '{injection}': with joint attention a layer reads its own keys, use 'bottom'.")
+    if size < 2**height:
+        raise UserError(f"chunk_size {size} cannot be halved {height} times: use at least {2**height}.")
+    parts = 2 ** (height - (overlap is not None))
+    if settings["nodes"] == "all" and size % parts:
+        raise UserError(f"chunk_size {size} has no {parts} equal parts: use nodes 'chosen'.")
+    if overlap is not None and overlap >= size:
+        raise UserError(f"leaf_overlap is {overlap}: a chunk has {size} tokens, use fewer.")

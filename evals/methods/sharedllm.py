@@ -76,7 +76,8 @@ class SharedLLM(LongContextModel):
         check_method("sharedllm", folder)
         record = read_record(folder)
         check_files(folder, record.trained_base_parameters)
-        settings_over(folder, record, _given(preset))
+        chosen = settings_over(folder, record, _given(preset))
+        _check_gpus(preset.name, preset.gpus, chosen["attention"])
         return record
 
     @classmethod
@@ -96,8 +97,7 @@ class SharedLLM(LongContextModel):
                 model.train(False)
         except UserError as error:
             raise UserError(f"The preset {preset.name} does not fit: {error}") from error
-        if runtime.gpus > 1 and model.config.attention == "joint":
-            raise UserError(f"{preset.name} with gpus={runtime.gpus}: joint attention runs on one GPU; set gpus=1.")
+        _check_gpus(preset.name, runtime.gpus, model.config.attention)
         model.offload_context = offload = bool(preset.settings.get(OFFLOAD))
         if runtime.random_weights:
             randomise_output(model, runtime.seed)
@@ -135,6 +135,11 @@ class SharedLLM(LongContextModel):
             decode_bytes=flops.decode_weight_bytes(self.model) + flop.state_bytes,
             bus_bytes=context_bytes if self.model.offload_context else 0,
         )
+
+
+def _check_gpus(name: str, gpus: int, attention: str) -> None:
+    if gpus > 1 and attention == "joint":
+        raise UserError(f"{name} with gpus={gpus}: joint attention runs on one GPU; set gpus=1.")
 
 
 def _given(preset: Preset) -> dict[str, Any]:

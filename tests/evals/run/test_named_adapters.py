@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 from trained_runs import train
 from transformers import AutoModelForCausalLM
 
+from sharedllm.adapter_files import CONFIG, SHIPPED
+
 METHODS = {
     "sharedllm": "sharedllm",
     "window": "window",
@@ -112,6 +114,33 @@ def test_settings_that_an_adapter_has_for_good_are_refused_in_a_plan(
     said = planned(preset, tmp_path / "run" / "adapter", "--set", "injection=top")
     assert "injection is 'top', but the weights of the adapter" in said
     assert planned(preset, tmp_path / "run" / "adapter", "--set", "policy=right") == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["nodes=all", "chunk_size=18"], "chunk_size 18 has no 4 equal parts"),
+        (["chunk_size=3"], "chunk_size 3 cannot be halved 2 times"),
+        (["leaf_overlap=20", "chunk_size=20"], "leaf_overlap is 20"),
+        (["chunk_size=null"], "chunk_size: "),
+    ],
+)
+def test_settings_that_do_not_fit_each_other_are_refused_in_a_plan(
+    changes: list[str], said: str, command: Callable[..., Any], tiny_presets: Callable[..., Path], tmp_path: Path
+) -> None:
+    record = json.loads((SHIPPED / "smollm2-135m" / CONFIG).read_text())
+    record["settings"] |= {"chunk_size": 16, "ratios": [4, 2], "leaf_overlap": None}
+    adapter = copied(SHIPPED / "smollm2-135m", tmp_path / "adapter")
+    (adapter / CONFIG).write_text(json.dumps(record))
+    preset = tiny_presets("sharedllm", "together", adapter={"source": str(adapter)})
+    words = ["--task", "needle", "--model", preset, "--length", 128, "--dry-run"]
+    assert command(*words).code == 0
+    result = command(*words, "--set", *changes)
+    assert result.code == 2
+    assert said in result.err
+    record["settings"] |= {"attention": "joint"}
+    (adapter / CONFIG).write_text(json.dumps(record))
+    assert "joint attention runs on one GPU; set gpus=1" in command(*words, "--set", "gpus=2").err
 
 
 def test_a_damaged_checkpoint_is_found_in_a_plan(
