@@ -67,6 +67,7 @@ class SharedLLMSession(BufferSession[SharedLLMForCausalLM]):
         if not self._fresh and self._span is None:
             return
         self._cache, self._span, self._fresh, self._asked = self._new_cache(), None, False, None
+        self._compressed = None  # frees that of an earlier question first
         self._compressed = self._model.compress(self._chunks) if self._chunks.shape[1] else None
         if self._lead:
             self.context_hidden = self._decode(self._tensor(self._lead))[-1:].clone()
