@@ -238,7 +238,7 @@ class SharedLLMForCausalLM(Generation, PreTrainedModel, GenerationMixin):  # typ
             elif trees.chunks != len(picked):
                 raise ValueError(f"The trees have {trees.chunks} chunks, the context {len(picked)}.")
             else:
-                blocks = iter([trees.entries(question)])
+                blocks = trees.blocks(question, self._lower_model().block(self.config.chunk_size))
             layers = [decoder_of(self.base).layers[i] for i in self.config.injection_layers]
             ragged, offload = len(picked) < real.numel(), self.offload_context
             layout = Layout(self.config, self._rope, layers, real, ragged, chunk_index, questions, offload)

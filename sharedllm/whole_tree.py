@@ -7,11 +7,12 @@ times the memory. Every further one costs the search alone, which finds the stat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
+from sharedllm.chunk_rows import ChunkRows
 from sharedllm.compressor import Entries, LowerModel, leaves_first
 from sharedllm.configuration import SharedLLMConfig
 from sharedllm.search import Question, Searcher
@@ -37,6 +38,11 @@ class Level:
         """Which nodes these are, (chunks,)."""
         return torch.searchsorted(self.starts, nodes.start)
 
+    def of(self, chunks: slice) -> Level:
+        """The nodes of some of the chunks."""
+        keys, values = ([x[chunks] for x in layers] for layers in (self.keys, self.values))
+        return replace(self, keys=keys, values=values, states=None if self.states is None else self.states[chunks])
+
     def tensors(self) -> list[torch.Tensor]:
         """Everything that is kept."""
         return [*self.keys, *self.values, *([] if self.states is None else [self.states])]
@@ -54,8 +60,15 @@ class WholeTrees:
         """Bytes of all nodes."""
         return sum(tensor.nbytes for level in self.levels for tensor in level.tensors())
 
+    def blocks(self, question: Question, chunks: int) -> Iterator[Entries]:
+        """Entries of the nodes that the question chooses, of so many chunks after the others."""
+        for start in range(0, max(self.chunks, 1), chunks):
+            block = slice(start, start + chunks)
+            levels, count = [level.of(block) for level in self.levels], min(chunks, self.chunks - start)
+            yield WholeTrees(self.config, levels, self.searcher, count).entries(question.of(block))
+
     def entries(self, question: Question) -> Entries:
-        """Entries of the nodes that the question chooses."""
+        """Entries of the nodes that the question chooses, of all chunks at once."""
         root = whole(self.chunks, self.config.chunk_size, self.levels[0].starts.device)
         found = self.searcher.walk(self, root, question, [0.0] * self.config.height)
         order = [found.nodes[i] for i in leaves_first(found.nodes, self.config.height)]
@@ -114,34 +127,35 @@ class TreeReader:
         tokens = (starts[:, None] + torch.arange(size, device=starts.device)).flatten()
         pieces = chunks[:, tokens].view(-1, size)
         step = self.lower.block(size)
-        parts = [self._block(pieces[i : i + step], level) for i in range(0, max(len(pieces), 1), step)]
-        rows = (len(chunks), len(starts))
-
-        def joined(found: Sequence[torch.Tensor]) -> torch.Tensor:
-            return torch.unflatten(torch.cat(list(found)), 0, rows)
-
-        keys, values = ([joined(layer) for layer in zip(*(p[i] for p in parts), strict=True)] for i in (0, 1))
-        states = None if parts[0][2] is None else joined([s for _, _, s in parts if s is not None])
+        kept: list[ChunkRows] = []
+        for i in range(0, max(len(pieces), 1), step):
+            found = self._block(pieces[i : i + step], level)
+            kept = kept or [ChunkRows(len(pieces), None, x.device) for x in found]
+            for rows, block in zip(kept, found, strict=True):
+                rows.add(block)
+            del found, block  # before the next block is computed
+        tensors = [torch.unflatten(x, 0, (len(chunks), len(starts))) for rows in kept if (x := rows.take()) is not None]
+        read = len(self.lower.layers) - self.config.injection_start
+        keys, values, states = tensors[:read], tensors[read : 2 * read], [*tensors[2 * read :], None][0]
         ratio, node = self.config.ratios[level - 1], whole(1, size, starts.device)
         return Level(starts, keys, values, kept_offsets(node, ratio, self.config.sampling)[0][0], states)
 
-    def _block(
-        self, pieces: torch.Tensor, level: int
-    ) -> tuple[list[torch.Tensor], list[torch.Tensor], torch.Tensor | None]:
-        """Kept keys and values of nodes (nodes, tokens), and the states that a search compares."""
+    def _block(self, pieces: torch.Tensor, level: int) -> list[torch.Tensor]:
+        """Of nodes (nodes, tokens) the kept keys of every layer that is read, the values, and the states that a search
+        compares, where it does."""
         node = whole(len(pieces), pieces.shape[1], pieces.device)
         kept, _ = kept_offsets(node, self.config.ratios[level - 1], self.config.sampling)
         hidden = self.lower.embed(pieces)
         rotations = self.lower.rope(hidden, torch.arange(pieces.shape[1], device=pieces.device)[None])
-        keys, values, states = [], [], None
+        keys, values, states = [], [], []
         for j, layer in enumerate(self.lower.layers):
             compared = j == 0 and compares(self.config, level)
             last = j == len(self.lower.layers) - 1 and not compared
             rotation = rotations.of(layer.self_attn)
             hidden, key, value = self.lower.run_layer(layer, hidden, rotation, [pieces.shape[1]], kept, last)
             if compared:
-                states = hidden[:, -1:].clone() if self.config.policy == "last_token" else hidden
+                states = [hidden[:, -1:].clone() if self.config.policy == "last_token" else hidden]
             if j >= self.config.injection_start:
                 keys.append(key)
                 values.append(value)
-        return keys, values, states
+        return [*keys, *values, *states]

@@ -49,7 +49,7 @@ class LiveBytes(TorchDispatchMode):
 
 
 def growth(chunks: torch.Tensor | None = None, rows: int = 1, **method: Any) -> float:
-    """Bytes that the peak of a read grows by, for each byte that the compressed context grows by.
+    """Bytes that the peak of a read grows by, for each byte that the compressed context and whole trees grow by.
 
     chunks: share of the chunks that each row has.
     """
@@ -62,8 +62,11 @@ def growth(chunks: torch.Tensor | None = None, rows: int = 1, **method: Any) -> 
         counts = None if chunks is None else (chunks * most).long()
         question = None if model.config.policy == "right" else 8
         with torch.inference_mode(), LiveBytes() as live:
-            out = model(text, context_ids=context, query_length=question, num_chunks=counts, logits_to_keep=1)
-        return live.peak, out.context.nbytes
+            trees = model.read_trees(context, counts) if model.config.whole_trees else None
+            out = model(
+                text, context_ids=context, query_length=question, num_chunks=counts, trees=trees, logits_to_keep=1
+            )
+        return live.peak, out.context.nbytes + (0 if trees is None else trees.nbytes)
 
     (less, kept), (more, twice) = read(128), read(256)
     assert twice == pytest.approx(2 * kept, rel=0.05)
@@ -84,6 +87,11 @@ def test_memory_grows_by_the_kept_entries_alone(policy: str) -> None:
 def test_what_makes_chunks_fine_is_held_for_the_budget_alone(method: dict[str, Any]) -> None:
     """With these ratios the entries of all chunks would be twice as many."""
     assert 1 <= growth(ratios=[8, 4, 1], **method) < ONCE
+
+
+@pytest.mark.parametrize("policy", ["last_token", "maxsim"])
+def test_whole_trees_are_held_once(policy: str) -> None:
+    assert 1 <= growth(policy=policy, nodes="all") < ONCE
 
 
 @pytest.mark.parametrize("shares", [[1.0, 1.0], [1.0, 0.75]])
