@@ -24,6 +24,8 @@ CONFIG = "sharedllm_adapter.json"
 BASE = "base."
 OWN = ("cross_attention.", "joint_attention.", "lower.")
 """Prefixes of the parameters that an adapter always holds."""
+DTYPES = ("BF16", "F16", "F32", "F64")
+"""Types of an adapter's tensors, by their names in safetensors files."""
 SHIPPED = Path(__file__).with_name("checkpoints")
 """Adapters that come with this package, one folder each. What is known about their bases stands beside the folders, in
 NAME.base.json for the base ORG/NAME: cell ids hash the files in a folder."""
@@ -181,28 +183,44 @@ def read_tensors(folder: Path, places: Mapping[str, nn.Parameter], trained: Coll
         if tensor.shape != places[name].shape:
             sizes = f"{list(tensor.shape)}, the model wants {list(places[name].shape)}"
             raise UserError(f"The adapter in {folder} has {name} of shape {sizes}: it belongs to another base.")
-        if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
+        if not bool(tensor.isfinite().all()):
             raise UserError(f"The adapter in {folder} has values in {name} that are not finite: train it again.")
     return weights
 
 
 def tensor_names(folder: Path) -> set[str]:
     """Names of an adapter's tensors by the headers of its files. Raises UserError for a file that is missing or damaged
-    and for a tensor that is there twice."""
+    and for a tensor that is there twice or in a form that no training writes."""
     names: set[str] = set()
     for file in _files(folder):
         with _whole(file), safe_open(file, "pt") as stored:
-            found = set(stored.keys())
-        if twice := sorted(found & names):
+            found = {name: stored.get_slice(name).get_dtype() for name in stored.keys()}  # noqa: SIM118  # no mapping
+        if twice := sorted(found.keys() & names):
             raise UserError(f"{file} holds {twice[0]} once more: copy the adapter's folder again.")
-        names |= found
+        if odd := sorted(name for name, dtype in found.items() if dtype not in DTYPES):
+            raise UserError(f"{file} holds {odd[0]} as {found[odd[0]]}: save it as {', '.join(DTYPES)}.")
+        names |= found.keys()
     return names
 
 
-def check_files(folder: Path, trained: Collection[str]) -> None:
-    """What `read_tensors` checks, as far as headers tell, where there is no model yet. Raises UserError as it does."""
+def check_files(folder: Path, trained: Collection[str], settings: Mapping[str, Any] | None = None) -> None:
+    """What `read_tensors` checks, as far as headers tell, where there is no model yet. Raises UserError as it does.
+
+    settings: of an adapter of SharedLLM: how many layers read and how.
+    """
     names = tensor_names(folder)
-    _check_names(folder, names, {*trained, *(name for name in names if name.startswith(OWN))})
+    own = {name for name in names if name.startswith(OWN)}
+    _check_names(folder, names, {*trained, *(own if settings is None else _own_names(own, settings))})
+
+
+def _own_names(found: Collection[str], settings: Mapping[str, Any]) -> set[str]:
+    """Names that an adapter of SharedLLM must have, if each layer that reads has what another one has."""
+    readers = f"{settings['attention']}_attention."
+    count = settings["lower_layers"] - (settings["injection_start"] if settings["injection"] == "bottom" else 0)
+    parts = {name.removeprefix(readers).partition(".")[2] for name in found if name.startswith(readers)}
+    layers = [f"{readers}{i}" for i in range(count)]
+    lower_names = {name for name in found if name.startswith("lower.")} if settings["own_lower"] else set()
+    return {f"{layer}.{part}" for layer in layers for part in parts} | lower_names if parts else {*layers, *lower_names}
 
 
 def _check_names(folder: Path, found: set[str], expected: set[str]) -> None:

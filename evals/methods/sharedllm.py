@@ -75,9 +75,9 @@ class SharedLLM(LongContextModel):
     def inspect_adapter(cls, preset: Preset, folder: Path) -> AdapterRecord:
         check_method("sharedllm", folder)
         record = read_record(folder)
-        check_files(folder, record.trained_base_parameters)
         chosen = settings_over(folder, record, _given(preset))
         _check_gpus(preset.name, preset.gpus, chosen["attention"])
+        check_files(folder, record.trained_base_parameters, chosen)
         return record
 
     @classmethod

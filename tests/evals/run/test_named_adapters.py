@@ -71,8 +71,15 @@ def test_a_plan_says_what_does_not_fit_in_an_adapter(
 
     poor = copied(adapter, tmp_path / "poor")
     (file,) = poor.glob("*.safetensors")
-    save_file({**load_file(file), "other": torch.zeros(1)}, file)
+    whole = load_file(file)
+    save_file({**whole, "other": torch.zeros(1)}, file)
     assert "has weights this model has no place for: other" in planned(preset, poor)
+    missing = min(whole)
+    save_file({name: tensor for name, tensor in whole.items() if name != missing}, file)
+    assert f"lacks {missing}: check its files" in planned(preset, poor)
+    for dtype, said in ((torch.int32, "I32"), (torch.float8_e4m3fn, "F8_E4M3")):
+        save_file({**whole, missing: whole[missing].to(dtype)}, file)
+        assert f"{file} holds {missing} as {said}: save it as BF16, F16, F32, F64." in planned(preset, poor)
 
     odd = copied(adapter, tmp_path / "odd")
     (record,) = odd.glob("*_adapter.json")
