@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from huggingface_hub import ModelCardData
 
@@ -35,6 +36,7 @@ def model_card(
         tags=["sharedllm", "long-context", "arxiv:2603.04759"],
         license=licence,
     )
+    base = base_name(record.base)
     at = f", commit {record.base_revision}" if record.base_revision else ""
     settings = [
         {"setting": key, "value": value, "paper": DEFAULTS.get(key, "")} for key, value in record.settings.items()
@@ -43,13 +45,13 @@ def model_card(
         [
             f"---\n{data}\n---\n",
             f"# {name.rpartition('/')[2]}\n",
-            f"An adapter of SharedLLM (context extension by multi-scale self-injection) over `{record.base}`{at}. It",
+            f"An adapter of SharedLLM (context extension by multi-scale self-injection) over `{base}`{at}. It",
             "holds what was trained; the base is loaded beside it.\n",
             "```python",
             "from sharedllm import SharedLLMForCausalLM",
             "from transformers import AutoTokenizer\n",
             f'model = SharedLLMForCausalLM.from_pretrained("{name}")',
-            f'tokenizer = AutoTokenizer.from_pretrained("{record.base}")',
+            f'tokenizer = AutoTokenizer.from_pretrained("{base}")',
             'print(model.answer(tokenizer, text, "A question about the text?"))',
             "```\n",
             "## Settings\n",
@@ -61,6 +63,11 @@ def model_card(
             "",
         ]
     )
+
+
+def base_name(base: str) -> str:
+    """What a page calls a base: a folder of this machine by its last part, which says nothing about the machine."""
+    return Path(base).name if is_folder(base) else base
 
 
 def table(rows: Sequence[Mapping[str, object]]) -> Iterator[str]:

@@ -44,6 +44,11 @@ def planned(cells: Sequence[Cell], spec: RunSpec, earlier: Sequence[Path] = ()) 
     choices = {cell.model.name: cell.model for cell in cells}
     memory = {name: expected_memory(choice) for name, choice in choices.items()}
     time = estimate(cells, spec, *planned_gpu(spec), earlier)
+    time.assumes.extend(
+        f"The adapter of {name} will be at {choice.preset.adapter.source} before the run: it is not there now."
+        for name, choice in choices.items()
+        if choice.lacks_adapter and choice.preset.adapter
+    )
     works = expected_work(cells, spec, spec.dtype)
     rows = []
     for cell, seconds, work in zip(cells, time.seconds, works, strict=True):

@@ -116,6 +116,13 @@ class ModelChoice:
         if not (runtime.random_weights or self.method.remote or absent):
             self._check_named()
 
+    @property
+    def lacks_adapter(self) -> bool:
+        """Whether a run would end at once for want of the adapter: it is not here, and nothing fetches it."""
+        adapter, runtime = self.preset.adapter, self.runtime
+        needed = adapter is not None and adapter.kind != "hub" and not runtime.checkpoint and not runtime.random_weights
+        return needed and adapter is not None and not is_here(adapter)
+
     def _check_named(self) -> None:
         """The adapter, or the checkpoint of a method that has none."""
         preset, runtime = self.preset, self.runtime

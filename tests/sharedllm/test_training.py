@@ -203,6 +203,7 @@ def test_a_run_learns_and_a_killed_one_resumes_to_the_same_weights(
     card = (tmp_path / "whole" / "adapter" / "README.md").read_text(encoding="utf-8")
     assert "| language modelling, mean, use |" in card
     assert "base_model:" not in card  # it is a folder here
+    assert str(base.parent) not in card
 
     folder = tmp_path / "killed"
     command = [sys.executable, "-m", "sharedllm.training.cli", *arguments, "--output", str(folder)]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from huggingface_hub import ModelCardData
 
 from sharedllm.files import is_folder
-from sharedllm.model_card import UNKNOWN, table
+from sharedllm.model_card import UNKNOWN, base_name, table
 from sharedllm.trained_adapter import TrainedRecord
 
 
@@ -26,7 +26,7 @@ def method_card(
         [
             f"---\n{data}\n---\n",
             f"# {name.rpartition('/')[2]}\n",
-            f"{text} Trained with `sharedllm-train --method {record.method}` over `{record.base}`{at}; the",
+            f"{text} Trained with `sharedllm-train --method {record.method}` over `{base_name(record.base)}`{at}; the",
             "folder holds what was trained.\n",
             "## Options\n",
             *table([{"option": key, "value": value} for key, value in record.options.items()]),

@@ -170,5 +170,9 @@ def test_an_adapter_that_is_not_there_yet_can_be_planned(
 ) -> None:
     preset = tiny_presets("window", "later", adapter={"source": "nowhere"})
     words = ["--task", "needle", "--model", preset, "--length", 128]
-    assert command(*words, "--dry-run").code == 0
+    wanted = "The adapter of later will be at nowhere before the run: it is not there now."
+    plan = command(*words, "--dry-run")
+    assert plan.code == 0
+    assert wanted in plan.out
+    assert wanted not in command(*words, "--dry-run", "--random-weights").out
     assert command(*words).code == 2
