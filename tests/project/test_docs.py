@@ -202,8 +202,12 @@ class Shell:
         assert chosen.model_args["preset"] in presets.names()
 
     def python(self, words: list[str], plan_only: bool) -> None:
-        """A script's own `--help` names every option that the page gives it."""
+        """A script's own `--help` names every option that the page gives it; after `--` they are sharedllm-eval's."""
         script, *rest = words
+        if "--" in rest:
+            end = rest.index("--")
+            self.sharedllm_eval(rest[end + 1 :], plan_only=True)
+            rest = rest[:end]
         shown = io.StringIO()
         self.patch.setattr(sys, "argv", [script, "--help"])
         with redirect_stdout(shown), pytest.raises(SystemExit):
