@@ -16,7 +16,7 @@ from transformers.cache_utils import Cache
 
 from sharedllm.adapter_files import BASE, read_record, read_tensors, settings_over
 from sharedllm.base_identity import check_base
-from sharedllm.compressor import BLOCK_BYTES, Compressor, LowerModel, lower_layer
+from sharedllm.compressor import lower_layer
 from sharedllm.configuration import SharedLLMConfig
 from sharedllm.context import CompressedContext
 from sharedllm.cross_attention import CrossAttention
@@ -24,22 +24,21 @@ from sharedllm.errors import UserError
 from sharedllm.generation import Generation
 from sharedllm.inputs import ContextInputs
 from sharedllm.joint_attention import JointAttention
-from sharedllm.layout import Layout
-from sharedllm.nn.layers import DecoderLayer, Rotation, decoder_of, embed, output_head, scaled_embeddings
+from sharedllm.nn.layers import Rotation, decoder_of, output_head, scaled_embeddings
 from sharedllm.nn.masks import Masks
-from sharedllm.nn.rotation import Rotations, rotations
 from sharedllm.outputs import Decoded, SharedLLMOutput
+from sharedllm.reading import Reading
 from sharedllm.search import Question, ask
 from sharedllm.settings import check_settings
 from sharedllm.sharing import push_adapter
 from sharedllm.sources import FOR_BASE, FROM_HUB, OF_AUTO, adapter_folder, base_source, load_base
 from sharedllm.upper_layer import attend_to_text, read_context, upper_layer
-from sharedllm.whole_tree import TreeReader, WholeTrees
+from sharedllm.whole_tree import WholeTrees
 
 P = ParamSpec("P")
 
 
-class SharedLLMForCausalLM(Generation, PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]  # transformers' subclass hook
+class SharedLLMForCausalLM(Reading, Generation, PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]  # transformers' subclass hook
     """The base LLM with a lower model made of its own bottom layers and cross-attention in M upper layers.
 
     `base` is the whole base model, `cross_attention` or `joint_attention` (config.attention) holds the new parameters,
@@ -51,7 +50,6 @@ class SharedLLMForCausalLM(Generation, PreTrainedModel, GenerationMixin):  # typ
 
     config: SharedLLMConfig
     adapter_base: str | None = None
-    offload_context: bool = False
     config_class = SharedLLMConfig
     base_model_prefix = "base"
     supports_gradient_checkpointing = True
@@ -198,84 +196,7 @@ class SharedLLMForCausalLM(Generation, PreTrainedModel, GenerationMixin):  # typ
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         self.base.set_output_embeddings(new_embeddings)  # type: ignore[no-untyped-call]
 
-    # --- the lower model ----------------------------------------------------------------------------------
-
-    @property
-    def lower_layers(self) -> list[DecoderLayer]:
-        """The decoder layers that compress: the base's own bottom layers unless own_lower."""
-        if self.config.own_lower:
-            return [cast(DecoderLayer, layer) for layer in self.lower]
-        return list(decoder_of(self.base).layers[: self.config.lower_layers])
-
-    def compress(
-        self,
-        context_ids: torch.Tensor,
-        num_chunks: torch.Tensor | None = None,
-        question: Question | None = None,
-        chunk_index: torch.Tensor | None = None,
-        trees: WholeTrees | None = None,
-    ) -> CompressedContext:
-        """Read a context with the lower model.
-
-        context_ids: (B, chunks, chunk_size). num_chunks: (B,) chunks of each row that count, all by default.
-        chunk_index: (B, chunks) positions of the chunks, increasing, where they are not 0, 1, 2, ...
-        question: see `sharedllm.search.ask`; None for language modelling and for the policy `right`. trees: what
-        `read_trees` made of the same chunks, which a question only searches.
-        """
-        batch = len(context_ids)
-        real, picked = _real_chunks(context_ids, num_chunks)
-        # keys and values are constants to the upper model while both share their layers (as in the paper's
-        # training, where those layers are frozen); a lower model of its own learns through them
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.own_lower):
-            questions = 0
-            if question is not None:
-                questions = len(question.states) // batch
-                question = question.of(real)
-            if trees is None and question is not None and self.config.whole_trees and not self.training:
-                trees = self.read_trees(context_ids, num_chunks)
-            if trees is None or question is None:
-                blocks = Compressor(self._lower_model()).blocks(picked, question, self._shifts())
-            elif trees.chunks != len(picked):
-                raise ValueError(f"The trees have {trees.chunks} chunks, the context {len(picked)}.")
-            else:
-                blocks = trees.blocks(question, self._lower_model().block(self.config.chunk_size))
-            layers = [decoder_of(self.base).layers[i] for i in self.config.injection_layers]
-            ragged, offload = len(picked) < real.numel(), self.offload_context
-            layout = Layout(self.config, self._rope, layers, real, ragged, chunk_index, questions, offload)
-            for entries in blocks:
-                layout.add(entries)
-                del entries  # before the next block is computed
-            return layout.context()
-
-    @torch.no_grad()
-    def read_trees(self, context_ids: torch.Tensor, num_chunks: torch.Tensor | None = None) -> WholeTrees:
-        """Encode every node of a context's trees, for many questions about it. Inputs as `compress`.
-
-        Raises UserError where the settings have no trees of equal halves, or nothing is searched.
-        """
-        if not self.config.whole_trees:
-            raise UserError("Whole trees are for nodes 'all' and a policy that searches: set both.")
-        return TreeReader(self._lower_model())(_real_chunks(context_ids, num_chunks)[1])
-
-    def _lower_model(self) -> LowerModel:
-        # small bases are trained in larger blocks: there the host, which issues the work, is the bottleneck
-        block_bytes = BLOCK_BYTES * (4 if self.training else 1)
-        norm = decoder_of(self.base).norm
-        return LowerModel(self.config, self.lower_layers, self._embed, self._rope, norm, self._lower_layer, block_bytes)
-
-    def _shifts(self) -> list[float]:
-        """Split noise: one draw a level for all chunks of the batch; none outside training."""
-        if not (self.training and self.config.split_noise):
-            return [0.0] * self.config.height
-        return (torch.randn(self.config.height) * self.config.split_noise).clamp(-0.45, 0.45).tolist()
-
-    def _rope(self, x: torch.Tensor, positions: torch.Tensor) -> Rotations:
-        return rotations(decoder_of(self.base), x, positions)
-
-    def _embed(self, ids: torch.Tensor) -> torch.Tensor:
-        return embed(decoder_of(self.base), ids)
-
-    # --- the upper model ----------------------------------------------------------------------------------
+    # --- the upper model; the lower one: `Reading` ----------------------------------------------------------
 
     def forward(
         self,
@@ -408,15 +329,6 @@ class SharedLLMForCausalLM(Generation, PreTrainedModel, GenerationMixin):  # typ
         if self.gradient_checkpointing and self.training:
             return cast(torch.Tensor, self._gradient_checkpointing_func(function, *args))
         return function(*args, **kwargs)
-
-
-def _real_chunks(context_ids: torch.Tensor, num_chunks: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which chunks count, (B, chunks), and those in a row, (chunks, chunk_size)."""
-    batch, chunks, _ = context_ids.shape
-    if num_chunks is None or not bool((num_chunks < chunks).any()):
-        return torch.ones(batch, chunks, dtype=torch.bool, device=context_ids.device), context_ids.flatten(0, 1)
-    real = torch.arange(chunks, device=context_ids.device) < num_chunks[:, None]
-    return real, context_ids[real]
 
 
 AutoModelForCausalLM.register(SharedLLMConfig, SharedLLMForCausalLM, exist_ok=True)

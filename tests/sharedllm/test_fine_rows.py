@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapes import CHUNK, VOCABULARY, shared_model
 
-from sharedllm import modeling
+from sharedllm import reading
 from sharedllm.fine_rows import Contest
 
 
@@ -36,7 +36,7 @@ def test_blocks_give_the_same_context(
     asked = None if model.config.policy == "right" else 5
 
     def read(block: int) -> Any:
-        monkeypatch.setattr(modeling, "BLOCK_BYTES", block)
+        monkeypatch.setattr(reading, "BLOCK_BYTES", block)
         with torch.inference_mode():
             return model(text, context, num_chunks=torch.tensor(counts), query_length=asked)
 

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM, LlamaConfig
 from two_devices import DEVICES, Placed, spread, two_devices
 
-from sharedllm import SharedLLMForCausalLM, modeling
+from sharedllm import SharedLLMForCausalLM, reading
 
 ONCE = 1.1
 """The kept entries, and ids and positions of the context."""
@@ -75,7 +75,7 @@ def growth(chunks: torch.Tensor | None = None, rows: int = 1, **method: Any) -> 
 
 @pytest.fixture(autouse=True)
 def blocks_of_four_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(modeling, "BLOCK_BYTES", 200_000)
+    monkeypatch.setattr(reading, "BLOCK_BYTES", 200_000)
 
 
 @pytest.mark.parametrize("policy", ["right", "last_token", "maxsim"])
@@ -130,7 +130,7 @@ def test_a_read_at_the_7b_shape_takes_one_block_beside_weights_and_context() -> 
         vocab_size=32000, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32
     )
     with torch.device("meta"), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(modeling, "BLOCK_BYTES", 2**30)
+        patch.setattr(reading, "BLOCK_BYTES", 2**30)
         base = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
         model = SharedLLMForCausalLM.from_base(base, chunk_size=1024, lower_layers=4, policy="right").eval()
         context, text = (torch.empty(shape, dtype=torch.long) for shape in ((1, 512, 1024), (1, 1088)))

@@ -10,7 +10,7 @@ from accelerate.utils import send_to_device
 from shapes import BASES, CHUNK, VOCABULARY, base_model, shared_model
 from torch import nn
 
-from sharedllm import SharedLLMForCausalLM, modeling
+from sharedllm import SharedLLMForCausalLM, reading
 from sharedllm.compressor import Compressor, LowerModel, lower_layer
 from sharedllm.outputs import SharedLLMOutput
 from sharedllm.search import ask
@@ -199,7 +199,7 @@ def test_a_context_of_several_blocks_is_the_same_and_teaches_the_same(
         return out, [g for g in gradients if g is not None]
 
     whole = {train: read(train) for train in (False, True)}
-    monkeypatch.setattr(modeling, "BLOCK_BYTES", 1)  # a chunk each
+    monkeypatch.setattr(reading, "BLOCK_BYTES", 1)  # a chunk each
     for train, (wanted, gradients) in whole.items():
         found, others = read(train)
         close(found.logits, wanted.logits)

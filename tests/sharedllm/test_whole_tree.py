@@ -106,6 +106,13 @@ def test_language_modelling_and_training_read_the_usual_tree(context: torch.Tens
     assert torch.equal(whole.train()(questions[0], context, query_length=5).logits, expected)
 
 
+def test_a_lower_model_of_its_own_learns_from_the_usual_tree(context: torch.Tensor, questions: torch.Tensor) -> None:
+    """Whole trees have no gradients: where they are wanted, in evaluation mode too, nothing is lost without a word."""
+    _, whole = pair(policy="maxsim", ratios=[4, 2], own_lower=True)
+    whole(questions[0], context, query_length=5).logits.sum().backward()
+    assert all(p.grad is not None and bool(p.grad.abs().max() > 0) for p in whole.lower[0].parameters())
+
+
 @torch.no_grad()
 def test_generation_over_trees(context: torch.Tensor, questions: torch.Tensor) -> None:
     chosen, whole = pair(policy="maxsim", ratios=[4, 2])

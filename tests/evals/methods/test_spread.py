@@ -25,7 +25,7 @@ from evals.methods.weights import load, random_model, shape_config
 from evals.methods.weights.spread import materialised, placement
 from evals.run.grid import plan
 from evals.run.spec import RunSpec
-from sharedllm import layout, modeling
+from sharedllm import layout, reading
 
 SHAPE = {
     "model_type": "llama",
@@ -91,7 +91,7 @@ def over_two(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_model_over_two_devices_answers_as_on_one(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(modeling, "BLOCK_BYTES", 1)  # several blocks of chunks
+    monkeypatch.setattr(reading, "BLOCK_BYTES", 1)  # several blocks of chunks
     wanted = answers(loaded(case))
     over_two(monkeypatch)
     with two_devices():
