@@ -45,9 +45,9 @@ def planned(cells: Sequence[Cell], spec: RunSpec, earlier: Sequence[Path] = ()) 
     memory = {name: expected_memory(choice) for name, choice in choices.items()}
     time = estimate(cells, spec, *planned_gpu(spec), earlier)
     time.assumes.extend(
-        f"The adapter of {name} will be at {choice.preset.adapter.source} before the run: it is not there now."
+        f"The adapter of {name} will be at {source} before the run: it is not there now."
         for name, choice in choices.items()
-        if choice.lacks_adapter and choice.preset.adapter
+        if (source := choice.missing_adapter) is not None
     )
     works = expected_work(cells, spec, spec.dtype)
     rows = []

@@ -17,7 +17,7 @@ from evals.errors import UserError
 from evals.hashing import digest_of_tree
 from evals.methods import weights
 from evals.methods.base import LongContextModel, Runtime
-from evals.methods.presets import Preset
+from evals.methods.presets import Preset, Weights
 from evals.methods.presets.presence import is_here
 from evals.records.json import Json
 from evals.records.read import RUN_FILE
@@ -111,17 +111,20 @@ class ModelChoice:
 
         Raises UserError for what a load would refuse, as far as no weight is needed to tell.
         """
-        preset, runtime = self.preset, self.runtime
-        absent = preset.adapter is not None and not runtime.checkpoint and not is_here(preset.adapter)
-        if not (runtime.random_weights or self.method.remote or absent):
+        if not (self.runtime.random_weights or self.method.remote or self._absent):
             self._check_named()
 
     @property
-    def lacks_adapter(self) -> bool:
-        """Whether a run would end at once for want of the adapter: it is not here, and nothing fetches it."""
-        adapter, runtime = self.preset.adapter, self.runtime
-        needed = adapter is not None and adapter.kind != "hub" and not runtime.checkpoint and not runtime.random_weights
-        return needed and adapter is not None and not is_here(adapter)
+    def missing_adapter(self) -> str | None:
+        """Where a run would look for an adapter that is not there and that nothing fetches; None where it has it."""
+        adapter = self._absent
+        return None if adapter is None or adapter.kind == "hub" or self.runtime.random_weights else adapter.source
+
+    @property
+    def _absent(self) -> Weights | None:
+        """The preset's adapter, where it is used and not here."""
+        adapter = self.preset.adapter
+        return None if adapter is None or self.runtime.checkpoint or is_here(adapter) else adapter
 
     def _check_named(self) -> None:
         """The adapter, or the checkpoint of a method that has none."""
