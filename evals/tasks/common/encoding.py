@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -90,12 +90,6 @@ class TextEncoder:
         if len(blocks) == 1:
             return blocks[0]
         return Encoded([i for block in blocks for i in block.ids], np.concatenate([block.spans for block in blocks]))
-
-    def encode_all(self, texts: Sequence[str]) -> list[Encoded]:
-        """`encode_with_spans` of many texts, on all cores."""
-        short = [text for text in texts if len(text) <= BLOCK_CHARS]
-        batch = iter(self._encoder.encode_batch(short, add_special_tokens=False))
-        return [_encoded(next(batch)) if len(text) <= BLOCK_CHARS else self.encode_with_spans(text) for text in texts]
 
     def encode_blocks(self, text: str, after: str = "") -> Iterator[Encoded]:
         """`encode_with_spans` piece by piece, the same ids whatever the size of the blocks.

@@ -76,7 +76,6 @@ class Perplexity(Task):
         store = self._stores.setdefault(builder.fingerprint, TokenStore(builder))
         reader = Reader(store, self.protocol, length)
         ordered = in_turn(self._documents)
-        reader.read_ahead(ordered if limit is None else ordered[: -(-limit // self.protocol.windows)])
         made = 0
         for document in ordered:
             for window in reader.windows(document):

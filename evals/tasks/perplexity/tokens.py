@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,13 +31,6 @@ class TokenStore:
     def __init__(self, builder: PromptBuilder) -> None:
         self._builder = builder
         self._held: dict[tuple[str, bool], Tokens] = {}
-
-    def fill(self, wanted: Sequence[tuple[Document, int, bool]]) -> None:
-        """Tokenise at once what later calls of `tokens` need: (document, need, from_end)."""
-        new = [(d, _cut(d, need, end), end) for d, need, end in wanted if (d.id, end) not in self._held]
-        texts = [document.text[start:stop] for document, (start, stop), _ in new]
-        for (document, (start, _), end), encoded in zip(new, self._builder.encode_all(texts), strict=True):
-            self._hold(document, end, start, encoded)
 
     def tokens(self, document: Document, need: int, *, from_end: bool) -> Tokens:
         """At least `need` tokens at one end of the document, all of them where it has fewer.

@@ -46,13 +46,6 @@ class Reader:
         anchor = self._protocol.anchor if isinstance(self._protocol.anchor, int) else 0
         return max(self._length, self._protocol.min_tokens, anchor)
 
-    def read_ahead(self, documents: Sequence[Document]) -> None:
-        """Tokenise documents on all cores: that is most of what a run does besides running its models."""
-        work = [(d, self._need, self._from_end) for d in documents]
-        if "other" in self._protocol.context and not self._from_end:
-            work += [(d, self._length, True) for d in documents]
-        self._store.fill(work)
-
     @property
     def _from_end(self) -> bool:
         return self._protocol.anchor == "end"

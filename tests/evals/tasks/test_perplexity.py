@@ -17,8 +17,10 @@ from evals.methods.weights import byte_tokenizer
 from evals.records.models import Answer, SampleRecord
 from evals.tasks.base import DataSource, Instance, Output
 from evals.tasks.common import documents as data
+from evals.tasks.common import id_cache
 from evals.tasks.common.documents import Document, embedded_documents, folder_documents
 from evals.tasks.common.embedded import DOCUMENT_CHARS
+from evals.tasks.common.id_cache import IdCache
 from evals.tasks.perplexity.overlap import runs, shared
 from evals.tasks.perplexity.settings import PerplexitySettings
 from evals.tasks.perplexity.task import Perplexity
@@ -51,6 +53,24 @@ def make(tokenizer, texts: Path, length=512, limit=None, **fields) -> list[Insta
 
 def whole(instance: Instance) -> list[int]:
     return [*instance.prompt.prefix, *instance.prompt.context, *instance.prompt.query, *instance.target]
+
+
+def test_another_process_takes_the_ids_of_long_documents_from_the_disk(texts, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(id_cache, "SHORTEST", 3000)
+    before = make(byte_tokenizer(300), texts, min_tokens=3000)
+    assert len(list((tmp_path / "sharedllm" / id_cache.FOLDER).glob("*/*"))) == 4
+    kept: list[bool] = []
+    get = IdCache.get
+
+    def watched(cache: IdCache, text: str) -> object:
+        found = get(cache, text)
+        kept.append(found is not None)
+        return found
+
+    monkeypatch.setattr(IdCache, "get", watched)
+    assert list(map(whole, make(byte_tokenizer(300), texts, min_tokens=3000))) == list(map(whole, before))
+    assert kept == [True] * 4
 
 
 def test_a_window_is_the_end_of_its_document(tokenizer, texts) -> None:
