@@ -77,7 +77,10 @@ def drawn(tokenizer: Any, asked: Asked) -> list[Row]:
 
 
 def shared(tokenizer: Any, asked: Asked) -> list[Row]:
-    """Ten needles in each haystack of about `length` tokens, and a question for each needle."""
+    """Ten needles in each haystack of about `length` tokens, and a question for each needle.
+
+    Raises UserError where they do not fit: a prompt that both sides cut would share nothing.
+    """
     family, new = Niah("noise", keys=QUESTIONS, queries=1), asked.new_tokens or NEW_TOKENS
     builder = PromptBuilder(tokenizer)
 
@@ -86,11 +89,18 @@ def shared(tokenizer: Any, asked: Asked) -> list[Row]:
         keys = re.findall(r"for (\S+) is: \d{7}", made.context)
         return f"{made.before}{made.context}\n\nThe special magic number for {keys[question]} mentioned in the text is"
 
+    def rows(size: int) -> list[Row]:
+        texts = range(max(1, asked.rows // QUESTIONS))
+        made = [prompt(text, size, question) for text in texts for question in range(QUESTIONS)]
+        return [Row(text, len(builder.encode(text)), new) for text in made]
+
     size = fitting_size(lambda n: len(builder.encode(prompt(0, n, 0))) + new, asked.length, QUESTIONS, None)
-    texts = [
-        prompt(text, size, question) for text in range(max(1, asked.rows // QUESTIONS)) for question in range(QUESTIONS)
-    ]
-    return [Row(text, len(builder.encode(text)), new) for text in texts]
+    for smaller in range(size, QUESTIONS - 1, -1):  # the keys of another text may be longer
+        found = rows(smaller)
+        longest = max(row.tokens for row in found) + new
+        if longest <= asked.length:
+            return found
+    raise UserError(f"{QUESTIONS} needles and an answer take {longest} tokens: choose a longer --length.")
 
 
 WORKLOADS = {"multi_news": multi_news, "drawn": drawn, "shared": shared}

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from benchmark_scripts import load
 
+from evals.errors import UserError
 from evals.methods.tokenizers import byte_tokenizer
 
 prompts = load("throughput_prompts")
@@ -36,7 +37,7 @@ def run(
 
 
 def test_equal_answers_of_random_weights(run: Callable[..., Any], tmp_path: Path) -> None:
-    found, progress = run("--workload", "shared,drawn", "--batch-sizes", "1,5", "--length", "1k", "--require-equal")
+    found, progress = run("--workload", "shared,drawn", "--batch-sizes", "1,5", "--length", "2k", "--require-equal")
     assert [(row["workload"], row["samples"], row["equal_answers"]) for row in found] == [
         ("shared", 10, 1),
         ("drawn", 10, 1),
@@ -132,6 +133,18 @@ def test_drawn_prompts_share_nothing_and_fit() -> None:
     assert all(1000 * 0.9 < row.tokens <= 2048 - 16 for row in rows)
     assert len({row.text[:20] for row in rows}) == 20
     assert max(row.tokens for row in rows) > 1.5 * min(row.tokens for row in rows)
+
+
+def test_needles_that_do_not_fit_are_an_error() -> None:
+    with pytest.raises(UserError, match="longer --length"):
+        prompts.shared(byte_tokenizer(258), prompts.Asked(rows=10, length=1024))
+
+
+def test_questions_share_their_text_and_every_text_fits() -> None:
+    rows = prompts.shared(byte_tokenizer(258), prompts.Asked(rows=80, length=4096, new_tokens=64))
+    assert 3900 < max(row.tokens for row in rows) <= 4096 - 64, "the keys of another text than the first are longer"
+    assert len(rows) == 80
+    assert len({row.text[:3000] for row in rows}) == 8
 
 
 def test_the_result_is_about_pieces_that_every_batch_size_has_answered() -> None:
