@@ -27,7 +27,7 @@ def dry_run(spec: RunSpec, way: Way, out: PipeConsole) -> int:
         cells = [cells[at] for at in Split.of(cells, spec, way.shard.count).places[way.shard.index - 1]]
     found = planned(cells, spec, earlier_runs(way.earlier, way.output))
     rows, time_s = found.rows, found.time
-    show_plan(out, rows)
+    show_plan(out, rows, time_s)
     plan_times(out, time_s)
     entries: list[Json] = [
         {
@@ -47,6 +47,7 @@ def dry_run(spec: RunSpec, way: Way, out: PipeConsole) -> int:
     ]
     estimated = {
         "gpu": time_s.device.name,
+        "dtype": time_s.dtype,
         "gpu_hours": time_s.hours,
         "wall_hours": {str(count): seconds / 3600 for count, seconds in time_s.walls().items()},
         "assumes": time_s.assumes,

@@ -93,6 +93,8 @@ def evaluate(
         reuse=reuse,
         perf=perf,
     )
+    if dry_run and dtype is DType.auto:
+        dtype = DType.bfloat16  # a plan counts for a GPU, here or not
     runtime = partial(resolve_runtime, device, dtype, attn)
     way = _way(output, shard, plan_from, Talk(quiet, verbose, log_file, as_json), log)
     with redirect_stdout(sys.stderr):  # Ray and trackio print: what is on stdout is ours alone

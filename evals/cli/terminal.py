@@ -81,8 +81,8 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
-def show_plan(out: PipeConsole, rows: Sequence[Planned]) -> None:
-    """One row per cell of a run that was not started."""
+def show_plan(out: PipeConsole, rows: Sequence[Planned], time: Estimate) -> None:
+    """One row per cell of a run that was not started, below the situation that memory and times are for."""
     sizes = [("weights GiB", "weight_bytes", 3), ("state GiB", "state_bytes", 1), ("dense KV GiB", "kv_bytes", 2)]
     columns = [
         Column("model", [row.cell.model.name for row in rows], left=True),
@@ -93,6 +93,7 @@ def show_plan(out: PipeConsole, rows: Sequence[Planned]) -> None:
         *(Column(name, [_gib(getattr(row, field)) for row in rows], rank=rank) for name, field, rank in sizes),
         Column("estimated", [duration(row.seconds) for row in rows]),
     ]
+    out.write_line(f"Memory and times are for {time.device.name} in {time.dtype}.")
     _show(out, columns, "the JSON of --dry-run --json")
 
 

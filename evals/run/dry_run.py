@@ -10,7 +10,7 @@ from evals.run.estimate import Estimate, estimate, planned_gpu
 from evals.run.grid import Cell
 from evals.run.memory import expected_memory
 from evals.run.spec import RunSpec
-from evals.run.work import expected_work, sample_count
+from evals.run.work import sample_count
 from evals.tasks.controls import readings
 
 
@@ -19,7 +19,7 @@ class Planned:
     """One row of the plan. samples and tokens are None where nothing bounds them, memory where no config is.
 
     state_bytes: held for the context of a request, by the method's own formula; kv_bytes: by a dense KV cache of as
-    many tokens. seconds: estimated, on a GPU.
+    many tokens. All bytes and seconds are for the device and dtype of the estimate.
     """
 
     cell: Cell
@@ -43,15 +43,14 @@ def planned(cells: Sequence[Cell], spec: RunSpec, earlier: Sequence[Path] = ()) 
     """The plan of a run. earlier: run folders whose measured times correct the estimate."""
     choices = {cell.model.name: cell.model for cell in cells}
     memory = {name: expected_memory(choice) for name, choice in choices.items()}
-    time = estimate(cells, spec, *planned_gpu(spec), earlier)
+    time = estimate(cells, spec, planned_gpu(spec), spec.dtype, earlier)
     time.assumes.extend(
         f"The adapter of {name} will be at {source} before the run: it is not there now."
         for name, choice in choices.items()
         if (source := choice.missing_adapter) is not None
     )
-    works = expected_work(cells, spec, spec.dtype)
     rows = []
-    for cell, seconds, work in zip(cells, time.seconds, works, strict=True):
+    for cell, seconds, work in zip(cells, time.seconds, time.works, strict=True):
         expected, task, length = memory[cell.model.name], cell.task.task, cell.length
         samples = sample_count(task, spec.limit)
         tokens = samples * task.sample_tokens(length) * readings(task.settings) if samples and length else None

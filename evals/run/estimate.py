@@ -30,13 +30,17 @@ MACHINES = (1, 2, 4, 8, 16, 32, 64, 80)
 
 @dataclass(frozen=True)
 class Estimate:
-    """seconds: of each cell, on `device`. load_s: of each cell's model, once on every device that runs it. gpus: over
-    which each cell's model is spread.
+    """What each cell takes on `device` in `dtype`.
+
+    works: of each cell, by formulas. seconds: of each cell. load_s: of each cell's model, once on every device that
+    runs it. gpus: over which each cell's model is spread.
 
     factors: measured over estimated seconds of each model in an earlier run, by which `seconds` are multiplied.
     """
 
     device: Device
+    dtype: str
+    works: list[Work]
     seconds: list[float]
     load_s: list[float]
     models: list[str]
@@ -80,6 +84,8 @@ def estimate(
     models = [cell.model.name for cell in cells]
     return Estimate(
         device=device,
+        dtype=dtype,
+        works=works,
         seconds=[seconds * factors.get(model, 1.0) for seconds, model in zip(raw, models, strict=True)],
         load_s=[LOAD_S + work.weight_bytes / LOAD_BYTES for work in works],
         models=models,
@@ -89,9 +95,9 @@ def estimate(
     )
 
 
-def planned_gpu(spec: RunSpec) -> tuple[Device, str]:
-    """The GPU and dtype that a plan counts in: this machine's, else REFERENCE in bfloat16."""
-    return (this_device("cuda"), spec.dtype) if spec.device == "cuda" else (REFERENCE, "bfloat16")
+def planned_gpu(spec: RunSpec) -> Device:
+    """The GPU that a plan counts for: this machine's, else REFERENCE."""
+    return this_device("cuda") if spec.device == "cuda" else REFERENCE
 
 
 def measured_factors(folders: Sequence[Path]) -> dict[str, float]:

@@ -141,6 +141,20 @@ def test_a_complete_pass_keeps_the_plan_that_it_was_made_with(tmp_path: Path) ->
     assert after[1] < before[1]
 
 
+def test_memory_and_times_of_a_plan_are_for_one_device_and_dtype(tmp_path: Path, command: Callable[..., Any]) -> None:
+    """Where a run here would take float32 on the CPU, as where it would not."""
+    preset = write_preset(tmp_path, "full", method="full", shape=SHAPE)
+    words = ("--task", "needle", "--model", preset, "--length", 4096, "--limit", 4, "--random-weights", "--dry-run")
+    half, single = (command(*words, "--device", "cpu", *more) for more in ((), ("--dtype", "float32")))
+    for found, dtype in ((half, "bfloat16"), (single, "float32")):
+        assert f"Memory and times are for {REFERENCE.name} in {dtype}." in found.out
+        assert found.last["plan"]["dtype"] == dtype
+    ((low,), (high,)) = (found.last["cells"] for found in (half, single))
+    for size in ("weight_bytes", "state_bytes", "dense_kv_bytes"):
+        assert high[size] == 2 * low[size] > 0
+    assert high["planned_s"] > low["planned_s"]
+
+
 def test_cold_requests_count_with_their_warm_up() -> None:
     perf = Measurement(status="ok", ttft_s=2.0, tpot_ms=100.0, new_tokens=11, repeats=3)
     assert cold_seconds(PerfRecord.of("c", perf)) == pytest.approx(4 * 3.0)
