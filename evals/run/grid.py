@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from evals import registry
@@ -106,25 +106,37 @@ def _lengths(spec: RunSpec, task: BaseTask) -> Sequence[int | None]:
 
 def check(cells: Sequence[Cell]) -> None:
     """Find missing weights and data before anything runs. Raises one UserError with a sentence for each."""
-    problems = []
     models = {cell.model.name: cell.model.check for cell in cells}
     tasks = {cell.task.name: cell.task.task.check for cell in cells}
+    lengths = {(cell.task.name, cell.length): partial(cell.task.task.check_length, cell.length) for cell in cells}
+    _all_of([partial(_check_measured, cells), *models.values(), *tasks.values(), *lengths.values()])
+
+
+def check_here(cells: Sequence[Cell]) -> None:
+    """What `check` finds, for a plan: nothing is loaded or fetched, so weights and data of the hub, and adapters that
+    are still to be made, may be missing. Raises as `check`.
+    """
+    models = {cell.model.name: cell.model.check_here for cell in cells}
+    tasks = {cell.task.name: cell.task.check_here for cell in cells}
+    lengths = {(cell.task.name, cell.length): partial(cell.task.check_length_here, cell.length) for cell in cells}
+    _all_of([partial(_check_measured, cells), *models.values(), *tasks.values(), *lengths.values()])
+
+
+def _check_measured(cells: Sequence[Cell]) -> None:
+    problems = []
     measured = [cell for cell in cells if cell.model.method.remote and isinstance(cell.task.task, MeasuredTask)]
     for cell in measured:
         problems.append(
             f"{cell.task.name} measures memory and arithmetic, which are not known of {cell.model.name}, a served "
             "model: leave it out; its answered tasks have its times."
         )
-    _all_of([*models.values(), *tasks.values()], problems)
+    if problems:
+        raise UserError(" ".join(dict.fromkeys(problems)))
 
 
-def check_here(cells: Sequence[Cell]) -> None:
-    """Find adapters and checkpoints that do not fit, for a plan: nothing is loaded or fetched. Raises as `check`."""
-    _all_of(list({cell.model.name: cell.model.check_here for cell in cells}.values()), [])
-
-
-def _all_of(checks: Sequence[Callable[[], None]], problems: list[str]) -> None:
-    """Raises one UserError with all `problems` and what the checks say."""
+def _all_of(checks: Sequence[Callable[[], None]]) -> None:
+    """Raises one UserError with all that the checks say."""
+    problems = []
     for check_part in checks:
         try:
             check_part()

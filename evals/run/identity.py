@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,7 @@ from evals.methods.presets.presence import is_here
 from evals.records.json import Json
 from evals.records.read import RUN_FILE
 from evals.tasks.base import BaseTask
+from evals.tasks.common.hub import NotHereError
 from sharedllm.validation import validate
 
 SCHEMA = 2
@@ -92,16 +94,10 @@ class ModelChoice:
 
     def check(self) -> None:
         """Fetch hub weights, convert embedded ones. Raises UserError where they are missing."""
+        self._check_random()
         if self.method.remote:
-            if self.runtime.random_weights:
-                raise UserError(
-                    f"--random-weights: the weights of {self.name} are on its server; choose another model."
-                )
             weights.resolve_tokenizer(self.preset.weights, self.runtime)
-        elif self.runtime.random_weights:
-            if not self.preset.shape:
-                raise UserError(f"--random-weights: the preset {self.name} has no `shape`; choose another model.")
-        else:
+        elif not self.runtime.random_weights:
             if self.runtime.checkpoint is None or self.preset.adapter:
                 weights.resolve(self.preset.weights, replace(self.runtime, checkpoint=None))
             self._check_named()
@@ -111,8 +107,16 @@ class ModelChoice:
 
         Raises UserError for what a load would refuse, as far as no weight is needed to tell.
         """
+        self._check_random()
         if not (self.runtime.random_weights or self.method.remote or self._absent):
             self._check_named()
+
+    def _check_random(self) -> None:
+        """Raises UserError where random weights are asked for and there cannot be any."""
+        if self.runtime.random_weights and self.method.remote:
+            raise UserError(f"--random-weights: the weights of {self.name} are on its server; choose another model.")
+        if self.runtime.random_weights and not self.preset.shape:
+            raise UserError(f"--random-weights: the preset {self.name} has no `shape`; choose another model.")
 
     @property
     def missing_adapter(self) -> str | None:
@@ -147,6 +151,24 @@ class TaskChoice:
 
     name: str
     task: BaseTask
+
+    def check_here(self) -> None:
+        """`task.check` without a download: what the hub may have can be missing. Raises UserError."""
+        self._here(lambda task: task.check())
+
+    def check_length_here(self, length: int | None) -> None:
+        """`task.check_length` without a download. Raises UserError."""
+        self._here(lambda task: task.check_length(length))
+
+    def _here(self, check: Callable[[BaseTask], None]) -> None:
+        """A check, with the hub as it is for an offline run. What such a run would miss is no fault of another one."""
+        task = copy(self.task)
+        task.data = replace(task.data, offline=True)
+        try:
+            check(task)
+        except NotHereError:
+            if self.task.data.offline:
+                raise
 
     @cached_property
     def data(self) -> str | None:

@@ -97,6 +97,11 @@ class BaseTask(ABC):
     def check(self) -> None:  # noqa: B027 - a task that brings its own data has nothing to check
         """Called before any model is loaded. Raises UserError where data are missing, and says how to get them."""
 
+    def check_length(self, length: int | None) -> None:  # noqa: B027 - most tasks read the same files at every length
+        """Called like `check`, for each length. Raises UserError where no cell of the length can be asked: data are
+        missing, or it needs a length.
+        """
+
     def files(self) -> Sequence[Path]:
         """Files below `--data-dir` that this task reads; their bytes are part of the identity of its cells.
 

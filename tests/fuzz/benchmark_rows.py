@@ -68,6 +68,7 @@ def longbench(dataset: str, kind: type[LongBench] = LongBench) -> Callable[[Path
 
 def asked(task: Task, length: int) -> list[Instance]:
     task.check()
+    task.check_length(length)
     return list(task.instances(byte_tokenizer(258), length, 4, 0))
 
 

@@ -22,6 +22,7 @@ from evals.tasks.base import Instance, Output, Task
 from evals.tasks.benchmark_rows import first
 from evals.tasks.chat_settings import ChatSettings
 from evals.tasks.common import documents as data
+from evals.tasks.common.files import RowFile
 from evals.tasks.common.haystack import Haystack, hide, places, shared, window
 from evals.tasks.common.prompt import Prompt, PromptBuilder, assemble, fill
 from evals.tasks.controls import named
@@ -96,8 +97,17 @@ class Babilong(Task):
             template(self.task)
         if self.settings.source == "generated":
             data.verify(self.data)
-        elif self.settings.set is not None:
-            rows.locate(self.task, self.settings.set, self.data)
+
+    def check_length(self, length: int | None) -> None:
+        if self.settings.source == "official" and length is not None:
+            self._file(length)
+
+    def _file(self, length: int) -> RowFile:
+        """Of the official rows of a length."""
+        return rows.locate(self.task, self._set(length), self.data)
+
+    def _set(self, length: int) -> str:
+        return self.settings.set or rows.fitting(length)
 
     def files(self) -> Sequence[Path]:
         if self.settings.source == "official":
@@ -147,8 +157,7 @@ class Babilong(Task):
 
     def _official(self, builder: PromptBuilder, length: int, limit: int | None) -> Iterator[Instance]:
         """Rows in file order, never cut: one that is too long for its cell is refused."""
-        name = self.settings.set or rows.fitting(length)
-        file = rows.locate(self.task, name, self.data)
+        name, file = self._set(length), self._file(length)
         for number, row in first(rows.read(file, scores.LABELS[self.task]), limit):
             question = row.question.strip()
             before, after = self._around(question)

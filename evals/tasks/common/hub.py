@@ -11,6 +11,10 @@ from evals.hashing import digest_of_file
 from evals.hub import local_only
 
 
+class NotHereError(UserError):
+    """A file is not on this machine, and could not be fetched: with a hub to ask it might be."""
+
+
 @dataclass(frozen=True)
 class HubSet:
     """A data set on the hub at one revision; files is a pattern of the files to fetch."""
@@ -23,13 +27,13 @@ class HubSet:
 def fetch(repo: str, filename: str, revision: str, offline: bool, sha256: str | None = None) -> Path:
     """A file of a data set, from the cache where it is there.
 
-    sha256: of the file, if known. Raises UserError where the file cannot be had or is another one.
+    sha256: of the file, if known. Raises NotHereError where the file cannot be had, UserError where it is another.
     """
     path = _download(repo, filename, revision, offline)
     if path is None:
         closed = "--offline forbids a download" if offline else "the hub does not answer"
         why = f"is not in the hub's cache, and {closed}" if local_only(offline) else "cannot be downloaded"
-        raise UserError(
+        raise NotHereError(
             f"{filename} of the data set {repo} {why}: get it from https://huggingface.co/datasets/{repo} "
             f"(revision {revision[:12]}) and give its folder as --data-dir."
         )
@@ -41,7 +45,7 @@ def fetch(repo: str, filename: str, revision: str, offline: bool, sha256: str | 
 
 
 def fetch_folder(hub: HubSet, offline: bool) -> Path:
-    """The folder with a data set's files. Raises UserError where it cannot be had."""
+    """The folder with a data set's files. Raises NotHereError where it cannot be had."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -54,7 +58,7 @@ def fetch_folder(hub: HubSet, offline: bool) -> Path:
             local_files_only=local_only(offline),
         )
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise UserError(
+        raise NotHereError(
             f"The data set {hub.repo} is not on this machine and cannot be fetched: run `hf download --repo-type "
             f"dataset {hub.repo} --revision {hub.revision}` where the hub is reached, or give --data-dir."
         ) from error

@@ -69,9 +69,9 @@ class InfiniteBench(Task):
     def inseparable(self) -> str | None:
         return f"In {self.task} the question stands in the context" if self.task in ASKED_INSIDE else None
 
-    def check(self) -> None:
-        if self.settings.source == "official" or self.task not in GENERATORS:
-            rows.locate(self.task, None, self.data)
+    def check_length(self, length: int | None) -> None:
+        if not self._generates(length):
+            rows.locate(self.task, length, self.data)
 
     def files(self) -> Sequence[Path]:
         return rows.files(self.task, self.data) if self.settings.source != "generated" else []
