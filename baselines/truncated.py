@@ -10,7 +10,7 @@ from pydantic import Field
 from transformers import PreTrainedModel
 
 from baselines.dense import DenseSession, DenseSettings, FullAttention, dense_cost
-from evals.errors import UserError
+from evals.errors import UnfitError, UserError
 from evals.methods.base import MOST, Cost, Query, Runtime, Session
 from evals.methods.decoding.deferred import DeferredSession
 from evals.methods.presets import Preset
@@ -68,7 +68,7 @@ class Truncated(FullAttention):
     def load(cls, preset: Preset, runtime: Runtime) -> Self:
         method = super().load(preset, runtime)
         if method.fairness["window"] is None:
-            raise UserError(f"The base of {preset.name} does not say what length it was made for: set window.")
+            raise UnfitError(f"The base of {preset.name} does not say what length it was made for: set window.")
         return method
 
     @staticmethod

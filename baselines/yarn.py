@@ -24,7 +24,7 @@ from pydantic import Field, model_validator
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from baselines.dense import DenseSession, DenseSettings, FullAttention
-from evals.errors import UserError
+from evals.errors import UnfitError, UserError
 from evals.methods.base import Query, Runtime, Session, common_fields
 from evals.methods.bases import check_reading
 from evals.methods.decoding.deferred import DeferredSession
@@ -82,11 +82,11 @@ def check_rope(model: PreTrainedModel, kind: Kind) -> dict[str, Any]:
     try:
         table = rope_table(config)
     except UserError as error:
-        raise UserError(f"{error}, and YaRN, linear and NTK stretch exactly one: choose another base.") from error
+        raise UnfitError(f"{error}, and YaRN, linear and NTK stretch exactly one: choose another base.") from error
     if kind == "released":
         return table
     if table["rope_type"] != "default":
-        raise UserError(
+        raise UnfitError(
             f"The base's positions are stretched already (rope type '{table['rope_type']}'): "
             "use rope: released, or a base without scaling."
         )
@@ -95,7 +95,7 @@ def check_rope(model: PreTrainedModel, kind: Kind) -> dict[str, Any]:
         or not hasattr(stock_decoder(model), "rotary_emb")
         or (kind == "ntk" and rotary_dim(config) < 3)
     ):
-        raise UserError(
+        raise UnfitError(
             f"The rotary embedding of a base of type '{config.model_type}' cannot be stretched: choose another."
         )
     return table

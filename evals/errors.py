@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sharedllm.errors import UserError, nearest
+from sharedllm.errors import UnfitError, UserError, nearest
 
-__all__ = ["UserError", "unknown", "unreadable"]
+__all__ = ["UnfitError", "UserError", "unknown", "unreadable"]
 
 
-def unknown(kind: str, name: str, known: Iterable[str], shown_by: str | None = None) -> UserError:
+def unknown(kind: str, name: str, known: Iterable[str], shown_by: str | None = None) -> UnfitError:
     """The error for a name that is not in the list of `known` ones, with the nearest names as a hint.
 
     shown_by: options of `sharedllm-eval` that show all of them.
     """
     more = f" `sharedllm-eval {shown_by}` shows all." if shown_by else ""
-    return UserError(f"Unknown {kind} '{name}': {nearest(name, known)}{more}")
+    return UnfitError(f"Unknown {kind} '{name}': {nearest(name, known)}{more}")
 
 
 def unreadable(what: object, error: OSError | UnicodeDecodeError) -> UserError:

@@ -20,6 +20,10 @@ class UserError(ValueError):
     """Bad input. The message is one sentence that says what is wrong and what to do about it."""
 
 
+class UnfitError(UserError):
+    """Settings that do not fit a model or each other, whatever its weights are."""
+
+
 @contextmanager
 def reading(what: object, advice: str) -> Iterator[None]:
     """Turn what a library raises inside into a UserError: `what` cannot be read (reason): `advice`.

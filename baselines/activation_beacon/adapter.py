@@ -13,8 +13,8 @@ from pydantic import BaseModel, Field
 from baselines.activation_beacon.cache import BeaconCache, Fill
 from baselines.activation_beacon.modeling import CLASSES, BeaconModel, adapt_ratio, check_config, covered
 from baselines.activation_beacon.step import BeaconStep
-from baselines.activation_beacon.training import Beacon
-from evals.errors import UserError
+from baselines.activation_beacon.training import Beacon, BeaconOptions
+from evals.errors import UnfitError
 from evals.methods import flops
 from evals.methods.base import MOST, Cost, LongContextModel, MethodSettings, Runtime, common_fields
 from evals.methods.decoding.session import GraphSession
@@ -76,7 +76,10 @@ class ActivationBeacon(LongContextModel):
 
     @classmethod
     def inspect_adapter(cls, preset: Preset, folder: Path) -> TrainedRecord:
-        return Beacon.inspect(folder)
+        record = Beacon.inspect(folder)
+        options = BeaconOptions.model_validate(record.options)
+        check_ratio(preset.name, BeaconSettings.of(preset).ratio, options.window, options.ratios)
+        return record
 
     @classmethod
     def load(cls, preset: Preset, runtime: Runtime) -> Self:
@@ -88,11 +91,7 @@ class ActivationBeacon(LongContextModel):
         else:
             model, tokenizer = load_class(_model_class(preset, runtime), preset.weights, runtime, preset.shape)
         config = model.config
-        if settings.ratio is not None and config.beacon_window % settings.ratio:
-            raise UserError(
-                f"The setting ratio={settings.ratio} of {preset.name} does not divide its window of "
-                f"{config.beacon_window} tokens: choose one of {', '.join(map(str, config.beacon_ratio))}."
-            )
+        check_ratio(preset.name, settings.ratio, config.beacon_window, config.beacon_ratio)
         fields = common_fields(
             preset,
             runtime,
@@ -154,17 +153,26 @@ class ActivationBeacon(LongContextModel):
         return total, fill
 
 
+def check_ratio(name: str, ratio: int | None, window: int, trained: Sequence[int]) -> None:
+    """Raises UnfitError for a ratio that leaves a part of the window over. trained: ratios that the beacons know."""
+    if ratio is not None and window % ratio:
+        raise UnfitError(
+            f"The setting ratio={ratio} of {name} does not divide its window of {window} tokens: choose one of "
+            f"{', '.join(map(str, trained))}."
+        )
+
+
 def _model_class(preset: Preset, runtime: Runtime) -> type[BeaconModel]:
     """The class for the base that the preset's shape, or the config beside its weights, names."""
     random = runtime.random_weights
     config = shape_config(preset.shape) if random else causal_config(resolve(preset.weights, runtime))
     if config.model_type not in CLASSES:
-        raise UserError(
+        raise UnfitError(
             f"The preset {preset.name} has a base of type '{config.model_type}': "
             f"Activation Beacon is implemented for {', '.join(CLASSES)}."
         )
     try:
         check_config(config)
     except ValueError as error:
-        raise UserError(f"The preset {preset.name} cannot be loaded. {error}") from error
+        raise UnfitError(f"The preset {preset.name} cannot be loaded. {error}") from error
     return CLASSES[config.model_type]

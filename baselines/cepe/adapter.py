@@ -22,7 +22,7 @@ from transformers import PreTrainedConfig
 from baselines.cepe.cost import CrossCost
 from baselines.cepe.modeling import CEPEForCausalLM, EncodedContext, check_fields
 from baselines.cepe.training import TrainedCEPE
-from evals.errors import UserError
+from evals.errors import UnfitError, UserError
 from evals.methods import flops
 from evals.methods.base import MOST, Cost, LongContextModel, MethodSettings, Query, Runtime, Session, common_fields
 from evals.methods.decoding.buffer_session import BufferSession
@@ -125,7 +125,11 @@ class CEPE(LongContextModel):
 
     @classmethod
     def inspect_adapter(cls, preset: Preset, folder: Path) -> TrainedRecord:
-        return TrainedCEPE.inspect(folder)
+        record = TrainedCEPE.inspect(folder)
+        positions = (preset.shape or {}).get("max_position_embeddings")
+        if isinstance(positions, int):  # else only the base's own config says it
+            check(CEPESettings.of(preset), positions, positions)
+        return record
 
     @classmethod
     def load(cls, preset: Preset, runtime: Runtime) -> Self:
@@ -139,7 +143,7 @@ class CEPE(LongContextModel):
             if not runtime.random_weights:
                 check_fields(PreTrainedConfig.get_config_dict(resolve(preset.weights, runtime))[0])
             model, tokenizer = load_class(CEPEForCausalLM, preset.weights, runtime, preset.shape)
-        check(settings, model)
+        check(settings, model.config.max_position_embeddings, model.encoder.config.max_position_embeddings)
         fields = common_fields(
             preset,
             runtime,
@@ -202,9 +206,11 @@ def overflow_tokens(settings: CEPESettings, prefix: int, context: int, tail: int
     return max(context - max(free - -tail % settings.room, 1), 0)
 
 
-def check(settings: CEPESettings, model: CEPEForCausalLM) -> None:
-    """Raises UserError where a window or a chunk exceeds the positions of its model."""
-    for name, config in {"window": model.config, "chunk": model.encoder.config}.items():
-        value, positions = getattr(settings, name), config.max_position_embeddings
+def check(settings: CEPESettings, decoder: int, encoder: int) -> None:
+    """Raises UnfitError where a window or a chunk exceeds the positions of its model."""
+    for name, positions in {"window": decoder, "chunk": encoder}.items():
+        value = getattr(settings, name)
         if value > positions:
-            raise UserError(f"CEPE's setting {name} is {value}, but its model has {positions} positions: lower {name}.")
+            raise UnfitError(
+                f"CEPE's setting {name} is {value}, but its model has {positions} positions: lower {name}."
+            )

@@ -16,7 +16,7 @@ from baselines.kvpress.cost import pressed_cost
 from baselines.kvpress.reading import read_context
 from baselines.kvpress.session import PressedSession
 from baselines.kvpress.settings import KVPressSettings
-from evals.errors import UserError
+from evals.errors import UnfitError
 from evals.methods.base import Cost, LongContextModel, Runtime, common_fields
 from evals.methods.decoding.static_decoder import decode_mode, supports_static_decoding
 from evals.methods.presets import Preset
@@ -71,7 +71,7 @@ def check_base(model: PreTrainedModel) -> None:
     """Raises UserError for a base whose compressed cache could not be decoded from."""
     known = model.config.model_type in FAMILIES and supports_static_decoding(model)
     if not known or any(windows(model.config)):
-        raise UserError(
+        raise UnfitError(
             f"Presses work with bases of type {', '.join(FAMILIES)} without sliding windows, with --attn sdpa, on one "
             f"device; this base is of type '{model.config.model_type}': change what differs."
         )

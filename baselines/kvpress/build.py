@@ -10,7 +10,7 @@ from typing import cast
 from baselines.kvpress.library import Press, library, press_classes
 from baselines.kvpress.names import MASKING, parse
 from baselines.kvpress.settings import KVPressSettings
-from evals.errors import UserError, unknown
+from evals.errors import UnfitError, unknown
 from evals.methods.boundary import reason
 
 WITHOUT_RATIO = ("dms", "perlayercompression")
@@ -40,7 +40,7 @@ class Recipe:
             known = [name for nest in parse(self.settings.press) for name in _options(nest)]
             raise unknown(f"setting of the press {self.settings.press}", min(unused), known)
         if self.settings.given_ratio is not None and "ratio" not in used:
-            raise UserError(f"The press {self.settings.press} has no ratio: see --list --model for its own settings.")
+            raise UnfitError(f"The press {self.settings.press} has no ratio: see --list --model for its own settings.")
         object.__setattr__(self, "arguments", {"press": self.settings.press, **used})
 
     @property
@@ -72,18 +72,18 @@ def _make(nest: list[str], settings: KVPressSettings, used: dict[str, object], r
         used["ratio"] = settings.ratio
         given["compression_ratio"] = settings.ratio
     if inner and "press" not in parameters:
-        raise UserError(f"The press {name} wraps no other: write {name} alone, or a chain with +.")
+        raise UnfitError(f"The press {name} wraps no other: write {name} alone, or a chain with +.")
     if not inner and "press" in parameters:
-        raise UserError(f"The press {name} wraps another one: write {name}:snapkv, for instance.")
+        raise UnfitError(f"The press {name} wraps another one: write {name}:snapkv, for instance.")
     if inner:
         given["press"] = _make(inner, settings, used, ratio and name not in WITHOUT_RATIO)
     needed = [key for key, parameter in parameters.items() if parameter.default is parameter.empty]
     if missing := [key for key in (*needed, *filter(None, [REQUIRED.get(name)])) if key not in given]:
-        raise UserError(f"The press {name} needs --set {missing[0]}=...")
+        raise UnfitError(f"The press {name} needs --set {missing[0]}=...")
     try:
         return cast("Callable[..., Press]", cls)(**given)
     except (AssertionError, ValueError, TypeError) as error:
-        raise UserError(f"The press {name} cannot be made of these settings: {reason(error)}.") from error
+        raise UnfitError(f"The press {name} cannot be made of these settings: {reason(error)}.") from error
 
 
 def _options(nest: list[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from evals.errors import UserError, unknown
+from evals.errors import UnfitError, unknown
 from evals.packages import version
 
 DECODES = "it compresses while an answer is generated, so a score would depend on how the answer is cut into forwards"
@@ -43,15 +43,15 @@ def canonical(expression: str) -> str:
         _check(name)
     for nest in chain:
         if len(chain) > 1 and (alone := [name for name in nest if name in ALONE]):
-            raise UserError(f"{alone[0]} does not stand in a chain of presses: use it without +.")
+            raise UnfitError(f"{alone[0]} does not stand in a chain of presses: use it without +.")
         if inner := [name for name in nest[1:] if name in MASKING]:
-            raise UserError(f"{inner[0]} masks entries, so no press wraps it: write it first.")
+            raise UnfitError(f"{inner[0]} masks entries, so no press wraps it: write it first.")
     return "+".join(":".join(nest) for nest in chain)
 
 
 def _check(name: str) -> None:
     if name in REFUSED:
-        raise UserError(f"{name} cannot take part: {REFUSED[name]}; choose another press.")
+        raise UnfitError(f"{name} cannot take part: {REFUSED[name]}; choose another press.")
     if version("kvpress") is not None:
         from baselines.kvpress.library import press_classes  # a dry run without kvpress does without
 

@@ -14,8 +14,8 @@ from transformers import PreTrainedConfig
 
 from baselines.longllama.modeling import LongLlamaConfig, LongLlamaForCausalLM
 from baselines.longllama.step import LongLLaMAStep
-from baselines.longllama.training import TrainedLongLLaMA
-from evals.errors import UserError
+from baselines.longllama.training import LongLLaMAOptions, TrainedLongLLaMA
+from evals.errors import UnfitError, UserError
 from evals.methods import flops
 from evals.methods.base import MOST, Cost, LongContextModel, MethodSettings, Runtime, common_fields
 from evals.methods.decoding.session import GraphSession
@@ -81,13 +81,16 @@ class LongLLaMA(LongContextModel):
 
     @classmethod
     def inspect_adapter(cls, preset: Preset, folder: Path) -> TrainedRecord:
-        return TrainedLongLLaMA.inspect(folder)
+        record = TrainedLongLLaMA.inspect(folder)
+        last = LongLLaMASettings.of(preset).last_context_length
+        check_local(preset.name, last, LongLLaMAOptions.model_validate(record.options).window)
+        return record
 
     @classmethod
     def load(cls, preset: Preset, runtime: Runtime) -> Self:
         settings = LongLLaMASettings.of(preset)
         if runtime.attn != "sdpa":
-            raise UserError(f"LongLLaMA's memory attention runs on sdpa, not on {runtime.attn}: use --attn sdpa.")
+            raise UnfitError(f"LongLLaMA's memory attention runs on sdpa, not on {runtime.attn}: use --attn sdpa.")
         if preset.adapter is not None and not runtime.random_weights:
             # --checkpoint names what was trained; the base stays the preset's
             base, tokenizer = load_base(preset.weights, replace(runtime, checkpoint=None), preset.shape)
@@ -98,11 +101,7 @@ class LongLLaMA(LongContextModel):
             model, tokenizer = load_class(LongLlamaForCausalLM, preset.weights, runtime, preset.shape)
         config = model.config
         config.update(settings.model_dump(exclude_none=True))
-        if config.last_context_length > model.window:
-            raise UserError(
-                f"The setting last_context_length of {preset.name} is {config.last_context_length}, more than its "
-                f"window of {model.window} tokens: lower it."
-            )
+        check_local(preset.name, config.last_context_length, model.window)
         fields = common_fields(
             preset,
             runtime,
@@ -136,6 +135,15 @@ class LongLLaMA(LongContextModel):
             weight_bytes=flops.weight_bytes(self.model),
             state_bytes=state_bytes,
             decode_bytes=flops.decode_weight_bytes(self.model) + count.attended_bytes(),
+        )
+
+
+def check_local(name: str, last_context_length: int | None, window: int) -> None:
+    """Raises UnfitError where more of the context is to stay in the local cache than it holds."""
+    if last_context_length is not None and last_context_length > window:
+        raise UnfitError(
+            f"The setting last_context_length of {name} is {last_context_length}, more than its window of {window} "
+            "tokens: lower it."
         )
 
 

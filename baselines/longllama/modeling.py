@@ -20,7 +20,7 @@ from transformers import LlamaConfig, LlamaModel
 from transformers.models.llama.modeling_llama import LlamaPreTrainedModel
 
 from baselines.longllama.memory import LocalLayer, LongLlamaState
-from evals.errors import UserError
+from evals.errors import UnfitError
 from sharedllm.nn import fused
 from sharedllm.nn.attention import attend_last, merged
 from sharedllm.nn.base_config import head_dim
@@ -201,10 +201,10 @@ def attend(
 def check_config(config: LongLlamaConfig) -> None:
     """Raises UserError for forms that no released checkpoint has and that are not implemented."""
     if not config.mem_positionals:
-        raise UserError(
+        raise UnfitError(
             "LongLLaMA without positions in its memory layers is not supported: set mem_positionals to true."
         )
     if any(not 0 <= layer < config.num_hidden_layers for layer in config.mem_layers):
-        raise UserError(
+        raise UnfitError(
             f"mem_layers {list(config.mem_layers)} lie beyond the {config.num_hidden_layers} layers: correct them."
         )

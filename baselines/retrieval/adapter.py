@@ -17,7 +17,7 @@ from baselines.budget import Budgeted, BudgetSettings, text_of
 from baselines.companion import companion_files
 from baselines.dense import DenseSession, DenseSettings, dense_cost
 from baselines.retrieval.rankers import BM25, Embeddings, Index, Ranker
-from evals.errors import UserError
+from evals.errors import UnfitError
 from evals.methods.base import MOST, Cost, Query, Runtime, Session
 from evals.methods.decoding.deferred import DeferredSession
 from evals.methods.presets import Preset
@@ -107,7 +107,7 @@ class Retrieval(Budgeted):
         settings = RetrievalSettings.of(preset)  # what is missing is said before a base is loaded
         ranker: Ranker = BM25() if settings.ranker == "bm25" else Embeddings(settings.embedder, runtime)
         if ranker.longest is not None and settings.chunk_size > ranker.longest:
-            raise UserError(
+            raise UnfitError(
                 f"chunk_size {settings.chunk_size} is more than the {ranker.longest} tokens that the embedder reads: "
                 "lower it."
             )

@@ -20,7 +20,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from baselines.streaming_llm.sink_cache import Eviction, SinkCache
 from baselines.streaming_llm.spread_cache import sink_cache
 from baselines.streaming_llm.step import StreamingStep
-from evals.errors import UserError
+from evals.errors import UnfitError
 from evals.methods import flops
 from evals.methods.base import MOST, Cost, LongContextModel, MethodSettings, Query, Runtime, Stop, common_fields
 from evals.methods.bases import check_steady
@@ -168,16 +168,16 @@ class StreamingLLM(LongContextModel):
 def check_base(config: PreTrainedConfig, eviction: Eviction) -> None:
     """Raises UserError for a base whose keys cannot be rotated, or whose positions the forwards would leave."""
     if text_config(config).model_type not in RECIPES:
-        raise UserError(
+        raise UnfitError(
             f"StreamingLLM rotates cached keys as {', '.join(RECIPES)} models do; "
             f"a base of type '{config.model_type}' needs another cache: choose one of those."
         )
     check_steady(config, "StreamingLLM")
     window = text_config(config).max_position_embeddings
     if eviction.opening > window:
-        raise UserError(f"first is {eviction.opening}, more than the {window} positions of the base: lower it.")
+        raise UnfitError(f"first is {eviction.opening}, more than the {window} positions of the base: lower it.")
     if eviction.reach > window:
-        raise UserError(
+        raise UnfitError(
             f"sinks + recent + chunk is {eviction.reach}, more than the {window} positions of the base: "
             "lower recent or chunk (or choose regime token)."
         )

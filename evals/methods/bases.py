@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
-from evals.errors import UserError
+from evals.errors import UnfitError, UserError
 from evals.methods.base import Runtime
 from evals.methods.decoding.kv_cache import BufferCache
 from evals.methods.decoding.prefill import read
@@ -38,7 +38,7 @@ def kernel_for(config: PreTrainedConfig, runtime: Runtime) -> str:
         return runtime.attn
     if runtime.attn_fallback:
         return runtime.attn_fallback
-    raise UserError(f"Models of type '{config.model_type}' do not run with --attn {runtime.attn}: use --attn eager.")
+    raise UnfitError(f"Models of type '{config.model_type}' do not run with --attn {runtime.attn}: use --attn eager.")
 
 
 def _model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
@@ -51,7 +51,7 @@ def _model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
 def check_steady(config: PreTrainedConfig, method: str) -> None:
     """Raises UserError for a base whose rotary frequencies change with the length, which `method` cannot follow."""
     if steady_length(config) is not None:
-        raise UserError(f"{method} needs fixed rotary frequencies: choose a base without dynamic NTK or LongRoPE.")
+        raise UnfitError(f"{method} needs fixed rotary frequencies: choose a base without dynamic NTK or LongRoPE.")
 
 
 def check_reading(model: PreTrainedModel) -> None:

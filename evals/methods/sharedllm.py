@@ -16,7 +16,7 @@ import torch
 from pydantic import BaseModel, Field
 from torch import nn
 
-from evals.errors import UserError
+from evals.errors import UnfitError, UserError
 from evals.methods import flops
 from evals.methods.base import Cost, LongContextModel, Runtime, Session, common_fields
 from evals.methods.bases import check_steady
@@ -96,8 +96,8 @@ class SharedLLM(LongContextModel):
                 model = SharedLLMForCausalLM.from_base(base, **given)
                 model.train(False)
         except UserError as error:
-            raise UserError(f"The preset {preset.name} does not fit: {error}") from error
-        _check_gpus(preset.name, runtime.gpus, model.config.attention)
+            raise UnfitError(f"The preset {preset.name} does not fit: {error}") from error
+        _check_gpus(preset.name, preset.gpus, model.config.attention)
         model.offload_context = offload = bool(preset.settings.get(OFFLOAD))
         if runtime.random_weights:
             randomise_output(model, runtime.seed)
@@ -139,7 +139,7 @@ class SharedLLM(LongContextModel):
 
 def _check_gpus(name: str, gpus: int, attention: str) -> None:
     if gpus > 1 and attention == "joint":
-        raise UserError(f"{name} with gpus={gpus}: joint attention runs on one GPU; set gpus=1.")
+        raise UnfitError(f"{name} with gpus={gpus}: joint attention runs on one GPU; set gpus=1.")
 
 
 def _given(preset: Preset) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from evals.methods.presets.model import GPUS
 from evals.records.json import Json
 from evals.records.models import CellState
 from evals.run.identity import SCHEMA, ModelChoice, TaskChoice, cell_id
+from evals.run.on_meta import check_settings
 from evals.run.spec import RunSpec
 from evals.settings import for_keys, route
 from evals.tasks.base import BaseTask
@@ -116,10 +117,11 @@ def check_here(cells: Sequence[Cell]) -> None:
     """What `check` finds, for a plan: nothing is loaded or fetched, so weights and data of the hub, and adapters that
     are still to be made, may be missing. Raises as `check`.
     """
-    models = {cell.model.name: cell.model.check_here for cell in cells}
+    choices = {cell.model.name: cell.model for cell in cells}.values()
+    models = [check for choice in choices for check in (partial(check_settings, choice), choice.check_here)]
     tasks = {cell.task.name: cell.task.check_here for cell in cells}
     lengths = {(cell.task.name, cell.length): partial(cell.task.check_length_here, cell.length) for cell in cells}
-    _all_of([partial(_check_measured, cells), *models.values(), *tasks.values(), *lengths.values()])
+    _all_of([partial(_check_measured, cells), *models, *tasks.values(), *lengths.values()])
 
 
 def _check_measured(cells: Sequence[Cell]) -> None:

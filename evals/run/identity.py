@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from evals.errors import UserError
+from evals.errors import UnfitError, UserError
 from evals.hashing import digest_of_tree
 from evals.methods import weights
 from evals.methods.base import LongContextModel, Runtime
@@ -45,7 +45,7 @@ class ModelChoice:
     def of(cls, preset: Preset, method: type[LongContextModel], runtime: Runtime) -> ModelChoice:
         """A preset on as many GPUs as it says. Raises UserError where the method runs on one."""
         if preset.gpus > 1 and not method.spreads:
-            raise UserError(f"{preset.name} with gpus={preset.gpus}: its method runs on one GPU; set gpus=1.")
+            raise UnfitError(f"{preset.name} with gpus={preset.gpus}: its method runs on one GPU; set gpus=1.")
         return cls(preset, method, replace(runtime, gpus=preset.gpus))
 
     @property

@@ -9,10 +9,10 @@ from functools import cache, cached_property
 from evals.errors import UserError
 from evals.measure.task import MeasuredTask
 from evals.methods.base import Cost, LongContextModel, Runtime
-from evals.methods.presets import Weights
 from evals.run.grid import Cell
 from evals.run.identity import ModelChoice
 from evals.run.memory import expected_memory
+from evals.run.on_meta import on_meta
 from evals.run.spec import RunSpec
 from evals.tasks.base import BaseTask
 from evals.tasks.controls import controls_of, readings
@@ -81,7 +81,9 @@ class _Formula:
         self.model: LongContextModel | None = None
         self.assumed: tuple[str, ...] = ()
         try:
-            self.model = _on_meta(choice)
+            preset = choice.preset.override(choice.method.settings_in_force(choice.preset))
+            runtime = Runtime(dtype=choice.runtime.dtype, attn_fallback="eager")
+            self.model = on_meta(choice, preset, runtime)
         except Exception as error:  # methods of other packages may need real weights: an estimate is no reason to stop
             known = "its parameters" if expected_memory(choice) else f"{ASSUMED_PARAMETERS / 1e9:g} billion parameters"
             why = str(error) if isinstance(error, UserError) else type(error).__name__
@@ -104,18 +106,6 @@ class _Formula:
         expected, size = expected_memory(self.choice), 4 if self.choice.runtime.dtype == "float32" else 2
         weight_bytes = expected.weight_bytes if expected else round(ASSUMED_PARAMETERS * size)
         return weight_bytes, weight_bytes / size
-
-
-def _on_meta(choice: ModelChoice) -> LongContextModel:
-    """The model as a shape without numbers: nothing is allocated, read or fetched."""
-    preset = choice.preset
-    if preset.shape is None or choice.method.remote:
-        raise UserError("no shape, or not on this machine")
-    shape_only = preset.model_copy(update={"weights": Weights(source="none")})  # no search for its tokenizer
-    runtime = Runtime(
-        device="meta", dtype=choice.runtime.dtype, attn_fallback="eager", random_weights=True, offline=True
-    )
-    return choice.method.load(shape_only.override(choice.method.settings_in_force(preset)), runtime)
 
 
 def _work(cell: Cell, formula: _Formula, spec: RunSpec) -> Work:

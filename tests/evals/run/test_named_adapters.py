@@ -53,7 +53,8 @@ def test_a_plan_says_what_does_not_fit_in_an_adapter(
     tmp_path: Path,
 ) -> None:
     train(name, tiny_llama, texts, tmp_path / "run", steps=1)
-    preset = tiny_presets(METHODS[name], f"{name}-planned", adapter={"source": "nowhere"})
+    settings = {"window": 64} if name == "cepe" else {}
+    preset = tiny_presets(METHODS[name], f"{name}-planned", adapter={"source": "nowhere"}, settings=settings)
     adapter = tmp_path / "run" / "adapter"
     assert planned(preset, adapter) == ""
     assert "There is no adapter in" in planned(preset, tmp_path)
