@@ -22,6 +22,8 @@ NO_CONTEXT = "no context"
 """Kind of a batch whose context was dropped."""
 REPEATS = 4
 """Passages repeated in a window."""
+PASSAGE_SHARE = 10
+"""A passage is shorter than this part of a chunk."""
 HOST = ("query_start", "query_length")
 """Fields that stay on the host: shapes are read off them, and a device would have to be waited for."""
 
@@ -125,11 +127,16 @@ class LanguageModelling:
 
 
 def check_repeats(chunk_size: int, running: int) -> None:
-    """Raise UserError where `repeat_passages` has no room for a passage."""
-    if chunk_size < 20 or running <= chunk_size // 10:
+    """Raise UserError where `repeat_passages` has no room for a passage, which takes up to a tenth of a chunk."""
+    if chunk_size < 2 * PASSAGE_SHARE:
         raise UserError(
-            f"repeat_share: a chunk of {chunk_size} tokens and {running} of running text have no room for "
-            "passages that repeat: use chunks of at least 20 tokens, and a longer running text."
+            f"repeat_share: chunks of {chunk_size} tokens hold no passage to repeat: use chunks of "
+            f"{2 * PASSAGE_SHARE} or more, or repeat_share=0."
+        )
+    if running <= chunk_size // PASSAGE_SHARE:
+        raise UserError(
+            f"repeat_share: {running} tokens of running text have no room for a passage of a chunk of {chunk_size}: "
+            f"set running to more than {chunk_size // PASSAGE_SHARE}, or repeat_share=0."
         )
 
 
@@ -141,7 +148,7 @@ def repeat_passages(row: np.ndarray, chunks: int, chunk_size: int, rng: np.rando
     """
     running = len(row) - chunks * chunk_size
     for _ in range(REPEATS):
-        length = int(rng.integers(chunk_size // 64, chunk_size // 10))
+        length = int(rng.integers(chunk_size // 64, chunk_size // PASSAGE_SHARE))
         source = int(rng.integers(1, chunks + 1)) * chunk_size - int(rng.integers(length, chunk_size // 8 + 1))
         target = len(row) - running + int(rng.integers(running - length))
         row[target : target + length] = row[source : source + length]

@@ -133,8 +133,10 @@ def window_length(corpus: Corpus, chunks: int, size: int, running: int) -> int:
 
 def held_out_windows(corpus: Corpus, length: int, count: int, seed: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """`count` windows from all documents in turn, and for each of them one from another document."""
+    if count < 2:
+        raise UserError(f"One window of {corpus.name} has no other one to lend it a context: ask for two or more.")
     documents = [i for i in range(corpus.documents) if len(corpus.document(i)) >= length]
-    if len(documents) < 2 or count < 2:
+    if len(documents) < 2:
         raise UserError(
             f"Too few documents of {corpus.name} have {length} tokens or more ({len(documents)}): the evaluation needs "
             "two of each --heldout file."

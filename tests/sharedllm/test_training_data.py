@@ -17,8 +17,9 @@ import torch.nn.functional as F
 
 from evals.tasks.needle import facts as held_out
 from sharedllm import SharedLLMForCausalLM
+from sharedllm.errors import UserError
 from sharedllm.training import evaluate, settings, vocabulary
-from sharedllm.training.batches import Batch, LanguageModelling, repeat_passages
+from sharedllm.training.batches import Batch, LanguageModelling, check_repeats, repeat_passages
 from sharedllm.training.corpus import Corpus, open_corpus, read_texts, save_corpus
 from sharedllm.training.needles import Needles, Shape, disjoint_places
 from sharedllm.training.run import Files, batch_maker
@@ -345,6 +346,26 @@ def test_names_stand_before_their_numbers() -> None:
     """What a causal lower model keeps of a number cannot know a name that follows it."""
     for template in vocabulary.TEMPLATES:
         assert 0 <= template.needle.index("{key}") < template.needle.index("{value}")
+
+
+@pytest.mark.parametrize(
+    ("chunk_size", "running", "said"),
+    [
+        (19, 64, "chunks of 19 tokens hold no passage to repeat: use chunks of 20 or more"),
+        (1024, 102, "102 tokens of .* no room for a passage of a chunk of 1024: set running to more than 102"),
+    ],
+)
+def test_a_window_without_room_for_a_repeat_says_which_part_is_short(chunk_size: int, running: int, said: str) -> None:
+    with pytest.raises(UserError, match=f"^repeat_share: {said}, or repeat_share=0.$"):
+        check_repeats(chunk_size, running)
+    check_repeats(20, 3)
+    check_repeats(1024, 103)
+
+
+def test_a_single_held_out_window_is_not_blamed_on_the_documents() -> None:
+    corpus = Corpus("held out", np.zeros(40, dtype=np.int64), np.array([0, 20, 40]))
+    with pytest.raises(UserError, match="One window of held out has no other one to lend it a context"):
+        evaluate.held_out_windows(corpus, 10, 1, 0)
 
 
 def test_repeated_passages_come_from_the_ends_of_chunks() -> None:

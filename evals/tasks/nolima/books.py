@@ -28,6 +28,8 @@ class Book:
         Raises UserError for a book that is too short.
         """
         enough = np.flatnonzero(self.lines >= depth * (tokens + 1))
+        if not len(enough) and len(self.ids) > depth * (tokens + 1):
+            raise UserError(f"{self.name} has no line break where a needle could stand: take the book as published.")
         place = int(self.lines[enough[0]]) if len(enough) else len(self.ids)
         start = place - round(tokens * depth)
         if not len(enough) or start + tokens > len(self.ids):

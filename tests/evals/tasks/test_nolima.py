@@ -11,8 +11,11 @@ from prompt_text import text
 
 from evals.errors import UserError
 from evals.tasks.base import DataSource, Instance, Output
+from evals.tasks.common.files import RowFile
+from evals.tasks.common.prompt import PromptBuilder
 from evals.tasks.controls import controlled
 from evals.tasks.nolima.associations import ASSOCIATIONS, LINKS, NAMES, draw, stems
+from evals.tasks.nolima.books import opened
 from evals.tasks.nolima.task import Nolima, NolimaSettings
 from sharedllm.validation import validate
 
@@ -189,6 +192,13 @@ def test_a_book_that_is_too_short_and_missing_books_are_one_sentence(tokenizer, 
         book.unlink()
     with pytest.raises(UserError, match=r"books of NoLiMa are not in .*put haystack/rand_shuffle/\*\.txt"):
         made.check()
+
+
+def test_a_book_without_line_breaks_is_not_called_short(tokenizer, tmp_path: Path) -> None:
+    book = tmp_path / "book.txt"
+    book.write_text("One sentence after another. " * 100, encoding="utf-8")
+    with pytest.raises(UserError, match="has no line break where a needle could stand"):
+        opened(RowFile(book), PromptBuilder.of(tokenizer)).around(500, 0.5)
 
 
 @pytest.mark.parametrize(
