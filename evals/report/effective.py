@@ -1,7 +1,8 @@
 """Effective length: up to where a score keeps most of what it is at the shortest length.
 
 NoLiMa (Modarressi et al. 2025) asks for 85 % of a model's own short-length score; RULER (Hsieh et al. 2024) for a fixed
-score, 85.6 %, that of Llama 2 7B at 4K. Here it is a share of the model's own score, by default 85 %.
+score, 85.6 %, that of Llama 2 7B at 4K. Here it is a share of the model's own score, by default 85 %. Where that
+score is not shown to be above chance, nor above FLOOR, there is none: most of next to nothing is kept at any length.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from evals.report.frames import Data
 from evals.report.pairs import by_mean
 from evals.report.stats.bootstrap import DRAWS, drawn_means
 from evals.report.stats.interval import FEWEST, LEVEL, Floats
-from evals.report.tables import Table
+from evals.report.tables import NO_NUMBER, Table
 from evals.tasks.base import Task
 
 THRESHOLD = 0.85
+FLOOR = 0.05
+"""What the interval of the score at the shortest length has to be above, where chance is lower still."""
 COLUMNS = ["model", "task", "shortest", "score there", "effective length", "low", "high", "longest", "remark"]
 
 
@@ -93,10 +96,13 @@ def effective_table(data: Data, threshold: float = THRESHOLD) -> Iterator[Table]
     found = effective_lengths(data, threshold)
     if all(e.shortest == e.longest for e in found):
         return
-    rows = [[e.model, e.task, e.shortest, e.score, e.length, e.low, e.high, e.longest, e.remark] for e in found]
+    rows = [
+        [e.model, e.task, e.shortest, e.score, e.length or NO_NUMBER, e.low, e.high, e.longest, e.remark] for e in found
+    ]
     notes = [
         f"The longest length in tokens up to which the score stays at {100 * threshold:.4g} % or more of the model's "
-        "own score at the shortest length. low, high: 95 % interval, bootstrap over contexts."
+        f"own score at the shortest length, where the 95 % interval of that score is above chance and above {FLOOR:g}. "
+        "low, high: 95 % interval, bootstrap over contexts."
     ]
     frame = pd.DataFrame(rows, columns=COLUMNS, dtype=object)
     yield Table("effective-length", "Effective length", frame, notes)
@@ -147,8 +153,10 @@ def effective_length(model: str, task: str, curve: Mapping[int, Point], threshol
         return answer(None, None, None, "one length only")
     if not np.isfinite(base.score):
         return answer(None, None, None, "out of memory at the shortest length")
-    if base.score <= base.chance or np.quantile(base.draws, LEVEL / 2) <= base.chance:
-        return answer(None, None, None, f"the score at {lengths[0]} is not above chance ({base.chance:.2g})")
+    bound = max(base.chance, FLOOR)
+    if base.score <= bound or np.quantile(base.draws, LEVEL / 2) <= bound:
+        what = f"chance ({bound:.2g})" if bound > FLOOR else f"{bound:g}"
+        return answer(None, None, None, f"the score at {lengths[0]} is not shown to be above {what}")
     place = _last(np.array([[point.score] for point in points]), threshold)[0]
     places = _last(np.stack([point.draws for point in points]), threshold)
     remarks = ["at least: no longer length was measured"] if place == len(lengths) - 1 else []

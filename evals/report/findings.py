@@ -141,7 +141,7 @@ def _broken(contest: Contest, lengths: Sequence[Effective], threshold: float) ->
         where = f" at {tokens(*shortest)}" if len(shortest) == 1 else " at its shortest length"
         yield f"Falls below {100 * threshold:.4g} % of its own score{where}: {'; '.join(clauses)}."
     for length, models in sorted(floor.items()):
-        yield f"Not above chance at {tokens(length)}: {listed(models)}."
+        yield f"Too near chance at {tokens(length)} to break anywhere: {listed(models)}."
 
 
 def _grown(contest: Contest) -> Iterator[str]:

@@ -26,9 +26,19 @@ LATEX = str.maketrans(
 )
 
 
+class NoNumber:
+    """A number that does not exist, for a reason that the table gives: a dash for readers, empty in CSV."""
+
+    def __str__(self) -> str:
+        return "\u2013"
+
+
+NO_NUMBER = NoNumber()
+
+
 @dataclass(frozen=True)
 class Table:
-    """name: of its files, without the ending. frame: text, numbers and Intervals; None is empty.
+    """name: of its files, without the ending. frame: text, numbers, Intervals and NO_NUMBER; None is empty.
 
     notes: sentences under the table. fairness: the fairness record of its models, one line each.
     """
@@ -48,7 +58,7 @@ class Table:
         columns: dict[str, list[Any]] = {}
         for name in self.frame:
             values = list(self.frame[name])
-            columns[str(name)] = [v.estimate if isinstance(v, Interval) else v for v in values]
+            columns[str(name)] = [_number(v) for v in values]
             if any(isinstance(v, Interval) for v in values):
                 for side in ("low", "high"):
                     columns[f"{name} {side}"] = [getattr(v, side, None) for v in values]
@@ -89,6 +99,11 @@ class Table:
 
     def _under(self, bullet: str) -> list[str]:
         return [f"{bullet}{line}" for line in [*self.notes, *self.fairness]]
+
+
+def _number(value: Any) -> Any:
+    """A value for programs."""
+    return value.estimate if isinstance(value, Interval) else None if value is NO_NUMBER else value
 
 
 def text(value: Any) -> str:

@@ -83,8 +83,10 @@ def test_out_of_memory_ends_it(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("shares", "fields", "reason"),
     [
-        ((0.0, 0.0, 0.0), {}, "the score at 8192 is not above chance (0)"),
-        ((0.3, 0.3, 0.3), {"chance": 0.25}, "the score at 8192 is not above chance (0.25)"),
+        ((0.0, 0.0, 0.0), {}, "the score at 8192 is not shown to be above 0.05"),
+        ((0.3, 0.3, 0.3), {"chance": 0.25}, "the score at 8192 is not shown to be above chance (0.25)"),
+        ((0.1, 0.1, 0.1), {}, "the score at 8192 is not shown to be above 0.05"),
+        ((0.15, 0.15, 0.1), {"samples": 20}, "the score at 8192 is not shown to be above 0.05"),
         ((0.9,), {}, "one length only"),
     ],
 )
@@ -92,6 +94,10 @@ def test_where_there_is_no_number_a_reason_stands_in_its_place(tmp_path, shares,
     found = effective(tmp_path, shares, **fields)
     assert (found.length, found.low, found.high, found.remark) == (None, None, None, reason)
     assert str(found) == f"none: {reason}"
+    if len(shares) > 1:
+        [table] = effective_table(Data.of(load(tmp_path)))
+        assert f"| \u2013 |  |  | 32768 | {reason} |" in table.markdown()
+        assert table.numbers()["effective length"].isna().all()
 
 
 def test_few_samples_give_no_interval(tmp_path) -> None:
