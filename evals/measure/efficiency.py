@@ -157,20 +157,21 @@ def costs(perf: Measurement, rates: Rates) -> dict[str, float]:
     """Metrics of a complete measurement: end to end, second question, and the share of the device's floors.
 
     The floors: prefill FLOPs (by formula) at the matmul rate; bytes read per token (by formula) at the copy rate.
-    A share of 1 means that only other arithmetic could be faster.
+    A share of 1 means that only other arithmetic could be faster. A token that brings its context over the bus has no
+    floor here: the rate of the bus is not measured.
     """
     ttft_s, token_s = _known(perf.ttft_s), _known(perf.tpot_ms) / 1000
     prefill_floor_s = _known(perf.prefill_flops) / rates.matmul_flops
-    token_floor_s = _known(perf.decode_bytes) / rates.copy_bytes
     metrics = {
         "total_s": ttft_s + (_known(perf.new_tokens) - 1) * token_s,
         "tokens_per_s": _known(perf.tokens_per_s),
         "prefill_floor_s": prefill_floor_s,
         "prefill_share": prefill_floor_s / ttft_s,
-        "token_floor_ms": token_floor_s * 1000,
-        "token_share": token_floor_s / token_s,
         "reserved_gib": _known(perf.reserved_bytes) / GIB,
     }
+    if not perf.bus_bytes:
+        token_floor_s = _known(perf.decode_bytes) / rates.copy_bytes
+        metrics |= {"token_floor_ms": token_floor_s * 1000, "token_share": token_floor_s / token_s}
     if perf.again_s is not None:
         metrics["again_s"] = perf.again_s
     return metrics

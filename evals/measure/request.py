@@ -210,6 +210,7 @@ def cold(
             "reserved_bytes": memory.reserved_bytes(),
             "prefill_flops": cost.prefill_flops,
             "decode_bytes": cost.decode_bytes,
+            "bus_bytes": cost.bus_bytes if cost.bus_bytes and model.device.type != "cpu" else None,
         }
     )
 

@@ -147,6 +147,7 @@ class Measurement(Record):
     reserved_bytes: int | None = None
     prefill_flops: Measured | None = None
     decode_bytes: Measured | None = None
+    bus_bytes: Measured | None = None
     rates: dict[str, float] | None = None
 
     @property

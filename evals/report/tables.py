@@ -14,6 +14,7 @@ from evals.report.stats import Interval
 from evals.report.summary import COST, FIRST, TOO_LONG, is_measured, metric_names
 
 FLOOR, CEILING = 0.02, 0.98
+TOKEN_FLOORS = ("token_floor_ms", "token_share")
 LATEX = str.maketrans(
     {
         **{c: f"\\{c}" for c in "&%$#_{}"},
@@ -125,12 +126,14 @@ def latex(value: str) -> str:
 
 def summary_table(data: Data) -> Table:
     """Every cell of the run: scores with intervals, and costs."""
-    rows = []
+    rows, carried = [], {cell for cell, perf in data.run.perf.items() if perf.bus_bytes}
     for row in data.summary.to_dict("records"):
         cell = {str(k): row[k] for k in FIRST}
         measured = is_measured(str(row["task"]))
         for name in metric_names(data.summary):
-            cell[name] = row[name] if measured else Interval(row[name], row[f"{name}_low"], row[f"{name}_high"])
+            over_bus = name in TOKEN_FLOORS and row["cell"] in carried
+            number = NO_NUMBER if over_bus else row[name]
+            cell[name] = number if measured else Interval(row[name], row[f"{name}_low"], row[f"{name}_high"])
         rows.append(
             {**cell, **{k: row[k] or None for k in TOO_LONG if not pd.isna(row[k])}, **{k: row[k] for k in COST}}
         )
@@ -173,7 +176,8 @@ def fairness_table(data: Data) -> Table:
 
 def hints(data: Data) -> list[str]:
     """What a reader must know before comparing models."""
-    return [*ceiling_hints(data), *context_hints(data), *cut_hints(data), *device_hints(data), *busy_hints(data)]
+    kinds = (ceiling_hints, context_hints, cut_hints, device_hints, busy_hints, bus_hints)
+    return [sentence for kind in kinds for sentence in kind(data)]
 
 
 def cut_hints(data: Data) -> list[str]:
@@ -201,6 +205,16 @@ def busy_hints(data: Data) -> list[str]:
                 f"{perf.ttft_high_s:.3g} s, so the machine was busy. Measure it again."
             )
     return found
+
+
+def bus_hints(data: Data) -> list[str]:
+    """Models whose tokens have no floor, since the rate of the bus is not measured."""
+    cells = [data.run.cells[cell] for cell, perf in data.run.perf.items() if perf.bus_bytes]
+    names = dict.fromkeys(state.model for state in cells if is_measured(state.task))
+    return [
+        f"{name}: each token brings its context over the bus, whose rate is not measured: a token has no floor here."
+        for name in names
+    ]
 
 
 def device_hints(data: Data) -> list[str]:

@@ -34,6 +34,8 @@ GPUS = {  # words of torch's name of the device; the first line that fits counts
 }
 REFERENCE = GPUS["H100"]
 """Takes the place of a GPU that is not here or not known. Shards are made for it wherever they are computed."""
+BUS_BYTES = 5e10
+"""From host memory to a GPU, a second: PCIe 5 with 16 lanes, by order of magnitude."""
 CORE_FLOPS, CPU_COPY_BYTES = 1e11, 2e10
 """A CPU core and a CPU's memory, by order of magnitude."""
 

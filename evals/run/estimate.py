@@ -12,7 +12,7 @@ from pathlib import Path
 from evals.records.models import SampleRecord
 from evals.records.read import read_records, read_run
 from evals.records.seconds import cold_seconds, sample_seconds
-from evals.run.devices import REFERENCE, Device, this_device
+from evals.run.devices import BUS_BYTES, REFERENCE, Device, this_device
 from evals.run.grid import Cell
 from evals.run.packing import Job, wall_seconds
 from evals.run.spec import RunSpec
@@ -128,7 +128,7 @@ def _measured(folder: Path) -> dict[str, float]:
 
 def _seconds(work: Work, device: Device, dtype: str) -> float:
     step = max(work.step_bytes / (device.copy_bytes * STEP_SHARE), STEP_S)
-    return work.read_flops / (device.rate(dtype) * READ_SHARE) + work.steps * step
+    return work.read_flops / (device.rate(dtype) * READ_SHARE) + work.steps * (step + work.bus_bytes / BUS_BYTES)
 
 
 def _assumptions(

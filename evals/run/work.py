@@ -9,6 +9,7 @@ from functools import cache, cached_property
 from evals.errors import UserError
 from evals.measure.task import MeasuredTask
 from evals.methods.base import Cost, LongContextModel, Runtime
+from evals.run.devices import BUS_BYTES
 from evals.run.grid import Cell
 from evals.run.identity import ModelChoice
 from evals.run.memory import expected_memory
@@ -35,8 +36,9 @@ class Work:
     """The work of one cell.
 
     read_flops: of reading all its prompts. steps: tokens generated one after the other. step_bytes: what each of them
-    reads from memory. weight_bytes: of its model. state_bytes: what a request holds of its context; None where the
-    method has no formula. assumed: what the numbers rest on besides formulas.
+    reads from memory. bus_bytes: what comes from host memory for each of them. weight_bytes: of its model.
+    state_bytes: what a request holds of its context; None where the method has no formula. assumed: what the numbers
+    rest on besides formulas.
     """
 
     read_flops: float
@@ -45,6 +47,7 @@ class Work:
     weight_bytes: float
     state_bytes: int | None = None
     assumed: tuple[str, ...] = ()
+    bus_bytes: int = 0
 
 
 def expected_work(cells: Sequence[Cell], spec: RunSpec, dtype: str) -> list[Work]:
@@ -115,6 +118,8 @@ def _work(cell: Cell, formula: _Formula, spec: RunSpec) -> Work:
         tokens = ASSUMED_TOKENS
         assumed.append(f"{name}: prompts of {ASSUMED_TOKENS} tokens (no --length)")
     cost = formula.cost(tokens)
+    if cost.bus_bytes:
+        assumed.append(f"{cell.model.name}: each new token brings its context over a bus of {BUS_BYTES / 1e9:g} GB/s")
     if isinstance(task, MeasuredTask):
         reads, steps = float(task.requests()), task.requests() * task.answer_tokens()
     else:
@@ -132,4 +137,5 @@ def _work(cell: Cell, formula: _Formula, spec: RunSpec) -> Work:
         cost.weight_bytes,
         cost.state_bytes or None,
         tuple(assumed),
+        cost.bus_bytes,
     )

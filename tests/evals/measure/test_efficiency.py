@@ -18,6 +18,7 @@ import pytest
 import torch
 import yaml
 from benchmark_scripts import load
+from fixtures.efficiency_run import write_efficiency_run
 from hypothesis import given
 from hypothesis import strategies as st
 from processes import workers_of
@@ -32,6 +33,9 @@ from evals.methods.base import Runtime
 from evals.methods.presets import Preset, Weights
 from evals.methods.weights import byte_tokenizer
 from evals.records.models import Measurement
+from evals.report.frames import Data
+from evals.report.load import load as read_whole
+from evals.report.tables import summary_table
 from evals.run.grid import Cell
 from evals.run.identity import ModelChoice, TaskChoice
 from evals.run.isolated import Loaded, Result, measure_isolated
@@ -86,23 +90,49 @@ def test_an_instance_is_a_context_of_that_length() -> None:
     assert quiet.instance(TOKENIZER, 100, 1).prompt.question is None
 
 
+PERF = Measurement(
+    status="ok",
+    ttft_s=4.0,
+    tpot_ms=10.0,
+    new_tokens=101,
+    prefill_flops=2e12,
+    decode_bytes=5e9,
+    tokens_per_s=100.0,
+    reserved_bytes=3 << 30,
+    again_s=0.5,
+)
+RATES = Rates(matmul_flops=1e12, copy_bytes=1e12)
+
+
 def test_costs_are_shares_of_the_floors() -> None:
-    perf = Measurement(
-        status="ok",
-        ttft_s=4.0,
-        tpot_ms=10.0,
-        new_tokens=101,
-        prefill_flops=2e12,
-        decode_bytes=5e9,
-        tokens_per_s=100.0,
-        reserved_bytes=3 << 30,
-        again_s=0.5,
-    )
-    metrics = costs(perf, Rates(matmul_flops=1e12, copy_bytes=1e12))
+    metrics = costs(PERF, RATES)
     assert metrics["total_s"] == 5.0
     assert (metrics["prefill_floor_s"], metrics["prefill_share"]) == (2.0, 0.5)
     assert (metrics["token_floor_ms"], metrics["token_share"]) == (5.0, 0.5)
     assert (metrics["tokens_per_s"], metrics["reserved_gib"], metrics["again_s"]) == (100.0, 3.0, 0.5)
+
+
+def test_a_token_whose_context_comes_over_the_bus_has_no_floor(tmp_path: Path) -> None:
+    over_bus = costs(PERF.model_copy(update={"bus_bytes": 1e9}), RATES)
+    floors = {name: value for name, value in costs(PERF, RATES).items() if name not in over_bus}
+    assert floors == {"token_floor_ms": 5.0, "token_share": 0.5}
+
+    lines = (write_efficiency_run(tmp_path) / "samples.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    cell = rows[0]["cell"]
+    for row in rows:
+        if row["kind"] == "perf" and row["cell"] == cell:
+            row["bus_bytes"] = 1e9
+        if row["kind"] == "sample" and row["cell"] != cell:
+            row["metrics"] |= floors
+    (tmp_path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = Data.of(read_whole(tmp_path))
+    table = summary_table(data)
+    dashes = table.text()["token_floor_ms"] == "\u2013"
+    assert dashes.sum() == 1
+    assert table.numbers()["token_floor_ms"][dashes].isna().all()
+    [sentence] = [note for note in table.notes if "over the bus" in note]
+    assert sentence.startswith(f"{data.run.cells[cell].model}: ")
 
 
 def test_rates_are_those_of_this_machine() -> None:

@@ -16,7 +16,7 @@ from evals.methods.base import Runtime
 from evals.records.models import CellState, Measurement, PerfRecord, RunMeta
 from evals.records.read import read_run
 from evals.records.seconds import cold_seconds
-from evals.run.devices import GPUS, REFERENCE
+from evals.run.devices import BUS_BYTES, GPUS, REFERENCE
 from evals.run.estimate import STEP_S, estimate
 from evals.run.grid import plan
 from evals.run.plan_record import record_plan
@@ -139,6 +139,16 @@ def test_a_complete_pass_keeps_the_plan_that_it_was_made_with(tmp_path: Path) ->
     assert after[1] is not None
     assert before[1] is not None
     assert after[1] < before[1]
+
+
+def test_a_context_in_host_memory_comes_over_the_bus_for_each_token() -> None:
+    near = RunSpec(tasks=["needle"], models=["sharedllm-7b"], lengths=[131072], limit=1, offline=True, perf=False)
+    far = near.model_copy(update={"settings": {"offload": True}})
+    (here,), (there,) = (estimate(plan(spec), spec, REFERENCE, "bfloat16").works for spec in (near, far))
+    assert there.bus_bytes > 0 == here.bus_bytes
+    (short,), (long,) = (estimate(plan(spec), spec, REFERENCE, "bfloat16").seconds for spec in (near, far))
+    assert long - short == pytest.approx(there.steps * there.bus_bytes / BUS_BYTES)
+    assert any("over a bus of 50 GB/s" in sentence for sentence in there.assumed)
 
 
 def test_memory_and_times_of_a_plan_are_for_one_device_and_dtype(tmp_path: Path, command: Callable[..., Any]) -> None:
