@@ -89,7 +89,7 @@ class Reading:
         """
         if not self.config.whole_trees:
             raise UserError("Whole trees are for nodes 'all' and a policy that searches: set both.")
-        return TreeReader(self._lower_model())(_real_chunks(context_ids, num_chunks)[1])
+        return TreeReader(self._lower_model(), self.offload_context)(_real_chunks(context_ids, num_chunks)[1])
 
     def _lower_model(self) -> LowerModel:
         # small bases are trained in larger blocks: there the host, which issues the work, is the bottleneck

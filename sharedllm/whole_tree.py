@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -25,7 +26,8 @@ class Level:
 
     starts: (count,) token offsets in the chunk. keys, values: (chunks, count, kv, entries, d) before rotation, a layer
     that is read. position: (entries,) offsets inside a node. states: after the first layer, of all tokens (chunks,
-    count, size, H), or of the last one of each node with the size 1; None where nothing compares them.
+    count, size, H), or of the last one of each node with the size 1; None where nothing compares them. places: the
+    device on which each of `tensors` is read, wherever it is held.
     """
 
     starts: torch.Tensor
@@ -33,19 +35,26 @@ class Level:
     values: list[torch.Tensor]
     position: torch.Tensor
     states: torch.Tensor | None
+    places: list[torch.device]
 
     def number(self, nodes: Nodes) -> torch.Tensor:
         """Which nodes these are, (chunks,)."""
         return torch.searchsorted(self.starts, nodes.start)
 
     def of(self, chunks: slice) -> Level:
-        """The nodes of some of the chunks."""
-        keys, values = ([x[chunks] for x in layers] for layers in (self.keys, self.values))
-        return replace(self, keys=keys, values=values, states=None if self.states is None else self.states[chunks])
+        """The nodes of some of the chunks, where they are read."""
+        brought = [x[chunks].to(place) for x, place in zip(self.tensors(), self.places, strict=True)]
+        return replace(self, **_named(brought, len(self.keys)))
 
     def tensors(self) -> list[torch.Tensor]:
         """Everything that is kept."""
         return [*self.keys, *self.values, *([] if self.states is None else [self.states])]
+
+
+def _named(tensors: Sequence[torch.Tensor], layers: int) -> dict[str, Any]:
+    """Fields of a Level from its `tensors`."""
+    keys, values, rest = tensors[:layers], tensors[layers : 2 * layers], tensors[2 * layers :]
+    return {"keys": keys, "values": values, "states": rest[0] if rest else None}
 
 
 class WholeTrees:
@@ -68,7 +77,7 @@ class WholeTrees:
             yield WholeTrees(self.config, levels, self.searcher, count).entries(question.of(block))
 
     def entries(self, question: Question) -> Entries:
-        """Entries of the nodes that the question chooses, of all chunks at once."""
+        """Entries of the nodes that the question chooses, of all chunks at once. The levels are where they are read."""
         root = whole(self.chunks, self.config.chunk_size, self.levels[0].starts.device)
         found = self.searcher.walk(self, root, question, [0.0] * self.config.height)
         order = [found.nodes[i] for i in leaves_first(found.nodes, self.config.height)]
@@ -109,10 +118,10 @@ def compares(config: SharedLLMConfig, level: int) -> bool:
 
 
 class TreeReader:
-    """Encodes all nodes of the trees of a batch of chunks."""
+    """Encodes all nodes of the trees of a batch of chunks. offload: the nodes stay in host memory."""
 
-    def __init__(self, lower: LowerModel) -> None:
-        self.lower, self.config = lower, lower.config
+    def __init__(self, lower: LowerModel, offload: bool) -> None:
+        self.lower, self.config, self.offload = lower, lower.config, offload
 
     def __call__(self, chunks: torch.Tensor) -> WholeTrees:
         """Read `chunks` (chunks, chunk_size) token ids."""
@@ -128,17 +137,20 @@ class TreeReader:
         pieces = chunks[:, tokens].view(-1, size)
         step = self.lower.block(size)
         kept: list[ChunkRows] = []
+        places: list[torch.device] = []
         for i in range(0, max(len(pieces), 1), step):
             found = self._block(pieces[i : i + step], level)
-            kept = kept or [ChunkRows(len(pieces), None, x.device) for x in found]
+            places = [x.device for x in found]
+            held = [torch.device("cpu")] * len(places) if self.offload else places
+            kept = kept or [ChunkRows(len(pieces), None, device) for device in held]
             for rows, block in zip(kept, found, strict=True):
                 rows.add(block)
             del found, block  # before the next block is computed
         tensors = [torch.unflatten(x, 0, (len(chunks), len(starts))) for rows in kept if (x := rows.take()) is not None]
         read = len(self.lower.layers) - self.config.injection_start
-        keys, values, states = tensors[:read], tensors[read : 2 * read], [*tensors[2 * read :], None][0]
         ratio, node = self.config.ratios[level - 1], whole(1, size, starts.device)
-        return Level(starts, keys, values, kept_offsets(node, ratio, self.config.sampling)[0][0], states)
+        position = kept_offsets(node, ratio, self.config.sampling)[0][0]
+        return Level(starts=starts, position=position, places=places, **_named(tensors, read))
 
     def _block(self, pieces: torch.Tensor, level: int) -> list[torch.Tensor]:
         """Of nodes (nodes, tokens) the kept keys of every layer that is read, the values, and the states that a search

@@ -16,6 +16,7 @@ from sharedllm import SharedLLMForCausalLM, reading
 
 ONCE = 1.1
 """The kept entries, and ids and positions of the context."""
+SMALL = LlamaConfig(vocab_size=50, hidden_size=32, intermediate_size=56, num_hidden_layers=4, num_attention_heads=4)
 
 
 class LiveBytes(TorchDispatchMode):
@@ -53,9 +54,8 @@ def growth(chunks: torch.Tensor | None = None, rows: int = 1, **method: Any) -> 
 
     chunks: share of the chunks that each row has.
     """
-    base = LlamaConfig(vocab_size=50, hidden_size=32, intermediate_size=56, num_hidden_layers=4, num_attention_heads=4)
     usual = {"chunk_size": 64, "lower_layers": 3, "policy": "right"}
-    model = SharedLLMForCausalLM.from_base(AutoModelForCausalLM.from_config(base), **{**usual, **method}).eval()
+    model = SharedLLMForCausalLM.from_base(AutoModelForCausalLM.from_config(SMALL), **{**usual, **method}).eval()
 
     def read(most: int) -> tuple[int, int]:
         context, text = torch.randint(50, (rows, most, 64)), torch.randint(50, (rows, 16))
@@ -122,6 +122,24 @@ def test_of_a_context_in_host_memory_a_device_holds_one_layer(
             kept.append(context.nbytes)
     for i, wanted in enumerate((compressing, reading)):
         assert (peaks[1][i] - peaks[0][i]) / (kept[1] - kept[0]) == pytest.approx(wanted, abs=0.06)
+
+
+def test_whole_trees_in_host_memory_come_to_the_device_block_by_block() -> None:
+    peaks, kept = [], []
+    with two_devices():
+        base = AutoModelForCausalLM.from_config(SMALL)
+        spread(base, first=2)
+        model = SharedLLMForCausalLM.from_base(base, chunk_size=64, policy="maxsim", nodes="all").eval()
+        model.offload_context = True
+        for chunks in (16, 48):
+            ids, text = (Placed(torch.randint(50, shape), DEVICES[0]) for shape in ((1, chunks, 64), (1, 16)))
+            with LiveBytes(placed=True) as live, torch.inference_mode():
+                trees = model.read_trees(ids)
+                model(text, context_ids=ids, trees=trees, query_length=8, logits_to_keep=1)
+            assert not any(isinstance(x, Placed) for level in trees.levels for x in level.tensors())
+            peaks.append(live.peak)
+            kept.append(trees.nbytes)
+    assert (peaks[1] - peaks[0]) / (kept[1] - kept[0]) < 0.1
 
 
 def test_a_read_at_the_7b_shape_takes_one_block_beside_weights_and_context() -> None:

@@ -39,6 +39,7 @@ SHAPE = {
     "initializer_range": 0.4,
 }
 SHARED = {"chunk_size": 20, "ratios": [4, 2], "lower_layers": 2}
+WHOLE = {**SHARED, "policy": "maxsim", "nodes": "all"}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "full": ("full", {"block": 7}),
     "truncated": ("truncated", {"window": 40}),
@@ -50,6 +51,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "sharedllm last token": ("sharedllm", {**SHARED, "policy": "last_token", "injection": "interleaved"}),
     "sharedllm right": ("sharedllm", {**SHARED, "policy": "right"}),
     "sharedllm in host memory": ("sharedllm", {**SHARED, "policy": "maxsim", "injection": "top", "offload": True}),
+    "sharedllm whole trees": ("sharedllm", WHOLE),
+    "sharedllm whole trees in host memory": ("sharedllm", {**WHOLE, "offload": True}),
     "sharedllm right in host memory": ("sharedllm", {**SHARED, "policy": "right", "offload": True}),
 }
 ONE, BOTH = Runtime(random_weights=True), Runtime(random_weights=True, gpus=2)
