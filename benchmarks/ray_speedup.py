@@ -21,9 +21,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from evals.records.lines import encode
-from evals.records.models import PerfRecord, SampleRecord
-from evals.records.read import read_records, read_run
+from evals.records.models import PerfRecord
+from evals.records.read import read_answers, read_records, read_run
 
 RESULT = "speedup.json"
 START = "from sharedllm.commands import evaluate; evaluate()"
@@ -39,12 +38,6 @@ def run(arguments: Sequence[str], folder: Path, environment: dict[str, str]) -> 
     return time.perf_counter() - begin
 
 
-def answers(folder: Path) -> dict[tuple[str, str], bytes]:
-    """The accuracy records of a run, without their seconds, by cell and sample."""
-    found = (record for record in read_records(folder) if isinstance(record, SampleRecord))
-    return {(r.cell, r.sample): encode(r.model_copy(update={"seconds": {}})) for r in found}
-
-
 def first_tokens(folder: Path) -> dict[str, float]:
     """Seconds to the first token of each cell's cold pass, where it was measured."""
     found = (record for record in read_records(folder) if isinstance(record, PerfRecord))
@@ -53,7 +46,7 @@ def first_tokens(folder: Path) -> dict[str, float]:
 
 def compare(one: Path, several: Path) -> dict[str, object]:
     """Cells, records, how many of them differ, and the median ratio of the cold passes' first tokens."""
-    mine, others = answers(one), answers(several)
+    mine, others = dict(read_answers(one)), dict(read_answers(several))
     alone, beside = first_tokens(one), first_tokens(several)
     ratios = [beside[cell] / alone[cell] for cell in alone.keys() & beside.keys()]
     return {

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from evals.errors import UserError, unreadable
 from evals.records.journal import JOURNAL_FILE, take_in
-from evals.records.lines import AnyRecord, Damaged, Head, decode, head
-from evals.records.models import RunMeta
+from evals.records.lines import AnyRecord, Damaged, Head, decode, encode, head
+from evals.records.models import RunMeta, SampleRecord
 from sharedllm.validation import misfit
 
 RUN_FILE = "run.json"
@@ -136,6 +136,15 @@ def raw_lines(folder: Path, name: str = SAMPLES_FILE) -> Iterator[bytes]:
 def read_records(folder: Path) -> Iterator[AnyRecord]:
     """Every undamaged record of `samples.jsonl`, in the order in which they were written."""
     return (line.record for line in read_lines(folder) if line.record is not None)
+
+
+def read_answers(folder: Path) -> Iterator[tuple[tuple[str, str], bytes]]:
+    """The accuracy records of a run in the order in which they were written: cell and sample, and the line of the
+    record without its seconds, which no two runs share.
+    """
+    for record in read_records(folder):
+        if isinstance(record, SampleRecord):
+            yield (record.cell, record.sample), encode(record.model_copy(update={"seconds": {}}))
 
 
 def is_torn(folder: Path) -> bool:

@@ -18,8 +18,8 @@ from filelock import FileLock, Timeout
 from evals.errors import UserError
 from evals.records.disk import replace_file
 from evals.records.json import Json, dumps
-from evals.records.models import RunMeta, SampleRecord, ShardEntry
-from evals.records.read import RUN_FILE, SAMPLES_FILE, read_lines, read_run, whole_lines
+from evals.records.models import RunMeta, ShardEntry
+from evals.records.read import RUN_FILE, SAMPLES_FILE, read_answers, read_run, whole_lines
 from evals.records.run_files import RUN_FILE_NAME
 from evals.records.store import LOCK_FILE
 
@@ -108,19 +108,13 @@ def _distinct(pieces: Sequence[Piece]) -> list[Piece]:
 
 def _require_same(first: Path, second: Path) -> None:
     """Raises UserError where two copies of a shard do not have the same records."""
-    answers = [_answers(first), _answers(second)]
+    answers = [dict(read_answers(folder)) for folder in (first, second)]  # the newest of each sample
     for key in answers[0].keys() | answers[1].keys():
         if answers[0].get(key) != answers[1].get(key):
             raise UserError(
                 f"The cell {key[0]} is in {first} and in {second} with different records (sample {key[1]}): leave one "
                 "of the folders out."
             )
-
-
-def _answers(folder: Path) -> dict[tuple[str, str], SampleRecord]:
-    """The newest record of each sample, without its seconds."""
-    records = (line.record for line in read_lines(folder))
-    return {(r.cell, r.sample): r.model_copy(update={"seconds": {}}) for r in records if isinstance(r, SampleRecord)}
 
 
 def _require_free(output: Path, key: str) -> None:

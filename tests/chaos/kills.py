@@ -93,12 +93,9 @@ def killed(arguments: Sequence[str], seconds: float) -> bool:
 
 def records(folder: Path, measured: bool) -> list[str]:
     """Every record as text, in the order of the file."""
-    from unshared import UNSHARED
+    from unshared import shared_records
 
-    from evals.records.read import read_records
-
-    own = {*UNSHARED, "metrics"} if measured else UNSHARED  # metrics of measured cells are times
-    return [record.model_dump_json(exclude=own) for record in read_records(folder)]
+    return shared_records(folder, ["metrics"] if measured else [])  # metrics of measured cells are times
 
 
 def compare(totals: Totals, wanted: list[str], found: list[str]) -> None:

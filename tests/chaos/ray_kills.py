@@ -3,7 +3,7 @@
 python tests/chaos/ray_kills.py --kills 40 [--seed 0]
 
 A cluster of three raylets runs on this machine. Lost: records of the plain run that are missing; doubled: records that
-are there twice; different: records with other content, compared in the order of cells and samples. All must be 0.
+are there twice; different: records with other content. All must be 0.
 """
 
 from __future__ import annotations
@@ -58,20 +58,13 @@ class Totals:
 
     def compare(self, plain: Path, other: Path) -> None:
         """Count what differs between two run folders."""
-        wanted, found = records(plain), records(other)
+        from evals.records.read import read_answers
+
+        wanted, found = list(read_answers(plain)), list(read_answers(other))
         keys = Counter(key for key, _ in found)
         self.lost += len({key for key, _ in wanted} - keys.keys())
         self.doubled += sum(count - 1 for count in keys.values())
         self.different += len(set(found) - set(wanted))
-
-
-def records(folder: Path) -> list[tuple[tuple[str, str], str]]:
-    """The accuracy records of a run, without their times, sorted by cell and sample."""
-    from evals.records.models import SampleRecord
-    from evals.records.read import read_records
-
-    samples = [record for record in read_records(folder) if isinstance(record, SampleRecord)]
-    return sorted(((r.cell, r.sample), r.model_dump_json(exclude={"seconds"})) for r in samples)
 
 
 class ThreeNodes:

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import folders
 import pytest
+from fixtures.synthetic_run import write_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evals.errors import UserError
 from evals.records.models import Answer, Measurement, PerfRecord, SampleRecord
-from evals.records.read import read_records, read_run
+from evals.records.read import read_answers, read_records, read_run
 from evals.records.store import RunStore, StoreError
 
 HEADER = {"command": ["x"], "spec": {}, "environment": {}}
@@ -207,3 +208,18 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
     numbers = [json.loads(line)["sample"] for line in content.splitlines()]
     assert numbers == [str(number) for number in range(len(numbers))]
     assert len(numbers) > 25
+
+
+def test_the_answers_of_a_run_are_its_samples_without_their_seconds(tmp_path: Path) -> None:
+    """As they were written: one that is there twice is found twice, so that a comparison can count it."""
+    folder = write_run(tmp_path, samples=2, tasks=("needle",))
+    before = list(read_answers(folder))
+    lines = (folder / "samples.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [place for place, _ in before] == [(r["cell"], r["sample"]) for r in rows if r["kind"] == "sample"]
+    for row in rows:
+        if row["kind"] == "sample":
+            row["seconds"] = {"read": 9.0}
+    rows.append(next(row for row in rows if row["kind"] == "sample"))
+    (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert list(read_answers(folder)) == [*before, before[0]]

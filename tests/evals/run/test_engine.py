@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from standins import Sum, Toy, ToySession, write_preset
-from unshared import UNSHARED
+from unshared import shared_records
 
 from evals.records.read import read_records, read_run
 from evals.run.samples import AuditError
@@ -40,10 +40,7 @@ def toy(command: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
 
 def samples(folder: Path) -> list[dict[str, Any]]:
     """What was measured, without what no two runs share."""
-    return [
-        {key: value for key, value in record.model_dump().items() if key not in UNSHARED}
-        for record in read_records(folder)
-    ]
+    return list(map(json.loads, shared_records(folder)))
 
 
 def statuses(result: Any) -> list[str]:

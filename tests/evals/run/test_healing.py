@@ -15,7 +15,7 @@ from typing import Any
 import folders
 import pytest
 from standins import Sum, Toy, write_preset
-from unshared import UNSHARED
+from unshared import shared_records
 
 from evals.records.read import read_records, read_run
 from evals.report.load import load
@@ -31,7 +31,7 @@ def arguments(tmp_path: Path, output: str, *more: object) -> tuple[object, ...]:
 
 def measured(folder: Path) -> list[str]:
     """Every record as text, without what no two runs share, sorted."""
-    return sorted(record.model_dump_json(exclude=UNSHARED) for record in read_records(folder))
+    return sorted(shared_records(folder))
 
 
 @pytest.mark.parametrize("seed", range(6))

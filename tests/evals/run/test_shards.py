@@ -13,8 +13,7 @@ from standins import write_preset
 
 from evals.cli.report import main as report_command
 from evals.errors import UserError
-from evals.records.models import SampleRecord
-from evals.records.read import read_records, read_run
+from evals.records.read import read_answers, read_records, read_run
 from evals.run.shards import Shard
 
 pytestmark = pytest.mark.usefixtures("standins")
@@ -48,12 +47,6 @@ def report(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
     return run
 
 
-def answers(folder: Path) -> list[str]:
-    """The records as lines, sorted, without the seconds that no two runs share."""
-    records = [record for record in read_records(folder) if isinstance(record, SampleRecord)]
-    return sorted(record.model_dump_json(exclude={"seconds"}) for record in records)
-
-
 def edit(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
     """Change the first sample of a run; the checksum goes, as in runs before 0.1.0."""
     first, *rest = (folder / "samples.jsonl").read_text().splitlines()
@@ -77,7 +70,7 @@ def test_shards_together_are_the_plain_run(
     assert sorted(cells) == sorted(plain.cells)
     assert report(tmp_path / "grid") == (0, "")
     merged = tmp_path / "grid" / "merged"
-    assert answers(merged) == answers(tmp_path / "plain")
+    assert sorted(read_answers(merged)) == sorted(read_answers(tmp_path / "plain"))
     assert list(read_run(merged).cells) == list(plain.cells)
     for name in DERIVED:
         assert (merged / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
@@ -126,11 +119,11 @@ def test_the_merged_run_is_continued_by_the_plain_command(
     assert result.code == 0
     assert result.last["failed"] == 0
     grid(output="plain")
-    assert answers(tmp_path / "grid" / "merged") == answers(tmp_path / "plain")
+    assert sorted(read_answers(tmp_path / "grid" / "merged")) == sorted(read_answers(tmp_path / "plain"))
     code, err = report(tmp_path / "grid")
     assert code == 2
     assert "went on after an earlier merge" in err
-    assert answers(tmp_path / "grid" / "merged") == answers(tmp_path / "plain")
+    assert sorted(read_answers(tmp_path / "grid" / "merged")) == sorted(read_answers(tmp_path / "plain"))
 
 
 def test_the_same_cell_with_other_answers_is_refused(
@@ -155,11 +148,11 @@ def test_a_shard_that_is_being_written_is_merged_up_to_its_last_line(
     for index in (1, 2):
         grid("--shard", f"{index}/2")
     assert report(tmp_path / "grid")[0] == 0
-    whole = answers(tmp_path / "grid" / "merged")
+    whole = sorted(read_answers(tmp_path / "grid" / "merged"))
     with (tmp_path / "grid" / "shard-1-of-2" / "samples.jsonl").open("ab") as file:
         file.write(b'{"kind":"sample","cell":"')
     assert report(tmp_path / "grid")[0] == 0
-    assert answers(tmp_path / "grid" / "merged") == whole
+    assert sorted(read_answers(tmp_path / "grid" / "merged")) == whole
 
 
 def test_shards_of_different_splits_do_not_mix(
