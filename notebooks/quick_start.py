@@ -75,11 +75,11 @@ for city, number in FACTS.items():
 
 # %% [markdown]
 # `state_bytes` is what is held for the context between two questions. `cost` gives by formula what is held while a
-# question is answered, and the plan above what full attention holds per token:
+# question is answered, and the plan above what full attention holds per token in two bytes a number:
 
 # %%
 expected = model.cost(len(context), len(query.ids)).state_bytes
-dense = plan["cells"][0]["dense_kv_bytes"] / plan["cells"][0]["length"] * len(context)
+dense = plan["cells"][0]["dense_kv_bytes"] / plan["cells"][0]["length"] * len(context) * model.dtype.itemsize / 2
 for name, size in (("SharedLLM", session.state_bytes), ("with a question", expected), ("full attention", dense)):
     print(f"{name:16} {size / 2**20:6.1f} MiB")
 
