@@ -188,6 +188,20 @@ def attend_last(
     return F.scaled_dot_product_attention(query, key, value, bias, dropout, causal, scale=scale, enable_gqa=grouped)
 
 
+def attend_near(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, window: int, scale: float | None = None
+) -> torch.Tensor:
+    """`attend_last` of queries that look back `window` keys, themselves included."""
+    queries = query.shape[2]
+    seen = min(key.shape[2], window - 1 + queries)
+    key, value = key[:, :, -seen:], value[:, :, -seen:]
+    if seen <= window:
+        return attend_last(query, key, value, scale)
+    at = seen - queries
+    mask = torch.ones(queries, seen, dtype=torch.bool, device=query.device).tril(at).triu(at - window + 1)
+    return split_heads(attend(query, key, value, mask=mask, scale=scale), query.shape[-1], None)
+
+
 def merged(heads: torch.Tensor) -> torch.Tensor:
     """(B, heads, S, d) -> (B, S, heads * d)."""
     return heads.transpose(1, 2).flatten(2)

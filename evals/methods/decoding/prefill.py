@@ -46,11 +46,12 @@ def read(
     """Final hidden states (q, hidden) of `ids` (1, q) at positions first, first + 1, ...; the cache grows by them.
 
     The cache returns the earlier keys and the new ones, in order. The stock forward reads where `static_decoder` does
-    not know the base, for other kernels and for sliding windows; it takes `stock`, and neither `between` nor `attend`.
+    not know the base, for other kernels and for sliding windows of which no `attend` takes care; it takes `stock`, and
+    neither `between` nor `attend`.
     """
     check_length(model.config, first + ids.shape[1])
     positions = torch.arange(first, first + ids.shape[1], device=ids.device)[None]
-    if not supports_static_decoding(model) or set(windows(model.config)) != {None}:
+    if not supports_static_decoding(model) or (attend is None and set(windows(model.config)) != {None}):
         assert attend is None
         output = stock_decoder(model)(
             input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True, **stock

@@ -18,7 +18,7 @@ from evals.methods.decoding.prefill import read, read_both_ways
 from evals.methods.decoding.static_decoder import supports_static_decoding
 from sharedllm import SharedLLMForCausalLM
 from sharedllm.nn import fused, masks
-from sharedllm.nn.attention import attend_last
+from sharedllm.nn.attention import attend_last, attend_near
 
 SHAPE = {
     "vocab_size": 64,
@@ -144,8 +144,8 @@ def test_every_method_scores_as_with_stock_forwards(name: str, monkeypatch: pyte
         patch.setattr(fused, "_compiles", lambda x: True)
         patch.setattr(fused, "_compiled", lambda function: function)
         torch.testing.assert_close(score(model), plain, atol=1e-4, rtol=0)
-    if name in ("kvpress-layers", "kvpress-masked"):
-        return  # stock forwards have one mask for all layers and heads: test_kvpress.py compares token by token
+    if name in ("kvpress-layers", "kvpress-masked", "kvpress-gemma3", "kvpress-masked-gemma3"):
+        return  # stock forwards have one mask for all layers and heads: test_kvpress*.py compare token by token
     stock(monkeypatch)
     torch.testing.assert_close(score(model), plain, atol=1e-4, rtol=0)
 
@@ -158,6 +158,17 @@ def test_the_last_queries_see_what_is_before_them(queries: int) -> None:
         query, key.repeat_interleave(2, 1), value.repeat_interleave(2, 1), attn_mask=mask
     )
     torch.testing.assert_close(attend_last(query, key, value), plain)
+
+
+@pytest.mark.parametrize("window", [1, 2, 4, 7, 20])
+@pytest.mark.parametrize("queries", [1, 3, 7])
+def test_the_last_queries_see_a_window_of_what_is_before_them(queries: int, window: int) -> None:
+    query, key, value = torch.randn(1, 4, queries, 8), torch.randn(1, 2, 7, 8), torch.randn(1, 2, 7, 8)
+    back = torch.arange(7 - queries, 7)[:, None] - torch.arange(7)
+    plain = torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=(back >= 0) & (back < window), scale=0.3, enable_gqa=True
+    )
+    torch.testing.assert_close(attend_near(query, key, value, window, 0.3), plain)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
