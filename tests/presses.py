@@ -38,3 +38,15 @@ PRESSES: dict[str, dict[str, Any]] = {
     "perlayercompression:knorm": {"compression_ratios": [0.7, 0.3]},
     "snapkv+think": {"window_size": 8, "key_channel_compression_ratio": 0.5},
 }
+NOTHING: dict[str, dict[str, Any]] = {
+    "think": {"key_channel_compression_ratio": 0},
+    "simlayerkv": {"lazy_threshold": 1},
+    "perlayercompression:knorm": {"compression_ratios": [0, 0]},
+    "dms:knorm": {"threshold": -1e9},
+    "snapkv+think": {"ratio": 0, "key_channel_compression_ratio": 0},
+}
+"""Settings under which a press removes nothing, where it is not ratio 0."""
+WHOLE = [
+    name for name in PRESSES if name.startswith(("kvcompose", "pyramidkv", "perlayercompression", "keyrerotation"))
+]
+"""Those that compress all layers or none: they do not fit a base with sliding windows."""

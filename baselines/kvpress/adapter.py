@@ -11,25 +11,23 @@ from typing import ClassVar, Self
 import torch
 from transformers import PreTrainedModel
 
+from baselines.kvpress.bases import check_base, is_mixed, pressed_layers
 from baselines.kvpress.build import Recipe
 from baselines.kvpress.cost import pressed_cost
 from baselines.kvpress.reading import read_context
 from baselines.kvpress.session import PressedSession
 from baselines.kvpress.settings import KVPressSettings
-from evals.errors import UnfitError
 from evals.methods.base import Cost, LongContextModel, Runtime, common_fields
-from evals.methods.decoding.static_decoder import decode_mode, supports_static_decoding
+from evals.methods.decoding.static_decoder import decode_mode
 from evals.methods.presets import Preset
 from evals.methods.weights import load_base
-from sharedllm.nn.base_config import positions, windows
-
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
-"""Bases on which every press was compared with kvpress used by hand."""
+from sharedllm.nn.base_config import positions
 
 
 @dataclass(kw_only=True)
 class KVPress(LongContextModel):
-    """Any Llama, Mistral or Qwen base under any press that compresses a context once, before questions are known."""
+    """A Llama, Mistral, Qwen or Gemma 3 base under a press that compresses a context once, before questions are
+    known."""
 
     settings_model: ClassVar[type[KVPressSettings]] = KVPressSettings
 
@@ -41,10 +39,14 @@ class KVPress(LongContextModel):
     def load(cls, preset: Preset, runtime: Runtime) -> Self:
         recipe = Recipe(KVPressSettings.of(preset))  # what is missing is said before a base is loaded
         model, tokenizer = load_base(preset.weights, runtime, preset.shape)
-        check_base(model)
-        window = positions(model.config)
-        state = "masked, full size" if recipe.masks else "dropped"
-        fairness = {"window": window, **recipe.arguments, "state": state}
+        check_base(model, recipe.settings.press)
+        window, pressed = positions(model.config), len(pressed_layers(model.config))
+        fairness = {
+            "window": window,
+            **recipe.arguments,
+            "state": "masked, full size" if recipe.masks else "dropped",
+            **({"layers pressed": f"{pressed} of {model.config.num_hidden_layers}"} if is_mixed(model.config) else {}),
+        }
         decode = decode_mode(model)
         fields = common_fields(
             preset, runtime, model, tokenizer, fairness=fairness, trained=False, decode=decode, longest=window
@@ -65,13 +67,3 @@ class KVPress(LongContextModel):
 
     def cost(self, context_tokens: int, query_tokens: int) -> Cost:
         return pressed_cost(self.model, self.recipe, context_tokens, query_tokens)
-
-
-def check_base(model: PreTrainedModel) -> None:
-    """Raises UserError for a base whose compressed cache could not be decoded from."""
-    known = model.config.model_type in FAMILIES and supports_static_decoding(model)
-    if not known or any(windows(model.config)):
-        raise UnfitError(
-            f"Presses work with bases of type {', '.join(FAMILIES)} without sliding windows, with --attn sdpa, on one "
-            f"device; this base is of type '{model.config.model_type}': change what differs."
-        )

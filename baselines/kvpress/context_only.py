@@ -17,8 +17,11 @@ from jinja2 import TemplateError
 from torch import nn
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+from baselines.kvpress.bases import is_mixed, pressed_layers
 from baselines.kvpress.library import Press, library
+from sharedllm.nn.base_config import FAR
 from sharedllm.nn.layers import KeysValues, Rotation, decoder_of
+from sharedllm.nn.recipes import recipe_of
 
 CONTEXT = "\u241f\u241econtext\u241e\u241f"
 """Stands for the context while a chat template is rendered."""
@@ -46,14 +49,28 @@ def pressed(
 @contextmanager
 def _hooked(press: Press, model: PreTrainedModel, prefix: int) -> Iterator[None]:
     """A press that compresses each layer as soon as it is read, in a hook on its self-attention."""
+    decoder = decoder_of(model)
+    tables = recipe_of(decoder.layers[0].self_attn).tables
     if prefix:
         press.forward_hook = _after_prefix(press.forward_hook, prefix)
+    if is_mixed(model.config):
+        press.forward_hook = _in_layers(press.forward_hook, pressed_layers(model.config))
     with press(model):
-        if prefix:
-            rotary = Shifted(cast(nn.Module, decoder_of(model).rotary_emb), prefix)
-            for layer in decoder_of(model).layers:  # the press has just put the model's own there
+        if prefix or tables:
+            rotary = Shifted(cast(nn.Module, decoder.rotary_emb), prefix, FAR if tables else None)
+            for layer in decoder.layers:  # the press has just put the model's own there
                 cast("SimpleNamespace", layer.self_attn).rotary_emb = rotary
         yield
+
+
+def _in_layers(hook: Callable[..., object], layers: Sequence[int]) -> Callable[..., None]:
+    """The hook, called in some of the layers."""
+
+    def in_layers(module: Any, *call: object) -> None:
+        if module.layer_idx in layers:
+            hook(module, *call)
+
+    return in_layers
 
 
 def _after_prefix(hook: Callable[..., object], prefix: int) -> Callable[..., None]:
@@ -85,17 +102,33 @@ def _reconstructing(
 
     They load a tokenizer by the name of the base, and take the prefix for that of its chat template. Here the
     tokenizer is the model's own and the prefix the real one, whose entries are not among those that may go.
+
+    They refuse Gemma 3. Where they choose among the entries of all layers, here those of layers with a sliding window
+    are not among them.
     """
     plain = SimpleNamespace(chat_template=None, encode=tokenizer.encode)
     source = cast("SimpleNamespace", importlib.import_module("kvpress.presses.kvzip_press"))
-    loader, compress = source.AutoTokenizer, press.compress_post
+    loader, refused = source.AutoTokenizer, source.Gemma3PreTrainedModel
+    score, compress, layers = press.score_kvzip, press.compress_post, pressed_layers(model.config)
+
+    def score_pressed(
+        module: Any, hidden: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, *rest: object
+    ) -> KeysValues:
+        if module.layer_idx in layers:
+            return cast(KeysValues, score(module, hidden, keys, values, *rest))
+        return keys[:, :, : press.context_length], values[:, :, : press.context_length]
 
     def compress_context(pressed_model: PreTrainedModel) -> None:
-        press.score_val = press.score_val[..., len(prefix) :]
-        compress(pressed_model)
+        press.score_val = press.score_val[layers][..., len(prefix) :]
+        modules = [cast("SimpleNamespace", decoder_of(pressed_model).layers[index].self_attn) for index in layers]
+        chosen = [SimpleNamespace(layer_idx=at, config=module.config) for at, module in enumerate(modules)]
+        compress(SimpleNamespace(model=SimpleNamespace(layers=[SimpleNamespace(self_attn=each) for each in chosen])))
+        for module, each in zip(modules, chosen, strict=True):
+            module.masked_key_indices = each.masked_key_indices
 
-    press.compress_post = compress_context
+    press.score_kvzip, press.compress_post = score_pressed, compress_context
     source.AutoTokenizer = SimpleNamespace(from_pretrained=lambda name: plain)
+    source.Gemma3PreTrainedModel = ()
     try:
         with press(model):
             press.prefix_length = len(prefix)
@@ -103,7 +136,7 @@ def _reconstructing(
             press._suffix_ids = tokenizer.encode(end, return_tensors="pt", add_special_tokens=False)
             yield
     finally:
-        source.AutoTokenizer = loader
+        source.AutoTokenizer, source.Gemma3PreTrainedModel = loader, refused
 
 
 def end_of_question(tokenizer: PreTrainedTokenizerBase, prefix: Sequence[int]) -> str:
@@ -152,15 +185,16 @@ def _put_back(layer: Any, front: KeysValues) -> None:
 
 
 class Shifted(nn.Module):
-    """A rotary embedding for positions that are counted after the first `by` tokens."""
+    """A rotary embedding for positions that are counted after the first `by` tokens. kind: of layers, where each has
+    a table of its own."""
 
-    def __init__(self, rotary: nn.Module, by: int) -> None:
+    def __init__(self, rotary: nn.Module, by: int, kind: str | None = None) -> None:
         super().__init__()
-        self.rotary, self.by = rotary, by
+        self.rotary, self.by, self.kind = rotary, by, [kind] if kind else []
 
     @property
     def inv_freq(self) -> torch.Tensor:
-        return self.rotary.get_buffer("inv_freq")
+        return self.rotary.get_buffer("_".join([*self.kind, "inv_freq"]))
 
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> Rotation:
-        return cast(Rotation, self.rotary(x, position_ids + self.by))
+        return cast(Rotation, self.rotary(x, position_ids + self.by, *self.kind))

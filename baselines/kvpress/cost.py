@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from transformers import PreTrainedModel
 
+from baselines.kvpress.bases import pressed_layers
 from baselines.kvpress.build import Recipe
 from baselines.kvpress.library import Press, library
 from baselines.kvpress.sizes import held, shortest
@@ -24,7 +25,8 @@ def pressed_cost(model: PreTrainedModel, recipe: Recipe, context_tokens: int, qu
     kv = flops.kv_bytes(config, model.dtype) // len(layers)
     state = (sum(layers) + query_tokens * len(layers)) * kv
     if recipe.masks:
-        state += context_tokens * key_value_heads(config) * len(layers)  # a byte says whether a head sees an entry
+        masks = key_value_heads(config) * len(pressed_layers(config))
+        state += context_tokens * masks  # a byte says whether a head sees an entry
     linear, head = flops.decoder_flops(model), flops.head_flops(config)
 
     def attention(new: int) -> float:

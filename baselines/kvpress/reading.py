@@ -10,6 +10,7 @@ from typing import Protocol, cast
 import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+from baselines.kvpress.bases import pressed_layers
 from baselines.kvpress.build import Recipe
 from baselines.kvpress.context_only import pressed
 from baselines.kvpress.sizes import shortest
@@ -27,13 +28,13 @@ class Reading:
     """What stays of a context.
 
     hidden: the final state of its last token, (1, hidden). layers: keys and values (1, kv heads, tokens, head_dim);
-    layers may hold different numbers of tokens. kept: of a press that masks, for each layer, which entries
-    (kv heads, tokens) are seen; None of one that drops them. position: that of the next token.
+    layers may hold different numbers of tokens. kept: for each layer, which entries (kv heads, tokens) are seen; None
+    where all of them are. position: that of the next token.
     """
 
     hidden: torch.Tensor
     layers: list[KeysValues]
-    kept: list[torch.Tensor] | None
+    kept: list[torch.Tensor | None]
     position: int
 
 
@@ -81,7 +82,10 @@ def read_context(
                 use_cache=True,
                 cache_position=torch.arange(tokens, device=model.device),  # by which a press knows that it is a prefill
             )
-        kept = [_kept(model, module, len(prefix), tokens) for module in modules] if recipe.masks else None
+        masked = pressed_layers(model.config) if recipe.masks else []
+        kept = [
+            _kept(model, module, len(prefix), tokens) if at in masked else None for at, module in enumerate(modules)
+        ]
     layers = [(layer.keys, layer.values) for layer in cast("list[CacheLayer]", cache.layers)]
     position = layers[0][0].shape[2] if recipe.rerotates else tokens
     return Reading(output.last_hidden_state[0, -1:].clone(), layers, kept, position)

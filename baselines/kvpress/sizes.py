@@ -9,6 +9,7 @@ from typing import Any, cast
 from torch import nn
 from transformers import PreTrainedModel
 
+from baselines.kvpress.bases import pressed_layers
 from baselines.kvpress.library import Press, library
 from sharedllm.nn.layers import decoder_of
 
@@ -30,7 +31,7 @@ def shortest(press: Press) -> int:
 
 
 def held(press: Press, model: PreTrainedModel, tokens: int) -> list[int]:
-    """Tokens that each layer holds of a context of `tokens`.
+    """Tokens that each layer holds of a context of `tokens`: those with a sliding window hold all of them.
 
     An upper bound where the context itself decides (`simlayerkv`, `chunkkv`). Of `kvcompose` only the sum is right: it
     spreads the tokens over the layers as it finds them.
@@ -41,7 +42,8 @@ def held(press: Press, model: PreTrainedModel, tokens: int) -> list[int]:
     if isinstance(press, library().KVComposePress):
         kept = _kept(tokens * len(modules), cast(Any, press).compression_ratio)
         return [max(1, kept // len(modules) + (i < kept % len(modules))) for i in range(len(modules))]
-    return [_layer_held(press, module, tokens) for module in modules]
+    pressed = pressed_layers(model.config)
+    return [_layer_held(press, module, tokens) if at in pressed else tokens for at, module in enumerate(modules)]
 
 
 def _layer_held(press: Any, module: Any, tokens: int) -> int:

@@ -15,23 +15,24 @@ from sharedllm.nn.layers import Decoder, KeysValues, decoder_of, output_head
 
 
 class PressedStep(DecoderStep[Decoder]):
-    """position: of the first new token. kept: as in `Reading`."""
+    """position: of the first new token. kept: as in `Reading`. windows: `sliding_window` of each layer."""
 
     def __init__(
         self,
         model: PreTrainedModel,
         cache: BufferCache,
         position: int,
-        kept: Sequence[torch.Tensor] | None,
+        kept: Sequence[torch.Tensor | None],
+        windows: Sequence[int | None],
         tokens: int,
     ) -> None:
         held = cache.keys_values()
-        lengths = [keys.shape[2] for keys, _ in held]
-        by_length = {length: Reach(length, tokens, None, model.device) for length in set(lengths)}
-        reaches = [by_length[length] for length in lengths]
+        sights = [(keys.shape[2], window) for (keys, _), window in zip(held, windows, strict=True)]
+        shared = {sight: Reach(sight[0], tokens, sight[1], model.device) for sight in set(sights)}
+        reaches = [shared[sight] for sight in sights]
         tails = [
-            Tail(reach, pair) if kept is None else MaskedTail(reach, pair, kept[index])
-            for index, (reach, pair) in enumerate(zip(reaches, held, strict=True))
+            Tail(reach, pair) if seen is None else MaskedTail(reach, pair, seen)
+            for reach, pair, seen in zip(reaches, held, kept, strict=True)
         ]
         super().__init__(decoder_of(model), output_head(model), position, reaches, tails)
         self._cache = cache

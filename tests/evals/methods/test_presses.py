@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import test_method_answers
 import test_method_records
 import test_method_sessions
 import torch
 from method_cases import BOS, CONTEXT, QUERY, TARGET, Case, load
-from presses import PRESSES
+from presses import PRESSES, WHOLE
+from test_recipes import FAMILIES
 
 from evals.methods.base import Query
 
+GEMMA = {"model_type": "gemma3_text", "pad_token_id": 0, **FAMILIES["gemma3_text"]}
 
-@pytest.mark.parametrize("press", PRESSES)
-def test_a_press_keeps_what_every_method_must(press: str) -> None:
+
+@pytest.mark.parametrize(
+    ("press", "shape"),
+    [(press, {}) for press in PRESSES] + [(press, GEMMA) for press in PRESSES if press not in WHOLE],
+    ids=lambda value: value if isinstance(value, str) else value.get("model_type", "llama"),
+)
+def test_a_press_keeps_what_every_method_must(press: str, shape: dict[str, Any]) -> None:
     """The quick ones of the properties; a press for each form of state runs all of them (`CASES`)."""
-    case = Case("kvpress", {"press": press, **PRESSES[press]})
+    case = Case("kvpress", {"press": press, **PRESSES[press]}, shape)
     method, again = load(case), load(case)
     test_method_answers.test_cached_equals_uncached(method)
     test_method_sessions.test_two_sessions_do_not_meet(method)

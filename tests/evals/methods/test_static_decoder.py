@@ -55,6 +55,12 @@ MORE |= {
     "streaming-smollm3": Case(
         *METHODS["streaming"], {"model_type": "smollm3", "pad_token_id": 0, **FAMILIES["smollm3"]}
     ),
+    "kvpress-gemma3": Case(
+        "kvpress", {"press": "snapkv", "window_size": 8}, {"model_type": "gemma3_text", **FAMILIES["gemma3_text"]}
+    ),
+    "kvpress-masked-gemma3": Case(
+        "kvpress", CASES["kvpress-masked"].settings, {"model_type": "gemma3_text", **FAMILIES["gemma3_text"]}
+    ),
     "sharedllm-gemma3": Case(*METHODS["sharedllm"], {"model_type": "gemma3_text", **FAMILIES["gemma3_text"]}),
     "sharedllm-joint-gemma3": Case(
         "sharedllm",
