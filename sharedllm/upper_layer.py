@@ -14,7 +14,7 @@ from sharedllm.context import LayerContext
 from sharedllm.cross_attention import CrossAttention
 from sharedllm.joint_attention import JointAttention
 from sharedllm.nn.attention import self_attention
-from sharedllm.nn.branches import after_attention, before_attention, feed_forward
+from sharedllm.nn.branches import after_attention, before_attention, feed_forward, finish_branches
 from sharedllm.nn.layers import DecoderLayer, Rotation
 
 
@@ -48,10 +48,12 @@ def upper_layer(
     reader: CrossAttention | JointAttention | None,
     context: LayerContext | None,
 ) -> torch.Tensor:
-    """`attend_to_text`, then `read_context`; or joint attention, then the MLP."""
-    if isinstance(reader, JointAttention):
-        if context is None:
-            return feed_forward(layer, attend_to_text(layer, hidden, mask, rotation, cache))
-        attended = reader(layer.self_attn, before_attention(layer, hidden), mask, rotation, cache, context)
-        return feed_forward(layer, after_attention(layer, hidden, attended))
-    return read_context(layer, reader, attend_to_text(layer, hidden, mask, rotation, cache), context)
+    """`attend_to_text`, then `read_context`; or joint attention or self-attention alone, then the MLP."""
+    if isinstance(reader, CrossAttention) and context is not None:
+        return read_context(layer, reader, attend_to_text(layer, hidden, mask, rotation, cache), context)
+    normed = before_attention(layer, hidden)
+    if isinstance(reader, JointAttention) and context is not None:
+        attended = reader(layer.self_attn, normed, mask, rotation, cache, context)
+    else:
+        attended = self_attention(layer.self_attn, normed, mask, rotation, cache)
+    return finish_branches(layer, hidden, attended)

@@ -29,7 +29,12 @@ def feed_forward(layer: DecoderLayer, hidden: torch.Tensor) -> torch.Tensor:
 
 def finish_layer(layer: DecoderLayer, residual: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
     """Output projection and MLP of a decoder layer after its attention: (B, S, H) and (B, S, heads * d)."""
-    update = layer.self_attn.o_proj(attended)
+    return finish_branches(layer, residual, layer.self_attn.o_proj(attended))
+
+
+def finish_branches(layer: DecoderLayer, residual: torch.Tensor, update: torch.Tensor) -> torch.Tensor:
+    """States (B, S, H) after both branches: `after_attention`, then `feed_forward`, in fewer passes over memory.
+    update: (B, S, H), after the output projection."""
     if recipe_of(layer.self_attn).plain:
         hidden, normed = add_norm(layer.post_attention_layernorm, residual, update)
         return hidden + mlp(layer.mlp, normed)
