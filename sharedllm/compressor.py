@@ -14,6 +14,7 @@ import torch
 from sharedllm.configuration import SharedLLMConfig
 from sharedllm.nn.attention import (
     attend_nodes,
+    numbered,
     project_keys,
     project_queries,
     project_values,
@@ -114,6 +115,7 @@ class Compressor:
         """Run the packed nodes through the layers; of the last one only keys and values are computed."""
         sizes = [n.size for n in nodes]
         kept, position, mask = self._kept(nodes)
+        packed = numbered(kept, sum(sizes))
         node_position = torch.cat([torch.arange(s, device=hidden.device) for s in sizes])
         rotations = self.lower.rope(hidden, node_position[None])
         keys, values = [], []
@@ -123,7 +125,7 @@ class Compressor:
                 hidden, key, value = _first_layer(layer, hidden, found, first, kept, sizes, last)
             else:
                 rotation = rotations.of(layer.self_attn)
-                hidden, key, value = self.lower.run_layer(layer, hidden, rotation, sizes, kept, last)
+                hidden, key, value = self.lower.run_layer(layer, hidden, rotation, sizes, packed, last)
             if j >= self.config.injection_start:
                 keys.append(key)
                 values.append(value)
@@ -157,7 +159,7 @@ def lower_layer(
     kept: torch.Tensor,
     last: bool,
 ) -> Kept:
-    """One decoder layer over packed nodes; every node attends to itself alone.
+    """One decoder layer over packed nodes; every node attends to itself alone. kept: as `rows` wants them.
 
     Returns (output (chunks, tokens, H), kept keys before rotation, kept values (chunks, kv, entries, d)). Nothing
     reads the output of the `last` layer, so its attention and MLP are left out.
@@ -180,8 +182,9 @@ def _first_layer(
     sizes: list[int],
     last: bool,
 ) -> Kept:
-    """As `lower_layer`, from what the search has computed already. hidden: embeddings in text order."""
-    tokens = torch.cat([n.tokens(hidden.shape[1]) for n in found.nodes], 1)
+    """As `lower_layer`, from what the search has computed already. hidden: embeddings in text order. kept: (chunks,
+    entries) offsets in the packed nodes."""
+    tokens = numbered(torch.cat([n.tokens(hidden.shape[1]) for n in found.nodes], 1), hidden.shape[1])
     kept_tokens = tokens.gather(1, kept)
     if not last and found.states is not None:
         hidden = torch.cat(found.states, 1)

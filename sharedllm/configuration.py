@@ -70,6 +70,12 @@ class SharedLLMConfig(MethodFields, PreTrainedConfig):  # type: ignore[no-untype
         return self.nodes == "all" and self.policy != "right"
 
     @property
+    def equal_nodes(self) -> bool:
+        """Whether all nodes of a level are equally long, whatever a question chooses."""
+        halvings = self.height - (self.leaf_overlap is not None)
+        return self.policy == "right" or self.chunk_size % 2**halvings == 0
+
+    @property
     def leaf_budget(self) -> int | None:
         """`fine_chunks` where it takes effect: with `maxsim` and a level above the leaves."""
         return self.fine_chunks if self.policy == "maxsim" and self.height > 1 else None

@@ -30,15 +30,30 @@ def columns(config: SharedLLMConfig, width: int) -> tuple[list[int], list[int]]:
 
     Entries are numbered as in `sharedllm.compressor.Entries`, leaves first.
     """
-    coarse: list[int] = []
-    start = 0
+    leaves = _leaves(config)
+    coarse = [start + i * fine // few for start, fine, few in leaves for i in range(few)]
+    end = sum(fine for _, fine, _ in leaves)
+    return [*coarse, *range(end, width)], sorted(set(range(end)) - set(coarse))
+
+
+def columns_on(config: SharedLLMConfig, width: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """`columns`, made on the device itself: a copy from the host would wait for all work before it."""
+    leaves = _leaves(config)
+    coarse = torch.cat([start + torch.arange(few, device=device) * fine // few for start, fine, few in leaves])
+    end = sum(fine for _, fine, _ in leaves)
+    others = torch.ones(end, dtype=torch.int8, device=device).index_fill(0, coarse, 0)
+    extra = others.argsort(descending=True, stable=True)[: end - len(coarse)]
+    return torch.cat([coarse, torch.arange(end, width, device=device)]), extra
+
+
+def _leaves(config: SharedLLMConfig) -> list[tuple[int, int, int]]:
+    """Of each leaf its first entry, its entries, and how many of them are left at the ratio of the level above."""
+    found, start = [], 0
     for leaf in (n for n in spine(config) if n.level == config.height):
         fine = kept_count(leaf.size, config.ratios[-1], config.sampling)
-        few = min(fine, kept_count(leaf.size, config.ratios[-2], config.sampling))
-        coarse += [start + i * fine // few for i in range(few)]
+        found.append((start, fine, min(fine, kept_count(leaf.size, config.ratios[-2], config.sampling))))
         start += fine
-    extra = sorted(set(range(start)) - set(coarse))
-    return [*coarse, *range(start, width)], extra
+    return found
 
 
 def kept_entries(config: SharedLLMConfig, chunks: int) -> int:
@@ -57,7 +72,7 @@ def within(config: SharedLLMConfig, match: torch.Tensor, width: int, budget: int
     of a chunk. budget: how many chunks are fine.
     """
     chosen = match.topk(min(budget, match.shape[1]), dim=1).indices.sort(1).values
-    every, extra = (torch.tensor(c, dtype=torch.long, device=match.device) for c in columns(config, width))
+    every, extra = columns_on(config, width, match.device)
     first = torch.arange(match.shape[1], device=match.device).expand_as(match) * width
     rows = [(first[..., None] + every).flatten(1), (chosen[..., None] * width + extra).flatten(1)]
     fine = torch.zeros_like(match, dtype=torch.bool).scatter(1, chosen, True)

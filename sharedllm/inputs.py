@@ -21,6 +21,7 @@ class ContextInputs:
     query_start, query_length: the question is input_ids[:, query_start : query_start + query_length], all that the
         search may see; one span for all rows, (B,), or (B, K). No query_length means language modelling, which never
         searches.
+    query_limit: at least the largest query_length, where lengths are on a device that must not be waited for.
     chunk_question: (B, chunks) which of the K questions each chunk is searched with; the first by default.
     num_chunks: (B,) where rows have fewer chunks than context_ids.
     chunk_index: (B, chunks) increasing positions of the chunks, where they are not 0, 1, 2, ...
@@ -31,6 +32,7 @@ class ContextInputs:
     context_ids: torch.Tensor | None = None
     query_length: int | torch.Tensor | None = None
     query_start: int | torch.Tensor = 0
+    query_limit: int | None = None
     chunk_question: torch.Tensor | None = None
     num_chunks: torch.Tensor | None = None
     chunk_index: torch.Tensor | None = None

@@ -13,9 +13,9 @@ from sharedllm.chunk_rows import ChunkRows
 from sharedllm.compressor import Entries
 from sharedllm.configuration import SharedLLMConfig
 from sharedllm.context import CompressedContext
-from sharedllm.entry_budget import columns, within
+from sharedllm.entry_budget import columns_on, within
 from sharedllm.fine_rows import Contest, FineRows
-from sharedllm.nn.attention import take
+from sharedllm.nn.attention import numbered, take
 from sharedllm.nn.layers import Attention, DecoderLayer, Rotation, layer_device
 from sharedllm.nn.rotation import apply_rotation
 from sharedllm.search import Rope
@@ -85,6 +85,7 @@ class Layout:
             match = self._recency() if match is None else match
             stay, fine = within(self._config, match.masked_fill(~self._real, -torch.inf), self._width, self._budget)
             mask = None if mask is None else mask.gather(1, stay)
+            stay = numbered(stay, chunks * self._width)
         return CompressedContext(
             keys=[self._sequence(rows, stay, fine) for rows in self._keys],
             values=[self._sequence(rows, stay, fine) for rows in self._values],
@@ -114,8 +115,7 @@ class Layout:
         rows = self._rows(device)
         if self._contest is None:
             return rows
-        coarse, extra = (torch.tensor(x, device=self._real.device) for x in columns(self._config, self._width))
-        return FineRows(rows, coarse, extra, device)
+        return FineRows(rows, *columns_on(self._config, self._width, self._real.device), device)
 
     def _rows(self, device: torch.device) -> ChunkRows:
         return ChunkRows(self._real.numel(), self._at, device)

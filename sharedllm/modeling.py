@@ -318,7 +318,8 @@ class SharedLLMForCausalLM(Reading, Generation, PreTrainedModel, GenerationMixin
         assert inputs.context_ids is not None
         layer, chunks = decoder_of(self.base).layers[0], inputs.context_ids.shape[1]
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.own_lower):
-            return ask(layer, hidden, inputs.query_start, inputs.query_length, inputs.chunk_question, chunks)
+            span = inputs.query_start, inputs.query_length
+            return ask(layer, hidden, *span, inputs.chunk_question, chunks, inputs.query_limit)
 
     def _compress(self, inputs: ContextInputs, question: Question | None) -> CompressedContext:
         assert inputs.context_ids is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -36,6 +37,19 @@ class Reading:
             return [cast(DecoderLayer, layer) for layer in self.lower]
         return list(decoder_of(self.base).layers[: self.config.lower_layers])
 
+    def launches_alike(self, chunks: int, searches: bool) -> bool:
+        """Whether every read of one row of so many chunks, all of which count, takes the same operations, and none that
+        waits for a value on the device: what a CUDA graph asks for. searches: with a question that is searched for."""
+        config = self.config
+        if self.offload_context or self.training:
+            return False
+        if searches and (config.whole_trees or not config.equal_nodes):
+            return False
+        budget = config.leaf_budget if searches else config.recent_budget
+        if budget is None or budget >= chunks:
+            return True
+        return chunks <= self._lower_model().block(config.chunk_size)  # those of several blocks compete, see `Contest`
+
     def compress(
         self,
         context_ids: torch.Tensor,
@@ -53,13 +67,14 @@ class Reading:
         """
         batch = len(context_ids)
         real, picked = _real_chunks(context_ids, num_chunks)
+        ragged = len(picked) < real.numel()
         # keys and values are constants to the upper model while both share their layers (as in the paper's
         # training, where those layers are frozen); a lower model of its own learns through them
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.own_lower):
             questions = 0
             if question is not None:
                 questions = len(question.states) // batch
-                question = question.of(real)
+                question = replace(question, row=question.row[real] if ragged else question.row.flatten())
             if (
                 trees is None
                 and question is not None
@@ -74,7 +89,7 @@ class Reading:
             else:
                 blocks = trees.blocks(question, self._lower_model().block(self.config.chunk_size))
             layers = [decoder_of(self.base).layers[i] for i in self.config.injection_layers]
-            ragged, offload = len(picked) < real.numel(), self.offload_context
+            offload = self.offload_context
             layout = Layout(self.config, self._rope, layers, real, ragged, chunk_index, questions, offload)
             for entries in blocks:
                 layout.add(entries)

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from sharedllm.configuration import SharedLLMConfig
 from sharedllm.nn.attention import (
     attend,
+    numbered,
     project_keys,
     project_queries,
     project_values,
@@ -25,6 +26,7 @@ from sharedllm.nn.attention import (
     take,
 )
 from sharedllm.nn.branches import before_attention, feed_forward, finish_layer
+from sharedllm.nn.fused import rms_norm
 from sharedllm.nn.layers import DecoderLayer, Norm
 from sharedllm.nn.rotation import Rotations, apply_rotation
 from sharedllm.tree import Nodes, choose, halves, widen
@@ -45,8 +47,8 @@ class Question:
     mask: torch.Tensor
     row: torch.Tensor
 
-    def of(self, chunks: slice | torch.Tensor) -> Question:
-        """The questions for some of the chunks: a slice, or a mask over (B, chunks)."""
+    def of(self, chunks: slice) -> Question:
+        """The questions for some of the chunks of a block."""
         return replace(self, row=self.row[chunks])
 
 
@@ -57,12 +59,14 @@ def ask(
     length: int | torch.Tensor,
     chunk_question: torch.Tensor | None,
     chunks: int,
+    longest: int | None = None,
 ) -> Question:
     """The questions' states after the upper model's first layer, a by-product of its self-attention.
 
     layer: that layer. hidden: (B, S, H) after its self-attention, before any cross-attention. start, length: spans
     of the questions in the running text, one for all, (B,), or (B, K) for K questions a row; chunk_question:
-    (B, chunks) which of them each chunk is searched with, the first by default.
+    (B, chunks) which of them each chunk is searched with, the first by default. longest: at least the largest length,
+    where no value may be waited for; without it that is asked of `length`.
     """
     batch = len(hidden)
 
@@ -71,12 +75,13 @@ def ask(
         return value if value.ndim == 2 else value.expand(batch)[:, None]
 
     begin, count = torch.broadcast_tensors(spans(start), spans(length))  # type: ignore[no-untyped-call]  # of torch
-    longest = int(count.max())  # before they move: no device is waited for where they come from the host
+    if longest is None:
+        longest = int(count.max())  # before they move: no device is waited for where they come from the host
     begin, count = begin.to(hidden.device, non_blocking=True), count.to(hidden.device, non_blocking=True)
     per_row = begin.shape[1]
     steps = torch.arange(longest, device=hidden.device)
     at = (begin[..., None] + steps).clamp(max=hidden.shape[1] - 1).flatten(1)
-    picked = take(hidden, at)
+    picked = take(hidden, numbered(at, hidden.shape[1]))
     states = feed_forward(layer, picked)
     if chunk_question is None:
         chunk_question = torch.zeros(batch, chunks, dtype=torch.long, device=hidden.device)
@@ -134,7 +139,7 @@ class Searcher:
         """The paper's policy: cosine between the last token of a half and the last token of the question."""
         end = question.mask.shape[1] - 1 - question.mask.flip(1).int().argmax(1)
         asked = question.states[torch.arange(len(end), device=end.device), end]
-        target = self.final_norm(asked[question.row])  # the norm may be on another device
+        target = rms_norm(self.final_norm, asked[question.row])  # the norm may be on another device
         nodes, path, expanded = [], [], root
         for level in range(1, self.config.height + 1):
             last = level == self.config.height
@@ -146,7 +151,8 @@ class Searcher:
                 nodes += [left, right]
                 break
             scores = [
-                F.cosine_similarity(self.final_norm(first.last_state(half)), target, eps=1e-6) for half in (left, right)
+                F.cosine_similarity(rms_norm(self.final_norm, first.last_state(half)), target, eps=1e-6)
+                for half in (left, right)
             ]
             path.append((scores[1] > scores[0]).to(root.start.device))
             expanded, preserved = choose(path[-1], left, right)
@@ -202,15 +208,15 @@ class FirstLayer:
 
     def states(self, nodes: Nodes) -> torch.Tensor:
         """Output (chunks, size, H) for one node of every chunk; rows past the end of a shorter node mean nothing."""
-        tokens = nodes.tokens(self.hidden.shape[1])
+        tokens = numbered(nodes.tokens(self.hidden.shape[1]), self.hidden.shape[1])
         query, key, value = (rows(x, tokens) for x in (self.query, self.key, self.value))
         attended = attend(query, key, value, causal=True, scale=self.layer.self_attn.scaling)
         return finish_layer(self.layer, take(self.hidden, tokens), attended)
 
     def last_state(self, nodes: Nodes) -> torch.Tensor:
         """Output (chunks, H) for the last token of each node."""
-        tokens = nodes.tokens(self.hidden.shape[1])
-        end = (nodes.start + nodes.length - 1)[:, None]
+        tokens = numbered(nodes.tokens(self.hidden.shape[1]), self.hidden.shape[1])
+        end = numbered((nodes.start + nodes.length - 1)[:, None], self.hidden.shape[1])
         mask = None
         if not nodes.uniform:
             mask = (torch.arange(nodes.size, device=end.device) < nodes.length[:, None])[:, None, None, :]

@@ -29,8 +29,8 @@ class Nodes:
 
     def tokens(self, chunk_size: int) -> torch.Tensor:
         """Token offsets (chunks, size); past the end of a shorter node they mean nothing."""
-        steps = torch.arange(self.size, device=self.start.device)
-        return (self.start[:, None] + steps).clamp(max=chunk_size - 1)
+        tokens = self.start[:, None] + torch.arange(self.size, device=self.start.device)
+        return tokens if self.uniform else tokens.clamp(max=chunk_size - 1)
 
 
 def whole(chunks: int, chunk_size: int, device: torch.device) -> Nodes:
@@ -50,29 +50,30 @@ def split(parent: Nodes, shift: float = 0.0) -> tuple[Nodes, Nodes]:
     shift: eps as a share of l. Both halves keep at least one token. Lengths are monotone in l, so the sizes that
     hold for the longest node hold for all.
     """
-    left = torch.floor(parent.length.double() * (0.5 - shift)).long().clamp(min=1)  # rounds as `size` does
-    left = torch.minimum(left, parent.length - 1)
     size = min(max(math.floor(parent.size * (0.5 - shift)), 1), parent.size - 1)
     level = parent.level + 1
+    if parent.uniform:
+        left, right = (torch.full_like(parent.length, length) for length in (size, parent.size - size))
+    else:
+        left = torch.floor(parent.length.double() * (0.5 - shift)).long().clamp(min=1)  # rounds as `size` does
+        left = torch.minimum(left, parent.length - 1)
+        right = parent.length - left
     return (
         Nodes(parent.start, left, size, level, parent.uniform),
-        Nodes(parent.start + left, parent.length - left, parent.size - size, level, parent.uniform),
+        Nodes(parent.start + left, right, parent.size - size, level, parent.uniform),
     )
 
 
 def choose(right: torch.Tensor, left_half: Nodes, right_half: Nodes) -> tuple[Nodes, Nodes]:
     """(expanded, preserved) per chunk, where `right` (chunks,) says that the right half is expanded."""
 
-    def pick(mask: torch.Tensor) -> Nodes:
-        return Nodes(
-            torch.where(mask, right_half.start, left_half.start),
-            torch.where(mask, right_half.length, left_half.length),
-            max(left_half.size, right_half.size),
-            left_half.level,
-            left_half.uniform and left_half.size == right_half.size,
-        )
+    uniform = left_half.uniform and left_half.size == right_half.size
 
-    return pick(right), pick(~right)
+    def pick(yes: Nodes, no: Nodes) -> Nodes:
+        length = yes.length if uniform else torch.where(right, yes.length, no.length)
+        return Nodes(torch.where(right, yes.start, no.start), length, max(yes.size, no.size), left_half.level, uniform)
+
+    return pick(right_half, left_half), pick(left_half, right_half)
 
 
 def kept_count(length: int, ratio: float, sampling: str) -> int:

@@ -16,6 +16,7 @@ import torch
 from sharedllm.chunk_rows import ChunkRows
 from sharedllm.compressor import Entries, LowerModel, leaves_first
 from sharedllm.configuration import SharedLLMConfig
+from sharedllm.nn.attention import numbered
 from sharedllm.search import Question, Searcher
 from sharedllm.tree import Nodes, kept_offsets, whole, whole_levels
 
@@ -157,6 +158,7 @@ class TreeReader:
         compares, where it does."""
         node = whole(len(pieces), pieces.shape[1], pieces.device)
         kept, _ = kept_offsets(node, self.config.ratios[level - 1], self.config.sampling)
+        kept = numbered(kept, pieces.shape[1])
         hidden = self.lower.embed(pieces)
         rotations = self.lower.rope(hidden, torch.arange(pieces.shape[1], device=pieces.device)[None])
         keys, values, states = [], [], []

@@ -215,13 +215,17 @@ def attend_nodes(
     return torch.cat([attend(q, k, v, causal=True, scale=scale) for q, k, v in parts], 1)
 
 
-def take(x: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """x (B, S, ...) at tokens (B, T) -> (B, T, ...): whole rows, which is much faster than `gather`."""
-    tokens = tokens.to(x.device)
-    first = torch.arange(len(x), device=x.device)[:, None] * x.shape[1]
-    return torch.unflatten(x.flatten(0, 1).index_select(0, (tokens + first).flatten()), 0, tokens.shape)
+def numbered(tokens: torch.Tensor, length: int) -> torch.Tensor:
+    """Tokens (B, T) of rows of that length, numbered through all rows of the batch: what `take` and `rows` want."""
+    return tokens + torch.arange(len(tokens), device=tokens.device)[:, None] * length
 
 
-def rows(x: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """x (B, heads, S, d) at tokens (B, T) -> (B, heads, T, d)."""
-    return take(x.transpose(1, 2), tokens).transpose(1, 2)
+def take(x: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+    """x (B, S, ...) at numbers (B, T) -> (B, T, ...): whole rows, which is much faster than `gather`."""
+    numbers = numbers.to(x.device)
+    return torch.unflatten(x.flatten(0, 1).index_select(0, numbers.flatten()), 0, numbers.shape)
+
+
+def rows(x: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+    """x (B, heads, S, d) at numbers (B, T) -> (B, heads, T, d)."""
+    return take(x.transpose(1, 2), numbers).transpose(1, 2)

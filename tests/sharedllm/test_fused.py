@@ -11,7 +11,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from sharedllm import SharedLLMForCausalLM
 from sharedllm.nn import fused
-from sharedllm.nn.attention import rows, take
+from sharedllm.nn.attention import numbered, rows, take
 
 SHAPE = {
     "vocab_size": 64,
@@ -74,9 +74,9 @@ def test_a_model_says_the_same_row_by_row(base: Any, monkeypatch: pytest.MonkeyP
 
 def test_rows_are_those_of_gather() -> None:
     x, tokens = torch.randn(3, 7, 2, 4), torch.randint(7, (3, 5))
-    torch.testing.assert_close(take(x, tokens), x.gather(1, tokens[..., None, None].expand(-1, -1, 2, 4)))
-    heads = x.transpose(1, 2)
-    torch.testing.assert_close(rows(heads, tokens), take(x, tokens).transpose(1, 2))
+    found = take(x, numbered(tokens, 7))
+    torch.testing.assert_close(found, x.gather(1, tokens[..., None, None].expand(-1, -1, 2, 4)))
+    torch.testing.assert_close(rows(x.transpose(1, 2), numbered(tokens, 7)), found.transpose(1, 2))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
