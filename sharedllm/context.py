@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -61,16 +61,22 @@ class CompressedContext:
 
     def repeat(self, times: int) -> CompressedContext:
         """Every row `times` times, for several continuations of one context."""
+        return self._each(lambda x: x.repeat_interleave(times, 0))
+
+    def clone(self) -> CompressedContext:
+        """A copy that shares no tensor with this."""
+        return self._each(torch.clone)
+
+    def _each(self, function: Callable[[torch.Tensor], torch.Tensor]) -> CompressedContext:
+        """Another context, of what `function` makes of each tensor."""
         rotation = self.query_rotation
-        if rotation is not None:
-            rotation = rotation[0].repeat_interleave(times, 0), rotation[1].repeat_interleave(times, 0)
         return replace(
             self,
-            keys=[k.repeat_interleave(times, 0) for k in self.keys],
-            values=[v.repeat_interleave(times, 0) for v in self.values],
-            query_rotation=rotation,
-            num_chunks=self.num_chunks.repeat_interleave(times, 0),
-            mask=None if self.mask is None else self.mask.repeat_interleave(times, 0),
-            path=None if self.path is None else self.path.repeat_interleave(times, 0),
-            fine=None if self.fine is None else self.fine.repeat_interleave(times, 0),
+            keys=list(map(function, self.keys)),
+            values=list(map(function, self.values)),
+            query_rotation=None if rotation is None else (function(rotation[0]), function(rotation[1])),
+            num_chunks=function(self.num_chunks),
+            mask=None if self.mask is None else function(self.mask),
+            path=None if self.path is None else function(self.path),
+            fine=None if self.fine is None else function(self.fine),
         )

@@ -22,6 +22,7 @@ from evals.methods.base import Cost, LongContextModel, Runtime, Session, common_
 from evals.methods.bases import check_steady
 from evals.methods.decoding.static_decoder import decode_mode
 from evals.methods.presets import Preset
+from evals.methods.sharedllm_reader import Reader
 from evals.methods.sharedllm_session import SharedLLMSession
 from evals.methods.weights import load_base
 from sharedllm import SharedLLMConfig, SharedLLMForCausalLM
@@ -34,7 +35,7 @@ from sharedllm.settings import DEFAULTS, partial_settings
 from sharedllm.trained_adapter import check_method
 from sharedllm.validation import validate
 
-OFFLOAD = "offload"
+OFFLOAD, EAGER_READS = "offload", "eager_reads"
 SharedLLMSettings = partial_settings(
     "SharedLLMSettings",
     offload=(
@@ -45,9 +46,13 @@ SharedLLMSettings = partial_settings(
             "the GPU for every token: the same numbers in less GPU memory, at the speed of the bus",
         ),
     ),
+    eager_reads=(
+        bool,
+        Field(False, description="on a GPU, short contexts are read kernel by kernel, not replayed as CUDA graphs"),
+    ),
 )
-"""Settings of the method that may be changed; those left out come from the adapter, or are the paper's. `OFFLOAD` is of
-the run, not of the adapter."""
+"""Settings of the method that may be changed; those left out come from the adapter, or are the paper's. `OFFLOAD` and
+`EAGER_READS` are of the run, not of the adapter."""
 
 
 @dataclass(kw_only=True)
@@ -58,6 +63,7 @@ class SharedLLM(LongContextModel):
     spreads: ClassVar[bool] = True
 
     model: SharedLLMForCausalLM
+    reader: Reader
 
     @classmethod
     def settings_in_force(cls, preset: Preset) -> dict[str, Any]:
@@ -101,22 +107,28 @@ class SharedLLM(LongContextModel):
         model.offload_context = offload = bool(preset.settings.get(OFFLOAD))
         if runtime.random_weights:
             randomise_output(model, runtime.seed)
+        reader = Reader(model, graphs=not preset.settings.get(EAGER_READS))
         fields = common_fields(
             preset,
             runtime,
             model,
             tokenizer,
-            fairness={**fairness(model.config), **({"context": "in host memory"} if offload else {})},
+            fairness={
+                **fairness(model.config),
+                **({"context": "in host memory"} if offload else {}),
+                "read": reader.mode,
+            },
             trained=trained,
             decode="eager" if offload else decode_mode(model, model.config.base_config),
         )
-        return cls(**fields, model=model)
+        return cls(**fields, model=model, reader=reader)
 
     @torch.inference_mode()
     def prefill(self, context_ids: Sequence[int], prefix_ids: Sequence[int] = ()) -> Session:
         chunks, size = self._split(len(context_ids), bool(prefix_ids)), self.model.config.chunk_size
         ids = torch.tensor([list(context_ids[: chunks * size])], dtype=torch.long, device=self.device)
-        return SharedLLMSession(self.model, ids.view(1, chunks, size), [*prefix_ids, *context_ids[chunks * size :]])
+        lead = [*prefix_ids, *context_ids[chunks * size :]]
+        return SharedLLMSession(self.model, self.reader, ids.view(1, chunks, size), lead)
 
     def _split(self, context: int, prefix: bool) -> int:
         """Whole chunks of a context that leave at least one token of running text."""
@@ -144,7 +156,9 @@ def _check_gpus(name: str, gpus: int, attention: str) -> None:
 
 def _given(preset: Preset) -> dict[str, Any]:
     """The settings that a preset has, of those that an adapter has too."""
-    return validate(SharedLLMSettings, preset.settings, preset.name).model_dump(exclude_unset=True, exclude={OFFLOAD})
+    return validate(SharedLLMSettings, preset.settings, preset.name).model_dump(
+        exclude_unset=True, exclude={OFFLOAD, EAGER_READS}
+    )
 
 
 def randomise_output(model: SharedLLMForCausalLM, seed: int) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from evals.methods.base import Query
 from evals.methods.decoding.buffer_session import BufferSession
+from evals.methods.sharedllm_reader import Reader
 from evals.methods.sharedllm_step import SharedLLMStep
 from sharedllm import CompressedContext, SharedLLMForCausalLM
 from sharedllm.inputs import ContextInputs
@@ -25,9 +26,10 @@ class SharedLLMSession(BufferSession[SharedLLMForCausalLM]):
     The lead (prefix and remainder) is read with the first query and kept; queries are taken back.
     """
 
-    def __init__(self, model: SharedLLMForCausalLM, chunks: torch.Tensor, lead: Sequence[int]) -> None:
+    def __init__(self, model: SharedLLMForCausalLM, reader: Reader, chunks: torch.Tensor, lead: Sequence[int]) -> None:
         super().__init__(model, kept=len(lead), config=model.config.base_config, room=ROOM)
         self._static = self._static and not model.offload_context  # what is brought for a layer has no fixed place
+        self._reader = reader
         self._chunks = chunks
         self._lead = list(lead)
         self._searches = model.config.policy != "right" and chunks.shape[1] > 0
@@ -68,9 +70,14 @@ class SharedLLMSession(BufferSession[SharedLLMForCausalLM]):
             return
         self._cache, self._span, self._fresh, self._asked = self._new_cache(), None, False, None
         self._compressed = None  # frees that of an earlier question first
-        self._compressed = self._model.compress(self._chunks) if self._chunks.shape[1] else None
-        if self._lead:
-            self.context_hidden = self._decode(self._tensor(self._lead))[-1:].clone()
+        if self._chunks.shape[1] and self._lead:
+            read = self._reader(self._chunks, self._tensor(self._lead), None, self._cache)
+            self._compressed, hidden = read.context, read.hidden[0]
+        elif self._lead:
+            hidden = self._decode(self._tensor(self._lead))
+        else:
+            return
+        self.context_hidden = hidden[-1:].clone()
 
     def _begin(self, query: Query) -> None:
         span = query.question
@@ -89,20 +96,11 @@ class SharedLLMSession(BufferSession[SharedLLMForCausalLM]):
         start, end = self._span
         if self._trees is None and self._model.config.whole_trees:
             self._trees = self._model.read_trees(self._chunks)
+        lead = len(self._lead)
         both = torch.cat([self._tensor(self._lead), ids], 1)
-        read = self._model.decode(
-            ContextInputs(
-                input_ids=both,
-                context_ids=self._chunks,
-                trees=self._trees,
-                query_start=len(self._lead) + start,
-                query_length=end - start,
-                past_key_values=self._cache,
-                use_cache=True,
-            )
-        )
+        read = self._reader(self._chunks, both, (lead + start, lead + end), self._cache, self._trees)
         self._compressed = read.context
-        return read.hidden[0, len(self._lead) :]
+        return read.hidden[0, lead:]
 
     def _decode(self, ids: torch.Tensor) -> torch.Tensor:
         inputs = ContextInputs(input_ids=ids, context=self._compressed, past_key_values=self._cache, use_cache=True)

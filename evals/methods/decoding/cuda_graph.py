@@ -11,8 +11,14 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
+from torch.cuda import _POOL_HANDLE
+
+T = TypeVar("T")
+Pool = _POOL_HANDLE
+"""Memory that graphs share."""
 
 FEWEST = 8
 """Tokens below which a graph does not pay: capturing costs about as much as one token without a graph."""
@@ -80,14 +86,15 @@ class GraphRunner:
 
     def _captured(self, kind: Hashable) -> torch.Tensor:
         if kind not in self._graphs:
-            current, capture = torch.cuda.current_stream(), _capture_site(self.step.token.device)
-            capture.stream.wait_stream(current)
-            with torch.cuda.stream(capture.stream):
+            current, site = torch.cuda.current_stream(), _capture_site(self.step.token.device)
+            site.stream.wait_stream(current)
+            with torch.cuda.stream(site.stream):
                 if kind in self._started:
-                    self._graphs[kind] = _capture(self.step.run, capture.graph)
+                    enough_free(FREE)
+                    self._graphs[kind] = _capture(self.step.run, site.graph.pool())
                 else:
                     logits = self.step.run()
-            current.wait_stream(capture.stream)
+            current.wait_stream(site.stream)
             if kind not in self._started:
                 self._started.add(kind)
                 return logits
@@ -105,22 +112,41 @@ class CaptureSite:
     graph: torch.cuda.CUDAGraph
 
 
+def capture(run: Callable[[], T], pool: Pool, device: torch.device) -> tuple[torch.cuda.CUDAGraph, T]:
+    """A graph of `run` and what it returns, which each replay writes anew, in a pool of memory. Nothing is computed
+    yet."""
+    current, stream = torch.cuda.current_stream(device), _capture_site(device).stream
+    stream.wait_stream(current)
+    with torch.cuda.stream(stream):
+        made = _capture(run, pool)
+    current.wait_stream(stream)
+    return made
+
+
+def enough_free(need: int) -> bool:
+    """Whether so many bytes of the device are free, after the allocator has given back what it does not use if that is
+    what it takes: while a graph is captured it cannot do so by itself."""
+    free, unused = torch.cuda.mem_get_info()[0], torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    if free < need <= free + unused:
+        torch.cuda.empty_cache()
+        free = torch.cuda.mem_get_info()[0]
+    return free >= need
+
+
 @functools.cache
 def _capture_site(device: torch.device) -> CaptureSite:
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # untyped in torch
     with torch.cuda.stream(stream):
+        square = torch.zeros(16, 16, device=device)
+        square @ square  # makes the workspace, which would otherwise lie in the memory of the first graph
         return CaptureSite(stream, _capture(lambda: torch.zeros(1, device=device), None)[0])
 
 
-def _capture(
-    run: Callable[[], torch.Tensor], shared: torch.cuda.CUDAGraph | None
-) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
-    """A graph of `run` in the memory of `shared`, and what it returns. `torch.cuda.graph` would also hand all unused
-    memory back to the driver, every time, from which the next read has to fetch it again."""
-    if torch.cuda.mem_get_info()[0] < FREE:
-        torch.cuda.empty_cache()  # while it captures, the allocator cannot do that by itself
+def _capture(run: Callable[[], T], pool: Pool | None) -> tuple[torch.cuda.CUDAGraph, T]:
+    """A graph of `run` in a pool of memory, and what it returns. `torch.cuda.graph` would also hand all unused memory
+    back to the driver, every time, from which the next read has to fetch it again."""
     graph = torch.cuda.CUDAGraph()
-    graph.capture_begin(pool=None if shared is None else shared.pool(), capture_error_mode="thread_local")
+    graph.capture_begin(pool=pool, capture_error_mode="thread_local")
     try:
         result = run()
     finally:

@@ -1,0 +1,83 @@
+"""Functions of fixed shapes, replayed as CUDA graphs: for reads so short that launching them takes longer than they do.
+
+A function that is replayed reads tensors alone, launches the same kernels for the same key, and waits for no value.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import torch
+
+from evals.methods.decoding.cuda_graph import Pool, capture, enough_free
+
+T = TypeVar("T")
+
+MOST = 64
+"""Keys that are remembered."""
+HELD = 1 << 29
+"""Bytes that the results of all graphs may hold together."""
+
+
+@dataclass
+class _Entry(Generic[T]):
+    """A key: its inputs, in the place where a graph reads them, and the graph with what it returns."""
+
+    inputs: Sequence[torch.Tensor]
+    started: bool = False
+    graph: torch.cuda.CUDAGraph | None = None
+    result: T | None = None
+    held: int = 0
+
+
+class Replays(Generic[T]):
+    """Runs functions of tensors; on a GPU the second run of a key is captured, and replayed from then on.
+
+    The first one is launched as it is: kernels are chosen, compiled and loaded then, which no capture allows. All
+    graphs share the memory of what they compute on the way, and the keys used least recently give way to others.
+    need: bytes of the device that a run may take; with less to spare nothing is captured.
+    """
+
+    def __init__(self, need: int) -> None:
+        self._need = need
+        self._entries: OrderedDict[Hashable, _Entry[T]] = OrderedDict()
+        self._pool: Pool | None = None
+
+    def __call__(self, key: Hashable, function: Callable[..., T], *inputs: torch.Tensor) -> T:
+        """function(*inputs), which the next call overwrites: copy what is kept. The key has to tell shapes apart."""
+        entry = self._entries.get(key)
+        if entry is None:
+            entry = self._entries[key] = _Entry([x.clone() for x in inputs])
+        else:
+            for place, x in zip(entry.inputs, inputs, strict=True):
+                place.copy_(x)
+        self._entries.move_to_end(key)
+        while len(self._entries) > MOST:
+            self._entries.popitem(last=False)
+        started, entry.started = entry.started, True
+        device = inputs[0].device
+        if device.type == "cuda" and started and entry.graph is None and enough_free(self._need):
+            self._capture(entry, function, device)
+        if entry.graph is None or entry.result is None:
+            return function(*entry.inputs)
+        entry.graph.replay()
+        return entry.result
+
+    def clear(self) -> None:
+        """Give the memory of all graphs back. A key that was run before is captured again at its next run."""
+        for entry in self._entries.values():
+            entry.graph, entry.result, entry.held = None, None, 0
+        self._pool = None  # that of dead graphs cannot be used again
+
+    def _capture(self, entry: _Entry[T], function: Callable[..., T], device: torch.device) -> None:
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        before = torch.cuda.memory_allocated(device)
+        entry.graph, entry.result = capture(lambda: function(*entry.inputs), self._pool, device)
+        entry.held = torch.cuda.memory_allocated(device) - before
+        for other in list(self._entries.values()):
+            if other is not entry and sum(e.held for e in self._entries.values()) > HELD:
+                other.graph, other.result, other.held = None, None, 0
