@@ -169,12 +169,13 @@ def cold(
     """Time and memory of an instance: medians over fresh requests.
 
     Times are in seconds, `tpot` in milliseconds. Out of memory is a result: status `oom` with the peak until
-    then. The peak is of the measured requests alone, weights included. questions: see `request`; with more than
-    one the record has `again_s`.
+    then. The peak is of the measured requests alone, weights included; of a model that replays also of the warm-up,
+    which takes the memory of its graphs. questions: see `request`; with more than one the record has `again_s`.
     """
     prompt = instance.prompt
     context_tokens = len(prompt.prefix) + len(prompt.context)
     query_tokens = len(prompt.query) + len(instance.target or [])
+    model.forget()
     gc.collect()  # a session of the accuracy pass may still hang in a reference cycle
     memory = PeakMemory(model.devices)
     memory.start()
@@ -188,7 +189,8 @@ def cold(
     )
     try:
         _warm_up(model, instance, new_tokens)
-        memory.start()
+        if not model.replays:
+            memory.start()
         runs = _repeat(model, instance, new_tokens, repeats, questions)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
@@ -227,9 +229,11 @@ def out_of_memory(memory: PeakMemory, error: BaseException) -> Measurement:
 
 
 def _warm_up(model: LongContextModel, instance: Instance, new_tokens: int) -> None:
-    """A GPU picks kernels by shape, so there the request itself; the CPU only has to page in the weights."""
+    """A GPU picks kernels by shape, so there the request itself, twice where the second one is captured; the CPU only
+    has to page in the weights."""
     if model.device.type == "cuda":
-        request(model, instance, new_tokens)
+        for _ in range(1 + model.replays):
+            request(model, instance, new_tokens)
     else:
         model.prefill(instance.prompt.context[:CPU_WARM_UP_TOKENS], instance.prompt.prefix)
 

@@ -281,6 +281,15 @@ class LongContextModel(ABC):
         Raises UserError where the server does not answer."""
         return {}
 
+    @property
+    def replays(self) -> bool:
+        """Whether a read is replayed from a CUDA graph where one of its shape was read twice before. Memory of a graph
+        is taken at the second read, which captures it, and not by a replay."""
+        return False
+
+    def forget(self) -> None:  # noqa: B027  # most leave nothing
+        """Give back what earlier requests have left to make later ones faster: the next two capture again."""
+
     def unread_context(
         self, context_ids: Sequence[int], prefix_ids: Sequence[int] = (), query_ids: Sequence[int] = ()
     ) -> Sequence[int]:

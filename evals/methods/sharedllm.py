@@ -22,7 +22,7 @@ from evals.methods.base import Cost, LongContextModel, Runtime, Session, common_
 from evals.methods.bases import check_steady
 from evals.methods.decoding.static_decoder import decode_mode
 from evals.methods.presets import Preset
-from evals.methods.sharedllm_reader import Reader
+from evals.methods.sharedllm_reader import GRAPHS, Reader
 from evals.methods.sharedllm_session import SharedLLMSession
 from evals.methods.weights import load_base
 from sharedllm import SharedLLMConfig, SharedLLMForCausalLM
@@ -122,6 +122,13 @@ class SharedLLM(LongContextModel):
             decode="eager" if offload else decode_mode(model, model.config.base_config),
         )
         return cls(**fields, model=model, reader=reader)
+
+    @property
+    def replays(self) -> bool:
+        return self.reader.mode == GRAPHS
+
+    def forget(self) -> None:
+        self.reader.forget()
 
     @torch.inference_mode()
     def prefill(self, context_ids: Sequence[int], prefix_ids: Sequence[int] = ()) -> Session:

@@ -27,6 +27,7 @@ PAD = 64
 takes as long as reading its weights, so that padding costs nothing."""
 MOST_FLOPS = 6e13
 """FLOPs above which a read is left to the host, 0.08 s of an H100: it launches faster than that computes."""
+GRAPHS = "cuda graph"
 NEED = 4 * BLOCK_BYTES
 """Bytes that a read takes beside the weights: those of a block of chunks, and what is kept."""
 
@@ -44,7 +45,11 @@ class Reader:
     def mode(self) -> str:
         """How short contexts are read where the method searches if it can, for a fairness record."""
         alike = self._model.launches_alike(1, searches=self._model.config.policy != "right")
-        return "cuda graph" if self._may and alike and self._model.device.type == "cuda" else "eager"
+        return GRAPHS if self._may and alike and self._model.device.type == "cuda" else "eager"
+
+    def forget(self) -> None:
+        """Give the memory of all graphs back."""
+        self._replays.clear()
 
     def __call__(
         self,
@@ -63,7 +68,7 @@ class Reader:
         if self._replayed(*shape):
             span = torch.tensor([question[0] if question else 0, asked], device=text.device)
             return self._copied(shape, chunks, text, span, cache)
-        self._replays.clear()  # a long read has more use for the memory, and a short one soon takes it again
+        self.forget()  # a long read has more use for the memory, and a short one soon takes it again
         inputs = ContextInputs(
             input_ids=text,
             context_ids=chunks,

@@ -9,7 +9,7 @@ import torch
 from standins import Sum, SumSettings, Toy, write_preset
 
 from evals.measure import request as measure
-from evals.measure.request import PeakMemory, cold, is_out_of_memory
+from evals.measure.request import PeakMemory, Timing, cold, is_out_of_memory
 from evals.methods.base import Runtime
 from evals.methods.presets import load_preset as load
 from evals.tasks.base import DataSource, Instance
@@ -91,3 +91,22 @@ def test_a_peak_counts_from_its_start_only() -> None:
     held = torch.ones(256 << 20, dtype=torch.uint8)
     del held
     assert 200 << 20 < memory.peak_bytes() - before < 300 << 20
+
+
+def test_what_replays_is_warmed_up_by_the_request_that_captures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU: the times are those of replays, and the peak counts from the capture on."""
+    model, events = toy(tmp_path), []
+    monkeypatch.setattr(type(model), "replays", True)
+    monkeypatch.setattr(type(model), "forget", lambda _: events.append("forget"))
+    monkeypatch.setattr(measure, "request", lambda *_: events.append("read") or Timing(1.0, 1.0, [1.0]))
+    monkeypatch.setattr(PeakMemory, "start", lambda _: events.append("peak"))
+    monkeypatch.setattr(model, "device", torch.device("cuda"))
+    monkeypatch.setattr(model, "spread", (torch.device("cpu"),))
+    cold(model, instances(model)[0], repeats=1)
+    assert events == ["forget", "peak", "read", "read", "read"]
+    events.clear()
+    monkeypatch.setattr(type(model), "replays", False)
+    cold(model, instances(model)[0], repeats=1)
+    assert events == ["forget", "peak", "read", "peak", "read"]
