@@ -28,7 +28,7 @@ from evals.tasks.common.source import DataSource
 from evals.tasks.perplexity.settings import PerplexitySettings
 from evals.tasks.perplexity.summary import summarize
 from evals.tasks.perplexity.tokens import TokenStore
-from evals.tasks.perplexity.windows import Reader, Window, in_turn
+from evals.tasks.perplexity.windows import Copies, Reader, Window, in_turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -48,6 +48,7 @@ class Perplexity(Task):
         super().__init__(subset, settings, source)
         self.protocol = settings
         self._stores: dict[str, TokenStore] = {}  # by tokenizer, for all models and lengths
+        self._copies = Copies()
 
     def check(self) -> None:
         if self.protocol.dataset is not None and self.protocol.dataset not in data.HUB:
@@ -74,7 +75,7 @@ class Perplexity(Task):
         running = self._running(length)
         builder = PromptBuilder.of(tokenizer)
         store = self._stores.setdefault(builder.fingerprint, TokenStore(builder))
-        reader = Reader(store, self.protocol, length)
+        reader = Reader(store, self._copies, self.protocol, length)
         ordered = in_turn(self._documents)
         made = 0
         for document in ordered:

@@ -30,11 +30,11 @@ class Window:
 
 
 class Reader:
-    """Cuts windows out of documents."""
+    """Cuts windows out of documents. copies: what is known of them, at other lengths too."""
 
-    def __init__(self, store: TokenStore, protocol: PerplexitySettings, length: int) -> None:
+    def __init__(self, store: TokenStore, copies: Copies, protocol: PerplexitySettings, length: int) -> None:
         self._store = store
-        self._copies = Copies()
+        self._copies = copies
         self._protocol = protocol
         self._length = length
         self.longest = 0
