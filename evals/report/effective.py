@@ -69,6 +69,7 @@ class Point:
     chance: float
 
 
+ENDED = ("ok", "oom")
 LOST = Point(-np.inf, np.full(DRAWS, -np.inf), 0, 0.0)
 """Out of memory: whatever is asked of a score is not reached."""
 
@@ -76,7 +77,7 @@ LOST = Point(-np.inf, np.full(DRAWS, -np.inf), 0, 0.0)
 def effective_lengths(data: Data, threshold: float = THRESHOLD) -> list[Effective]:
     """For each model and task with scores at a length, and for the mean over a benchmark's tasks where it has several.
 
-    Only scores count that are means over samples and better when higher.
+    Only scores count that are means over samples and better when higher, of cells that were run to their end.
     """
     found = []
     for (model, family), rows in data.scores.groupby(["model", "family"], sort=False):
@@ -109,7 +110,9 @@ def effective_table(data: Data, threshold: float = THRESHOLD) -> Iterator[Table]
 
 
 def _point(data: Data, row: Mapping[str, Any]) -> Point | None:
-    """None for a cell without a score that is a mean over answers."""
+    """None for a cell without a score that is a mean over all its answers."""
+    if row["status"] not in ENDED:
+        return None
     task = task_of(data.run.cells[row["cell"]])
     if not isinstance(task, Task) or not by_mean(task):
         return None

@@ -74,6 +74,17 @@ def test_the_longest_measured_length_is_a_lower_bound(tmp_path) -> None:
     assert found.remark == "at least: no longer length was measured"
 
 
+@pytest.mark.parametrize("status", ["pending", "failed"])
+def test_a_length_that_was_not_run_to_its_end_is_not_judged(tmp_path, status) -> None:
+    measured(tmp_path, (1.0, 0.95, 0.1))
+    meta = json.loads((tmp_path / "run.json").read_text())
+    [state] = [cell for cell in meta["cells"].values() if cell["task"] == "needle" and cell["length"] == 32768]
+    state["status"] = status
+    (tmp_path / "run.json").write_text(json.dumps(meta))
+    [found] = effective_lengths(Data.of(load(tmp_path)))
+    assert (found.length, found.longest) == (16384, 16384)
+
+
 def test_out_of_memory_ends_it(tmp_path) -> None:
     found = effective(tmp_path, (1.0, 1.0, 1.0, 1.0, 1.0), lost=65536)
     assert (found.length, found.high, found.longest) == (32768, 32768, 131072)
