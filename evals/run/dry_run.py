@@ -18,8 +18,9 @@ from evals.tasks.controls import readings
 class Planned:
     """One row of the plan. samples and tokens are None where nothing bounds them, memory where no config is.
 
-    state_bytes: held for the context of a request, by the method's own formula; kv_bytes: by a dense KV cache of as
-    many tokens. All bytes and seconds are for the device and dtype of the estimate.
+    weight_bytes: of the base and of what the method adds to it. state_bytes: held for the context of a request, by the
+    method's own formula; kv_bytes: by a dense KV cache of as many tokens. All bytes and seconds are for the device and
+    dtype of the estimate.
     """
 
     cell: Cell
@@ -54,7 +55,7 @@ def planned(cells: Sequence[Cell], spec: RunSpec, earlier: Sequence[Path] = ()) 
         expected, task, length = memory[cell.model.name], cell.task.task, cell.length
         samples = sample_count(task, spec.limit)
         tokens = samples * task.sample_tokens(length) * readings(task.settings) if samples and length else None
-        weight = expected.weight_bytes if expected else None
+        weight = max(expected.weight_bytes, round(work.weight_bytes)) if expected else None
         kv = expected.kv_token_bytes * length if expected and length else None
         rows.append(Planned(cell, samples, tokens, weight, work.state_bytes, kv, seconds))
     return Plan(rows, time)

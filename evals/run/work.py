@@ -117,7 +117,8 @@ def _work(cell: Cell, formula: _Formula, spec: RunSpec) -> Work:
     if tokens is None:
         tokens = ASSUMED_TOKENS
         assumed.append(f"{name}: prompts of {ASSUMED_TOKENS} tokens (no --length)")
-    cost = formula.cost(tokens)
+    # The length of a measured task is that of the context: BOS comes before it, the query after it.
+    cost = formula.cost(1 + tokens + QUERY if isinstance(task, MeasuredTask) else tokens)
     if cost.bus_bytes:
         assumed.append(f"{cell.model.name}: each new token brings its context over a bus of {BUS_BYTES / 1e9:g} GB/s")
     if isinstance(task, MeasuredTask):

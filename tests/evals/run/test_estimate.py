@@ -17,6 +17,7 @@ from evals.records.models import CellState, Measurement, PerfRecord, RunMeta
 from evals.records.read import read_run
 from evals.records.seconds import cold_seconds
 from evals.run.devices import BUS_BYTES, GPUS, REFERENCE
+from evals.run.dry_run import planned
 from evals.run.estimate import STEP_S, estimate
 from evals.run.grid import plan
 from evals.run.plan_record import record_plan
@@ -163,6 +164,18 @@ def test_memory_and_times_of_a_plan_are_for_one_device_and_dtype(tmp_path: Path,
     for size in ("weight_bytes", "state_bytes", "dense_kv_bytes"):
         assert high[size] == 2 * low[size] > 0
     assert high["planned_s"] > low["planned_s"]
+
+
+def test_a_plan_has_the_memory_of_what_a_method_adds_and_of_a_context_as_long_as_the_length() -> None:
+    """CEPE has an encoder; `efficiency` reads a query after its context, so no chunk of SharedLLM's is left over."""
+    spec = RunSpec(
+        tasks=["efficiency"], models=["full-7b", "cepe-7b", "sharedllm-7b"], lengths=[131072], random_weights=True
+    ).model_copy(update={"dtype": "bfloat16"})
+    full, cepe, shared = planned(plan(spec), spec).rows
+    assert full.weight_bytes == 2 * 6_738_415_616
+    assert cepe.weight_bytes and cepe.weight_bytes > 1.2 * full.weight_bytes
+    assert shared.weight_bytes == full.weight_bytes + 4 * 2 * (2 * 4096 * 4096 + 4096), "queries, outputs and norms"
+    assert shared.state_bytes == 128 * 2 * 128 * 4 * 4096 * 2 + (1 + 64) * 2 * 32 * 4096 * 2
 
 
 def test_cold_requests_count_with_their_warm_up() -> None:
