@@ -8,6 +8,7 @@ from evals.cli.pipes import PipeConsole
 from evals.cli.tables import Column, fitted
 from evals.cli.terminal import UNSTEADY
 from evals.records.json import Json
+from evals.report.words import two_digits
 
 BEYOND = "*"
 COSTS = {"first token, s": "ttft_s", "peak, GiB": "peak_gib"}
@@ -66,4 +67,4 @@ def _score(row: Json) -> str:
 def _cost(row: Json, field: str) -> str:
     if field not in row:
         return row["status"] if row["status"] != "ok" else ""
-    return (UNSTEADY if field == "ttft_s" and row.get("unsteady") else "") + f"{row[field]:.2g}"
+    return (UNSTEADY if field == "ttft_s" and row.get("unsteady") else "") + two_digits(row[field])

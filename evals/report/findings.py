@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from evals.report.effective import THRESHOLD, Effective, effective_lengths
 from evals.report.frames import Data
 from evals.report.pairwise import Column, Contest
-from evals.report.words import listed, metric_label, tokens
+from evals.report.words import listed, metric_label, tokens, two_digits
 
 MOST = 8
 """Contests with sentences of their own; a page of more would be read by nobody."""
@@ -174,9 +174,8 @@ def _costs(data: Data) -> str:
     for quantity, (label, unit) in COSTS.items():
         if quantity in mine and len(known := mine[mine[quantity].notna()]) > 1:
             low, high = (known.loc[known[quantity].astype(float).agg(which)] for which in ("idxmin", "idxmax"))
-            clauses.append(
-                f"{label} {low[quantity]:.2g} {unit} ({low['model']}) to {high[quantity]:.2g} {unit} ({high['model']})"
-            )
+            least, most = (f"{two_digits(row[quantity])} {unit} ({row['model']})" for row in (low, high))
+            clauses.append(f"{label} {least} to {most}")
     lost = list(dict.fromkeys(rows[(rows["status"] == "oom") & (rows["length"] == length)]["model"]))
     if lost:
         clauses.append(f"out of memory: {listed(lost)}")

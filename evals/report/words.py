@@ -13,6 +13,11 @@ def tokens(length: float) -> str:
     return f"{length:.0f}"
 
 
+def two_digits(value: float) -> str:
+    """A time or size in two significant digits and without an exponent: 0.034, 6.2, 190."""
+    return f"{float(f'{value:.2g}'):g}"
+
+
 def metric_label(metric: str, higher_is_better: bool) -> str:
     """A metric in words, with its direction if lower is better."""
     return {"ppl": "perplexity"}.get(metric, metric.replace("_", " ")) + (

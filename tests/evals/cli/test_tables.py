@@ -38,6 +38,15 @@ def test_names_of_models_in_the_results_are_text() -> None:
     assert "\u202e" not in text
 
 
+def test_a_large_time_has_no_exponent() -> None:
+    rows = [cell(model, "needle", length, ttft_s=193.4) for model in MODELS for length in (1024, 2048)]
+    out = io.StringIO()
+    assert show_overview(PipeConsole(out, width=200), rows, "")
+    text = out.getvalue()
+    assert "190" in text
+    assert "e+" not in text
+
+
 MODELS = ("full-135m", "sharedllm-135m", "expectedattention-llama3.1-8b-instruct")
 
 
