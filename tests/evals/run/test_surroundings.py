@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 from standins import write_preset
 
+from evals.packages import version
 from evals.records.read import read_records
+from evals.run.environment import environment
 
 pytestmark = pytest.mark.usefixtures("standins")
 
@@ -50,3 +52,11 @@ def test_a_run_without_a_home_folder(
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     assert command(*arguments(tmp_path, tmp_path / "run")).code == 0
+
+
+@pytest.mark.parametrize("package", ["kvpress", "llmlingua", "bm25s", "sentence-transformers", "peft"])
+def test_a_run_records_the_version_of_the_package_behind_a_method(
+    package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evals.run.environment.version", lambda name: "1.2" if name == package else version(name))
+    assert environment("cpu")["packages"][package] == "1.2"
