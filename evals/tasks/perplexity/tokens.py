@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from evals.tasks.common.documents import Document
-from evals.tasks.common.encoding import Encoded
 from evals.tasks.common.prompt import PromptBuilder
 
 CHARS_PER_TOKEN = 5
@@ -40,15 +39,15 @@ class TokenStore:
         held = self._held.get((document.id, from_end))
         take = need
         while held is None or not (held.whole or len(held.ids) >= need + MARGIN):
-            start, stop = _cut(document, take, from_end)
-            held = self._hold(document, from_end, start, self._builder.encode_with_spans(document.text[start:stop]))
+            held = self._read(document, take, from_end)
             take *= 2
         return held
 
-    def _hold(self, document: Document, from_end: bool, start: int, found: Encoded) -> Tokens:
-        spans = found.spans + start
-        whole = start == 0 and (not len(spans) or int(spans[-1, 1]) == len(document.text))
-        held = Tokens(np.array(found.ids), spans, whole)
+    def _read(self, document: Document, need: int, from_end: bool) -> Tokens:
+        start, stop = _cut(document, need, from_end)
+        found = self._builder.encode_with_spans(document.text[start:stop])
+        whole = (start, stop) == (0, len(document.text))  # by characters: tokens may leave white space at the end out
+        held = Tokens(np.array(found.ids), found.spans + start, whole)
         for end in (True, False) if whole else (from_end,):
             self._held[document.id, end] = held
         return held

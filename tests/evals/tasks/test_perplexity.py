@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
-from transformers import PreTrainedTokenizerBase
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from evals.errors import UserError
 from evals.methods.weights import byte_tokenizer
@@ -20,10 +21,13 @@ from evals.tasks.common import documents as data
 from evals.tasks.common import id_cache
 from evals.tasks.common.documents import Document, embedded_documents, folder_documents
 from evals.tasks.common.embedded import DOCUMENT_CHARS
+from evals.tasks.common.encoding import Encoded
 from evals.tasks.common.id_cache import IdCache
+from evals.tasks.common.prompt import PromptBuilder
 from evals.tasks.perplexity.overlap import runs, shared
 from evals.tasks.perplexity.settings import PerplexitySettings
 from evals.tasks.perplexity.task import Perplexity
+from evals.tasks.perplexity.tokens import TokenStore
 from evals.tasks.perplexity.windows import in_turn
 
 
@@ -71,6 +75,22 @@ def test_another_process_takes_the_ids_of_long_documents_from_the_disk(texts, tm
     monkeypatch.setattr(IdCache, "get", watched)
     assert list(map(whole, make(byte_tokenizer(300), texts, min_tokens=3000))) == list(map(whole, before))
     assert kept == [True] * 4
+
+
+@pytest.mark.parametrize("from_end", [False, True])
+def test_a_document_is_read_once_where_its_tokenizer_drops_white_space_at_the_end(from_end: bool) -> None:
+    words = Tokenizer(models.WordLevel({"[UNK]": 0, "line": 1}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    builder, read = PromptBuilder(PreTrainedTokenizerFast(tokenizer_object=words)), []
+
+    def once(text: str) -> Encoded:
+        assert not read, "the document was read again"
+        read.append(text)
+        return PromptBuilder.encode_with_spans(builder, text)
+
+    builder.encode_with_spans = once
+    found = TokenStore(builder).tokens(Document("a", "books", "line\n" * 9), 99, from_end=from_end)
+    assert found.ids.tolist() == [1] * 9
 
 
 def test_a_window_is_the_end_of_its_document(tokenizer, texts) -> None:
