@@ -57,12 +57,13 @@ class Replays(Generic[T]):
         self._entries.move_to_end(key)
         while len(self._entries) > MOST:
             self._entries.popitem(last=False)
-        started, entry.started = entry.started, True
         device = inputs[0].device
-        if device.type == "cuda" and started and entry.graph is None and enough_free(self._need):
+        if device.type == "cuda" and entry.started and entry.graph is None and enough_free(self._need):
             self._capture(entry, function, device)
         if entry.graph is None or entry.result is None:
-            return function(*entry.inputs)
+            result = function(*entry.inputs)
+            entry.started = True
+            return result
         entry.graph.replay()
         return entry.result
 
@@ -70,11 +71,10 @@ class Replays(Generic[T]):
         """Give the memory of all graphs back. A key that was run before is captured again at its next run."""
         for entry in self._entries.values():
             entry.graph, entry.result, entry.held = None, None, 0
-        self._pool = None  # that of dead graphs cannot be used again
 
     def _capture(self, entry: _Entry[T], function: Callable[..., T], device: torch.device) -> None:
-        if self._pool is None:
-            self._pool = torch.cuda.graph_pool_handle()
+        if self._pool is None or all(other.graph is None for other in self._entries.values()):
+            self._pool = torch.cuda.graph_pool_handle()  # that of dead graphs cannot be used again
         before = torch.cuda.memory_allocated(device)
         entry.graph, entry.result = capture(lambda: function(*entry.inputs), self._pool, device)
         entry.held = torch.cuda.memory_allocated(device) - before
