@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from evals.errors import UserError
-from sharedllm.files import cache_folder
+from sharedllm.files import cache_folder, write_whole
 
 FOLDER = "token-ids"
 SHORTEST = 1 << 15
@@ -56,13 +55,10 @@ class IdCache:
         payload = np.concatenate([np.array([ids], dtype="<u4"), spans.T.astype("<u4")]).tobytes()
         try:
             path = self._path(text)
-            path.parent.mkdir(parents=True, exist_ok=True)
             if self._writes % CHECKED_EVERY == 0:
                 _bound(path.parent.parent)
             self._writes += 1
-            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
-                file.write(_checksum(payload) + payload)
-            os.replace(file.name, path)
+            write_whole(path, lambda partial: partial.write_bytes(_checksum(payload) + payload))
         except (OSError, UserError):
             return
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -299,3 +301,12 @@ def test_without_a_cache_folder_nothing_is_kept(monkeypatch: pytest.MonkeyPatch,
     kept = IdCache("tokenizer")
     kept.put("text", [1], np.zeros((1, 2), dtype=np.int64))
     assert kept.get("text") is None
+
+
+def test_a_disk_that_is_full_keeps_nothing_of_an_entry(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    IdCache("tokenizer").put("text", [1], np.zeros((1, 2), dtype=np.int64))
+    assert [path for path in cache.rglob("*") if path.is_file()] == []
