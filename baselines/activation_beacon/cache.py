@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -32,12 +33,6 @@ class Layout:
     def slots(self, tokens: int) -> int:
         """Tokens and beacons in a window that holds `tokens` tokens."""
         return tokens + tokens // self.ratio
-
-    def rows(self, first: int, last: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """Slots of the tokens numbered first..last-1 of a window, and of the beacons among them."""
-        token = torch.arange(first, last, device=device)
-        beacon = torch.arange(first // self.ratio, last // self.ratio, device=device)
-        return token + token // self.ratio, (beacon + 1) * (self.ratio + 1) - 1
 
 
 @dataclass(frozen=True)
@@ -96,30 +91,22 @@ class Fill:
         return max((f.memory + self.layout.slots(f.tokens + n) for f, n in self.pieces(tokens)), default=self.used)
 
 
-class LayerState:
+class LayerState(NamedTuple):
     """Keys (rotated) and values of one layer: (batch, kv heads, capacity, head_dim), and the staged beacon keys.
 
     staged: keys of the window's beacons rotated to the place that they move to, (batch, kv heads, w/a, head_dim).
     """
 
-    def __init__(self) -> None:
-        self.keys = self.values = self.staged = torch.empty(0)
-
-    def grow(self, like: torch.Tensor, capacity: int, used: int, beacons: int) -> None:
-        batch, heads, _, dim = like.shape
-        keys, values = like.new_empty(2, batch, heads, capacity, dim)
-        if self.keys.numel():
-            keys[:, :, :used] = self.keys[:, :, :used]
-            values[:, :, :used] = self.values[:, :, :used]
-        else:
-            self.staged = like.new_empty(batch, heads, beacons, dim)
-        self.keys, self.values = keys, values
+    keys: torch.Tensor
+    values: torch.Tensor
+    staged: torch.Tensor
 
 
 class BeaconCache:
     """What was read, in every layer contiguous: sinks, beacons, then the unfinished window.
 
-    `rewind` restores the state of the last `mark`, bit for bit.
+    Layers share one tensor of each kind, so that a window is condensed in all of them at once. Entries come before
+    texts and heads, as projections leave them in memory. `rewind` restores the state of the last `mark`, bit for bit.
     """
 
     SLACK = 256
@@ -128,27 +115,42 @@ class BeaconCache:
     def __init__(self, layout: Layout, layers: int) -> None:
         self.layout = layout
         self.fill = Fill(layout)
-        self.layers = [LayerState() for _ in range(layers)]
+        self.layers: list[LayerState] = []
+        self._count = layers
+        # (layers, capacity or w/a, batch, kv heads, head_dim)
+        self._keys = self._values = self._staged = torch.empty(layers, 0)
         self._mark = self.fill
-        self._saved: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        self._saved: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
 
     @property
     def state_bytes(self) -> int:
         """Bytes of the entries in use: keys, values, and the staged keys of the unfinished window."""
-        keys = self.layers[0].keys
-        entry = keys[:, :, 0].numel() * keys.element_size() if keys.numel() else 0
-        return len(self.layers) * entry * (2 * self.fill.used + self.fill.staged)
+        entry = self._keys[:, 0].nbytes if self._keys.numel() else 0
+        return entry * (2 * self.fill.used + self.fill.staged)
 
     def get_seq_length(self) -> int:
         """Tokens read so far (what `generate` counts)."""
         return self.fill.seen
 
-    def reserve(self, index: int, like: torch.Tensor, entries: int) -> LayerState:
-        """The state of a layer with room for `entries`; like: a key tensor (batch, kv heads, any, head_dim)."""
-        layer = self.layers[index]
-        if layer.keys.ndim < 4 or entries > layer.keys.shape[2]:
-            layer.grow(like, entries + self.SLACK, self.fill.used, self.layout.beacons)
-        return layer
+    def reserve(self, like: torch.Tensor, entries: int) -> None:
+        """Make room for `entries` in every layer; like: keys (any, batch, kv heads, head_dim)."""
+        if entries <= self._keys.shape[1]:
+            return
+        keys, values = (like.new_empty(self._count, entries + self.SLACK, *like.shape[1:]) for _ in range(2))
+        used = slice(self.fill.used)
+        if self._keys.numel():
+            keys[:, used], values[:, used] = self._keys[:, used], self._values[:, used]
+        else:
+            self._staged = like.new_empty(self._count, self.layout.beacons, *like.shape[1:])
+        self._keys, self._values = keys, values
+        by_head = (x.permute(0, 2, 3, 1, 4) for x in (keys, values, self._staged))
+        self.layers = [LayerState(*tensors) for tensors in zip(*by_head, strict=True)]
+
+    def places(self, index: int, entries: slice, staged: slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Where a layer's keys and values of new entries and the staged keys of new beacons go, (entries, batch * kv
+        heads, head_dim)."""
+        keys, values = (x[index, entries].flatten(1, 2) for x in (self._keys, self._values))
+        return keys, values, self._staged[index, staged].flatten(1, 2)
 
     def advance(self, tokens: int) -> None:
         """Count `tokens` that every layer has written; a window that is full is condensed at once."""
@@ -157,32 +159,26 @@ class BeaconCache:
             self._condense(before)
 
     def _condense(self, before: Fill) -> None:
-        if not self._saved and self._mark.tokens:
+        if self._saved is None and self._mark.tokens:
             self._save()
-        start, end = before.target, self.fill.memory
-        beacons = before.memory + self.layout.rows(0, self.layout.window, self.layers[0].keys.device)[1]
-        for layer in self.layers:
-            layer.keys[:, :, start:end] = layer.staged
-            layer.values[:, :, start:end] = layer.values[:, :, beacons]
+        places = slice(before.target, self.fill.memory)
+        window = self._values[:, before.memory : before.memory + self.layout.slots(self.layout.window)]
+        self._keys[:, places] = self._staged
+        self._values[:, places] = window[:, self.layout.ratio :: self.layout.ratio + 1].clone()  # from the same memory
 
     def mark(self) -> None:
         """The state that `rewind` returns to."""
-        self._mark, self._saved = self.fill, []
+        self._mark, self._saved = self.fill, None
 
     def _save(self) -> None:
         """Copy the marked window before its place is taken."""
         window = slice(self._mark.memory, self._mark.used)
-        self._saved = [
-            (layer.keys[:, :, window].clone(), layer.values[:, :, window].clone(), layer.staged.clone())
-            for layer in self.layers
-        ]
+        self._saved = self._keys[:, window].clone(), self._values[:, window].clone(), self._staged.clone()
 
     def rewind(self) -> None:
         """Back to the mark."""
         self.fill = self._mark
         window = slice(self.fill.memory, self.fill.used)
-        for layer, (keys, values, staged) in zip(self.layers, self._saved, strict=False):
-            layer.keys[:, :, window] = keys
-            layer.values[:, :, window] = values
-            layer.staged = staged
-        self._saved = []
+        if self._saved is not None:
+            self._keys[:, window], self._values[:, window], self._staged[:] = self._saved
+        self._saved = None

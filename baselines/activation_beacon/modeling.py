@@ -9,7 +9,6 @@ Positions count what is in memory: sinks, beacons, then the tokens and beacons o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import torch
@@ -20,9 +19,10 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import eager_attention_forward
 
-from baselines.activation_beacon.cache import BeaconCache, Layout
+from baselines.activation_beacon.cache import BeaconCache, Fill, Layout
+from baselines.activation_beacon.rows import Order, Rows, by_slot, order, positions
 from sharedllm.nn.attention import attend_last
-from sharedllm.nn.fused import add_norm, compiled, mlp, rms_norm, rotated
+from sharedllm.nn.fused import add_norm, compiled, mlp, rms_norm
 from sharedllm.nn.layers import Attention, Decoder, Embedding, Projection, output_head
 
 SUPPORTED = {
@@ -63,28 +63,6 @@ def adapt_ratio(config: PreTrainedConfig, length: int, reserve: int = 1024) -> i
     ratios: list[int] = list(config.beacon_ratio)
     fitting = [ratio for ratio in ratios if covered(config, ratio) >= length + reserve]
     return min(fitting) if fitting else max(ratios)
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The rows of one forward pass, tokens first, then beacons: both kinds use their projections on a slice. They
-    attend in the order of their slots (cache entries, which are positions too), where beacons stand between tokens.
-
-    count, tokens: rows in all, and how many are tokens; first: slot of the first; staged: where in the staged keys the
-    beacons go. For a batch as one list of rows: order (batch * count, 1), the row at each slot, with all tokens of the
-    batch before all beacons; cos, sin (batch * count, 1, head_dim) of the slots; moved: the same for the beacons at the
-    places that they move to. back (count,): slot of each row of a text, from the first.
-    """
-
-    count: int
-    tokens: int
-    first: int
-    staged: slice
-    order: torch.Tensor
-    back: torch.Tensor
-    cos: torch.Tensor
-    sin: torch.Tensor
-    moved: tuple[torch.Tensor, torch.Tensor]
 
 
 class BeaconDecoder(Decoder, Protocol):
@@ -139,101 +117,70 @@ class BeaconMixin:
         left = input_ids.shape[1]
         keep = left if keep is None else keep
         room, hidden = cache.fill.peak(left), []
-        for _, count in cache.fill.pieces(left):
+        orders: dict[tuple[int, int], Order | None] = {}  # full windows share one
+        for fill, count in cache.fill.pieces(left):
             piece = input_ids[:, -left:][:, :count]
             left -= count
             wanted = min(max(keep - left, 0), count)
-            hidden.append(self._read_piece(piece, cache, room, wanted))
+            part = fill.tokens, fill.tokens + count
+            if part not in orders:
+                orders[part] = order(cache.layout, *part, piece.device)
+            hidden.append(self._read_piece(piece, cache, orders[part], room, wanted))
             cache.advance(count)
         return torch.cat(hidden, dim=1)
 
-    def _read_piece(self, ids: torch.Tensor, cache: BeaconCache, room: int, wanted: int) -> torch.Tensor:
+    def _read_piece(
+        self, ids: torch.Tensor, cache: BeaconCache, order: Order | None, room: int, wanted: int
+    ) -> torch.Tensor:
         """Tokens of one window through all layers: final hidden states (batch, wanted, hidden)."""
-        x = self.decoder.embed_tokens(ids)
-        rows = self._rows(x, cache)
-        beacons = self.decoder.beacon_embed_tokens.weight.expand(x.shape[0], rows.count - rows.tokens, -1)
-        x = torch.cat([x, beacons], dim=1)
-        for index, layer in enumerate(self.decoder.layers):
-            only_state = not wanted and index + 1 == len(self.decoder.layers)
-            normed = rms_norm(layer.input_layernorm, x)
-            query, key, value, moved = self._project(layer.self_attn, normed, rows, not only_state)
-            keys, values = self._write(cache, index, room, rows, key, value, moved)
+        decoder, tokens = self.decoder, ids.shape[1]
+        x = decoder.embed_tokens(ids)
+        rows = self._rows(x, cache.fill, order)
+        if order is not None:
+            beacons = decoder.beacon_embed_tokens.weight.expand(len(x), len(order.slot) - tokens, -1)
+            x = torch.cat([x, beacons], dim=1)
+        normed = rms_norm(decoder.layers[0].input_layernorm, x)
+        followers = [*(layer.input_layernorm for layer in decoder.layers[1:]), decoder.norm]
+        for index, (layer, follower) in enumerate(zip(decoder.layers, followers, strict=True)):
+            last = index + 1 == len(decoder.layers)
+            query = self._project(cache, index, normed, rows, room, queries=bool(wanted) or not last)
             if query is None:
                 break
-            out = causal_attention(layer.self_attn, query, keys, values)[:, rows.back]
-            x, normed = add_norm(layer.post_attention_layernorm, x, layer.self_attn.o_proj(out.flatten(2)))
-            x = x + mlp(layer.mlp, normed)
-        return self.decoder.norm(x[:, rows.tokens - wanted : rows.tokens])
+            state, attention = cache.layers[index], layer.self_attn
+            seen = slice(rows.entries.stop)
+            out = causal_attention(attention, query, state.keys[:, :, seen], state.values[:, :, seen])
+            out = out if order is None else out[:, order.slot]
+            x, normed = add_norm(layer.post_attention_layernorm, x, attention.o_proj(out.flatten(2)))
+            update = mlp(layer.mlp, normed)
+            if last:
+                x, update = x[:, tokens - wanted : tokens], update[:, tokens - wanted : tokens]
+            x, normed = add_norm(follower, x, update)
+        return normed[:, :wanted]
 
-    def _rows(self, x: torch.Tensor, cache: BeaconCache) -> Rows:
+    def _rows(self, x: torch.Tensor, fill: Fill, order: Order | None) -> Rows:
         """Of a piece with embeddings x (batch, tokens, hidden), all in one window."""
-        fill, ratio = cache.fill, cache.layout.ratio
-        batch, tokens = x.shape[:2]
-        token, beacon = cache.layout.rows(fill.tokens, fill.tokens + tokens, x.device)
-        back = fill.memory + torch.cat([token, beacon]) - fill.used
-        count = len(back)
-        text = torch.arange(batch, device=x.device)[:, None]
-        row = torch.arange(count, device=x.device)
-        listed = torch.where(row < tokens, text * tokens + row, batch * tokens + text * len(beacon) + row - tokens)
-        staged = slice(fill.tokens // ratio, (fill.tokens + tokens) // ratio)
-        moved = fill.target + torch.arange(staged.start, staged.stop, device=x.device)
-        slots = fill.used + row
-        cos, sin = (r[0, :, None] for r in self.decoder.rotary_emb(x, torch.cat([slots, moved])[None]))
-        return Rows(
-            count=count,
-            tokens=tokens,
-            first=fill.used,
-            staged=staged,
-            order=listed[:, back.argsort()].reshape(-1, 1),
-            back=back,
-            cos=cos[:count].repeat(batch, 1, 1),
-            sin=sin[:count].repeat(batch, 1, 1),
-            moved=(cos[count:].repeat(batch, 1, 1), sin[count:].repeat(batch, 1, 1)),
-        )
+        after = fill.tokens + x.shape[1]
+        cos, sin = (r[0, :, None] for r in self.decoder.rotary_emb(x, positions(fill, x.shape[1], x.device)[None]))
+        entries = slice(fill.used, fill.memory + fill.layout.slots(after))
+        return Rows(x.shape[1], entries, slice(fill.staged, after // fill.layout.ratio), order, cos, sin)
 
     def _project(
-        self, attn: Attention, x: torch.Tensor, rows: Rows, queries: bool
-    ) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Rotated queries (None unless `queries`) and keys, and values, (batch, heads, rows, head_dim) by slot; keys of
-        the beacons where they move to, None without beacons."""
-        parts: list[torch.Tensor | None] = []
-        for kind, part in (("", x[:, : rows.tokens]), ("beacon_", x[:, rows.tokens :])):
-            for name in "qkv":
-                if part.shape[1] and (queries or name != "q"):
-                    made = projection(attn, kind, name)(part)
-                    parts.append(torch.unflatten(made.flatten(0, 1), -1, (-1, attn.head_dim)))
-                else:
-                    parts.append(None)
-        query, key, value, beacon_query, beacon_key, beacon_value = parts
-        assert key is not None
-        assert value is not None
-        ordered = compiled(by_slot, x)(
-            query, key, value, beacon_query, beacon_key, beacon_value, rows.order, rows.cos, rows.sin, *rows.moved
+        self, cache: BeaconCache, index: int, x: torch.Tensor, rows: Rows, room: int, queries: bool
+    ) -> torch.Tensor | None:
+        """Rotated queries (batch, heads, rows, head_dim) by slot, None unless `queries`. Keys and values go to the
+        cache."""
+        attention = self.decoder.layers[index].self_attn
+        query, key, value = by_row(attention, "", x[:, : rows.tokens], queries)
+        cache.reserve(torch.unflatten(key, 1, (len(x), -1)), room)
+        places = cache.places(index, rows.entries, rows.staged)
+        beacon_query = beacon_key = beacon_value = row = None
+        if rows.order is not None:
+            row = rows.order.row
+            beacon_query, beacon_key, beacon_value = by_row(attention, "beacon_", x[:, rows.tokens :], queries)
+        query = compiled(by_slot, x)(
+            query, key, value, beacon_query, beacon_key, beacon_value, row, rows.cos, rows.sin, *places
         )
-        query, key, value, moved = (
-            None if m is None else torch.unflatten(m, 0, (x.shape[0], -1)).transpose(1, 2) for m in ordered
-        )
-        assert key is not None
-        assert value is not None
-        return query, key, value, moved
-
-    def _write(
-        self,
-        cache: BeaconCache,
-        index: int,
-        room: int,
-        rows: Rows,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        moved: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Put keys and values of `rows` into the cache; views of all entries (batch, kv heads, used, head_dim)."""
-        state, end = cache.reserve(index, key, room), rows.first + rows.count
-        if moved is not None:
-            state.staged[:, :, rows.staged] = moved
-        state.keys[:, :, rows.first : end] = key
-        state.values[:, :, rows.first : end] = value
-        return state.keys[:, :, :end], state.values[:, :, :end]
+        return None if query is None else torch.unflatten(query, 1, (len(x), -1)).permute(1, 2, 0, 3)
 
     def forward(
         self,
@@ -276,33 +223,17 @@ BeaconModel = BeaconLlama | BeaconMistral | BeaconQwen2
 CLASSES: dict[str, type[BeaconModel]] = {"llama": BeaconLlama, "mistral": BeaconMistral, "qwen2": BeaconQwen2}
 
 
-def by_slot(
-    query: torch.Tensor | None,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    beacon_query: torch.Tensor | None,
-    beacon_key: torch.Tensor | None,
-    beacon_value: torch.Tensor | None,
-    order: torch.Tensor,
-    cos: torch.Tensor,
-    sin: torch.Tensor,
-    moved_cos: torch.Tensor,
-    moved_sin: torch.Tensor,
-) -> tuple[torch.Tensor | None, ...]:
-    """Rotated queries, rotated keys and values in the order of their slots, and the beacons' keys where they move to.
+def by_row(
+    attention: Attention, kind: str, x: torch.Tensor, queries: bool
+) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
+    """Queries (None unless `queries`), keys and values (rows, batch * heads, head_dim) of x (batch, rows, hidden), all
+    of one kind."""
 
-    All (rows, heads, head_dim), first of tokens, then of beacons, which may be missing. order, cos, sin: see `Rows`.
-    """
+    def part(name: str) -> torch.Tensor:
+        made = projection(attention, kind, name)(x).transpose(0, 1)
+        return torch.unflatten(made, -1, (-1, attention.head_dim)).flatten(1, 2)
 
-    def ordered(own: torch.Tensor, beacon: torch.Tensor | None) -> torch.Tensor:
-        return own if beacon is None else torch.cat([own, beacon])[order[:, 0]]
-
-    return (
-        None if query is None else rotated(ordered(query, beacon_query), cos, sin),
-        rotated(ordered(key, beacon_key), cos, sin),
-        ordered(value, beacon_value),
-        None if beacon_key is None else rotated(beacon_key, moved_cos, moved_sin),
-    )
+    return part("q") if queries else None, part("k"), part("v")
 
 
 def causal_attention(attn: Attention, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:

@@ -78,10 +78,11 @@ class BeaconStep(DecoderStep[BeaconDecoder]):
         slots = self._layout.slots(self._next) - self._layout.slots(self._fill.tokens)
         for index, tail in enumerate(self.tails):
             keys, values = tail.new(slots)
-            layer = self._cache.reserve(index, keys, first + slots)
+            self._cache.reserve(keys.permute(2, 0, 1, 3), first + slots)
+            layer = self._cache.layers[index]
             layer.keys[:, :, first : first + slots] = keys
             layer.values[:, :, first : first + slots] = values
-            layer.staged = self._staged[index]
+            layer.staged.copy_(self._staged[index])
         self._cache.advance(self.count)
 
 
