@@ -20,6 +20,8 @@ CLIENT = "ray://"
 """How an address begins that Ray's client connects to, from a machine that is no part of the cluster."""
 ANSWER_S = 10.0
 QUIET = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"}
+EVEN = {"RAY_worker_niceness": "0"}
+"""Ray gives way with its workers to everything else on the machine (nice 15), which their times would show."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def connected(address: str) -> Iterator[Cluster]:
         raise UserError("--ray needs Ray: pip install 'sharedllm[ray]'.") from error
     if address.startswith(CLIENT) and find_spec("grpc") is None:
         raise UserError(f"--ray {address} needs Ray's client: pip install 'sharedllm[ray]'.")
-    os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
+    os.environ.update({name: value for name, value in {**QUIET, **EVEN}.items() if name not in os.environ})
     most = int(address) if address.isdecimal() else None
     if most == 0:
         raise UserError("--ray 0 starts no worker: give 1 or more, or leave the number out.")

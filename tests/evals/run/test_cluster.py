@@ -24,7 +24,7 @@ from ray_kills import COMMAND, ThreeNodes
 
 from evals.cli.options import with_address
 from evals.errors import UserError
-from evals.records.read import read_records, read_run
+from evals.records.read import read_answers, read_records, read_run
 from evals.run.cluster import connect
 from evals.run.cluster.schedule import Job, Schedule, jobs
 from evals.run.grid import plan
@@ -86,9 +86,7 @@ def test_one_machine_without_a_cluster_writes_the_same_records(sweep: Sweep, tmp
     words += ["query_tokens=8"]
     plain, spread = sweep(*words, ray="", output="plain"), sweep(*words, ray="2")
     assert (plain.code, spread.code) == (0, 0), spread.err
-    without, found = (
-        [record for record in ray_kills.records(tmp_path / name) if record[0][1] != "cold"] for name in ("plain", "run")
-    )
+    without, found = (sorted(read_answers(tmp_path / name)) for name in ("plain", "run"))
     assert without == found
     assert len(found) == 6
     measured = [record for record in read_records(tmp_path / "run") if record.kind == "perf"]
@@ -100,13 +98,22 @@ def test_one_machine_without_a_cluster_writes_the_same_records(sweep: Sweep, tmp
 
 
 @whole
+def test_workers_on_this_machine_do_not_give_way_to_others() -> None:
+    code = """import os, ray
+from evals.run.cluster.connect import connected
+with connected("1"):
+    print(ray.get(ray.remote(lambda: os.nice(0)).remote()) - os.nice(0))"""
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["0"]
+
+
+@whole
 def test_rays_client_writes_the_same_records_and_its_workers_may_die(
     sweep: Sweep, nodes: ThreeNodes, tmp_path: Path
 ) -> None:
     words = ["--task", "sum", "--length", "128,64", "--no-perf"]
     plain, spread = sweep(*words, ray="", output="plain"), sweep(*words, ray=nodes.client)
     assert (plain.code, spread.code) == (0, 0), spread.err
-    assert ray_kills.records(tmp_path / "plain") == ray_kills.records(tmp_path / "run")
+    assert sorted(read_answers(tmp_path / "plain")) == sorted(read_answers(tmp_path / "run"))
     deadly = sweep(*words, "--set", "trouble=deadly", ray=nodes.client, output="deadly")
     assert deadly.code == 1, deadly.err
     assert [cell["status"] for cell in deadly.last["cells"]] == ["failed", "ok"]
@@ -161,7 +168,7 @@ def test_a_stop_keeps_what_was_told_and_counts_no_death(nodes: ThreeNodes, tmp_p
     assert process.returncode == 130, err
     assert "the same command goes on from there" in err
     assert "Lost worker" not in err
-    assert len(ray_kills.records(tmp_path / "run")) > 5
+    assert len(list(read_answers(tmp_path / "run"))) > 5
     assert all(state.begun == 0 for state in read_run(tmp_path / "run").cells.values())
 
 
