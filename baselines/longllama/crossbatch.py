@@ -63,9 +63,8 @@ def read_entries(
     runs: of a memory layer; None for one without memory.
     """
     attention, x = layer.self_attn, fused.rms_norm(layer.input_layernorm, hidden)
-    q = model.queries(attention, x, rotation)
-    raw, keys, values = model.keys_values(attention, x, rotation)
-    if runs is None:
+    q, keys, values, raw = model.project(attention, x, rotation, raw=runs is not None)
+    if runs is None or raw is None:
         heads = attend_alone(q, keys, values, model.window, attention.scaling)
     else:
         heads = attend_entries(q, raw, keys, values, model.window, runs, attention.scaling)

@@ -24,9 +24,9 @@ class LocalLayer:
         self.values: torch.Tensor | None = None
 
     def append(
-        self, raw: torch.Tensor, rotated: torch.Tensor, values: torch.Tensor
+        self, raw: torch.Tensor | None, rotated: torch.Tensor, values: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Add tokens, whose keys come without and with rotation; returns all keys and values to attend to."""
+        """Add tokens; returns all keys and values to attend to. raw: keys without rotation, for memory layers."""
         self.keys = _extended(self.keys, rotated)
         self.values = _extended(self.values, values)
         return self.keys, self.values
@@ -70,11 +70,13 @@ class MemoryLayer(LocalLayer):
         self._buffer: list[torch.Tensor] = []
 
     def append(
-        self, raw: torch.Tensor, rotated: torch.Tensor, values: torch.Tensor
+        self, raw: torch.Tensor | None, rotated: torch.Tensor, values: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        assert raw is not None
         self.raw = _extended(self.raw, raw)
         keys, _ = super().append(raw, rotated, values)
         end = self.stored + keys.shape[2]
+        self._make_room(end - raw.shape[2], rotated)
         self._write(end - raw.shape[2], rotated, values)
         return self.held()
 
@@ -84,9 +86,16 @@ class MemoryLayer(LocalLayer):
         keys, values = (t[:, :, :end] for t in self._buffer)
         return keys, values
 
+    def remember(self, raw: torch.Tensor, values: torch.Tensor) -> None:
+        """Add tokens to memory, past an empty local cache."""
+        self._make_room(self.stored, raw)
+        self._write(self.stored, raw.to(self.dtype), values.to(self.dtype))
+        self.stored += raw.shape[2]
+
     def flush(self) -> None:
         if self.raw is not None and self.values is not None:
-            self._write(self.stored, self.raw.to(self.dtype), self.values.to(self.dtype))
+            rounded = self.values.to(self.dtype)
+            self._write(self.stored, self.raw.to(self.dtype), None if rounded is self.values else rounded)
             self.stored += self.raw.shape[2]
         self.raw = None
         super().flush()
@@ -113,15 +122,20 @@ class MemoryLayer(LocalLayer):
         used = sum(t[:, :, : self.stored + local].nbytes for t in self._buffer)
         return super().nbytes + used + (0 if self.raw is None else self.raw.nbytes)
 
-    def _write(self, start: int, keys: torch.Tensor, values: torch.Tensor) -> None:
-        end = start + keys.shape[2]
+    def _make_room(self, start: int, tokens: torch.Tensor) -> None:
+        """For keys and values like `tokens` (batch, heads, n, head_dim) at `start` and after it."""
+        end = start + tokens.shape[2]
         if not self._buffer or end > self._buffer[0].shape[2]:
             old, capacity = self._buffer, self._reserve if end <= self._reserve else end + self._step
-            self._buffer = [t.new_empty((*t.shape[:2], capacity, t.shape[3])) for t in (keys, values)]
+            self._buffer = [tokens.new_empty((*tokens.shape[:2], capacity, tokens.shape[3])) for _ in range(2)]
             for new, before in zip(self._buffer, old, strict=False):
                 new[:, :, :start] = before[:, :, :start]
+
+    def _write(self, start: int, keys: torch.Tensor, values: torch.Tensor | None) -> None:
+        """values: None where they are in the buffer."""
         for buffer, tokens in zip(self._buffer, (keys, values), strict=True):
-            buffer[:, :, start:end] = tokens
+            if tokens is not None:
+                buffer[:, :, start : start + keys.shape[2]] = tokens
 
 
 class LongLlamaState:

@@ -14,17 +14,17 @@ comes from the checkpoint (`syzymon/long_llama_3b` and others).
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from transformers import LlamaConfig, LlamaModel
 from transformers.models.llama.modeling_llama import LlamaPreTrainedModel
 
-from baselines.longllama.memory import LocalLayer, LongLlamaState
+from baselines.longllama.heads import Heads, project, remembered
+from baselines.longllama.memory import LongLlamaState, MemoryLayer
 from evals.errors import UnfitError
 from sharedllm.nn import fused
 from sharedllm.nn.attention import attend_last, merged
 from sharedllm.nn.base_config import head_dim
-from sharedllm.nn.layers import Attention, Decoder, DecoderLayer, Projection, Rotation, decoder_of, output_head
+from sharedllm.nn.layers import Attention, Decoder, Rotation, decoder_of, output_head
 from sharedllm.nn.rotation import rotations
 
 ALIGNMENT = 8
@@ -100,7 +100,7 @@ class LongLlamaForCausalLM(LlamaPreTrainedModel):  # type: ignore[no-untyped-cal
                 self._remember_window(piece, state)
             state.flush()
         hidden.append(self._read_window(input_ids[:, head:], state))
-        return self.decoder.norm(torch.cat(hidden, dim=1))
+        return torch.cat(hidden, dim=1)
 
     def append(self, input_ids: torch.Tensor, state: LongLlamaState) -> torch.Tensor:
         """Continue a state with ids (batch, n), n >= 1; returns final hidden states (batch, n, hidden).
@@ -115,7 +115,7 @@ class LongLlamaForCausalLM(LlamaPreTrainedModel):  # type: ignore[no-untyped-cal
             piece = input_ids[:, start : start + self.window - state.local]
             hidden.append(self._read_window(piece, state))
             start += piece.shape[1]
-        return self.decoder.norm(torch.cat(hidden, dim=1))
+        return torch.cat(hidden, dim=1)
 
     def forward(self, input_ids: torch.Tensor, last_context_length: int | None = None) -> torch.Tensor:
         """Logits (batch, n, vocabulary) of every token of a prompt."""
@@ -128,48 +128,39 @@ class LongLlamaForCausalLM(LlamaPreTrainedModel):  # type: ignore[no-untyped-cal
         return hidden, rotations(self.decoder, hidden, positions[None]).far
 
     def _read_window(self, ids: torch.Tensor, state: LongLlamaState) -> torch.Tensor:
-        hidden, rotation = self._embed(ids, state)
-        for layer, cache in zip(self.decoder.layers, state.layers, strict=True):
-            hidden = self._layer(layer, hidden, rotation, cache)
+        normed = self._run(ids, state, len(self.decoder.layers))
         state.local += ids.shape[1]
-        return hidden
+        return normed
 
     def _remember_window(self, ids: torch.Tensor, state: LongLlamaState) -> None:
-        hidden, rotation = self._embed(ids, state)
         last = max(self.config.mem_layers)
-        for layer, cache in zip(self.decoder.layers[:last], state.layers, strict=False):
-            hidden = self._layer(layer, hidden, rotation, cache)
-        layer = self.decoder.layers[last]
-        normed = fused.rms_norm(layer.input_layernorm, hidden)
-        state.layers[last].append(*self.keys_values(layer.self_attn, normed, rotation))
+        normed = self._run(ids, state, last)
+        cache = state.layers[last]
+        assert isinstance(cache, MemoryLayer)
+        cache.remember(*remembered(self.decoder.layers[last].self_attn, normed, self.padded_head_dim))
 
-    def _heads(self, projection: Projection, x: torch.Tensor) -> torch.Tensor:
-        return torch.unflatten(projection(x), -1, (-1, head_dim(self.config))).transpose(1, 2)
+    def _run(self, ids: torch.Tensor, state: LongLlamaState, count: int) -> torch.Tensor:
+        """States (batch, tokens, hidden) after the first `count` layers and the norm that follows them."""
+        hidden, rotation = self._embed(ids, state)
+        layers = self.decoder.layers
+        norms = [*(layer.input_layernorm for layer in layers), self.decoder.norm]
+        normed = fused.rms_norm(norms[0], hidden)
+        for layer, cache, follower in zip(layers[:count], state.layers, norms[1:], strict=False):
+            attention = layer.self_attn
+            made = self.project(attention, normed, rotation, raw=isinstance(cache, MemoryLayer))
+            keys, values = cache.append(made.raw, made.keys, made.values)
+            out = attend(made.queries, keys, values, attention.scaling, self.config.mem_attention_grouping)
+            hidden, normed = fused.add_norm(layer.post_attention_layernorm, hidden, self.merged(attention, out))
+            hidden, normed = fused.add_norm(follower, hidden, fused.mlp(layer.mlp, normed))
+        return normed
 
-    def _padded(self, x: torch.Tensor) -> torch.Tensor:
-        pad = self.padded_head_dim - x.shape[-1]
-        return F.pad(x, (0, pad)) if pad else x
-
-    def queries(self, attention: Attention, x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
-        """Rotated queries (batch, heads, tokens, padded head_dim)."""
-        return self._padded(fused.rotate(self._heads(attention.q_proj, x), *rotation))
-
-    def keys_values(self, attention: Attention, x: torch.Tensor, rotation: Rotation) -> list[torch.Tensor]:
-        """Keys as they are, rotated keys, and values: (batch, kv heads, tokens, padded head_dim)."""
-        keys, values = (self._heads(p, x) for p in (attention.k_proj, attention.v_proj))
-        return [self._padded(t) for t in (keys, fused.rotate(keys, *rotation), values)]
+    def project(self, attention: Attention, x: torch.Tensor, rotation: Rotation, raw: bool) -> Heads:
+        """Queries, keys and values of normed states (batch, tokens, hidden); raw: keys without rotation too."""
+        return project(attention, x, rotation, self.padded_head_dim, raw)
 
     def merged(self, attention: Attention, out: torch.Tensor) -> torch.Tensor:
         """What is added to the states (batch, tokens, hidden), of attended values (batch, heads, tokens, padded d)."""
         return attention.o_proj(merged(out[..., : attention.head_dim]))
-
-    def _layer(self, layer: DecoderLayer, hidden: torch.Tensor, rotation: Rotation, cache: LocalLayer) -> torch.Tensor:
-        attention, x = layer.self_attn, fused.rms_norm(layer.input_layernorm, hidden)
-        q = self.queries(attention, x, rotation)
-        keys, values = cache.append(*self.keys_values(attention, x, rotation))
-        out = attend(q, keys, values, attention.scaling, self.config.mem_attention_grouping)
-        hidden, normed = fused.add_norm(layer.post_attention_layernorm, hidden, self.merged(attention, out))
-        return hidden + fused.mlp(layer.mlp, normed)
 
 
 def attend(

@@ -31,17 +31,17 @@ class LongLLaMAStep(DecoderStep[Decoder]):
 
     def attend(self, index: int, attention: Attention, normed: torch.Tensor, rows: Rows) -> torch.Tensor:
         assert rows.rotation is not None
-        raw, keys, values = self._model.keys_values(attention, normed, rows.rotation)
+        made = self._model.project(attention, normed, rows.rotation, raw=index in self._raw)
         tail = self.tails[index]
-        tail.write(rows.place, keys, values)
-        if index in self._raw:
-            self._raw[index].index_copy_(2, rows.place, raw)
-        out = tail.attend(self._model.queries(attention, normed, rows.rotation), rows.bias, attention.scaling)
+        tail.write(rows.place, made.keys, made.values)
+        if made.raw is not None:
+            self._raw[index].index_copy_(2, rows.place, made.raw)
+        out = tail.attend(made.queries, rows.bias, attention.scaling)
         return self._model.merged(attention, out)
 
     def finish(self) -> None:
         for index, (tail, layer) in enumerate(zip(self.tails, self._state.layers, strict=True)):
             keys, values = tail.new(self.count)
-            raw = self._raw[index][:, :, : self.count] if index in self._raw else keys
+            raw = self._raw[index][:, :, : self.count] if index in self._raw else None
             layer.append(raw, keys, values)
         self._state.local += self.count

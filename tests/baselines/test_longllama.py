@@ -130,6 +130,19 @@ def test_memory_in_bfloat16_is_rounded_and_nothing_else_is(model: LongLlamaForCa
     close(rounded(ids[:, :8]), model(ids[:, :8]), 0)
 
 
+@torch.inference_mode()
+def test_memory_is_rounded_alike_where_windows_are_only_remembered() -> None:
+    model = build(mem_dtype="bfloat16")
+    states = {every_token: model.new_state() for every_token in (True, False)}
+    for every_token, state in states.items():
+        model.read(torch.tensor([IDS[:50]]), state, every_token=every_token)
+    for layer in model.config.mem_layers:
+        for one, other in zip(*(state.layers[layer].memory() for state in states.values()), strict=True):
+            assert one.dtype == torch.float32
+            assert torch.equal(one, other)
+            assert torch.equal(one, one.bfloat16().float())
+
+
 # --- properties
 
 
