@@ -22,7 +22,8 @@ from transformers.models.llama.modeling_llama import eager_attention_forward
 from baselines.activation_beacon.cache import BeaconCache, Fill, Layout
 from baselines.activation_beacon.rows import Order, Rows, by_slot, order, positions
 from sharedllm.nn.attention import attend_last
-from sharedllm.nn.fused import add_norm, compiled, mlp, rms_norm
+from sharedllm.nn.branches import finish_and_norm, input_norms
+from sharedllm.nn.fused import compiled, rms_norm
 from sharedllm.nn.layers import Attention, Decoder, Embedding, Projection, output_head
 
 SUPPORTED = {
@@ -139,23 +140,19 @@ class BeaconMixin:
         if order is not None:
             beacons = decoder.beacon_embed_tokens.weight.expand(len(x), len(order.slot) - tokens, -1)
             x = torch.cat([x, beacons], dim=1)
-        normed = rms_norm(decoder.layers[0].input_layernorm, x)
-        followers = [*(layer.input_layernorm for layer in decoder.layers[1:]), decoder.norm]
-        for index, (layer, follower) in enumerate(zip(decoder.layers, followers, strict=True)):
-            last = index + 1 == len(decoder.layers)
-            query = self._project(cache, index, normed, rows, room, queries=bool(wanted) or not last)
+        norms = input_norms(decoder)
+        normed = rms_norm(norms[0], x)
+        for index, (layer, follower) in enumerate(zip(decoder.layers, norms[1:], strict=True)):
+            queries = bool(wanted) or follower is not decoder.norm
+            query = self._project(cache, index, normed, rows, room, queries)
             if query is None:
                 break
             state, attention = cache.layers[index], layer.self_attn
             seen = slice(rows.entries.stop)
             out = causal_attention(attention, query, state.keys[:, :, seen], state.values[:, :, seen])
             out = out if order is None else out[:, order.slot]
-            x, normed = add_norm(layer.post_attention_layernorm, x, attention.o_proj(out.flatten(2)))
-            update = mlp(layer.mlp, normed)
-            if last:
-                x, update = x[:, tokens - wanted : tokens], update[:, tokens - wanted : tokens]
-            x, normed = add_norm(follower, x, update)
-        return normed[:, :wanted]
+            x, normed = finish_and_norm(layer, x, attention.o_proj(out.flatten(2)), follower)
+        return normed[:, tokens - wanted : tokens]
 
     def _rows(self, x: torch.Tensor, fill: Fill, order: Order | None) -> Rows:
         """Of a piece with embeddings x (batch, tokens, hidden), all in one window."""

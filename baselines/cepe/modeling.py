@@ -104,14 +104,8 @@ class CrossAttention(nn.Module):
         by_group = (self.kv_heads, dim, self.encoder_hidden)
         grouped = (q * dim**-0.5).reshape(batch, self.kv_heads, -1, dim)
         wide = (grouped @ self.k_proj.weight.view(by_group)).flatten(1, 2)
-        assert context.states is not None
-        states = context.states if context.aligned is None else context.aligned
-        scores = wide @ states.transpose(1, 2)
-        if states.shape[1] > (real := context.states.shape[1]):
-            scores[..., real:] = -torch.inf
-        if context.mask is not None:
-            scores = scores.masked_fill(~context.mask[:, None], -torch.inf)
-        mixed = torch.unflatten(scores.softmax(-1) @ states, 1, (self.kv_heads, -1))  # sums are float32 in any dtype
+        parts = [_mixed(part, context) for part in torch.split(wide, heads * ABSORBED_TOKENS, dim=1)]
+        mixed = torch.unflatten(torch.cat(parts, dim=1) if len(parts) > 1 else parts[0], 1, (self.kv_heads, -1))
         return (mixed @ self.v_proj.weight.view(by_group).transpose(1, 2)).view(batch, heads, tokens, dim)
 
     def forward(self, hidden: torch.Tensor, context: EncodedContext, layer: int) -> torch.Tensor:
@@ -119,8 +113,7 @@ class CrossAttention(nn.Module):
         made: torch.Tensor = self.q_proj(rms_norm(self.layernorm, hidden))
         q = torch.unflatten(made, -1, (self.heads, self.head_dim)).transpose(1, 2)
         if context.states is not None and self.absorbs(q.shape[2]):
-            parts = [self._absorbed(p, context) for p in torch.split(q, ABSORBED_TOKENS, dim=2)]
-            return self._output(torch.cat(parts, dim=2))
+            return self._output(self._absorbed(q, context))
         if context.keys_values is not None:
             pair = context.keys_values[layer]
             assert pair is not None
@@ -135,6 +128,18 @@ class CrossAttention(nn.Module):
         """(batch, heads, tokens, head_dim) -> (batch, tokens, hidden)."""
         out: torch.Tensor = self.o_proj(merged(heads))
         return out
+
+
+def _mixed(queries: torch.Tensor, context: EncodedContext) -> torch.Tensor:
+    """Encoder states as scaled queries (batch, rows, encoder hidden) weigh them, the same shape."""
+    assert context.states is not None
+    states = context.states if context.aligned is None else context.aligned
+    scores = queries @ states.transpose(1, 2)
+    if states.shape[1] > (real := context.states.shape[1]):
+        scores[..., real:] = -torch.inf
+    if context.mask is not None:
+        scores = scores.masked_fill(~context.mask[:, None], -torch.inf)
+    return scores.softmax(-1) @ states  # sums are float32 in any dtype
 
 
 class CrossAttentionLayer(LlamaDecoderLayer):  # type: ignore[no-untyped-call]  # its hook is untyped in transformers

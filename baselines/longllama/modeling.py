@@ -21,9 +21,10 @@ from transformers.models.llama.modeling_llama import LlamaPreTrainedModel
 from baselines.longllama.heads import Heads, project, remembered
 from baselines.longllama.memory import LongLlamaState, MemoryLayer
 from evals.errors import UnfitError
-from sharedllm.nn import fused
 from sharedllm.nn.attention import attend_last, merged
 from sharedllm.nn.base_config import head_dim
+from sharedllm.nn.branches import finish_and_norm, input_norms
+from sharedllm.nn.fused import rms_norm
 from sharedllm.nn.layers import Attention, Decoder, Rotation, decoder_of, output_head
 from sharedllm.nn.rotation import rotations
 
@@ -142,16 +143,14 @@ class LongLlamaForCausalLM(LlamaPreTrainedModel):  # type: ignore[no-untyped-cal
     def _run(self, ids: torch.Tensor, state: LongLlamaState, count: int) -> torch.Tensor:
         """States (batch, tokens, hidden) after the first `count` layers and the norm that follows them."""
         hidden, rotation = self._embed(ids, state)
-        layers = self.decoder.layers
-        norms = [*(layer.input_layernorm for layer in layers), self.decoder.norm]
-        normed = fused.rms_norm(norms[0], hidden)
+        layers, norms = self.decoder.layers, input_norms(self.decoder)
+        normed = rms_norm(norms[0], hidden)
         for layer, cache, follower in zip(layers[:count], state.layers, norms[1:], strict=False):
             attention = layer.self_attn
             made = self.project(attention, normed, rotation, raw=isinstance(cache, MemoryLayer))
             keys, values = cache.append(made.raw, made.keys, made.values)
             out = attend(made.queries, keys, values, attention.scaling, self.config.mem_attention_grouping)
-            hidden, normed = fused.add_norm(layer.post_attention_layernorm, hidden, self.merged(attention, out))
-            hidden, normed = fused.add_norm(follower, hidden, fused.mlp(layer.mlp, normed))
+            hidden, normed = finish_and_norm(layer, hidden, self.merged(attention, out), follower)
         return normed
 
     def project(self, attention: Attention, x: torch.Tensor, rotation: Rotation, raw: bool) -> Heads:

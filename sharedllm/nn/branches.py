@@ -7,7 +7,7 @@ from typing import cast
 import torch
 
 from sharedllm.nn.fused import add_norm, mlp, rms_norm
-from sharedllm.nn.layers import DecoderLayer, Norm
+from sharedllm.nn.layers import Decoder, DecoderLayer, Norm
 from sharedllm.nn.recipes import recipe_of
 
 
@@ -39,6 +39,19 @@ def finish_branches(layer: DecoderLayer, residual: torch.Tensor, update: torch.T
         hidden, normed = add_norm(layer.post_attention_layernorm, residual, update)
         return hidden + mlp(layer.mlp, normed)
     return feed_forward(layer, after_attention(layer, residual, update))
+
+
+def finish_and_norm(
+    layer: DecoderLayer, residual: torch.Tensor, update: torch.Tensor, follower: Norm
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`finish_branches` of a layer of Llama, and what the norm that follows makes of it, in fewer passes still."""
+    hidden, normed = add_norm(layer.post_attention_layernorm, residual, update)
+    return add_norm(follower, hidden, mlp(layer.mlp, normed))
+
+
+def input_norms(decoder: Decoder) -> list[Norm]:
+    """The norm before every layer of a decoder of Llama, and the final one."""
+    return [*(layer.input_layernorm for layer in decoder.layers), decoder.norm]
 
 
 def second_norm(layer: DecoderLayer) -> Norm:

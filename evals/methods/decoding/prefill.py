@@ -23,7 +23,14 @@ from sharedllm.nn.attention import (
     project_values,
 )
 from sharedllm.nn.base_config import steady_length, windows
-from sharedllm.nn.branches import after_attention, before_attention, feed_forward, finish_layer
+from sharedllm.nn.branches import (
+    after_attention,
+    before_attention,
+    feed_forward,
+    finish_and_norm,
+    finish_layer,
+    input_norms,
+)
 from sharedllm.nn.fused import rms_norm
 from sharedllm.nn.layers import Decoder, DecoderLayer, decoder_of, embed, stock_decoder
 from sharedllm.nn.rotation import Rotations, apply_rotation, rotations
@@ -62,7 +69,7 @@ def read(
     hidden = embed(decoder, ids)
     rope = rotations(decoder, hidden, positions)
     for index, layer in enumerate(decoder.layers):
-        query, key, value = project(layer, hidden, rope)
+        query, key, value = project(layer, before_attention(layer, hidden), rope)
         keys, values = cache.update(key, value, index)
         scale = layer.self_attn.scaling
         heads = attend(index, query, keys, values, scale) if attend else attend_last(query, keys, values, scale)
@@ -82,16 +89,20 @@ def read_both_ways(encoder: Decoder, ids: torch.Tensor) -> torch.Tensor:
     """
     hidden = encoder.embed_tokens(ids)
     rope = rotations(encoder, hidden, torch.arange(ids.shape[1], device=ids.device)[None])
-    for layer in encoder.layers:
-        hidden = finish_layer(layer, hidden, attend(*project(layer, hidden, rope)))
-    return rms_norm(encoder.norm, hidden)
+    norms = input_norms(encoder)
+    normed = rms_norm(norms[0], hidden)
+    for layer, follower in zip(encoder.layers, norms[1:], strict=True):
+        attended = layer.self_attn.o_proj(attend(*project(layer, normed, rope)))
+        hidden, normed = finish_and_norm(layer, hidden, attended, follower)
+    return normed
 
 
 def project(
-    layer: DecoderLayer, hidden: torch.Tensor, rope: Rotations
+    layer: DecoderLayer, normed: torch.Tensor, rope: Rotations
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Rotated queries and keys, and values, (B, heads, S, head_dim) each, of a layer's states (B, S, hidden)."""
-    attention, normed = layer.self_attn, before_attention(layer, hidden)
+    """Rotated queries and keys, and values, (B, heads, S, head_dim) each, of what a layer's attention reads (B, S,
+    hidden)."""
+    attention = layer.self_attn
     rotation = rope.of(attention)
     query = apply_rotation(project_queries(attention, normed), rotation)
     key = apply_rotation(project_keys(attention, normed), rotation)
