@@ -43,6 +43,7 @@ from evals.records.models import Measurement
 from evals.run.identity import ModelChoice
 from evals.run.spec import Attention, Device, DType, parse_length, resolve_runtime, split_list
 from evals.tasks.base import DataSource
+from sharedllm.files import writing
 
 SHOWN = ("wall", "floor", *KINDS, "idle", "rate", "kernels")
 LARGEST, LARGEST_OTHER, NAME_WIDTH = 5, 3, 90
@@ -108,7 +109,6 @@ def shown(found: dict[str, Any]) -> str:
 
 def write(folder: Path, device: str, rates: Rates, found: Sequence[dict[str, Any]]) -> None:
     """profile.json and profile.csv of all rows so far."""
-    folder.mkdir(parents=True, exist_ok=True)
     record = {"device": device, "torch": torch.__version__, "rates": asdict(rates), "rows": found}
     (folder / "profile.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     with (folder / "profile.csv").open("w", encoding="utf-8", newline="") as file:
@@ -152,6 +152,11 @@ def check_profiler(device: torch.device) -> None:
 def profile_all(options: argparse.Namespace) -> None:
     """Every model at every length. Raises UserError for what does not fit."""
     asked, lengths = choices(options), [parse_length(text) for text in split_list([options.length])]
+    if not asked or not lengths or options.repeats < 1:
+        raise UserError("There is nothing to measure: name a --model, a --length and --repeats of 1 or more.")
+    if options.output:
+        with writing(options.output):  # before minutes of measuring
+            options.output.mkdir(parents=True, exist_ok=True)
     runtime = asked[0].runtime
     device = torch.device(runtime.device)
     rates = measure_rates(device, getattr(torch, runtime.dtype))

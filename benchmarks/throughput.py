@@ -94,7 +94,7 @@ def measure(
     todo = [size for size in options.batch_sizes if len(done.get(size, {})) < len(cut)]
     longest = max(cut, key=lambda rows: rows[0].tokens)
     sizes = [size for size in todo if try_out(sides, workload, longest[:size], size)]
-    if todo and not sizes:
+    if not sizes and len(todo) == len(options.batch_sizes):
         raise UserError(f"No batch of {workload} fits into memory: choose smaller --batch-sizes or a shorter --length.")
     for number, rows in enumerate(cut):
         for size in sizes:

@@ -144,6 +144,19 @@ def test_a_wrong_model_is_named_before_any_is_loaded(tmp_path: Path, capsys: pyt
     assert captured.out == ""
 
 
+@pytest.mark.parametrize(
+    "wrong", [["--model", ","], ["--length", ","], ["--repeats", "0"], ["--output", __file__]], ids=" ".join
+)
+def test_what_cannot_be_measured_or_written_is_an_error_before_anything_is_measured(
+    wrong: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script, "measure_rates", lambda *_: pytest.fail("something was measured"))
+    with pytest.raises(SystemExit) as end:
+        script.main(["--model", str(preset(tmp_path, "full")), "--length", "128", "--device", "cpu", *wrong])
+    assert end.value.code == 2
+    assert ("cannot be written" if wrong[0] == "--output" else wrong[0]) in capsys.readouterr().err
+
+
 def test_a_gpu_whose_kernels_cannot_be_seen_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(script, "profiled", lambda device, call: kinds.collected([]))
     with pytest.raises(UserError, match="CUPTI"):

@@ -111,6 +111,8 @@ def test_a_batch_that_does_not_fit_is_left_out(run: Callable[..., Any], monkeypa
     found, progress = run("--workload", "drawn", "--batch-sizes", "1,5", "--seconds", "0")
     assert list(found[0]["seconds"]["ours"]) == ["1"]
     assert any("batch size 5: out of memory" in line for line in progress)
+    whole, _ = run("--workload", "drawn", "--batch-sizes", "1,5")
+    assert run("--workload", "drawn", "--batch-sizes", "1,5")[0] == whole
     with pytest.raises(SystemExit) as end:
         run("--workload", "shared", "--batch-sizes", "5", "--output", "other.json")
     assert end.value.code == 2
