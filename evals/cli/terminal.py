@@ -119,7 +119,7 @@ def plan_times(out: PipeConsole, time: Estimate) -> None:
 
 def _bound(time: Estimate) -> str:
     """A note where one cell takes as long as all the others beside it."""
-    walls, longest = time.walls(), max(job.seconds + job.setup_s for job in time.jobs)
+    walls, longest = time.walls(), max((job.seconds + job.setup_s for job in time.jobs), default=0.0)
     return f" The longest cell alone takes {duration(longest)}." if min(walls.values()) < 1.05 * longest else ""
 
 

@@ -96,6 +96,12 @@ def test_more_shards_than_cells_leave_some_empty(
     assert report(tmp_path / "grid")[0] == 0
 
 
+def test_the_plan_of_an_empty_shard_has_no_cells(grid: Callable[..., Any]) -> None:
+    plan = grid("--shard", "7/7", "--dry-run", "--json")
+    assert plan.code == 0
+    assert plan.last["cells"] == []
+
+
 def test_missing_and_unfinished_shards_are_named(
     grid: Callable[..., Any], report: Callable[..., Any], tmp_path: Path
 ) -> None:
