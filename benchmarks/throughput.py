@@ -36,7 +36,7 @@ from evals.measure.hardware import device_name
 from evals.measure.request import is_out_of_memory
 from evals.methods import presets, weights
 from evals.methods.base import Runtime
-from evals.run.spec import parse_length, split_list
+from evals.run.spec import Device, parse_length, split_list
 
 Side = AnyPreset | HFLM
 
@@ -177,12 +177,12 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch-sizes", type=lambda text: sorted({whole(n) for n in text.split(",")}), default=[1])
     parser.add_argument("--seconds", type=float, help="measured time after which a workload ends")
     parser.add_argument("--require-equal", action="store_true", help="exit code 1 where an answer differs (float32)")
-    parser.add_argument("--device", default="auto")
+    parser.add_argument("--device", type=Device, choices=Device, default=Device.auto)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--output", type=Path, help="JSON file; a second start goes on with it")
     options = parser.parse_args(words)
-    if options.device == "auto":
-        options.device = "cuda" if torch.cuda.is_available() else "cpu"
+    if options.device == Device.auto:
+        options.device = Device.cuda if torch.cuda.is_available() else Device.cpu
     differ = False
     try:
         for found in results(options):

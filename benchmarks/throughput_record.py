@@ -11,6 +11,7 @@ from typing import Any
 from throughput_prompts import Row
 
 from evals.errors import UserError
+from sharedllm.files import write_text, writing
 
 SIDES = ("ours", "hf")
 
@@ -18,14 +19,19 @@ SIDES = ("ours", "hf")
 class Record:
     """What was measured, in a JSON file that is written after every piece: settings, pieces, results.
 
-    path: None keeps it in memory alone. Raises UserError for a file that is no such record or has other settings.
+    path: None keeps it in memory alone. Raises UserError for a file that is no such record or has other settings, and
+    for a place where there cannot be one.
     """
 
     def __init__(self, path: Path | None, settings: dict[str, Any]) -> None:
         self._path, self.settings = path, settings
         self.pieces: list[dict[str, Any]] = []
         self.results: dict[str, dict[str, Any]] = {}
-        if path is None or not path.exists():
+        if path is None:
+            return
+        if not path.exists():
+            with writing(path):  # before minutes of measuring
+                path.parent.mkdir(parents=True, exist_ok=True)
             return
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
@@ -38,14 +44,10 @@ class Record:
         self.pieces, self.results = pieces, results
 
     def write(self) -> None:
-        """Replace the file."""
-        if self._path is None:
-            return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        made = self._path.with_name(f".{self._path.name}.new")
-        text = json.dumps({"settings": self.settings, "results": self.results, "pieces": self.pieces}, indent=1)
-        made.write_text(text + "\n", encoding="utf-8")
-        made.replace(self._path)
+        """Replace the file. Raises UserError where it cannot be written."""
+        if self._path is not None:
+            text = json.dumps({"settings": self.settings, "results": self.results, "pieces": self.pieces}, indent=1)
+            write_text(self._path, text + "\n")
 
     def of(self, workload: str) -> dict[int, dict[int, dict[str, Any]]]:
         """The pieces of a workload: batch size -> number of the piece -> what was measured."""

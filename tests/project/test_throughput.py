@@ -82,6 +82,17 @@ def test_a_damaged_record_is_an_error(run: Callable[..., Any], tmp_path: Path) -
     assert end.value.code == 2
 
 
+def test_a_record_that_cannot_be_written_is_an_error_before_anything_is_measured(
+    run: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script, "load", lambda _: pytest.fail("a model was loaded"))
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as end:
+        run("--workload", "drawn", "--output", str(tmp_path / "file" / "found.json"))
+    assert end.value.code == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
 def test_different_answers_are_an_error_where_equal_ones_are_required(
     run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,7 +173,9 @@ def test_the_result_is_about_pieces_that_every_batch_size_has_answered() -> None
     assert (found["ratio"], found["equal_answers"], found["prompt_tokens"]) == (4, 0.75, [5, 7, 9])
 
 
-@pytest.mark.parametrize("words", [["--batch-sizes", "0"], ["--rows", "x"], ["--workload", "qasper"]])
+@pytest.mark.parametrize(
+    "words", [["--batch-sizes", "0"], ["--rows", "x"], ["--device", "gpu"], ["--workload", "qasper"]]
+)
 def test_arguments_are_checked(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         script.main(words)
