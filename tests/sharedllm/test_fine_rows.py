@@ -21,6 +21,7 @@ from sharedllm.fine_rows import Contest
         {"fine_chunks": 2, "chunk_size": CHUNK - 1},
         {"policy": "right", "fine_recent": 3},
         {"fine_chunks": 2, "attention": "joint"},
+        {"fine_chunks": 2, "ratios": [8, 4, 4]},  # fine leaves are as coarse as the others
     ],
 )
 @pytest.mark.parametrize("counts", [[7, 7], [1, 6], [0, 0], [7, 2]])
