@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 from lm_eval.models.huggingface import HFLM
-from throughput_prompts import WORKLOADS, Asked, Row, pieces
+from throughput_prompts import WORKLOADS, Asked, Row, data_digests, pieces
 from throughput_record import Record, summary
 
 from evals.errors import UserError
@@ -137,9 +137,10 @@ def results(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """A summary of each workload, as soon as it is measured."""
     keys = ("preset", "random_weights", "dtype", "rows", "length", "shortest", "new_tokens", "batch_sizes")
     settings = {key: getattr(options, key) for key in keys}
-    settings |= {"device": device_name(torch.device(options.device)), "torch": torch.__version__}
-    kept, sides = Record(options.output, settings), load(options)
     asked = Asked(options.rows, options.length, options.shortest, options.new_tokens, options.data_dir)
+    settings |= {"device": device_name(torch.device(options.device)), "torch": torch.__version__}
+    settings["data"] = data_digests(asked)
+    kept, sides = Record(options.output, settings), load(options)
     for workload in options.workload:
         rows = WORKLOADS[workload](sides["ours"].tokenizer, asked)
         measure(sides, workload, pieces(workload, rows, options.batch_sizes), options, kept)

@@ -14,7 +14,8 @@ import numpy as np
 
 from evals import registry
 from evals.errors import UserError
-from evals.tasks.base import DataSource
+from evals.hashing import digests_of_files
+from evals.tasks.base import BaseTask, DataSource
 from evals.tasks.common.fitting import fitting_size
 from evals.tasks.common.prompt import PromptBuilder
 from evals.tasks.ruler.niah import Niah
@@ -50,9 +51,7 @@ def multi_news(tokenizer: Any, asked: Asked) -> list[Row]:
 
     Raises UserError where no row is long enough.
     """
-    cls = registry.task("longbench")
-    task = cls("multi_news", cls.settings_model(), DataSource(data_dir=asked.data_dir, offline=True))
-    found = []
+    task, found = _official(asked), []
     for instance in task.instances(tokenizer, asked.length, None, 0):
         ids = [*instance.prompt.context, *instance.prompt.query]
         if len(ids) >= asked.shortest and len(found) < asked.rows:
@@ -61,6 +60,16 @@ def multi_news(tokenizer: Any, asked: Asked) -> list[Row]:
     if not found:
         raise UserError(f"No row of multi_news has {asked.shortest} tokens: choose a smaller --shortest.")
     return found
+
+
+def data_digests(asked: Asked) -> list[str]:
+    """Hashes of the official rows in the folder that was given, if any."""
+    return digests_of_files(_official(asked).files()) if asked.data_dir else []
+
+
+def _official(asked: Asked) -> BaseTask:
+    cls = registry.task("longbench")
+    return cls("multi_news", cls.settings_model(), DataSource(data_dir=asked.data_dir, offline=True))
 
 
 def drawn(tokenizer: Any, asked: Asked) -> list[Row]:
