@@ -16,7 +16,7 @@ import pandas as pd
 
 from evals.records.json import Json
 from evals.report.digest import task_of
-from evals.report.frames import Data
+from evals.report.frames import ENDED, Data
 from evals.report.pairs import by_mean
 from evals.report.stats.bootstrap import DRAWS, drawn_means
 from evals.report.stats.interval import FEWEST, LEVEL, Floats
@@ -69,7 +69,6 @@ class Point:
     chance: float
 
 
-ENDED = ("ok", "oom")
 LOST = Point(-np.inf, np.full(DRAWS, -np.inf), 0, 0.0)
 """Out of memory: whatever is asked of a score is not reached."""
 

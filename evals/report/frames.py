@@ -10,6 +10,9 @@ import pandas as pd
 from evals.report.load import Run
 from evals.report.summary import score, summarize
 
+ENDED = ("ok", "oom")
+"""States of cells that have all the scores they will have; `oom` is a result."""
+
 
 @dataclass(frozen=True)
 class Data:
@@ -32,14 +35,22 @@ class Data:
         """Name of the method of each model."""
         return {model: self.run.method(model) for model in self.models}
 
+    @property
+    def ended(self) -> pd.DataFrame:
+        """The rows of the summary whose cells were run to their end."""
+        return self.summary[self.summary["status"].isin(ENDED)]
+
     @cached_property
     def scores(self) -> pd.DataFrame:
-        """The summary with the first metric of each task as `score`, `low` and `high`, and its `family`."""
+        """The summary with the first metric of each task as `score`, `low` and `high`, and its `family`.
+
+        A cell that was not run to its end has none here: a figure could not say that it rests on a part of the samples.
+        """
         found = [score(row) for _, row in self.summary.iterrows()]
+        whole = self.summary["status"].isin(ENDED)
+        estimates = pd.DataFrame([(f.estimate, f.low, f.high) for f in found], self.summary.index, dtype=float)
         return self.summary.assign(
-            score=[f.estimate for f in found],
-            low=[f.low for f in found],
-            high=[f.high for f in found],
+            **dict(zip(("score", "low", "high"), (estimates[k].where(whole) for k in range(3)), strict=True)),
             family=self.summary["task"].str.partition(":")[0],
         )
 

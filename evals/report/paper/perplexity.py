@@ -19,7 +19,7 @@ Row = Mapping[str, object]
 
 def tables(data: Data) -> Iterator[Table]:
     """One row per model, one column per data set and length."""
-    cells = data.summary[data.summary["task"] == "perplexity"]
+    cells = data.ended[data.ended["task"] == "perplexity"]
     found: dict[str, dict[tuple[str, int], Interval | str]] = {}
     measured = cells["length"].notna() & ((cells["n"] > 0) | (cells["status"] == "oom"))
     for row in cells[measured].to_dict("records"):

@@ -22,7 +22,7 @@ def figures(data: Data) -> Iterator[tuple[str, str, Figure]]:
     """One figure, if the run measured the control at two lengths or more."""
     if METRIC not in data.summary:
         return
-    rows = data.summary[data.summary["length"].notna()]
+    rows = data.ended[data.ended["length"].notna()]
     rows = rows.assign(score=rows[METRIC], low=rows[f"{METRIC}_low"], high=rows[f"{METRIC}_high"], metric=METRIC)
     tasks = [t for t, r in rows[rows["score"].notna()].groupby("task", sort=False) if r["length"].nunique() > 1]
     if not tasks:

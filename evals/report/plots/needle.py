@@ -24,7 +24,7 @@ MOST_DEPTHS = 11
 
 def figures(data: Data) -> Iterator[tuple[str, str, Figure]]:
     """One figure per task whose samples record the depth of the needle."""
-    cells = data.summary[data.summary["length"].notna()]
+    cells = data.ended[data.ended["length"].notna()]
     for task, rows in cells.groupby("task", sort=False):
         metric = rows["metric"].iloc[0]
         found = grid(data, rows, metric)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import matplotlib.style
 import numpy as np
 import pandas as pd
@@ -43,6 +45,30 @@ def test_a_method_looks_the_same_in_every_run() -> None:
     again = looks({"mine": "mine", "full-7b": "full"})
     assert again["mine"] == looks({"mine": "mine"})["mine"]
     assert again["full-7b"] == one["full-135m"]
+
+
+@pytest.mark.parametrize("status", ["pending", "failed"])
+def test_figures_have_no_score_of_a_cell_that_was_not_run_to_its_end(tmp_path, status) -> None:
+    write_run(tmp_path, samples=10)
+    before = Data.of(load(tmp_path)).scores
+    meta = json.loads((tmp_path / "run.json").read_text())
+    cell = next(
+        c for c in meta["cells"].values() if c["model"] == FULL and c["task"] == "needle" and c["length"] == 8192
+    )
+    cell["status"] = status
+    (tmp_path / "run.json").write_text(json.dumps(meta))
+    data = Data.of(load(tmp_path))
+    after = data.scores
+    ended = (after["model"] != FULL) | (after["task"] != "needle") | (after["length"] != 8192)
+    shown = ["score", "low", "high"]
+    assert before.loc[~ended, shown].notna().all(axis=None)
+    assert after.loc[~ended, shown].isna().all(axis=None)
+    pd.testing.assert_frame_equal(after.loc[ended, shown], before.loc[ended, shown])
+    assert set(data.summary.index) - set(data.ended.index) >= set(after.index[~ended])
+    [panel] = [ax for name, _, f in needle.figures(data) if "depth" in name for ax in f.axes if ax.get_title() == FULL]
+    shown = np.ma.filled(panel.images[0].get_array().astype(float), np.nan)
+    assert np.isnan(shown[:, 0]).all()
+    assert not np.isnan(shown[:, 1]).any()
 
 
 def test_the_family_is_the_longest_name_that_fits() -> None:
