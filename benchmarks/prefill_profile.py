@@ -38,10 +38,10 @@ from evals.measure.efficiency import Efficiency, EfficiencySettings
 from evals.measure.hardware import device_name
 from evals.measure.request import cold, first_line, is_out_of_memory, request
 from evals.methods import kernels, presets
-from evals.methods.base import LongContextModel, Runtime
+from evals.methods.base import LongContextModel
 from evals.records.models import Measurement
 from evals.run.identity import ModelChoice
-from evals.run.spec import Attention, Device, DType, parse_length, resolve_runtime, split_list
+from evals.run.spec import Attention, Device, DType, parse_length, resolve_runtime, runtime_from, split_list
 from evals.tasks.base import DataSource
 from sharedllm.files import writing
 
@@ -119,16 +119,8 @@ def write(folder: Path, device: str, rates: Rates, found: Sequence[dict[str, Any
 
 def choices(options: argparse.Namespace) -> list[ModelChoice]:
     """The models to measure, each checked before the first is loaded. Raises UserError for one that does not fit."""
-    found = resolve_runtime(options.device, options.dtype, options.attn)
-    runtime = Runtime(
-        device=found["device"],
-        dtype=found["dtype"],
-        attn=found["attn"],
-        attn_fallback=found["attn_fallback"],
-        kernel_order=found["kernels"],
-        random_weights=True,
-        offline=True,
-    )
+    decided = resolve_runtime(options.device, options.dtype, options.attn)
+    runtime = runtime_from(decided, random_weights=True, offline=True)
     made = []
     for name in split_list([options.model]):
         preset = presets.load_preset(name)

@@ -22,6 +22,16 @@ TINY_SHAPE = {
 }
 """A Llama over bytes with a window of 768 tokens: what preset files of the tests name."""
 
+VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 32,
+    "patch_size": 16,
+}
+"""Of a multimodal Gemma 3, which is never run."""
+
 CHUNK, VOCABULARY = 20, 64
 BASES: dict[str, dict[str, Any]] = {
     "llama": {},

@@ -14,7 +14,7 @@ from rich.text import Text
 from evals.cli import options
 from evals.cli.command import new_app
 from evals.cli.tables import add_row, new_table
-from evals.run.spec import Attention, Device, DType, resolve_runtime
+from evals.run.spec import Attention, Device, DType, resolve_runtime, runtime_from
 
 COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
 
@@ -41,16 +41,10 @@ def doctor(
     check found one.
     """
     from evals.methods import presets
-    from evals.methods.base import Runtime
     from evals.run import doctor as checks
 
-    chosen = resolve_runtime(device, dtype, attn)
-    runtime = Runtime(
-        device=chosen["device"],
-        dtype=chosen["dtype"],
-        attn=chosen["attn"],
-        attn_fallback=chosen["attn_fallback"],
-        kernel_order=chosen["kernels"],
+    runtime = runtime_from(
+        resolve_runtime(device, dtype, attn),
         random_weights=random_weights,
         offline=True,
         checkpoint=str(checkpoint) if checkpoint else None,

@@ -15,7 +15,7 @@ from evals.errors import UserError, unknown
 from evals.methods import presets
 from evals.methods.base import Runtime
 from evals.run.identity import ModelChoice
-from evals.run.spec import Attention, Device, DType, resolve_runtime
+from evals.run.spec import Attention, Device, DType, resolve_runtime, runtime_from
 
 log = logging.getLogger(__name__)
 
@@ -69,13 +69,8 @@ def check(
     if longest is not None and rolling > longest:
         raise UserError(f"rolling_context={rolling} is more than max_length={longest} holds: choose a smaller one.")
     query, answer = whole("query_tokens", query_tokens, 0), whole("max_gen_toks", max_gen_toks, 1)
-    found = on_device(device, _choice(DType, "dtype", dtype), _choice(Attention, "attn", attn))
-    runtime = Runtime(
-        device=found["device"],
-        dtype=found["dtype"],
-        attn=found["attn"],
-        attn_fallback=found["attn_fallback"],
-        kernel_order=found["kernels"],
+    runtime = runtime_from(
+        on_device(device, _choice(DType, "dtype", dtype), _choice(Attention, "attn", attn)),
         random_weights=_truth("random_weights", random_weights),
         offline=_truth("offline", offline),
         checkpoint=None if checkpoint is None else str(checkpoint),

@@ -143,3 +143,9 @@ def resolve_runtime(device: Device, dtype: DType, attn: Attention) -> dict[str, 
         "attn_fallback": fallback,
         "kernels": kernels,
     }
+
+
+def runtime_from(decided: dict[str, Any], **fields: Any) -> Runtime:
+    """The Runtime of what `resolve_runtime` has decided. fields: the others that it has."""
+    known = {name: value for name, value in decided.items() if name != "kernels"}
+    return Runtime(**known, kernel_order=decided["kernels"], **fields)

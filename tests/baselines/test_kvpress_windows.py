@@ -13,7 +13,7 @@ import torch
 pytest.importorskip("kvpress")
 
 from presses import NOTHING, PRESSES, WHOLE
-from shapes import TINY_SHAPE
+from shapes import TINY_SHAPE, VISION
 from tiny_press import CONTEXT, PREFIX, QUERY, TARGET, by_hand
 from tiny_press import load as load_tiny
 from tiny_press import load_dense as load_tiny_dense
@@ -40,14 +40,6 @@ FITTING = [press for press in PRESSES if press not in WHOLE]
 RECONSTRUCTING = ("kvzip", "kvgrad")
 TURNING = ("expectedattention", "cap")
 """Presses that ask the rotary embedding, which in Gemma 3 wants to know the kind of layers."""
-VISION = {
-    "hidden_size": 32,
-    "intermediate_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "image_size": 32,
-    "patch_size": 16,
-}
 
 
 def load(press: str, window: int = 8, **settings: Any) -> KVPress:

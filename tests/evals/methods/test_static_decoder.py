@@ -5,22 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import method_cases
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from method_cases import BOS, CASES, CONTEXT, QUERY, SHAPE, Case
+from method_cases import BOS, CASES, CONTEXT, QUERY, Case
 from test_recipes import FAMILIES, METHODS
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from evals import registry
-from evals.methods.base import LongContextModel, Query, Runtime, Stop
+from evals.methods.base import LongContextModel, Query, Stop
 from evals.methods.decoding import session as decoding
 from evals.methods.decoding.cuda_graph import GraphRunner
 from evals.methods.decoding.session import GraphSession
 from evals.methods.decoding.static_attention import Reach, Tail
-from evals.methods.presets import Preset, Weights
 
 NEW = 24
 WINDOWED = {"model_type": "mistral", "sliding_window": 24, "head_dim": 8}
@@ -73,18 +72,7 @@ del ALL["llmlingua"]  # its base decodes as `full` does, and its compressor is o
 
 
 def load(name: str, **runtime: Any) -> LongContextModel:
-    case = ALL[name]
-    if case.method == "kvpress":
-        pytest.importorskip("kvpress")
-    preset = Preset(
-        name="tiny",
-        method=case.method,
-        description="",
-        weights=Weights(source="nowhere"),
-        settings=case.settings,
-        shape=SHAPE | case.shape,
-    )
-    return registry.method(case.method).load(preset, Runtime(random_weights=True, **runtime))
+    return method_cases.load(ALL[name], **runtime)
 
 
 @pytest.fixture(scope="module", params=ALL)

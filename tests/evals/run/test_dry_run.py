@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from shapes import VISION
 from transformers import AutoModelForCausalLM
 
 from baselines.dense import FullAttention
@@ -25,14 +26,6 @@ TEXT = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "head_dim": 16,
-}
-VISION = {
-    "hidden_size": 32,
-    "intermediate_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "image_size": 32,
-    "patch_size": 16,
 }
 SHAPE: dict[str, Any] = {
     "model_type": "gemma3",
