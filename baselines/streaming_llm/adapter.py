@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
-from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, Field
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from baselines.streaming_llm.sink_cache import Eviction, SinkCache
@@ -39,16 +39,13 @@ class StreamingSettings(MethodSettings):
     """sinks + recent tokens stay in the cache; `chunk` is the size of a forward in the chunked regime. first: tokens of
     the first forward, where it differs from sinks + recent."""
 
+    added_later = ("first",)
+
     sinks: int = Field(4, ge=0, le=MOST)
     recent: int = Field(2044, ge=1, le=MOST)
     regime: Literal["chunked", "token"] = "chunked"
     chunk: int = Field(2048, ge=1, le=MOST)
     first: int | None = Field(None, ge=1, le=MOST)
-
-    @model_serializer(mode="wrap")
-    def _named_where_given(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `first` where it is not set: cells recorded before it was a setting keep their identity."""
-        return {key: value for key, value in dump(self).items() if key != "first" or value is not None}
 
     @property
     def eviction(self) -> Eviction:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from sharedllm.validation import validate
 
@@ -173,10 +173,32 @@ class MethodSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    added_later: ClassVar[tuple[str, ...]] = ()
+    """Settings that stand in a cell's identity only where they differ from their default: cells recorded before they
+    existed keep their ids."""
+
     @classmethod
     def of(cls, preset: Preset) -> Self:
         """The settings of a preset. Raises UserError that names preset, key and reason."""
         return validate(cls, preset.settings, preset.name)
+
+    @model_serializer(mode="wrap")
+    def _without_defaults_added_later(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        dumped: dict[str, Any] = dump(self)
+        for name in self.added_later:
+            if getattr(self, name) == type(self).model_fields[name].default:
+                dumped.pop(name, None)
+        return dumped
+
+
+class ReplayedSettings(MethodSettings):
+    """Settings of a method whose reads a GPU may replay. eager_reads: launch them kernel by kernel."""
+
+    added_later = ("eager_reads",)
+
+    eager_reads: bool = Field(
+        False, description="on a GPU, contexts are read kernel by kernel, not replayed as CUDA graphs"
+    )
 
 
 class CommonFields(TypedDict):

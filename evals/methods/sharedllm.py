@@ -18,11 +18,12 @@ from torch import nn
 
 from evals.errors import UnfitError, UserError
 from evals.methods import flops
-from evals.methods.base import Cost, LongContextModel, Runtime, Session, common_fields
+from evals.methods.base import Cost, Runtime, Session, common_fields
 from evals.methods.bases import check_steady
+from evals.methods.decoding.replays import ReplayingModel
 from evals.methods.decoding.static_decoder import decode_mode
 from evals.methods.presets import Preset
-from evals.methods.sharedllm_reader import GRAPHS, Reader
+from evals.methods.sharedllm_reader import Reader
 from evals.methods.sharedllm_session import SharedLLMSession
 from evals.methods.weights import load_base
 from sharedllm import SharedLLMConfig, SharedLLMForCausalLM
@@ -56,7 +57,7 @@ SharedLLMSettings = partial_settings(
 
 
 @dataclass(kw_only=True)
-class SharedLLM(LongContextModel):
+class SharedLLM(ReplayingModel):
     """The paper's method over a base and an adapter (without one it equals the base's running text)."""
 
     settings_model: ClassVar[type[BaseModel]] = SharedLLMSettings
@@ -122,13 +123,6 @@ class SharedLLM(LongContextModel):
             decode="eager" if offload else decode_mode(model, model.config.base_config),
         )
         return cls(**fields, model=model, reader=reader)
-
-    @property
-    def replays(self) -> bool:
-        return self.reader.mode == GRAPHS
-
-    def forget(self) -> None:
-        self.reader.forget()
 
     @torch.inference_mode()
     def prefill(self, context_ids: Sequence[int], prefix_ids: Sequence[int] = ()) -> Session:

@@ -11,9 +11,8 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from evals.methods.decoding import session as decoding
 from evals.methods.decoding.kv_cache import BufferCache
-from evals.methods.decoding.replays import Replays
+from evals.methods.decoding.replays import ReplayingReader
 from evals.methods.decoding.static_decoder import supports_static_decoding
 from sharedllm import SharedLLMForCausalLM
 from sharedllm.compressor import BLOCK_BYTES
@@ -27,29 +26,22 @@ PAD = 64
 takes as long as reading its weights, so that padding costs nothing."""
 MOST_FLOPS = 6e13
 """FLOPs above which a read is left to the host, 0.08 s of an H100: it launches faster than that computes."""
-GRAPHS = "cuda graph"
 NEED = 4 * BLOCK_BYTES
 """Bytes that a read takes beside the weights: those of a block of chunks, and what is kept."""
 
 
-class Reader:
-    """Reads contexts with a model. graphs: whether it may replay reads, where a GPU gains from it."""
+class Reader(ReplayingReader[SharedLLMForCausalLM, Decoded]):
+    """graphs: whether it may replay reads, where a GPU gains from it."""
 
     def __init__(self, model: SharedLLMForCausalLM, graphs: bool = True) -> None:
-        self._model = model
-        self._may = graphs and supports_static_decoding(model, model.config.base_config)
+        super().__init__(model, graphs and supports_static_decoding(model, model.config.base_config), NEED)
         self._short: dict[tuple[int, int, int], bool] = {}
-        self._replays: Replays[Decoded] = Replays(NEED)
 
     @property
     def mode(self) -> str:
         """How short contexts are read where the method searches if it can, for a fairness record."""
         alike = self._model.launches_alike(1, searches=self._model.config.policy != "right")
-        return GRAPHS if self._may and alike and self._model.device.type == "cuda" else "eager"
-
-    def forget(self) -> None:
-        """Give the memory of all graphs back."""
-        self._replays.clear()
+        return super().mode if alike else "eager"
 
     def __call__(
         self,
@@ -81,7 +73,7 @@ class Reader:
         return self._model.decode(inputs)
 
     def _replayed(self, chunks: int, tokens: int, question: int) -> bool:
-        if not self._may or self._model.device.type not in decoding.GRAPH_DEVICES:
+        if not self.replaying:
             return False
         shape = chunks, tokens, question
         if shape not in self._short:

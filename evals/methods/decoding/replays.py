@@ -8,14 +8,19 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
+from transformers import PreTrainedModel
 
+from evals.methods.base import LongContextModel
+from evals.methods.decoding import session as decoding
 from evals.methods.decoding.cuda_graph import Pool, capture, enough_free
 
+M = TypeVar("M", bound=PreTrainedModel)
 T = TypeVar("T")
 
+GRAPHS = "cuda graph"
 MOST = 64
 """Keys that are remembered."""
 HELD = 1 << 29
@@ -81,3 +86,39 @@ class Replays(Generic[T]):
         for other in list(self._entries.values()):
             if other is not entry and sum(e.held for e in self._entries.values()) > HELD:
                 other.graph, other.result, other.held = None, None, 0
+
+
+class ReplayingReader(Generic[M, T]):
+    """Reads contexts with a model. may: whether it may replay reads, where a GPU gains from it; need: see `Replays`."""
+
+    def __init__(self, model: M, may: bool, need: int) -> None:
+        self._model, self._may = model, may
+        self._replays: Replays[T] = Replays(need)
+
+    @property
+    def mode(self) -> str:
+        """How contexts are read, for a fairness record."""
+        return GRAPHS if self._may and self._model.device.type == "cuda" else "eager"
+
+    @property
+    def replaying(self) -> bool:
+        """Whether reads are replayed."""
+        return self._may and self._model.device.type in decoding.GRAPH_DEVICES
+
+    def forget(self) -> None:
+        """Give the memory of all graphs back."""
+        self._replays.clear()
+
+
+@dataclass(kw_only=True)
+class ReplayingModel(LongContextModel):
+    """A method that leaves its reads to a reader."""
+
+    reader: ReplayingReader[Any, Any]
+
+    @property
+    def replays(self) -> bool:
+        return self.reader.mode == GRAPHS
+
+    def forget(self) -> None:
+        self.reader.forget()
