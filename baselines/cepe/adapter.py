@@ -20,15 +20,17 @@ from pydantic import BaseModel, Field
 from transformers import PreTrainedConfig
 
 from baselines.cepe.cost import CrossCost
+from baselines.cepe.encoder import Encoder
 from baselines.cepe.modeling import CEPEForCausalLM, EncodedContext, check_fields
 from baselines.cepe.training import TrainedCEPE
 from evals.errors import UnfitError, UserError
 from evals.methods import flops
-from evals.methods.base import MOST, Cost, LongContextModel, MethodSettings, Query, Runtime, Session, common_fields
+from evals.methods.base import MOST, Cost, Query, ReplayedSettings, Runtime, Session, common_fields
 from evals.methods.decoding.buffer_session import BufferSession
 from evals.methods.decoding.deferred import DeferredSession
 from evals.methods.decoding.kv_cache import BufferCache
 from evals.methods.decoding.prefill import read
+from evals.methods.decoding.replays import ReplayingModel
 from evals.methods.decoding.static_decoder import CacheStep, decode_mode
 from evals.methods.presets import Preset
 from evals.methods.weights import load_base, load_class, resolve
@@ -36,7 +38,7 @@ from sharedllm.nn.layers import decoder_of, output_head
 from sharedllm.trained_adapter import TrainedRecord
 
 
-class CEPESettings(MethodSettings):
+class CEPESettings(ReplayedSettings):
     """window: tokens in the decoder. room: step to which query and answer are rounded up within it. chunk: tokens
     of an encoder chunk. encode_block: chunks encoded at once.
 
@@ -54,30 +56,46 @@ class CEPESettings(MethodSettings):
 
 
 class SplitSession(BufferSession[CEPEForCausalLM]):
-    """A context read with one split: `overflow` ids in the encoder, `running` ids in the decoder."""
+    """A context read with one split: `overflow` ids in the encoder, `running` ids in the decoder.
 
-    def __init__(
-        self, model: CEPEForCausalLM, settings: CEPESettings, overflow: Sequence[int], running: Sequence[int]
-    ) -> None:
-        super().__init__(model, kept=len(running))
-        self._settings = settings
-        self._encoded = self._encode(overflow) if overflow else None
-        if running:
-            self.context_hidden = self._forward(self._tensor(running))[-1:].clone()
+    The running ids are read together with the first query, in one pass over weights and encoder states, and kept.
+    """
+
+    def __init__(self, method: CEPE, overflow: Sequence[int], running: Sequence[int]) -> None:
+        super().__init__(method.model, kept=len(running))
+        self._encoded = self._encode(method, overflow) if overflow else None
+        self._unread = list(running)
 
     @property
     def state_bytes(self) -> int:
         return super().state_bytes + (0 if self._encoded is None else self._encoded.nbytes)
 
-    def _encode(self, ids: Sequence[int]) -> EncodedContext:
-        encoded = self._model.encode_text(self._tensor(ids), self._settings.chunk, self._settings.encode_block)
-        return self._model.project(encoded) if self._settings.cache_cross == "kv" else encoded
+    def _encode(self, method: CEPE, ids: Sequence[int]) -> EncodedContext:
+        encoded = method.reader(self._tensor(ids))
+        return self._model.project(encoded) if method.settings.cache_cross == "kv" else encoded
+
+    def _begin(self, query: Query) -> None:
+        if self._unread and not len(query.ids):
+            self._forward(self._tensor([]))
 
     def _forward(self, ids: torch.Tensor) -> torch.Tensor:
+        if not self._unread:
+            return self._decoded(ids)
+        hidden = self._decoded(torch.cat([self._tensor(self._unread), ids], 1))
+        before, self._unread = len(self._unread), []
+        self.context_hidden = hidden[before - 1 : before].clone()
+        return hidden[before:]
+
+    def _decoded(self, ids: torch.Tensor) -> torch.Tensor:
         def cross(index: int, hidden: torch.Tensor) -> torch.Tensor:
             return self._model.cross(index, hidden, self._encoded)
 
         return read(self._model, ids, self._cache.get_seq_length(), self._cache, cross, context=self._encoded)
+
+    def _rewind(self) -> None:
+        if self._unread:  # what was read when it ended is incomplete
+            self._cache = self._new_cache()
+        super()._rewind()
 
     def _graph_step(self, tokens: int) -> CEPEStep:
         return CEPEStep(self._model, self._encoded, self._cache, tokens)
@@ -98,7 +116,7 @@ class CEPESession(DeferredSession[int]):
     """A context that is read when the split is known: `plan` is the number of tokens that go to the encoder."""
 
     def __init__(self, method: CEPE, prefix_ids: Sequence[int], context_ids: Sequence[int]) -> None:
-        self._model, self._settings = method.model, method.settings
+        self._method = method
         self._prefix, self._context = list(prefix_ids), list(context_ids)
 
     def trace(self) -> dict[str, int]:
@@ -107,21 +125,22 @@ class CEPESession(DeferredSession[int]):
 
     def _plan(self, query: Query, generated: int, scored: int) -> int:
         tail = len(query.ids) + generated + scored
-        return overflow_tokens(self._settings, len(self._prefix), len(self._context), tail)
+        return overflow_tokens(self._method.settings, len(self._prefix), len(self._context), tail)
 
     def _read(self, plan: int) -> Session:
         running = [*self._prefix, *self._context[plan:]]
-        return SplitSession(self._model, self._settings, self._context[:plan], running)
+        return SplitSession(self._method, self._context[:plan], running)
 
 
 @dataclass(kw_only=True)
-class CEPE(LongContextModel):
+class CEPE(ReplayingModel):
     """A CEPE or CEPED checkpoint, which differ in their weights only, or what `sharedllm-train` made of a base."""
 
     settings_model: ClassVar[type[BaseModel] | None] = CEPESettings
 
     model: CEPEForCausalLM
     settings: CEPESettings
+    reader: Encoder
 
     @classmethod
     def inspect_adapter(cls, preset: Preset, folder: Path) -> TrainedRecord:
@@ -144,20 +163,22 @@ class CEPE(LongContextModel):
                 check_fields(PreTrainedConfig.get_config_dict(resolve(preset.weights, runtime))[0])
             model, tokenizer = load_class(CEPEForCausalLM, preset.weights, runtime, preset.shape)
         check(settings, model.config.max_position_embeddings, model.encoder.config.max_position_embeddings)
+        reader = Encoder(model, settings.chunk, settings.encode_block, graphs=not settings.eager_reads)
         fields = common_fields(
             preset,
             runtime,
             model,
             tokenizer,
             fairness={
-                **settings.model_dump(),
+                **settings.model_dump(exclude={"eager_reads"}),
                 **({} if trained_chunk is None else {"trained chunk": trained_chunk}),
                 "cross_kernel": "sdpa",
+                "read": reader.mode,
             },
             trained=not runtime.random_weights,
             decode=decode_mode(model),
         )
-        return cls(**fields, model=model, settings=settings)
+        return cls(**fields, model=model, settings=settings, reader=reader)
 
     def prefill(self, context_ids: Sequence[int], prefix_ids: Sequence[int] = ()) -> CEPESession:
         return CEPESession(self, prefix_ids, context_ids)
@@ -181,8 +202,7 @@ class CEPE(LongContextModel):
             + cross.once
             + tokens * token
             + flops.attention_flops(config, flops.causal_pairs(tokens))
-            + cross.forward(running)
-            + cross.forward(query_tokens)
+            + cross.forward(tokens)
             + flops.head_flops(config),
             decode_flops=token
             + flops.attention_flops(config, tokens + 1)

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from baselines.cepe.adapter import CEPE, CEPESettings, overflow_tokens
+from baselines.cepe.encoder import Encoder
 from baselines.cepe.modeling import CEPEForCausalLM, EncodedContext
 from evals.errors import UserError
 from evals.methods import flops
@@ -277,9 +278,14 @@ IDS = [3 + (11 * i * i + 5 * i) % 120 for i in range(90)]
 
 def method(model: CEPEForCausalLM, **changes: Any) -> CEPE:
     settings = CEPESettings(**SETTINGS | changes)
-    tokenizer = byte_tokenizer(258)
     return CEPE(
-        name="tiny", tokenizer=tokenizer, device=model.device, dtype=model.dtype, model=model, settings=settings
+        name="tiny",
+        tokenizer=byte_tokenizer(258),
+        device=model.device,
+        dtype=model.dtype,
+        model=model,
+        settings=settings,
+        reader=Encoder(model, settings.chunk, settings.encode_block, graphs=not settings.eager_reads),
     )
 
 

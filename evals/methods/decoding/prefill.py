@@ -82,17 +82,18 @@ def read(
     return rms_norm(decoder.norm, hidden)[0]
 
 
-def read_both_ways(encoder: Decoder, ids: torch.Tensor) -> torch.Tensor:
+def read_both_ways(encoder: Decoder, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
     """Final hidden states (texts, S, hidden) of texts (texts, S) that attend to themselves in both directions.
 
-    encoder: a stock decoder stack of Llama.
+    encoder: a stock decoder stack of Llama. mask: True at tokens that are attended to, broadcastable to (texts, 1, S,
+    S); None where all are.
     """
     hidden = encoder.embed_tokens(ids)
     rope = rotations(encoder, hidden, torch.arange(ids.shape[1], device=ids.device)[None])
     norms = input_norms(encoder)
     normed = rms_norm(norms[0], hidden)
     for layer, follower in zip(encoder.layers, norms[1:], strict=True):
-        attended = layer.self_attn.o_proj(attend(*project(layer, normed, rope)))
+        attended = layer.self_attn.o_proj(attend(*project(layer, normed, rope), mask=mask))
         hidden, normed = finish_and_norm(layer, hidden, attended, follower)
     return normed
 
