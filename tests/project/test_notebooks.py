@@ -10,16 +10,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import execute
 import folders
 import nbformat
 import pytest
+import sample_rows
 
 FOLDER = folders.ROOT / "notebooks"
-sys.path.insert(0, str(FOLDER))
-
-import execute  # noqa: E402 - it lies in notebooks/
-import sample_rows  # noqa: E402
-
 NAMES = execute.names()
 MACHINE = re.compile(r"/(?:work|tmp|root|home|Users|opt|var)/")
 
