@@ -19,8 +19,8 @@ class ContextInputs:
     context_ids: (B, chunks, chunk_size) raw context, or context: what `compress` or an earlier call made of it.
     trees: what `read_trees` made of context_ids, which a question then only searches.
     query_start, query_length: the question is input_ids[:, query_start : query_start + query_length], all that the
-        search may see; one span for all rows, (B,), or (B, K). No query_length means language modelling, which never
-        searches.
+        search may see; one span for all rows, (B,), or (B, K), of one token at least. No query_length (None) means
+        language modelling, which never searches.
     query_limit: at least the largest query_length, where lengths are on a device that must not be waited for.
     chunk_question: (B, chunks) which of the K questions each chunk is searched with; the first by default.
     num_chunks: (B,) where rows have fewer chunks than context_ids.

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from sharedllm.configuration import SharedLLMConfig
+from sharedllm.errors import UserError
 from sharedllm.nn.attention import (
     attend,
     numbered,
@@ -67,6 +68,8 @@ def ask(
     of the questions in the running text, one for all, (B,), or (B, K) for K questions a row; chunk_question:
     (B, chunks) which of them each chunk is searched with, the first by default. longest: at least the largest length,
     where no value may be waited for; without it that is asked of `length`.
+
+    Raises UserError for an empty question and for one outside the running text, unless `longest` is given.
     """
     batch = len(hidden)
 
@@ -75,8 +78,8 @@ def ask(
         return value if value.ndim == 2 else value.expand(batch)[:, None]
 
     begin, count = torch.broadcast_tensors(spans(start), spans(length))  # type: ignore[no-untyped-call]  # of torch
-    if longest is None:
-        longest = int(count.max())  # before they move: no device is waited for where they come from the host
+    if longest is None:  # before they move: no device is waited for where they come from the host
+        longest = _longest(begin, count, hidden.shape[1])
     begin, count = begin.to(hidden.device, non_blocking=True), count.to(hidden.device, non_blocking=True)
     per_row = begin.shape[1]
     steps = torch.arange(longest, device=hidden.device)
@@ -87,6 +90,19 @@ def ask(
         chunk_question = torch.zeros(batch, chunks, dtype=torch.long, device=hidden.device)
     row = torch.arange(batch, device=hidden.device)[:, None] * per_row + chunk_question
     return Question(states.view(batch * per_row, len(steps), -1), steps < count.reshape(-1, 1), row)
+
+
+def _longest(begin: torch.Tensor, count: torch.Tensor, text: int) -> int:
+    """The largest length of questions in a running text of `text` tokens. Raises UserError as `ask`."""
+    longest, shortest, first, end = torch.stack([count.max(), count.min(), begin.min(), (begin + count).max()]).tolist()
+    if shortest < 1:
+        raise UserError("A question is empty: give it a query_length of 1 or more, or none at all for no search.")
+    if first < 0 or end > text:
+        raise UserError(
+            f"The questions span tokens {first} to {end}, and the running text has {text}: change query_start or "
+            "query_length."
+        )
+    return int(longest)
 
 
 class NodeStates(Protocol):

@@ -12,6 +12,7 @@ from torch import nn
 
 from sharedllm import SharedLLMForCausalLM, reading
 from sharedllm.compressor import Compressor, LowerModel, lower_layer
+from sharedllm.errors import UserError
 from sharedllm.outputs import SharedLLMOutput
 from sharedllm.search import ask
 
@@ -120,6 +121,23 @@ def test_each_chunk_is_searched_with_its_own_question(running: torch.Tensor, con
         mixed = model(running, context, query_start=start, query_length=length, chunk_question=asked).context.path
         alone = [model(running, context, query_start=s, query_length=n).context.path for s, n in ((0, 3), (4, 5))]
     assert torch.equal(mixed, torch.where(asked[..., None] == 0, alone[0], alone[1]))
+
+
+@pytest.mark.parametrize(
+    ("start", "length", "said"),
+    [
+        (0, 0, "A question is empty"),
+        (0, torch.tensor([0, 3]), "A question is empty"),
+        (0, -1, "A question is empty"),
+        (7, 3, "span tokens 7 to 10, and the running text has 9"),
+        (-2, 3, "span tokens -2 to 1"),
+    ],
+)
+def test_a_question_without_tokens_of_the_text_is_refused(
+    start: int, length: int | torch.Tensor, said: str, running: torch.Tensor, context: torch.Tensor
+) -> None:
+    with pytest.raises(UserError, match=said):
+        shared_model()(running, context, query_start=start, query_length=length)
 
 
 # --- batches, blocks, positions ---------------------------------------------------------------------------------
