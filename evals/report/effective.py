@@ -100,9 +100,9 @@ def effective_table(data: Data, threshold: float = THRESHOLD) -> Iterator[Table]
         [e.model, e.task, e.shortest, e.score, e.length or NO_NUMBER, e.low, e.high, e.longest, e.remark] for e in found
     ]
     notes = [
-        f"The longest length in tokens up to which the score stays at {100 * threshold:.4g} % or more of the model's "
-        f"own score at the shortest length, where the 95 % interval of that score is above chance and above {FLOOR:g}. "
-        "low, high: 95 % interval, bootstrap over contexts."
+        f"This is the longest length in tokens up to which the score stays at {100 * threshold:.4g} % or more of the "
+        "model's own score at the shortest length, where the 95 % interval of that score is above chance and above "
+        f"{FLOOR:g}. Its own 95 % interval, from low to high, is a bootstrap over contexts."
     ]
     frame = pd.DataFrame(rows, columns=COLUMNS, dtype=object)
     yield Table("effective-length", "Effective length", frame, notes)

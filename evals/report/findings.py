@@ -88,7 +88,8 @@ def _best(contest: Contest) -> Iterator[str]:
         span = _span([contest.scored(column)[model] for column in columns])
         metrics = listed(dict.fromkeys(metric_label(c.metric, c.higher_is_better) for c in columns))
         p = _p(max(contest.best[column].p for column in columns), "at most " if len(columns) > 1 else "")
-        yield f"Best{_at(contest, columns)}: {model}, {metrics} {span}, better than every other model (p {p})."
+        where = _at(contest, columns)
+        yield f"{model} has the best {metrics}{where}: {span}, better than that of every other model (p {p})."
 
 
 def _undecided(contest: Contest) -> Iterator[str]:
@@ -100,7 +101,7 @@ def _undecided(contest: Contest) -> Iterator[str]:
     clauses = [_clause(contest, columns) for columns in list(pairs.values())[:MOST_UNDECIDED]]
     more = sum(map(len, list(pairs.values())[MOST_UNDECIDED:]))
     if clauses:
-        yield f"Not decided{';'.join(clauses)}{f'; {more} more' if more else ''}."
+        yield f"Nothing is decided{';'.join(clauses)}{f'; nor in {more} more cases' if more else ''}."
 
 
 def _clause(contest: Contest, columns: Sequence[Column]) -> str:
@@ -112,9 +113,9 @@ def _clause(contest: Contest, columns: Sequence[Column]) -> str:
     least = [best.detectable for best in found]
     if any(map(math.isnan, least)):
         return f"{said} and {best.second} were not asked the same"
-    enough = "too few samples for any difference" if math.isinf(min(least)) else f"detectable {_span(least)}"
+    enough = "too few samples to show any" if math.isinf(min(least)) else f"detectable: {_span(least)}"
     p = _p(min(best.p for best in found), "at least " if len(columns) > 1 else "")
-    return f"{said} is ahead of {best.second} by {_span(leads)}, p {p}, {enough}"
+    return f"{said} is ahead of {best.second} by {_span(leads)} (p {p}; {enough})"
 
 
 def _broken(contest: Contest, lengths: Sequence[Effective], threshold: float) -> Iterator[str]:
@@ -135,13 +136,17 @@ def _broken(contest: Contest, lengths: Sequence[Effective], threshold: float) ->
             falls.setdefault(min(beyond), []).append(e.model)
         elif len(measured[e.model]) > 1:
             holds.setdefault(e.longest, []).append(e.model)
-    clauses = [f"{listed(models)} at {tokens(length)}" for length, models in sorted(falls.items())]
-    clauses += [f"{listed(models)} not up to {tokens(length)}" for length, models in sorted(holds.items())]
-    if clauses:
-        where = f" at {tokens(*shortest)}" if len(shortest) == 1 else " at its shortest length"
-        yield f"Falls below {100 * threshold:.4g} % of its own score{where}: {'; '.join(clauses)}."
+    where = f" at {tokens(*shortest)}" if len(shortest) == 1 else " at the shortest length"
+    below = f"{100 * threshold:.4g} % of {{}}{where}"
+    for length, models in sorted(falls.items()):
+        fall, own = ("falls", "its own score") if len(models) == 1 else ("fall", "their own scores")
+        yield f"At {tokens(length)} {listed(models)} {fall} below {below.format(own)}."
+    for length, models in sorted(holds.items()):
+        keep, own = ("keeps", "its own score") if len(models) == 1 else ("keep", "their own scores")
+        yield f"Up to {tokens(length)} {listed(models)} {keep} at least {below.format(own)}."
     for length, models in sorted(floor.items()):
-        yield f"Too near chance at {tokens(length)} to break anywhere: {listed(models)}."
+        score = "scores" if len(models) == 1 else "score"
+        yield f"At {tokens(length)} {listed(models)} {score} too near chance to fall at any length."
 
 
 def _grown(contest: Contest) -> Iterator[str]:
@@ -158,8 +163,9 @@ def _grown(contest: Contest) -> Iterator[str]:
             column, score = worse[0]
             clauses.append(f"{model} at {name(contest, column)} ({score:.3g} after {value:.3g})")
     label = metric_label(first.metric, True)
-    told = "; ".join(clauses) if clauses else "no model"
-    yield f"Reaches {BROKEN:g} times its own {label} at {name(contest, first)}: {told}."
+    told = listed(clauses) if clauses else "No model"
+    reach, own = ("reach", "their") if len(clauses) > 1 else ("reaches", "its")
+    yield f"{told} {reach} {BROKEN:g} times {own} own {label} at {name(contest, first)}."
 
 
 def _costs(data: Data) -> str:
@@ -178,8 +184,8 @@ def _costs(data: Data) -> str:
             clauses.append(f"{label} {least} to {most}")
     lost = list(dict.fromkeys(rows[(rows["status"] == "oom") & (rows["length"] == length)]["model"]))
     if lost:
-        clauses.append(f"out of memory: {listed(lost)}")
-    return f"At {tokens(length)} {'; '.join(clauses)}. Cold requests, without intervals." if clauses else ""
+        clauses.append(f"{listed(lost)} {'runs' if len(lost) == 1 else 'run'} out of memory")
+    return f"At {tokens(length)} {'; '.join(clauses)}. These are cold requests, without intervals." if clauses else ""
 
 
 def _at(contest: Contest, columns: Sequence[Column]) -> str:

@@ -29,5 +29,6 @@ def plan_table(data: Data) -> Table | None:
         dtype=object,
     )
     plan = data.run.meta.plan
-    made = f"Planned for {plan.get('device')} in {plan.get('dtype')} before the run."
+    where = f" for {plan['device']} in {plan['dtype']}" if "device" in plan and "dtype" in plan else ""
+    made = f"This was planned{where} before the run."
     return Table("plan", "Planned and measured time", frame, [made, *map(str, plan.get("assumes", []))])

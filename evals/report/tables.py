@@ -170,7 +170,10 @@ def fairness_table(data: Data) -> Table:
         return "not recorded" if alike else "\u2013"
 
     rows = [{"entry": key, **{name: entry(name, key) for name in found}} for key in keys]
-    note = "\u2013: the method has no such limit. Not recorded: another model of the same method states it."
+    note = (
+        "A dash means that the method has no such limit, and \u201cnot recorded\u201d that another model of the same "
+        "method states it."
+    )
     return Table("fairness", "Fairness record", pd.DataFrame(rows, columns=["entry", *found], dtype=object), [note])
 
 
@@ -202,7 +205,7 @@ def busy_hints(data: Data) -> list[str]:
             where = state.task + ("" if state.length is None else f" at {state.length} tokens")
             found.append(
                 f"{where}, {state.model}: repeats of the time to first token went from {perf.ttft_low_s:.3g} to "
-                f"{perf.ttft_high_s:.3g} s, so the machine was busy. Measure it again."
+                f"{perf.ttft_high_s:.3g} s, so the machine was busy: measure it again."
             )
     return found
 

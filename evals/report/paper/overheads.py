@@ -53,8 +53,9 @@ def _table(part: str, number: int, length: int, measured: dict[str, pd.Series], 
         f"Time and memory against {part} at {tokens(length)} tokens (layout of table {number})",
         pd.DataFrame([*rows, *_published(number)], dtype=object),
         [
-            f"Measured: {'time of a whole cold request' if whole else 'time to first token'}, peak memory. Published: "
-            "LLaMA-2-7B on the paper's hardware, for a request that it does not describe. Compare ratios only."
+            f"Our rows have {'the time of a whole cold request' if whole else 'the time to first token'} and the peak "
+            "memory. The published ones are of LLaMA-2-7B on the paper's hardware, for a request that it does not "
+            "describe: compare ratios only."
         ],
         fairness,
     )

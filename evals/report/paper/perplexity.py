@@ -40,7 +40,7 @@ def tables(data: Data) -> Iterator[Table]:
         for number in (1, 2)
         for row in published.rows_for(data, number, lambda r: keys.get((r["column"], r["length"])))
     ]
-    notes = ["Perplexity, lower is better, with the 95 % interval over documents in brackets."]
+    notes = ["Perplexity is better when lower. Its 95 % interval over documents is in brackets."]
     yield Table(
         "table1-2-perplexity",
         "Perplexity (layout of tables 1 and 2)",

@@ -14,9 +14,9 @@ from evals.report.tables import Table, fairness_lines
 from evals.report.words import tokens
 
 NOTES = [
-    "Cold requests (context, query and answer), medians. Out of memory: the peak until it happened.",
-    "Column `paper`: the ratio that the paper states for a method, on other hardware and without a length. The paper "
-    "reports YaRN out of memory at 128K on one 80 GB GPU.",
+    "These are medians of cold requests (context, query and answer). Where memory ran out, it is the peak until then.",
+    "The column `paper` has the ratio that the paper states for a method, on other hardware and without a length. The "
+    "paper reports YaRN out of memory at 128K on one 80 GB GPU.",
 ]
 
 

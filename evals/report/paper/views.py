@@ -56,7 +56,7 @@ def _table(data: Data, view_id: str, title: str, rows: list[Json]) -> Table:
     beside = (
         published.rows_for(data, number, lambda r: r["column"] if r["column"] in columns else None) if number else []
     )
-    notes = ["Scores in percent, with the 95 % interval over samples of the same data sets in brackets."]
+    notes = ["Scores are in percent. Their 95 % interval over samples of the same data sets is in brackets."]
     return Table(
         f"table{number}" if number else f"view-{view_id}",
         title + (f" (layout of table {number})" if number else ""),

@@ -29,9 +29,9 @@ from evals.report.words import metric_label
 DODGE = 0.03
 """Octaves between models with whiskers at the same length."""
 CAPTION = (
-    "{metric} against length. Bands and whiskers: 95 % intervals over samples, clustered by shared context. Open "
-    "marker: beyond the window that the method was built for. Cross: out of memory. With a number at the top: more "
-    "than ten times the best, beyond the axis."
+    "{metric} against length. Bands and whiskers are 95 % intervals over samples, clustered by shared context. An open "
+    "marker is beyond the window that the method was built for. A cross stands where memory ran out. A mark with a "
+    "number at the top is more than ten times the best and beyond the axis."
 )
 
 

@@ -16,8 +16,8 @@ QUANTITIES = {
     "tpot_ms": "time per output token (ms)",
 }
 CAPTION = (
-    "Peak memory, time to first token and time per output token against length. Cold requests of the task {task}: "
-    "nothing is reused, median of repeats. Cross: out of memory."
+    "Peak memory, time to first token and time per output token against length, of cold requests of the task {task}: "
+    "nothing is reused, and each point is the median of repeats. A cross stands where memory ran out."
 )
 
 

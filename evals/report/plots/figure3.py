@@ -20,13 +20,13 @@ QUANTITIES = {
     "ratio": "time over SharedLLM's",
 }
 CAPTION = (
-    "Memory and time of a cold request against length: context, query and {new_tokens} output tokens. Cross: out of "
-    "memory. {paper}"
+    "Memory and time of a cold request against length: context, query and {new_tokens} output tokens. A cross "
+    "stands where memory ran out. {paper}"
 )
 CLAIM = (0, (1, 1))
 PAPER = (
-    "Dotted line: the ratio that the paper states, on other hardware and without a length. Upright cross: the "
-    "paper reports out of memory."
+    "The dotted line is the ratio that the paper states, on other hardware and without a length. An upright cross "
+    "stands where the paper reports that memory ran out."
 )
 
 

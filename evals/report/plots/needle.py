@@ -16,7 +16,7 @@ from evals.report.frames import Data
 from evals.report.plots.style import COLUMN, PAGE, file_name, short
 from evals.report.words import metric_label, tokens
 
-CAPTION = "{metric} by depth of the needle and length. Hatched: out of memory. Blank: not run."
+CAPTION = "{metric} by depth of the needle and length. Memory ran out where it is hatched; what is blank was not run."
 COLOURS = "cividis"
 MOST_DEPTHS = 11
 """More depths than these are binned into tenths: rows at arbitrary depths would leave a map of blanks."""

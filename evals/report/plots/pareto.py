@@ -18,8 +18,9 @@ from evals.report.stats.interval import FEWEST, LEVEL
 from evals.report.words import metric_label, tokens
 
 CAPTION = (
-    "{task}{length}: {metric} against memory, time to first token and time per output token, with 95 % intervals. Grey "
-    "line: the methods that no other method beats in both. With a number at the top: more than ten times the best."
+    "{task}{length}: {metric} against memory, time to first token and time per output token, with 95 % intervals. The "
+    "grey line joins the methods that no other method beats in both. A mark with a number at the top is more than ten "
+    "times the best."
 )
 
 

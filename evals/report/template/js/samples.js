@@ -85,7 +85,7 @@ function traceParts(sample, audit) {
   if (!Object.keys(trace).length) return [];
   const kept = Array.isArray(trace.kept_full) ? trace.kept_full : [];
   const parts = [make("h4", {}, kept.length ? `What the tree kept in full: ${kept.length} pieces` : "Trace")];
-  if (kept.length) parts.push(strip(kept, sample, audit), make("p", { class: "hint" }, "The context from left to right. Filled: kept in full. Red line: the evidence, or where the prompt was cut."));
+  if (kept.length) parts.push(strip(kept, sample, audit), make("p", { class: "hint" }, "This is the context from left to right. What is filled was kept in full. A red line marks the evidence, or where the prompt was cut."));
   const list = kept.slice(0, 200).map((piece) => `chunk ${piece.chunk}: tokens ${piece.start} to ${piece.end}`).join("\n");
   const rest = Object.fromEntries(Object.entries(trace).filter(([name]) => name !== "kept_full"));
   parts.push(make("details", {}, make("summary", {}, "As a list"), make("pre", {}, list + (kept.length > 200 ? `\nand ${kept.length - 200} more` : "") + "\n" + JSON.stringify(rest))));
