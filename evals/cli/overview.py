@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from evals.cli.pipes import PipeConsole
 from evals.cli.tables import Column, fitted
-from evals.cli.terminal import UNSTEADY
+from evals.cli.terminal import BUSY, UNSTEADY
 from evals.records.json import Json
 from evals.report.words import two_digits
 
@@ -26,7 +26,7 @@ def show_overview(out: PipeConsole, rows: Sequence[Json], elsewhere: str) -> boo
     if any(row["beyond_window"] for row in rows):
         out.write_line(f"{BEYOND}: beyond the window that the model was made for.")
     if any(row.get("unsteady") for row in rows):
-        out.write_line(f"{UNSTEADY}: repeats of this time differ much, so the machine was busy. Measure it again.")
+        out.write_line(BUSY)
     out.write_line(f"Intervals and everything else: {elsewhere}")
     return True
 

@@ -17,6 +17,10 @@ from evals.safe_text import plain_line
 GIB = 1 << 30
 UNSTEADY = "~"
 """Stands before a time whose repeats disagree."""
+BUSY = (
+    f"{UNSTEADY}: repeats of this time differ much, so the machine was busy: measure it again. "
+    f"A time without {UNSTEADY} may be disturbed too, if all its repeats were."
+)
 
 
 def show_results(out: PipeConsole, rows: Sequence[Json], elsewhere: str) -> None:
@@ -26,7 +30,7 @@ def show_results(out: PipeConsole, rows: Sequence[Json], elsewhere: str) -> None
     """
     _show(out, _result_columns(rows), elsewhere)
     if any(row.get("unsteady") for row in rows):
-        out.write_line(f"{UNSTEADY}: repeats of this time differ much, so the machine was busy. Measure it again.")
+        out.write_line(BUSY)
 
 
 def _result_columns(rows: Sequence[Json]) -> list[Column]:

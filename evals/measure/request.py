@@ -24,7 +24,8 @@ NEW_TOKENS = 16
 REPEATS = 3
 CPU_SECONDS, CPU_ONCE_S = 2.0, 20.0
 """On the CPU no third repeat starts after the first many seconds were measured, and no second after so many: a long
-request varies little. Two repeats show whether the machine was busy."""
+request varies little. Two repeats that differ show that the machine was busy; two that agree do not show that it was
+not."""
 CPU_WARM_UP_TOKENS = 128
 
 

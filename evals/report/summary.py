@@ -30,7 +30,8 @@ def summarize(run: Run) -> pd.DataFrame:
     status: the cell's state in the run (`ok`, `oom`, `failed`, `pending`); `oom` also if only the cold pass
     ran out of memory. n: samples whose metrics are all finite; only these count. groups: clusters among them.
     cut, skipped: prompts longer than their budget, which were cut, or not asked.
-    unsteady: whether repeats of the time differ so much that the machine must have been busy.
+    unsteady: whether repeats of the time differ so much that the machine must have been busy. False does not mean that
+    it was idle: repeats that are all slowed alike agree.
     gain_n: samples that the gain rests on. tests_context: whether the score without a context is another one.
     """
     rows = [_row(run, cell, record) for cell, record in run.cells.items()]

@@ -110,6 +110,7 @@ def test_times_whose_repeats_disagree_are_marked() -> None:
     text = printed([cell("a", "needle", 8192, unsteady=True)], 200)
     assert "~12.34" in text
     assert "the machine was busy" in text
+    assert "may be disturbed too" in text, "repeats that agree prove nothing"
     assert "~" not in printed([cell("a", "needle", 8192)], 200)
 
 
