@@ -24,8 +24,9 @@ from sharedllm.whole_tree import WholeTrees
 PAD = 64
 """Running text and questions are padded to multiples of this, so that few shapes are met. Up to some 200 tokens a layer
 takes as long as reading its weights, so that padding costs nothing."""
-MOST_FLOPS = 6e13
-"""FLOPs above which a read is left to the host, 0.08 s of an H100: it launches faster than that computes."""
+MOST_FLOPS = 2e14
+"""FLOPs above which a read is left to the host: at the 7B shape those of 150K tokens. There the GPU is the slower part, and
+a graph holds the compressed context once more."""
 NEED = 4 * BLOCK_BYTES
 """Bytes that a read takes beside the weights: those of a block of chunks, and what is kept."""
 
