@@ -25,8 +25,8 @@ PAD = 64
 """Running text and questions are padded to multiples of this, so that few shapes are met. Up to some 200 tokens a layer
 takes as long as reading its weights, so that padding costs nothing."""
 MOST_FLOPS = 2e14
-"""FLOPs above which a read is left to the host: at the 7B shape those of 150K tokens. There the GPU is the slower part, and
-a graph holds the compressed context once more."""
+"""FLOPs above which a read is left to the host, those of 150K tokens at the 7B shape: there the GPU is the slower part,
+and a graph holds the compressed context once more."""
 NEED = 4 * BLOCK_BYTES
 """Bytes that a read takes beside the weights: those of a block of chunks, and what is kept."""
 
