@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -22,9 +23,11 @@ from baselines.streaming_llm.spread_cache import sink_cache
 from baselines.streaming_llm.step import StreamingStep
 from evals.errors import UnfitError
 from evals.methods import flops
-from evals.methods.base import MOST, Cost, LongContextModel, MethodSettings, Query, Runtime, Stop, common_fields
+from evals.methods.base import MOST, Cost, Query, ReplayedSettings, Runtime, Stop, common_fields
 from evals.methods.bases import check_steady
+from evals.methods.decoding.layer_reader import LayerReader
 from evals.methods.decoding.prefill import read
+from evals.methods.decoding.replays import ReplayingModel
 from evals.methods.decoding.session import GraphSession
 from evals.methods.decoding.static_decoder import decode_mode, supports_static_decoding
 from evals.methods.presets import Preset
@@ -35,11 +38,11 @@ from sharedllm.nn.recipes import RECIPES
 from sharedllm.nn.rotation import frequencies
 
 
-class StreamingSettings(MethodSettings):
+class StreamingSettings(ReplayedSettings):
     """sinks + recent tokens stay in the cache; `chunk` is the size of a forward in the chunked regime. first: tokens of
     the first forward, where it differs from sinks + recent."""
 
-    added_later = ("first",)
+    added_later = ("first", "eager_reads")
 
     sinks: int = Field(4, ge=0, le=MOST)
     recent: int = Field(2044, ge=1, le=MOST)
@@ -56,8 +59,12 @@ class StreamingSettings(MethodSettings):
 class StreamingSession(GraphSession[PreTrainedModel]):
     """A stream that has been read; the query and the answer continue it and are then rewound."""
 
-    def __init__(self, model: PreTrainedModel, eviction: Eviction, ids: Sequence[int]) -> None:
+    def __init__(
+        self, model: PreTrainedModel, eviction: Eviction, ids: Sequence[int], reader: LayerReader | None = None
+    ) -> None:
+        """reader: reads with the model; where it is left out every read is launched."""
         super().__init__(model)
+        self._reader = reader or partial(read, model)
         decoder = decoder_of(model)
         places = [layer_device(layer) for layer in decoder.layers]
         self._cache = sink_cache(eviction, model.config, model.dtype, frequencies(decoder), places)
@@ -99,7 +106,7 @@ class StreamingSession(GraphSession[PreTrainedModel]):
         at = 0
         while at < ids.shape[1]:
             piece = ids[:, at : at + self._cache.eviction.room(self._cache.seen)]
-            hidden = read(self._model, piece, self._cache.expect(piece.shape[1]), self._cache)
+            hidden = self._reader(piece, self._cache.expect(piece.shape[1]), self._cache)
             self._cache.commit(piece.shape[1])
             at += piece.shape[1]
             yield hidden
@@ -116,7 +123,7 @@ class StreamingSession(GraphSession[PreTrainedModel]):
 
 
 @dataclass(kw_only=True)
-class StreamingLLM(LongContextModel):
+class StreamingLLM(ReplayingModel):
     """Any base whose layers have a recipe, driven over a SinkCache."""
 
     settings_model: ClassVar[type[BaseModel]] = StreamingSettings
@@ -124,26 +131,34 @@ class StreamingLLM(LongContextModel):
 
     model: PreTrainedModel
     eviction: Eviction
+    reader: LayerReader
 
     @classmethod
     def load(cls, preset: Preset, runtime: Runtime) -> Self:
         settings = StreamingSettings.of(preset)
         model, tokenizer = load_base(preset.weights, runtime, preset.shape)
         check_base(model.config, settings.eviction)
+        eviction = settings.eviction
+        longest = max(eviction.opening, eviction.step)
+        reader = LayerReader(model, longest, graphs=not settings.eager_reads)
         fields = common_fields(
             preset,
             runtime,
             model,
             tokenizer,
-            fairness={"window": settings.eviction.capacity, **settings.model_dump()},
+            fairness={
+                "window": eviction.capacity,
+                **settings.model_dump(exclude={"eager_reads"}),
+                "read": reader.mode,
+            },
             trained=False,
-            decode=decode_mode(model) if _sees_all(model.config, settings.eviction) else "eager",
+            decode=decode_mode(model) if _sees_all(model.config, eviction) else "eager",
         )
-        return cls(**fields, model=model, eviction=settings.eviction)
+        return cls(**fields, model=model, eviction=eviction, reader=reader)
 
     @torch.inference_mode()
     def prefill(self, context_ids: Sequence[int], prefix_ids: Sequence[int] = ()) -> StreamingSession:
-        return StreamingSession(self.model, self.eviction, [*prefix_ids, *context_ids])
+        return StreamingSession(self.model, self.eviction, [*prefix_ids, *context_ids], self.reader)
 
     def cost(self, context_tokens: int, query_tokens: int) -> Cost:
         """Every token sees the cache and, in the chunked regime, what came before it in its chunk."""

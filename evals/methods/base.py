@@ -194,7 +194,7 @@ class MethodSettings(BaseModel):
 class ReplayedSettings(MethodSettings):
     """Settings of a method whose reads a GPU may replay. eager_reads: launch them kernel by kernel."""
 
-    added_later = ("eager_reads",)
+    added_later: ClassVar[tuple[str, ...]] = ("eager_reads",)
 
     eager_reads: bool = Field(
         False, description="on a GPU, contexts are read kernel by kernel, not replayed as CUDA graphs"

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from evals.methods.decoding.kv_cache import BufferCache
-from evals.methods.decoding.replays import ReplayingReader
+from evals.methods.decoding.replays import ReplayingReader, padded
 from evals.methods.decoding.static_decoder import supports_static_decoding
 from sharedllm import SharedLLMForCausalLM
 from sharedllm.compressor import BLOCK_BYTES
@@ -21,9 +21,6 @@ from sharedllm.inputs import ContextInputs
 from sharedllm.outputs import Decoded
 from sharedllm.whole_tree import WholeTrees
 
-PAD = 64
-"""Running text and questions are padded to multiples of this, so that few shapes are met. Up to some 200 tokens a layer
-takes as long as reading its weights, so that padding costs nothing."""
 MOST_FLOPS = 2e14
 """FLOPs above which a read is left to the host, those of 150K tokens at the 7B shape: there the GPU is the slower part,
 and a graph holds the compressed context once more."""
@@ -57,7 +54,7 @@ class Reader(ReplayingReader[SharedLLMForCausalLM, Decoded]):
         question: half-open span of the text that the chunks are searched with; None: no search. trees: of the chunks.
         """
         asked = question[1] - question[0] if question else 0
-        shape = chunks.shape[1], _padded(text.shape[1]), _padded(asked)
+        shape = chunks.shape[1], padded(text.shape[1]), padded(asked)
         if self._replayed(*shape):
             span = torch.tensor([question[0] if question else 0, asked], device=text.device)
             return self._copied(shape, chunks, text, span, cache)
@@ -114,7 +111,3 @@ class Reader(ReplayingReader[SharedLLMForCausalLM, Decoded]):
             use_cache=True,
         )
         return self._model.decode(inputs)
-
-
-def _padded(tokens: int) -> int:
-    return -(-tokens // PAD) * PAD

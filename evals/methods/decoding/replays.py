@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 from transformers import PreTrainedModel
@@ -21,6 +21,9 @@ M = TypeVar("M", bound=PreTrainedModel)
 T = TypeVar("T")
 
 GRAPHS = "cuda graph"
+PAD = 64
+"""Tokens that replayed functions read come in multiples of this, so that few shapes are met. Up to some 200 tokens a
+layer takes as long as reading its weights, so that padding costs nothing."""
 MOST = 64
 """Keys that are remembered."""
 HELD = 1 << 29
@@ -43,16 +46,23 @@ class Replays(Generic[T]):
 
     The first one is launched as it is: kernels are chosen, compiled and loaded then, which no capture allows. All
     graphs share the memory of what they compute on the way, and the keys used least recently give way to others.
-    need: bytes of the device that a run may take; with less to spare nothing is captured.
+    need: bytes of the device that a run may take; with less to spare nothing is captured. most: keys that are
+    remembered, MOST where it is left out.
     """
 
-    def __init__(self, need: int) -> None:
-        self._need = need
+    def __init__(self, need: int, most: int | None = None) -> None:
+        self._need, self._most = need, most
         self._entries: OrderedDict[Hashable, _Entry[T]] = OrderedDict()
         self._pool: Pool | None = None
 
-    def __call__(self, key: Hashable, function: Callable[..., T], *inputs: torch.Tensor) -> T:
-        """function(*inputs), which the next call overwrites: copy what is kept. The key has to tell shapes apart."""
+    def __call__(
+        self, key: Hashable, function: Callable[..., T], *inputs: torch.Tensor, device: torch.device | None = None
+    ) -> T:
+        """function(*inputs), which the next call overwrites: copy what is kept. The key has to tell shapes apart.
+
+        The function may read other tensors, too, and write to them, if they are the same ones for all calls of a key
+        until `clear`. device: where it runs, if it has no inputs.
+        """
         entry = self._entries.get(key)
         if entry is None:
             entry = self._entries[key] = _Entry([x.clone() for x in inputs])
@@ -60,17 +70,17 @@ class Replays(Generic[T]):
             for place, x in zip(entry.inputs, inputs, strict=True):
                 place.copy_(x)
         self._entries.move_to_end(key)
-        while len(self._entries) > MOST:
+        while len(self._entries) > (self._most or MOST):
             self._entries.popitem(last=False)
-        device = inputs[0].device
+        device = device or inputs[0].device
         if device.type == "cuda" and entry.started and entry.graph is None and enough_free(self._need):
             self._capture(entry, function, device)
-        if entry.graph is None or entry.result is None:
+        if entry.graph is None:
             result = function(*entry.inputs)
             entry.started = True
             return result
         entry.graph.replay()
-        return entry.result
+        return cast(T, entry.result)
 
     def clear(self) -> None:
         """Give the memory of all graphs back. A key that was run before is captured again at its next run."""
@@ -89,11 +99,12 @@ class Replays(Generic[T]):
 
 
 class ReplayingReader(Generic[M, T]):
-    """Reads contexts with a model. may: whether it may replay reads, where a GPU gains from it; need: see `Replays`."""
+    """Reads contexts with a model. may: whether it may replay reads, where a GPU gains from it. need, most: see
+    `Replays`."""
 
-    def __init__(self, model: M, may: bool, need: int) -> None:
+    def __init__(self, model: M, may: bool, need: int, most: int | None = None) -> None:
         self._model, self._may = model, may
-        self._replays: Replays[T] = Replays(need)
+        self._replays: Replays[T] = Replays(need, most)
 
     @property
     def mode(self) -> str:
@@ -108,6 +119,11 @@ class ReplayingReader(Generic[M, T]):
     def forget(self) -> None:
         """Give the memory of all graphs back."""
         self._replays.clear()
+
+
+def padded(tokens: int, step: int = PAD) -> int:
+    """The next multiple of `step`."""
+    return -(-tokens // step) * step
 
 
 @dataclass(kw_only=True)

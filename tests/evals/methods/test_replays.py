@@ -121,3 +121,24 @@ def test_what_has_never_been_run_to_its_end_is_not_captured(pools: list[int]) ->
     assert pools == []
     made(3, square, on_gpu(3))
     assert pools == [0]
+
+
+def test_what_only_writes_is_captured_once(pools: list[int]) -> None:
+    """A function without inputs and result, which has its tensors at hand."""
+    made: Replays[None] = Replays(need=0)
+    place, runs = torch.zeros(3), []
+
+    def write() -> None:
+        runs.append(1)
+        place.fill_(len(runs))
+
+    for _ in range(4):
+        made("key", write, device=torch.device("cuda"))
+    assert (pools, len(runs)) == ([0], 2)
+
+
+def test_a_number_of_keys_may_be_given() -> None:
+    made: Replays[torch.Tensor] = Replays(need=0, most=3)
+    for size in range(5):
+        made(size, torch.square, torch.ones(size))
+    assert list(made._entries) == [2, 3, 4]

@@ -1,0 +1,136 @@
+"""Reads through a stock decoder of which a GPU replays all but the attention, as CUDA graphs.
+
+Attention depends on what a cache holds, and where. What a layer does besides depends on the number of tokens alone, and
+is most of its kernels: captured once, it is replayed at every position, for every text and question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from transformers import Cache, PreTrainedModel
+
+from evals.methods.decoding.prefill import check_length, project, read
+from evals.methods.decoding.replays import ReplayingReader, padded
+from evals.methods.decoding.static_decoder import supports_static_decoding
+from sharedllm.nn.attention import attend_last, merged
+from sharedllm.nn.base_config import mlp_width, text_config, windows
+from sharedllm.nn.branches import before_attention, finish_layer
+from sharedllm.nn.fused import rms_norm
+from sharedllm.nn.layers import decoder_of, embed
+from sharedllm.nn.rotation import Rotations, rotations
+
+STEP = 256
+"""More than STEP tokens are padded to multiples of it, which takes up to 4 ms at the 7B shape on an H200, half of that
+on average: fewer tokens would take little less than reading the weights."""
+SHAPES = 16
+"""Numbers of tokens whose graphs are remembered."""
+
+
+@dataclass(frozen=True)
+class Desk:
+    """Where graphs read and write: the first rows of it, as many as they were captured for.
+
+    ids, positions: (1, rows). hidden: (1, rows, H). attended: (1, rows, heads * d). heads: queries, keys and values,
+    (1, heads, rows, d) each, as projections leave them in memory. rope: of the positions.
+    """
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    hidden: torch.Tensor
+    attended: torch.Tensor
+    heads: Sequence[torch.Tensor]
+    rope: Rotations
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, rows: int) -> Desk:
+        """For up to so many rows: the form is that of what a first layer makes of one token."""
+        decoder = decoder_of(model)
+        ids = torch.zeros(1, rows, dtype=torch.long, device=model.device)
+        one = embed(decoder, ids[:, :1])
+        rope = rotations(decoder, one, ids)
+        layer = decoder.layers[0]
+        made = project(layer, before_attention(layer, one), rotations(decoder, one, ids[:, :1]))
+        heads = [x.new_zeros(1, rows, x.shape[1], x.shape[3]).transpose(1, 2) for x in made]
+        hidden = one.new_zeros(1, rows, one.shape[2])
+        return cls(ids, ids.clone(), hidden, merged(torch.zeros_like(heads[0])), heads, rope)
+
+    def first(self, rows: int) -> Desk:
+        """The first rows of it."""
+        ids, positions, hidden, attended = (x[:, :rows] for x in (self.ids, self.positions, self.hidden, self.attended))
+        rope = {name: (c[:, :, :rows], s[:, :, :rows]) for name, (c, s) in self.rope.tables.items()}
+        return Desk(ids, positions, hidden, attended, [x[:, :, :rows] for x in self.heads], Rotations(rope))
+
+
+class LayerReader(ReplayingReader[PreTrainedModel, None]):
+    """longest: tokens of a read above which it is launched. graphs: whether it may replay, where a GPU gains."""
+
+    def __init__(self, model: PreTrainedModel, longest: int, graphs: bool = True) -> None:
+        may = graphs and supports_static_decoding(model) and set(windows(model.config)) == {None}
+        self._rows = padded(longest, STEP)
+        need = self._rows * _row_bytes(model) if may else 0
+        super().__init__(model, may, need, SHAPES * (text_config(model.config).num_hidden_layers + 1))
+        self._desk: Desk | None = None
+
+    def forget(self) -> None:
+        super().forget()
+        self._desk = None
+
+    def __call__(self, ids: torch.Tensor, first: int, cache: Cache) -> torch.Tensor:
+        """`prefill.read`: final hidden states (q, hidden) of `ids` (1, q) at positions first, first + 1, ..."""
+        tokens = ids.shape[1]
+        rows = padded(tokens) if tokens <= STEP else padded(tokens, STEP)
+        if not self.replaying or rows > self._rows:
+            return read(self._model, ids, first, cache)
+        check_length(self._model.config, first + tokens)
+        if self._desk is None:
+            self._desk = Desk.of(self._model, self._rows)
+        desk = self._desk.first(rows)
+        desk.ids[:, :tokens] = ids
+        torch.arange(first, first + rows, out=desk.positions[0])
+        device = self._model.device
+        self._replays((rows, 0), partial(self._begin, desk), device=device)
+        for index, layer in enumerate(decoder_of(self._model).layers):
+            query, key, value = (x[:, :, :tokens] for x in desk.heads)
+            keys, values = cache.update(key, value, index)
+            heads = attend_last(query, keys, values, layer.self_attn.scaling)
+            desk.attended[:, :tokens] = merged(heads)
+            self._replays((rows, index + 1), partial(self._go_on, desk, index), device=device)
+        return desk.hidden[0, :tokens].clone()
+
+    def _begin(self, desk: Desk) -> None:
+        """From ids to the heads of the first layer. Rows of padding hold what was there before: no other row reads
+        them."""
+        decoder = decoder_of(self._model)
+        desk.hidden.copy_(embed(decoder, desk.ids))
+        made = rotations(decoder, desk.hidden, desk.positions)
+        for name, table in desk.rope.tables.items():
+            for place, x in zip(table, made.tables[name], strict=True):
+                place.copy_(x)
+        self._project(desk, 0)
+
+    def _go_on(self, desk: Desk, index: int) -> None:
+        """From what layer `index` attended to, to the heads of the next layer or the final states."""
+        decoder = decoder_of(self._model)
+        hidden = finish_layer(decoder.layers[index], desk.hidden, desk.attended)
+        if index + 1 < len(decoder.layers):
+            desk.hidden.copy_(hidden)
+            self._project(desk, index + 1)
+        else:
+            desk.hidden.copy_(rms_norm(decoder.norm, hidden))
+
+    def _project(self, desk: Desk, index: int) -> None:
+        layer = decoder_of(self._model).layers[index]
+        made = project(layer, before_attention(layer, desk.hidden), desk.rope)
+        for place, x in zip(desk.heads, made, strict=True):
+            place.copy_(x)
+
+
+def _row_bytes(model: PreTrainedModel) -> int:
+    """Bytes that a row takes at most: on the desk, and in a layer."""
+    config = text_config(model.config)
+    width: int = config.hidden_size
+    return round(3 * mlp_width(config) + 16 * width) * model.dtype.itemsize
