@@ -43,6 +43,12 @@ class BeaconStep(DecoderStep[BeaconDecoder]):
         self.number.fill_(self._layout.slots(self._next) - self._layout.slots(self._fill.tokens))
         self._beacon.fill_(self._next // self._layout.ratio)
 
+    def advance(self, token: torch.Tensor) -> None:
+        super().advance(token)
+        if self.kind:
+            self.number += 1
+            self._beacon += 1
+
     def embed(self) -> tuple[torch.Tensor, torch.Tensor]:
         hidden, number = super().embed()
         if not self.kind:

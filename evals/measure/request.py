@@ -27,6 +27,7 @@ CPU_SECONDS, CPU_ONCE_S = 2.0, 20.0
 request varies little. Two repeats that differ show that the machine was busy; two that agree do not show that it was
 not."""
 CPU_WARM_UP_TOKENS = 128
+HOST = torch.device("cpu")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -101,10 +102,7 @@ class Timing:
 
 
 class Clock:
-    """Marks in time: CUDA events on a GPU, where work is asynchronous, the host's clock on the CPU.
-
-    The events of a model on several GPUs are those of the first one, and set when all of them are done.
-    """
+    """Marks in a device's work: CUDA events on a GPU, where work is asynchronous, the host's clock on the CPU."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -112,7 +110,7 @@ class Clock:
         self._events: list[torch.cuda.Event] = []
 
     def mark(self, token: int = 0) -> None:
-        """Now. Also serves as `on_token`: a token is known on the host when all work before it is done."""
+        """Now. Also serves as `on_token`."""
         if self._device.type == "cuda":
             event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch has no stub for it
             event.record(torch.cuda.current_stream(self._device))
@@ -135,12 +133,13 @@ def request(model: LongContextModel, instance: Instance, new_tokens: int, questi
     Where an instance has a target instead of a generation, its tokens are read as part of the query: both
     kinds then cost the whole length. No stop token applies, so that every method generates as many tokens.
     questions: how many are put to the one read. The further ones are the query with its ids rotated, so that a
-    method cannot answer from what it did for the one before; they ask for one token.
+    method cannot answer from what it did for the one before; they ask for one token. All times are the host's: a token
+    is known when its id is there, and a GPU may be at the next one by then.
     """
     prompt = instance.prompt
     query = Query([*prompt.query, *(instance.target or [])], prompt.question)
     context = model.unread_context(prompt.context, prompt.prefix, query.ids)
-    clock = Clock(model.device)
+    clock = Clock(HOST)
     synchronize(model.devices)
     clock.mark()
     session = model.prefill(context, prefix_ids=prompt.prefix)
@@ -152,7 +151,7 @@ def request(model: LongContextModel, instance: Instance, new_tokens: int, questi
     again_s = []
     for turn in range(1, questions):
         other = Query([*query.ids[turn:], *query.ids[:turn]], query.question)
-        clock = Clock(model.device)
+        clock = Clock(HOST)
         clock.mark()
         session.generate(other, 1, on_token=clock.mark)
         again_s += clock.spans()

@@ -2,7 +2,8 @@
 
 Launching the kernels of one token from Python takes several times as long as running them. A static step reads its
 token and its position from tensors on the device and writes nothing that the host must know: captured once in a
-CUDA graph, it costs one launch per token.
+CUDA graph, it costs one launch per token. In greedy decoding the device also chooses the token and reads it on, so
+that the host launches the next step before it knows the token of this one, and the device never waits for the host.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch.cuda import _POOL_HANDLE
@@ -33,8 +34,8 @@ class StaticStep(ABC):
     """Reads up to `tokens` tokens, one per run, on top of a state that does not change until `finish`.
 
     token: (1, 1), the id to read. number: (1,), how many were read before it, or what a method counts instead. Both
-    are on the device and set before each run, so a run that is repeated writes the same to the same place.
-    count: tokens read so far.
+    are on the device, and set before each run, by the host (`prepare`) or by the device after the run before
+    (`advance`). count: runs so far, those included that are still under way.
     """
 
     def __init__(self, tokens: int, device: torch.device) -> None:
@@ -52,6 +53,12 @@ class StaticStep(ABC):
         self.token.fill_(token)
         self.number.fill_(self.count)
 
+    def advance(self, token: torch.Tensor) -> None:
+        """After a run: set what the next one reads, of which the device has chosen the id `token` (1,). It leaves what
+        `prepare` would, and no value may move between host and device."""
+        self.token.copy_(token[None])
+        self.number += 1
+
     @abstractmethod
     def run(self) -> torch.Tensor:
         """Logits (1, vocabulary) after the token. No value may move between host and device."""
@@ -61,27 +68,86 @@ class StaticStep(ABC):
         """Add the `count` tokens read to the state, as if it had read them itself."""
 
 
+class Arrival:
+    """Numbers on their way from a device to the host, which waits for them only where it needs them."""
+
+    def __init__(self, size: int, device: torch.device) -> None:
+        on_gpu = device.type == "cuda"
+        self._values = torch.empty(size, pin_memory=on_gpu)
+        self._event = torch.cuda.Event() if on_gpu else None  # type: ignore[no-untyped-call]  # untyped in torch
+
+    def send(self, values: torch.Tensor) -> Arrival:
+        """Start the way of `values`, float32 (size,), as they are after all that was asked of the device so far."""
+        self._values.copy_(values, non_blocking=True)
+        if self._event is not None:
+            self._event.record(torch.cuda.current_stream(values.device))
+        return self
+
+    def values(self) -> list[float]:
+        """The numbers, once they are here."""
+        if self._event is not None:
+            self._event.synchronize()
+        return cast(list[float], self._values.tolist())
+
+
 class GraphRunner:
     """Runs a static step; on a GPU the second run of a kind is captured, and replayed from then on.
 
-    The first one is launched as it is: kernels are chosen, compiled and loaded then, which no capture allows.
+    The first one is launched as it is: kernels are chosen, compiled and loaded then, which no capture allows. A run
+    also chooses the likeliest token and sets the step to read it.
     """
 
     def __init__(self, step: StaticStep) -> None:
         self.step = step
         self._started: set[Hashable] = set()
         self._graphs: dict[Hashable, tuple[torch.cuda.CUDAGraph, torch.Tensor]] = {}
+        self._choice = torch.zeros(2, device=step.token.device)
+        self._free = [Arrival(2, step.token.device) for _ in range(2)]
+        self._ahead: Arrival | None = None
 
     @property
     def left(self) -> int:
         """Tokens that can still be read."""
-        return self.step.tokens - self.step.count
+        return self.step.tokens - self.step.count + (self._ahead is not None)
 
     def __call__(self, token: int) -> torch.Tensor:
         """Logits (1, vocabulary) after `token`, valid until the next call."""
+        assert self._ahead is None, "the device already reads on"
         self.step.prepare(token)
-        logits = self._captured(self.step.kind) if self.step.token.is_cuda else self.step.run()
+        return self._launch()
+
+    def greedy(self, token: int) -> list[float]:
+        """The largest logit after `token`, and its id. If there is room, the device already reads that id on when this
+        returns: after one call of `greedy` the next must be one, with that id."""
+        if self._ahead is None:
+            self(token)
+            self._ahead = self._send()
+        now, self._ahead = self._ahead, None
+        if self.left:
+            self._launch()
+            self._ahead = self._send()
+        chosen = now.values()
+        self._free.append(now)
+        return chosen
+
+    def wait(self) -> None:
+        """Until the device reads nothing on; what it has read after the last token that was asked for is lost."""
+        if self._ahead is not None:
+            self._ahead.values()
+
+    def _send(self) -> Arrival:
+        return self._free.pop().send(self._choice)
+
+    def _launch(self) -> torch.Tensor:
+        """One run, of what the step is set to read."""
+        logits = self._captured(self.step.kind) if self.step.token.is_cuda else self._run()
         self.step.count += 1
+        return logits
+
+    def _run(self) -> torch.Tensor:
+        logits = self.step.run()
+        self._choice.copy_(likeliest(logits[0].float()))
+        self.step.advance(self._choice[1:].long())
         return logits
 
     def _captured(self, kind: Hashable) -> torch.Tensor:
@@ -91,9 +157,9 @@ class GraphRunner:
             with torch.cuda.stream(site.stream):
                 if kind in self._started:
                     enough_free(FREE)
-                    self._graphs[kind] = _capture(self.step.run, site.graph.pool())
+                    self._graphs[kind] = _capture(self._run, site.graph.pool())
                 else:
-                    logits = self.step.run()
+                    logits = self._run()
             current.wait_stream(site.stream)
             if kind not in self._started:
                 self._started.add(kind)
@@ -101,6 +167,13 @@ class GraphRunner:
         graph, logits = self._graphs[kind]
         graph.replay()
         return logits
+
+
+def likeliest(logits: torch.Tensor) -> torch.Tensor:
+    """The largest of float32 logits (vocabulary,) and its id, which float32 holds exactly: (2,) for one transfer to the
+    host. The largest is NaN where any is."""
+    token = logits.argmax().view(1)
+    return torch.cat([logits.index_select(0, token), token.float()])
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Generic, TypeVar
 
 import torch
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from transformers import PreTrainedModel
 
 from evals.methods.base import NotFiniteError, Query, Session, Stop
-from evals.methods.decoding.cuda_graph import FEWEST, LONGEST, GraphRunner, StaticStep
+from evals.methods.decoding.cuda_graph import FEWEST, LONGEST, GraphRunner, StaticStep, likeliest
 from sharedllm.nn.layers import output_head
 
 M = TypeVar("M", bound=PreTrainedModel)
@@ -81,11 +81,13 @@ class CachedSession(Session, Generic[M]):
         stop = stop or Stop()
         new: list[int] = []
         try:
-            logits = self._logits(self._read(query))[0].float()
+            logits = self._logits(self._read(query))
             while len(new) < max_new_tokens:
-                if stop.ids and len(new) < stop.min_new_tokens:
-                    logits[list(stop.ids)] = -torch.inf
-                token = greedy_token(logits)
+                barred = stop.ids if len(new) < stop.min_new_tokens else frozenset()
+                if new:
+                    token = self._next(new[-1], max_new_tokens - len(new), barred)
+                else:
+                    token = greedy_token(logits[0], barred)
                 if on_token is not None:
                     on_token(token)
                 if token in stop.ids:
@@ -93,14 +95,17 @@ class CachedSession(Session, Generic[M]):
                 new.append(token)
                 if stop.when is not None and stop.when(new):
                     break
-                if len(new) < max_new_tokens:
-                    logits = self._after(token, max_new_tokens - len(new))[0].float()
         finally:
             self._rewind()
         return new
 
+    def _next(self, token: int, left: int, barred: Collection[int]) -> int:
+        """Append a token to the state; the likeliest token after it that is not barred. left: tokens that may still be
+        wanted."""
+        return greedy_token(self._after(token, left)[0], barred)
+
     def _after(self, token: int, left: int) -> torch.Tensor:
-        """Append a token to the state; logits (1, vocabulary) after it. left: tokens that may still be wanted."""
+        """Append a token to the state; logits (1, vocabulary) after it."""
         return self._logits(self._forward(self._tensor([token])))
 
     def score(self, query: Query, target_ids: Sequence[int]) -> torch.Tensor:
@@ -160,25 +165,42 @@ class GraphSession(CachedSession[M]):
         try:
             return super().generate(query, max_new_tokens, stop, on_token)
         finally:
+            if self._graph_runner is not None:
+                self._graph_runner.wait()
             self._graph_runner = None
 
+    def _next(self, token: int, left: int, barred: Collection[int]) -> int:
+        runner = None if barred else self._runner(left)
+        if runner is None:
+            return super()._next(token, left, barred)
+        return finite_token(*runner.greedy(token))
+
     def _after(self, token: int, left: int) -> torch.Tensor:
+        runner = self._runner(left)
+        return super()._after(token, left) if runner is None else runner(token)
+
+    def _runner(self, left: int) -> GraphRunner | None:
+        """What reads the next token; None where a `_forward` does."""
         if self._graph_runner is not None and not self._graph_runner.left:
             self._graph_runner.step.finish()
             self._graph_runner = None
         if self._graph_runner is None and self.device.type in GRAPH_DEVICES:
             tokens = min(left, self._graph_room(), LONGEST)
             self._graph_runner = GraphRunner(self._graph_step(tokens)) if tokens >= FEWEST else None
-        if self._graph_runner is not None:
-            return self._graph_runner(token)
-        return super()._after(token, left)
+        return self._graph_runner
 
 
-def greedy_token(logits: torch.Tensor) -> int:
-    """The likeliest token of float32 logits (vocabulary,). Raises NotFiniteError where the best logit is NaN or
-    infinite, which it is wherever any is NaN."""
-    token = logits.argmax().view(1)
-    best, index = torch.cat([logits.index_select(0, token), token.float()]).tolist()  # one transfer to the host
+def greedy_token(logits: torch.Tensor, barred: Collection[int] = ()) -> int:
+    """The likeliest token of logits (vocabulary,) that is not barred. Raises NotFiniteError as `finite_token` does."""
+    logits = logits.float()
+    if barred:
+        logits[list(barred)] = -torch.inf
+    return finite_token(*likeliest(logits).tolist())
+
+
+def finite_token(best: float, token: float) -> int:
+    """The likeliest token as an integer. Raises NotFiniteError where its logit `best` is NaN or infinite, which it is
+    wherever any is NaN."""
     if not math.isfinite(best):
         raise NotFiniteError(NOT_FINITE)
-    return int(index)
+    return int(token)

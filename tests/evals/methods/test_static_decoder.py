@@ -15,11 +15,13 @@ from method_cases import BOS, CASES, CONTEXT, QUERY, Case
 from test_recipes import FAMILIES, METHODS
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from evals.methods.base import LongContextModel, Query, Stop
+from evals.methods.base import LongContextModel, NotFiniteError, Query, Stop
 from evals.methods.decoding import session as decoding
-from evals.methods.decoding.cuda_graph import GraphRunner
-from evals.methods.decoding.session import GraphSession
+from evals.methods.decoding.cuda_graph import Arrival, GraphRunner
+from evals.methods.decoding.session import CachedSession
 from evals.methods.decoding.static_attention import Reach, Tail
+from evals.methods.decoding.static_decoder import DecoderStep
+from sharedllm.nn.layers import Decoder
 
 NEW = 24
 WINDOWED = {"model_type": "mistral", "sliding_window": 24, "head_dim": 8}
@@ -85,18 +87,24 @@ class Recorder:
 
     def __init__(self, patch: pytest.MonkeyPatch, graphs_on: str = "cpu", fewest: int = 1, longest: int = 256) -> None:
         self.logits: list[torch.Tensor] = []
-        self.static = self.runs = 0
-        after = GraphSession._after
+        self.static = 0
+        self.runners: set[GraphRunner] = set()
+        after, launch = CachedSession._after, GraphRunner._launch
 
-        def recorded(session: GraphSession, token: int, left: int) -> torch.Tensor:
-            before = session._graph_runner
+        def forward(session: CachedSession, token: int, left: int) -> torch.Tensor:
             logits = after(session, token, left)
             self.logits.append(logits[0].float().cpu())
-            self.static += session._graph_runner is not None
-            self.runs += session._graph_runner is not None and session._graph_runner is not before
             return logits
 
-        patch.setattr(GraphSession, "_after", recorded)
+        def launched(runner: GraphRunner) -> torch.Tensor:
+            logits = launch(runner)
+            self.logits.append(logits[0].float().cpu())
+            self.static += 1
+            self.runners.add(runner)
+            return logits
+
+        patch.setattr(CachedSession, "_after", forward)
+        patch.setattr(GraphRunner, "_launch", launched)
         patch.setattr(decoding, "GRAPH_DEVICES", frozenset({graphs_on}))
         patch.setattr(decoding, "FEWEST", fewest)
         patch.setattr(decoding, "LONGEST", longest)
@@ -115,7 +123,7 @@ def test_static_steps_equal_one_forward_per_token(model: LongContextModel) -> No
     got, steps = generate(fixed, longest=7)
     assert forwards.static == 0
     assert steps.static >= 0.8 * NEW
-    assert steps.runs >= NEW // 8
+    assert len(steps.runners) >= NEW // 8
     torch.testing.assert_close(torch.stack(steps.logits), torch.stack(forwards.logits), atol=1e-4, rtol=1e-5)
     assert got == wanted
     assert fixed.state_bytes == plain.state_bytes
@@ -141,20 +149,21 @@ def _describe(x: Any) -> Any:
 
 
 def test_steps_of_a_kind_do_the_same_operations(model: LongContextModel) -> None:
-    """What a graph replays: equal operations with equal arguments, the values of tensors aside."""
+    """What a graph replays: equal operations with equal arguments, the values of tensors aside. The choice of the token
+    is one of them."""
     by_run: dict[Any, list[list[Any]]] = {}
-    call = GraphRunner.__call__
+    launch = GraphRunner._launch
 
-    def recorded(runner: GraphRunner, token: int) -> torch.Tensor:
-        runner.step.prepare(token)
+    def recorded(runner: GraphRunner) -> torch.Tensor:
+        kind = runner.step.kind
         with Operations() as operations:
-            runner.step.run()
-        by_run.setdefault((runner, runner.step.kind), []).append(operations.seen)
-        return call(runner, token)
+            logits = launch(runner)
+        by_run.setdefault((runner, kind), []).append(operations.seen)
+        return logits
 
     session = model.prefill(CONTEXT, BOS)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(GraphRunner, "__call__", recorded)
+        patch.setattr(GraphRunner, "_launch", recorded)
         record = Recorder(patch)
         session.generate(QUERY, 10)
     assert record.static
@@ -175,6 +184,49 @@ def test_stopping_is_as_without(stop: Stop) -> None:
     assert tokens[0] == tokens[1]
     assert answers[0] == answers[1]
     assert 5 <= len(answers[0]) < NEW
+
+
+@pytest.mark.parametrize("least", [0, 3])
+def test_the_device_reads_on_before_the_host_knows(least: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step is launched before the token of the one before it has arrived, unless the host has to choose that token;
+    none is launched that nobody can want."""
+    events: list[str] = []
+    launch, values = GraphRunner._launch, Arrival.values
+    monkeypatch.setattr(GraphRunner, "_launch", lambda runner: (events.append("launch"), launch(runner))[1])
+    monkeypatch.setattr(Arrival, "values", lambda arrival: (events.append("arrived"), values(arrival))[1])
+    Recorder(monkeypatch)
+    session = load("full").prefill(CONTEXT)
+    session.generate(QUERY, 8, Stop(frozenset({0}), least), lambda token: events.append("known"))
+    first = ["known", *["launch", "known"] * max(0, least - 1)]
+    ahead = 7 - max(0, least - 1)
+    assert events == [*first, "launch", *["launch", "arrived", "known"] * (ahead - 1), "arrived", "known"]
+
+
+def test_a_token_too_many_is_lost(model: LongContextModel) -> None:
+    """A stop leaves a session as it was, although the device has read on."""
+    session = model.prefill(CONTEXT, BOS)
+    whole, _ = generate(session, graphs_on="none")
+    before = session.score(QUERY, [1, 2, 3])
+    for length in (1, 2, 9, NEW):
+        stop = Stop(when=lambda new, length=length: len(new) == length)  # type: ignore[misc]  # mypy: a default
+        with pytest.MonkeyPatch.context() as patch:
+            Recorder(patch, longest=7)
+            assert session.generate(QUERY, NEW, stop) == whole[:length]
+    torch.testing.assert_close(session.score(QUERY, [1, 2, 3]), before, atol=1e-5, rtol=1e-5)
+
+
+def test_logits_that_are_not_finite_are_found_at_the_token_that_they_choose(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, seen = DecoderStep.run, list[int]()
+    Recorder(monkeypatch)
+
+    def broken(step: DecoderStep[Decoder]) -> torch.Tensor:
+        return run(step) * (torch.nan if step.count == 3 else 1)
+
+    monkeypatch.setattr(DecoderStep, "run", broken)
+    session = load("full").prefill(CONTEXT)
+    with pytest.raises(NotFiniteError, match="NaN or infinite"):
+        session.generate(QUERY, NEW, on_token=seen.append)
+    assert len(seen) == 4
 
 
 def test_few_tokens_and_other_decoders_take_forwards() -> None:
