@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -68,7 +68,7 @@ class Prompt:
     def __len__(self) -> int:
         return len(self.prefix) + len(self.context) + len(self.query)
 
-    @property
+    @cached_property
     def context_key(self) -> str:
         """Hash of prefix and context: prompts with equal keys can share one read."""
         raw = repr((self.prefix, self.context)).encode()
