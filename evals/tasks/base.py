@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -93,6 +93,10 @@ class BaseTask(ABC):
         self.subset = subset
         self.settings = settings
         self.data = data
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str | None, TaskSettings, DataSource]]:
+        """Another process reads and tokenises the data itself, once: they do not travel with every cell."""
+        return type(self), (self.subset, self.settings, self.data)
 
     def check(self) -> None:  # noqa: B027 - a task that brings its own data has nothing to check
         """Called before any model is loaded. Raises UserError where data are missing, and says how to get them."""

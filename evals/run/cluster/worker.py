@@ -23,6 +23,7 @@ from evals.run.cluster.schedule import Job
 from evals.run.cluster.staging import Parcel, missing, reading
 from evals.run.engine import Engine
 from evals.run.grid import Cell
+from evals.run.identity import TaskChoice
 from evals.run.samples import AuditError
 from evals.run.spec import RunSpec
 
@@ -56,6 +57,7 @@ class Worker:
         os.environ["OMP_NUM_THREADS"] = str(threads)
         torch.set_num_threads(threads)
         self._spec, self._parcel = spec, parcel
+        self._tasks: dict[str, TaskChoice] = {}
         self._outbox: queue.Queue[Message] = queue.Queue(ROOM)
         self._relay = Relay(self._outbox.put)
         self._spent = Spent()
@@ -85,6 +87,10 @@ class Worker:
         found: list[Parcel] = ray.get(list(self._parcel))
         return found[0] if found else None
 
+    def _known(self, task: TaskChoice) -> TaskChoice:
+        """The task as an earlier job brought it, with what was read and tokenised for that."""
+        return self._tasks.setdefault(task.name, task)
+
     def _work(self, job: Job) -> None:
         before = Spent(self._spent.load_s, self._spent.model_s)
         error: BaseException | None = None
@@ -94,7 +100,7 @@ class Worker:
             if home := missing(self._spec.data_dir, self._fetch):
                 self._relay.log(f"{platform.node()} has no {self._spec.data_dir}: it was sent to {home}.")
                 cells = [reading(cell, home) for cell in cells]
-            self._engine.run_model(cells)
+            self._engine.run_model([cell.with_task(self._known(cell.task)) for cell in cells])
         except (AuditError, UserError) as raised:
             error = raised
         except BaseException:  # a bug of ours ends the run; whatever it is, it can be told
