@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -98,7 +99,9 @@ def evaluate(
     runtime = partial(resolve_runtime, device, dtype, attn)
     way = _way(output, shard, plan_from, Talk(quiet, verbose, log_file, as_json), log)
     with redirect_stdout(sys.stderr):  # Ray and trackio print: what is on stdout is ours alone
-        return _plan(asked, runtime, way, out) if dry_run else _run(asked, runtime, way, ray, out)
+        if dry_run:
+            return _plan(asked, runtime, way, out)
+        return _execute(asked, runtime, way, out) if ray is None else _spread(asked, runtime, way, ray, device, out)
 
 
 def _show(tasks: list[str], models: list[str], out: PipeConsole) -> int:
@@ -120,12 +123,21 @@ def _plan(asked: Callable[..., RunSpec], runtime: Callable[[], Json], way: Way, 
     return dry_run(asked(**runtime()), way, out)
 
 
-def _run(
-    asked: Callable[..., RunSpec], runtime: Callable[[], Json], way: Way, ray: str | None, out: PipeConsole
-) -> int:
-    from evals.cli.launch import start
+def _execute(asked: Callable[..., RunSpec], runtime: Callable[[], Json], way: Way, out: PipeConsole) -> int:
+    """Run a grid. asked: makes the specification of the fields that `runtime` gives where the GPUs are."""
+    from evals.cli.launch import execute
 
-    return start(asked, runtime, way, ray, out, PipeConsole(file=sys.stderr))
+    return execute(asked(**runtime()), way, out, PipeConsole(file=sys.stderr))
+
+
+def _spread(
+    asked: Callable[..., RunSpec], runtime: Callable[[], Json], way: Way, address: str, device: Device, out: PipeConsole
+) -> int:
+    """Run a grid on the cluster at an address, whose workers import while this process does."""
+    from evals.run.cluster.connect import connected
+
+    with connected(address, gpus=device is not Device.cpu) as cluster:
+        return _execute(asked, partial(cluster.call, runtime), replace(way, cluster=cluster), out)
 
 
 def _chosen_settings(of_file: Mapping[str, Any], pairs: list[str], context: str | None) -> dict[str, Any]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -22,7 +21,7 @@ from evals.records.json import Json
 from evals.records.store import RunStore, StoreError
 from evals.run import judging
 from evals.run.answering import Spent
-from evals.run.cluster.connect import Cluster, connected
+from evals.run.cluster.connect import Cluster
 from evals.run.difference import first_difference
 from evals.run.engine import Engine
 from evals.run.environment import environment
@@ -40,24 +39,6 @@ from evals.safe_text import plain_line
 RUNS = Path("runs")
 INTERRUPTED, TERMINATED = 130, 143
 """Exit codes after Ctrl-C and SIGTERM, as shells count them: 128 and the number of the signal."""
-
-
-def start(
-    asked: Callable[..., RunSpec],
-    runtime: Callable[[], Json],
-    way: Way,
-    ray: str | None,
-    out: PipeConsole,
-    err: PipeConsole,
-) -> int:
-    """Run a grid here, or on the cluster at the address `ray`. Returns the exit code.
-
-    asked: makes the specification of the fields that `runtime` gives where the GPUs are.
-    """
-    if ray is None:
-        return execute(asked(**runtime()), way, out, err)
-    with connected(ray) as cluster:
-        return execute(asked(**cluster.call(runtime)), replace(way, cluster=cluster), out, err)
 
 
 def execute(spec: RunSpec, way: Way, out: PipeConsole, err: PipeConsole) -> int:

@@ -44,7 +44,7 @@ class Cell:
         return cell_id(SCHEMA, self.model.identity, self.task.identity, self.length, self.seed)
 
     def with_task(self, task: TaskChoice) -> Cell:
-        """The same cell with another object for its task, of the same bytes: nobody has to read them for its id again."""
+        """The same cell with another object for its task, of the same bytes: its id stays without reading them."""
         found = replace(self, task=task)
         vars(found)["id"] = self.id
         return found

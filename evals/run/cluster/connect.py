@@ -7,11 +7,12 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
 from evals.errors import UserError
+from evals.run.cluster.actor import hire
 
 T = TypeVar("T")
 HERE = "local"
@@ -20,16 +21,24 @@ CLIENT = "ray://"
 """How an address begins that Ray's client connects to, from a machine that is no part of the cluster."""
 ANSWER_S = 10.0
 QUIET = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"}
+LEAN = {"RAY_prestart_worker_first_driver": "0"}
+"""Ray starts a process for every processor of the machine, of which a run on GPUs needs few."""
 EVEN = {"RAY_worker_niceness": "0"}
 """Ray gives way with its workers to everything else on the machine (nice 15), which their times would show."""
+MOST_RECRUITS = 8
+"""Processes that start before it is known how many cells there are."""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """An open connection. most: workers at most; None for as many as there are GPUs, or processors without GPUs."""
+    """An open connection. most: workers at most; None for as many as there are GPUs, or processors without GPUs.
+
+    recruits: processes that wait to become workers, each with the number of GPUs that it has.
+    """
 
     address: str
     most: int | None
+    recruits: list[tuple[Any, int]] = field(default_factory=list)
 
     @property
     def has_gpus(self) -> bool:
@@ -48,6 +57,10 @@ class Cluster:
     def hosts(self) -> int:
         """Machines in the cluster."""
         return len({node["NodeManagerHostname"] for node in _alive()})
+
+    def recruit(self, gpus: int) -> None:
+        """Start processes for workers of `gpus` GPUs each, which import while the run is planned."""
+        self.recruits.extend((hire(gpus), gpus) for _ in range(min(self.slots(gpus), MOST_RECRUITS)))
 
     def _nodes(self) -> list[dict[str, float]]:
         """The resources of every node that is there now."""
@@ -68,8 +81,10 @@ class Cluster:
 
 
 @contextmanager
-def connected(address: str) -> Iterator[Cluster]:
+def connected(address: str, gpus: bool = True) -> Iterator[Cluster]:
     """Connect to `address`: `local`, a number of workers on this machine, `auto`, HOST:PORT or ray://HOST:PORT.
+
+    gpus: whether workers may use them. A cluster that is started here has its first processes when the block begins.
 
     Raises UserError where Ray is not installed or there is no cluster.
     """
@@ -79,7 +94,7 @@ def connected(address: str) -> Iterator[Cluster]:
         raise UserError("--ray needs Ray: pip install 'sharedllm[ray]'.") from error
     if address.startswith(CLIENT) and find_spec("grpc") is None:
         raise UserError(f"--ray {address} needs Ray's client: pip install 'sharedllm[ray]'.")
-    os.environ.update({name: value for name, value in {**QUIET, **EVEN}.items() if name not in os.environ})
+    os.environ.update({name: value for name, value in {**QUIET, **LEAN, **EVEN}.items() if name not in os.environ})
     most = int(address) if address.isdecimal() else None
     if most == 0:
         raise UserError("--ray 0 starts no worker: give 1 or more, or leave the number out.")
@@ -99,7 +114,10 @@ def connected(address: str) -> Iterator[Cluster]:
             "machine."
         ) from error
     try:
-        yield Cluster(address, most)
+        cluster = Cluster(address, most)
+        if options["address"] == HERE:  # nobody else waits for its places
+            cluster.recruit(int(gpus and cluster.has_gpus))
+        yield cluster
     finally:
         ray.shutdown()
 

@@ -7,11 +7,12 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
 from evals.errors import UserError
 from evals.records.lines import AnyRecord
@@ -19,6 +20,7 @@ from evals.records.models import CellState
 from evals.records.store import RunStore
 from evals.run.answering import Spent
 from evals.run.begun import Begun
+from evals.run.cluster.actor import hire
 from evals.run.cluster.connect import Cluster
 from evals.run.cluster.messages import Appended, Began, Ended, Finished, Forgot, Logged, Message, Saved, Stepped
 from evals.run.cluster.schedule import Job, Schedule, jobs
@@ -124,6 +126,16 @@ class Driver:
         if not self.cluster.slots(int(self._on_gpus)):
             wanted = "GPU" if self._on_gpus else "processor"
             raise UserError(f"The Ray cluster {self.cluster.address} has no {wanted}: add a node that has one.")
+        self._take_recruits()
+
+    def _take_recruits(self) -> None:
+        """Give work to the processes that started while this run was planned, as far as it has any for them."""
+        narrow = set(self.schedule.sizes()) == {1}
+        for actor, gpus in self.cluster.recruits:
+            if narrow and gpus == self._on_gpus and len(self.hands) < len(self.schedule):
+                self._take_on(Hand(actor))
+            else:
+                self._kill(Hand(actor))
 
     def _hire(self) -> None:
         """A worker for each slot of the cluster, as long as there are jobs for it.
@@ -150,16 +162,14 @@ class Driver:
 
     def _engage(self, gpus: int) -> None:
         """Start a worker."""
+        self._take_on(Hand(hire(gpus * self._on_gpus), gpus))
+
+    def _take_on(self, hand: Hand) -> None:
+        """Make a process a worker of this run."""
         threads = os.environ.get("OMP_NUM_THREADS", "")
-        own = {"num_gpus": gpus, "num_cpus": 0} if self._on_gpus else {"num_gpus": 0, "num_cpus": 1}
-        actor: Any = (  # its methods have `.remote`, which the type of the class does not know
-            ray.remote(Worker)
-            .options(**own, max_restarts=0, max_task_retries=0)
-            .remote(self.spec, str(Path.cwd()), int(threads) if threads.isdecimal() else None, self._parcel)
-        )
-        hand = Hand(actor, gpus)
+        most = int(threads) if threads.isdecimal() else None
         self.hands.append(hand)
-        self._polls[actor.place.remote()] = hand
+        self._polls[hand.actor.serve.remote(partial(Worker, self.spec, str(Path.cwd()), most, self._parcel))] = hand
 
     def _employ(self) -> None:
         """A job for every worker that is there and has none."""
@@ -249,7 +259,8 @@ class Driver:
         job = hand.job and hand.job.without(hand.settled)
         if job is None:
             self._lost_starts += hand.place is None
-            if getattr(error, "actor_init_failed", False) or self._lost_starts >= MOST_LOST_STARTS:
+            broken = isinstance(error, RayTaskError) or getattr(error, "actor_init_failed", False)
+            if broken or self._lost_starts >= MOST_LOST_STARTS:
                 raise UserError(f"No worker of the Ray cluster starts: {_last_line(error)}") from error
             return
         for cell in job.cells:

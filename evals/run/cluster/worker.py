@@ -41,7 +41,7 @@ class Place:
 
 
 class Worker:
-    """An actor. `start` gives it a job; `messages` has what it has to tell, the last of them `Ended`.
+    """The work of an actor. `start` gives it a job; `messages` has what it has to tell, the last of them `Ended`.
 
     The work is done by a thread, so that every record leaves the process as soon as it is made.
     """

@@ -15,7 +15,7 @@ from standins import Toy, write_preset
 
 pytest.importorskip("ray")
 from driver_desk import Desk
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 
 from evals.errors import UserError
 from evals.run.cluster import driver
@@ -61,10 +61,13 @@ def test_places_that_others_have(desk: Desk, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_worker_that_cannot_start(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Driver, "_kill", staticmethod(lambda hand: None))
-    broken = RayActorError(error_msg="ModuleNotFoundError: No module named 'evals'", actor_init_failed=True)
-    desk.driver.hands = [hand := Hand(None)]
-    with pytest.raises(UserError, match=r"^No worker of the Ray cluster starts: ModuleNotFoundError: No module named"):
-        desk.driver._lose(hand, broken)
+    reason = "ModuleNotFoundError: No module named 'evals'"
+    early = RayActorError(error_msg=reason, actor_init_failed=True)
+    late = RayTaskError("serve", reason, ModuleNotFoundError())
+    for broken in (early, late):
+        desk.driver.hands = [hand := Hand(None)]
+        with pytest.raises(UserError, match=rf"^No worker of the Ray cluster starts: {reason}"):
+            desk.driver._lose(hand, broken)
 
 
 def test_workers_that_are_lost_before_they_answer(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

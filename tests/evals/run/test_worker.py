@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,3 +66,9 @@ def test_texts_do_not_travel_with_a_task(texts: Path, tmp_path: Path) -> None:
     task.check()
     assert sum(len(document.text) for document in task._documents) > len(before)
     assert len(pickle.dumps(cell)) == len(before)
+
+
+def test_processes_of_workers_start_before_the_driver_imports_torch() -> None:
+    modules = "evals.cli.evaluate, evals.cli.way, evals.run.cluster.connect"
+    code = f"import sys, {modules}; print({{'torch', 'transformers'}} & sys.modules.keys())"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
