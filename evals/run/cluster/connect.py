@@ -71,7 +71,7 @@ class Cluster:
         import ray
         import torch
 
-        if torch.cuda.is_available() or not self.has_gpus:
+        if torch.cuda.is_available() or not self.has_gpus or self.recruits:  # those are on this machine
             return function(*arguments)
         task = ray.remote(max_retries=0, num_cpus=0, num_gpus=1)(function)
         try:

@@ -105,7 +105,7 @@ def test_workers_on_this_machine_do_not_give_way_to_others() -> None:
     code = """import os, ray
 from evals.run.cluster.connect import connected
 with connected("1"):
-    print(ray.get(ray.remote(lambda: os.nice(0)).remote()) - os.nice(0))"""
+    print(ray.get(ray.remote(num_cpus=0)(lambda: os.nice(0)).remote()) - os.nice(0))"""
     assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["0"]
 
 

@@ -132,3 +132,8 @@ def test_as_many_processes_start_early_as_there_are_places(monkeypatch: pytest.M
         cluster = Nodes("local", most, gpus=nodes)
         cluster.recruit(1)
         assert cluster.recruits == [("process", 1)] * started
+
+
+def test_a_question_to_the_machine_of_recruits_waits_for_none_of_their_gpus() -> None:
+    cluster = Nodes("local", None, [("process", 1)], gpus=(1,))
+    assert cluster.call(lambda number: number + 1, 1) == 2
