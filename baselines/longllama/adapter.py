@@ -13,11 +13,13 @@ from pydantic import BaseModel, Field
 from transformers import PreTrainedConfig
 
 from baselines.longllama.modeling import LongLlamaConfig, LongLlamaForCausalLM
+from baselines.longllama.reader import Reader
 from baselines.longllama.step import LongLLaMAStep
 from baselines.longllama.training import LongLLaMAOptions, TrainedLongLLaMA
 from evals.errors import UnfitError, UserError
 from evals.methods import flops
-from evals.methods.base import MOST, Cost, LongContextModel, MethodSettings, Runtime, common_fields
+from evals.methods.base import MOST, Cost, Query, ReplayedSettings, Runtime, common_fields
+from evals.methods.decoding.replays import ReplayingModel
 from evals.methods.decoding.session import GraphSession
 from evals.methods.decoding.static_decoder import decode_mode, supports_static_decoding
 from evals.methods.presets import Preset
@@ -28,7 +30,7 @@ from sharedllm.trained_adapter import TrainedRecord
 Positive = Annotated[int, Field(ge=1, le=MOST)]
 
 
-class LongLLaMASettings(MethodSettings):
+class LongLLaMASettings(ReplayedSettings):
     """last_context_length: tokens at the end of the context that stay in the local cache; what is left of the window
     is for query and answer. None takes the checkpoint's, as for mem_dtype. mem_attention_grouping: heads and queries
     that attend at a time, where a kernel that holds scores would need too much memory.
@@ -40,23 +42,46 @@ class LongLLaMASettings(MethodSettings):
 
 
 class LongLLaMASession(GraphSession[LongLlamaForCausalLM]):
-    """A prompt that has been read: memory, and the local cache of its last tokens."""
+    """A prompt that has been read: memory, and the local cache of its last tokens.
 
-    def __init__(self, model: LongLlamaForCausalLM, ids: Sequence[int]) -> None:
+    These last tokens are read together with the first query, in one pass over the weights, and kept.
+    """
+
+    def __init__(self, model: LongLlamaForCausalLM, reader: Reader, ids: Sequence[int]) -> None:
         super().__init__(model)
+        self._reader = reader
         self._static = supports_static_decoding(model)
         self._state = model.new_state(reserve=len(ids) + model.window)
-        if ids:
-            hidden = model.read(self._tensor(ids), self._state, every_token=False)
-            self.context_hidden = hidden[0, -1:].clone()
+        before = max(len(ids) - model.config.last_context_length, 0)
+        reader.remember(self._tensor(ids[:before]), self._state)
+        self._unread = list(ids[before:])
         self._context = self._state.snapshot()
 
     @property
     def state_bytes(self) -> int:
+        self._finish()
         return self._state.nbytes
 
+    def _begin(self, query: Query) -> None:
+        if not len(query.ids):
+            self._finish()
+
+    @torch.inference_mode()
+    def _finish(self) -> None:
+        """Read what is left of the prompt, alone."""
+        if self._unread:
+            self._forward(self._tensor([]))
+
     def _forward(self, ids: torch.Tensor) -> torch.Tensor:
-        return self._model.append(ids, self._state)[0]
+        if not self._unread:
+            return self._reader.append(ids, self._state)
+        both, count = torch.cat([self._tensor(self._unread), ids], 1), len(self._unread)
+        hidden = self._reader.append(both[:, : self._model.window], self._state)
+        self._unread, self._context = [], self._state.snapshot(count)  # before the local cache may overflow
+        self.context_hidden = hidden[count - 1 : count].clone()
+        more = both[:, self._model.window :]
+        parts = [hidden[count:]] + ([self._reader.append(more, self._state)] if more.numel() else [])
+        return torch.cat(parts)
 
     def _rewind(self) -> None:
         self._state.restore(self._context)
@@ -68,16 +93,18 @@ class LongLLaMASession(GraphSession[LongLlamaForCausalLM]):
         return LongLLaMAStep(self._model, self._state, tokens)
 
     def trace(self) -> dict[str, int]:
+        self._finish()
         return {"local_tokens": self._state.local, "memory_tokens": self._state.stored}
 
 
 @dataclass(kw_only=True)
-class LongLLaMA(LongContextModel):
+class LongLLaMA(ReplayingModel):
     """A LongLLaMA checkpoint (3B, 3B v1.1, Code 7B), what `sharedllm-train` made of a base, or random weights."""
 
     settings_model: ClassVar[type[BaseModel] | None] = LongLLaMASettings
 
     model: LongLlamaForCausalLM
+    reader: Reader
 
     @classmethod
     def inspect_adapter(cls, preset: Preset, folder: Path) -> TrainedRecord:
@@ -100,8 +127,9 @@ class LongLLaMA(LongContextModel):
                 check_checkpoint(resolve(preset.weights, runtime))
             model, tokenizer = load_class(LongLlamaForCausalLM, preset.weights, runtime, preset.shape)
         config = model.config
-        config.update(settings.model_dump(exclude_none=True))
+        config.update(settings.model_dump(exclude_none=True, exclude={"eager_reads"}))
         check_local(preset.name, config.last_context_length, model.window)
+        reader = Reader(model, graphs=not settings.eager_reads)
         fields = common_fields(
             preset,
             runtime,
@@ -113,15 +141,16 @@ class LongLLaMA(LongContextModel):
                 "mem_layers": list(config.mem_layers),
                 "mem_dtype": config.mem_dtype,
                 "mem_attention_grouping": config.mem_attention_grouping and list(config.mem_attention_grouping),
+                "read": reader.mode,
             },
             trained=not runtime.random_weights,
             decode=decode_mode(model),
         )
-        return cls(**fields, model=model)
+        return cls(**fields, model=model, reader=reader)
 
     @torch.inference_mode()
     def prefill(self, context_ids: Sequence[int], prefix_ids: Sequence[int] = ()) -> LongLLaMASession:
-        return LongLLaMASession(self.model, [*prefix_ids, *context_ids])
+        return LongLLaMASession(self.model, self.reader, [*prefix_ids, *context_ids])
 
     def cost(self, context_tokens: int, query_tokens: int) -> Cost:
         """See `LongContextModel.cost`; head sizes count as they lie in the caches, where they are padded."""

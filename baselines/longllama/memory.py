@@ -41,8 +41,9 @@ class LocalLayer:
         """Drop the local cache: the next token starts at position 0."""
         self.keys = self.values = None
 
-    def snapshot(self) -> Any:
-        return self.keys, self.values
+    def snapshot(self, local: int) -> Any:
+        """Of the first `local` tokens."""
+        return tuple(_first(x, local) for x in (self.keys, self.values))
 
     def restore(self, saved: Any) -> None:
         self.keys, self.values = saved
@@ -100,8 +101,8 @@ class MemoryLayer(LocalLayer):
         self.raw = None
         super().flush()
 
-    def snapshot(self) -> Any:
-        return self.stored, self.raw, super().snapshot()
+    def snapshot(self, local: int) -> Any:
+        return self.stored, _first(self.raw, local), super().snapshot(local)
 
     def restore(self, saved: Any) -> None:
         stored, raw, local = saved
@@ -155,8 +156,10 @@ class LongLlamaState:
         for layer in self.layers:
             layer.flush()
 
-    def snapshot(self) -> Any:
-        return self.local, [layer.snapshot() for layer in self.layers]
+    def snapshot(self, local: int | None = None) -> Any:
+        """As it is, or with only the first `local` tokens of the local cache."""
+        local = self.local if local is None else local
+        return local, [layer.snapshot(local) for layer in self.layers]
 
     def restore(self, saved: Any) -> None:
         """Back to a snapshot, exactly. Valid for the latest snapshot only: memory is shared, not copied."""
@@ -173,6 +176,10 @@ class LongLlamaState:
     def nbytes(self) -> int:
         """Bytes of the tokens held, without the free room after them."""
         return sum(layer.nbytes for layer in self.layers)
+
+
+def _first(x: torch.Tensor | None, tokens: int) -> torch.Tensor | None:
+    return None if x is None else x[:, :, :tokens]
 
 
 def _extended(old: torch.Tensor | None, new: torch.Tensor) -> torch.Tensor:

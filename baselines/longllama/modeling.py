@@ -94,14 +94,20 @@ class LongLlamaForCausalLM(LlamaPreTrainedModel):  # type: ignore[no-untyped-cal
         """
         head = max(input_ids.shape[1] - (last_context_length or self.config.last_context_length), 0)
         hidden = []
-        for piece in torch.split(input_ids[:, :head], self.window, dim=1) if head else ():
-            if every_token:
+        if not every_token:
+            self.remember(input_ids[:, :head], state)
+        elif head:
+            for piece in torch.split(input_ids[:, :head], self.window, dim=1):
                 hidden.append(self._read_window(piece, state))
-            elif self.config.mem_layers:
-                self._remember_window(piece, state)
-            state.flush()
+                state.flush()
         hidden.append(self._read_window(input_ids[:, head:], state))
         return torch.cat(hidden, dim=1)
+
+    def remember(self, input_ids: torch.Tensor, state: LongLlamaState) -> None:
+        """Read ids (batch, n) into a state with an empty local cache, for what they leave in memory alone."""
+        for piece in torch.split(input_ids, self.window, dim=1) if input_ids.numel() and self.config.mem_layers else ():
+            self._remember_window(piece, state)
+            state.flush()
 
     def append(self, input_ids: torch.Tensor, state: LongLlamaState) -> torch.Tensor:
         """Continue a state with ids (batch, n), n >= 1; returns final hidden states (batch, n, hidden).

@@ -6,7 +6,7 @@ is most of its kernels: captured once, it is replayed at every position, for eve
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,7 +20,7 @@ from sharedllm.nn.attention import attend_last, merged
 from sharedllm.nn.base_config import mlp_width, text_config, windows
 from sharedllm.nn.branches import before_attention, finish_layer
 from sharedllm.nn.fused import rms_norm
-from sharedllm.nn.layers import decoder_of, embed
+from sharedllm.nn.layers import Decoder, decoder_of, embed
 from sharedllm.nn.rotation import Rotations, rotations
 
 STEP = 256
@@ -28,14 +28,17 @@ STEP = 256
 on average: fewer tokens would take little less than reading the weights."""
 SHAPES = 16
 """Numbers of tokens whose graphs are remembered."""
+Projecting = Callable[[torch.Tensor, Rotations], Sequence[torch.Tensor]]
+"""States (1, S, H) and rotations -> heads (1, heads, S, d)."""
 
 
 @dataclass(frozen=True)
 class Desk:
     """Where graphs read and write: the first rows of it, as many as they were captured for.
 
-    ids, positions: (1, rows). hidden: (1, rows, H). attended: (1, rows, heads * d). heads: queries, keys and values,
-    (1, heads, rows, d) each, as projections leave them in memory. rope: of the positions.
+    ids, positions: (1, rows). hidden: (1, rows, H). attended: (1, rows, heads * d). heads: queries, keys, values and
+    what else a layer's attention makes, (1, heads, rows, d) each, as projections leave them in memory. rope: of the
+    positions.
     """
 
     ids: torch.Tensor
@@ -46,23 +49,48 @@ class Desk:
     rope: Rotations
 
     @classmethod
-    def of(cls, model: PreTrainedModel, rows: int) -> Desk:
-        """For up to so many rows: the form is that of what a first layer makes of one token."""
-        decoder = decoder_of(model)
-        ids = torch.zeros(1, rows, dtype=torch.long, device=model.device)
+    def of(
+        cls, decoder: Decoder, rows: int, project: Callable[[torch.Tensor, Rotations], Sequence[torch.Tensor]]
+    ) -> Desk:
+        """For up to so many rows. project: heads that a first layer makes of states and their rotations."""
+        weight = decoder.embed_tokens.weight
+        ids = torch.zeros(1, rows, dtype=torch.long, device=weight.device)
         one = embed(decoder, ids[:, :1])
-        rope = rotations(decoder, one, ids)
-        layer = decoder.layers[0]
-        made = project(layer, before_attention(layer, one), rotations(decoder, one, ids[:, :1]))
+        made = project(one, rotations(decoder, one, ids[:, :1]))
         heads = [x.new_zeros(1, rows, x.shape[1], x.shape[3]).transpose(1, 2) for x in made]
-        hidden = one.new_zeros(1, rows, one.shape[2])
-        return cls(ids, ids.clone(), hidden, merged(torch.zeros_like(heads[0])), heads, rope)
+        width = decoder.layers[0].self_attn.head_dim * heads[0].shape[1]
+        hidden, attended = (one.new_zeros(1, rows, n) for n in (one.shape[2], width))
+        return cls(ids, ids.clone(), hidden, attended, heads, rotations(decoder, one, ids))
 
     def first(self, rows: int) -> Desk:
         """The first rows of it."""
         ids, positions, hidden, attended = (x[:, :rows] for x in (self.ids, self.positions, self.hidden, self.attended))
         rope = {name: (c[:, :, :rows], s[:, :, :rows]) for name, (c, s) in self.rope.tables.items()}
         return Desk(ids, positions, hidden, attended, [x[:, :, :rows] for x in self.heads], Rotations(rope))
+
+    def place(self, ids: torch.Tensor, first: int) -> None:
+        """Put ids (1, q) at positions first, first + 1, ... in front. Rows of padding hold ids of earlier reads."""
+        self.ids[:, : ids.shape[1]] = ids
+        torch.arange(first, first + self.ids.shape[1], out=self.positions[0])
+
+    def embed(self, decoder: Decoder) -> torch.Tensor:
+        """States of the ids, and the rotations of their positions in their place."""
+        hidden = embed(decoder, self.ids)
+        made = rotations(decoder, hidden, self.positions)
+        for name, table in self.rope.tables.items():
+            put(table, made.tables[name])
+        return hidden
+
+
+def put(places: Sequence[torch.Tensor], made: Sequence[torch.Tensor]) -> None:
+    """Copy each tensor to its place."""
+    for place, x in zip(places, made, strict=True):
+        place.copy_(x)
+
+
+def rows_of(tokens: int) -> int:
+    """Rows that so many tokens take."""
+    return padded(tokens) if tokens <= STEP else padded(tokens, STEP)
 
 
 class LayerReader(ReplayingReader[PreTrainedModel, None]):
@@ -71,7 +99,7 @@ class LayerReader(ReplayingReader[PreTrainedModel, None]):
     def __init__(self, model: PreTrainedModel, longest: int, graphs: bool = True) -> None:
         may = graphs and supports_static_decoding(model) and set(windows(model.config)) == {None}
         self._rows = padded(longest, STEP)
-        need = self._rows * _row_bytes(model) if may else 0
+        need = self._rows * row_bytes(model) if may else 0
         super().__init__(model, may, need, SHAPES * (text_config(model.config).num_hidden_layers + 1))
         self._desk: Desk | None = None
 
@@ -81,17 +109,13 @@ class LayerReader(ReplayingReader[PreTrainedModel, None]):
 
     def __call__(self, ids: torch.Tensor, first: int, cache: Cache) -> torch.Tensor:
         """`prefill.read`: final hidden states (q, hidden) of `ids` (1, q) at positions first, first + 1, ..."""
-        tokens = ids.shape[1]
-        rows = padded(tokens) if tokens <= STEP else padded(tokens, STEP)
+        tokens, device = ids.shape[1], self._model.device
+        rows = rows_of(tokens)
         if not self.replaying or rows > self._rows:
             return read(self._model, ids, first, cache)
         check_length(self._model.config, first + tokens)
-        if self._desk is None:
-            self._desk = Desk.of(self._model, self._rows)
-        desk = self._desk.first(rows)
-        desk.ids[:, :tokens] = ids
-        torch.arange(first, first + rows, out=desk.positions[0])
-        device = self._model.device
+        desk = self._place(rows)
+        desk.place(ids, first)
         self._replays((rows, 0), partial(self._begin, desk), device=device)
         for index, layer in enumerate(decoder_of(self._model).layers):
             query, key, value = (x[:, :, :tokens] for x in desk.heads)
@@ -101,16 +125,15 @@ class LayerReader(ReplayingReader[PreTrainedModel, None]):
             self._replays((rows, index + 1), partial(self._go_on, desk, index), device=device)
         return desk.hidden[0, :tokens].clone()
 
+    def _place(self, rows: int) -> Desk:
+        if self._desk is None:
+            self._desk = Desk.of(decoder_of(self._model), self._rows, partial(self._project, 0))
+        return self._desk.first(rows)
+
     def _begin(self, desk: Desk) -> None:
-        """From ids to the heads of the first layer. Rows of padding hold what was there before: no other row reads
-        them."""
-        decoder = decoder_of(self._model)
-        desk.hidden.copy_(embed(decoder, desk.ids))
-        made = rotations(decoder, desk.hidden, desk.positions)
-        for name, table in desk.rope.tables.items():
-            for place, x in zip(table, made.tables[name], strict=True):
-                place.copy_(x)
-        self._project(desk, 0)
+        """From ids to the heads of the first layer."""
+        desk.hidden.copy_(desk.embed(decoder_of(self._model)))
+        put(desk.heads, self._project(0, desk.hidden, desk.rope))
 
     def _go_on(self, desk: Desk, index: int) -> None:
         """From what layer `index` attended to, to the heads of the next layer or the final states."""
@@ -118,18 +141,16 @@ class LayerReader(ReplayingReader[PreTrainedModel, None]):
         hidden = finish_layer(decoder.layers[index], desk.hidden, desk.attended)
         if index + 1 < len(decoder.layers):
             desk.hidden.copy_(hidden)
-            self._project(desk, index + 1)
+            put(desk.heads, self._project(index + 1, desk.hidden, desk.rope))
         else:
             desk.hidden.copy_(rms_norm(decoder.norm, hidden))
 
-    def _project(self, desk: Desk, index: int) -> None:
+    def _project(self, index: int, hidden: torch.Tensor, rope: Rotations) -> Sequence[torch.Tensor]:
         layer = decoder_of(self._model).layers[index]
-        made = project(layer, before_attention(layer, desk.hidden), desk.rope)
-        for place, x in zip(desk.heads, made, strict=True):
-            place.copy_(x)
+        return project(layer, before_attention(layer, hidden), rope)
 
 
-def _row_bytes(model: PreTrainedModel) -> int:
+def row_bytes(model: PreTrainedModel) -> int:
     """Bytes that a row takes at most: on the desk, and in a layer."""
     config = text_config(model.config)
     width: int = config.hidden_size

@@ -108,7 +108,7 @@ def test_between_attentions_nothing_waits_for_a_value() -> None:
     model.model.rotary_emb.to("meta")
     reader = LayerReader(model, longest=64)
     with torch.inference_mode(), NoWaiting():
-        desk = Desk.of(model, 64)
+        desk = reader._place(64)
         reader._begin(desk)
         for index in range(3):
             reader._go_on(desk, index)

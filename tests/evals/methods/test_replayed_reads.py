@@ -15,6 +15,7 @@ from evals.methods.decoding import session as decoding
 from evals.methods.decoding.replays import ReplayingModel, Replays
 
 REPLAYED = ["cepe", "cepe-kv", "streaming-chunked", "streaming-token"]
+REPLAYED += ["longllama", "longllama-shared-heads", "longllama-overflow"]
 CONTEXTS = [CONTEXT, [(11 * i + 5) % 250 for i in range(75)], [(3 * i * i + i) % 250 for i in range(130)], CONTEXT[:9]]
 CONTEXTS += [context[:-1] for context in CONTEXTS]
 EMPTY = Query()
@@ -92,15 +93,39 @@ def test_texts_of_many_lengths_share_few_graphs(name: str, keys: list[Any]) -> N
     assert len(set(keys)) < 6
 
 
-@pytest.mark.parametrize("name", ["cepe", "cepe-kv"])
+@pytest.mark.parametrize("name", [name for name in REPLAYED if not name.startswith("streaming")])
 def test_a_read_that_ends_early_is_begun_anew(name: str, keys: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left of a context is read with the first question: here the memory does not suffice."""
+    model: Any
     model, plain = loaded(name)
     session, other = model.prefill(CONTEXT, BOS), plain.prefill(CONTEXT, BOS)
+
+    def fail(*_: Any) -> None:
+        raise torch.OutOfMemoryError
+
     with monkeypatch.context() as patch:
-        patch.setattr(type(model.model), "cross", lambda *_: torch.empty(0, 0) @ torch.empty(1, 1))
-        with pytest.raises(RuntimeError):
+        place = (model.model, "cross") if name.startswith("cepe") else (model.model.model.layers[-1].mlp, "forward")
+        patch.setattr(*place, fail)
+        with pytest.raises(torch.OutOfMemoryError):
             session.score(QUERY, TARGET)
     equal(answers(session), answers(other))
+
+
+@pytest.mark.parametrize("grouping", [None, [2, 50]])
+def test_windows_of_longllama_of_many_lengths_are_launched_ones(keys: list[Any], grouping: list[int] | None) -> None:
+    """Two memory layers among four, windows of several shapes, and texts that move the local cache into memory."""
+    shape = {"num_hidden_layers": 4, "mem_layers": [1, 2], "max_position_embeddings": 320}
+    settings = {"last_context_length": 90, "mem_attention_grouping": grouping}
+    model, plain = (load(Case("longllama", settings | more, shape)) for more in ({}, {"eager_reads": True}))
+    text = [(7 * i * i + 3 * i) % 250 for i in range(1000)]
+    long = Query(text[:400], question=(0, 3))
+    sessions = [(model.prefill(text[:n], BOS), plain.prefill(text[:n], BOS)) for n in (1000, 30, 95, 689, 420)]
+    for _ in range(2):
+        for session, other in sessions:
+            equal(answers(session), answers(other))
+            torch.testing.assert_close(session.score(long, TARGET), other.score(long, TARGET), atol=1e-5, rtol=1e-5)
+    windows = {key for key in keys if key[1:] == (None, 1, False) or key[3]}
+    assert windows == {(rows, *rest) for rows in (64, 512) for rest in ((None, 1, False), (1, 2, True))}
 
 
 def test_a_block_of_cepe_waits_for_no_value() -> None:
@@ -112,3 +137,15 @@ def test_a_block_of_cepe_waits_for_no_value() -> None:
     with torch.inference_mode(), NoWaiting():
         model.reader._whole(ids)
         model.reader._masked(ids[:1], torch.empty(1, dtype=torch.long, device="meta"))
+
+
+def test_windows_of_longllama_wait_for_no_value() -> None:
+    """On tensors without values, where asking for one is an error."""
+    model: Any = load(Case("longllama", {"last_context_length": 20}, {"num_hidden_layers": 4, "mem_layers": [1, 2]}))
+    model.model.to("meta")
+    model.model.model.rotary_emb.to("meta")
+    reader, ids = model.reader, torch.empty(1, 64, dtype=torch.long, device="meta")
+    with torch.inference_mode(), NoWaiting():
+        desk = reader._placed(ids, 0)
+        for index, until in ((None, 0), (None, 1), (1, 2), (2, 3), (3, 4)):
+            reader._run(desk, index, until, until == 2)

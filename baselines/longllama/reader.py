@@ -1,0 +1,142 @@
+"""LongLLaMA's windows, of which a GPU replays all but the attention to memory, as CUDA graphs.
+
+Layers without memory see nothing but a window that is read for memory: those between two memory layers are one graph.
+What continues the local cache attends to it in every layer, and is replayed between these attentions, as
+`evals.methods.decoding.layer_reader` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+
+from baselines.longllama.heads import Heads, remembered
+from baselines.longllama.memory import LongLlamaState, MemoryLayer
+from baselines.longllama.modeling import LongLlamaForCausalLM, attend
+from evals.methods.decoding.layer_reader import Desk, put, row_bytes, rows_of
+from evals.methods.decoding.replays import ReplayingReader
+from evals.methods.decoding.static_decoder import supports_static_decoding
+from sharedllm.nn.attention import merged
+from sharedllm.nn.branches import finish_and_norm, input_norms
+from sharedllm.nn.fused import rms_norm
+
+SHAPES = 16
+"""Numbers of tokens whose graphs are remembered."""
+
+
+class Reader(ReplayingReader[LongLlamaForCausalLM, None]):
+    """graphs: whether it may replay, where a GPU gains from it."""
+
+    def __init__(self, model: LongLlamaForCausalLM, graphs: bool = True) -> None:
+        may = graphs and supports_static_decoding(model)
+        count = len(model.decoder.layers)
+        self._memory = sorted(model.config.mem_layers)
+        super().__init__(model, may, rows_of(model.window) * row_bytes(model), SHAPES * 2 * (count + 1))
+        self._desk: Desk | None = None
+
+    def forget(self) -> None:
+        super().forget()
+        self._desk = None
+
+    def remember(self, ids: torch.Tensor, state: LongLlamaState) -> None:
+        """`LongLlamaForCausalLM.remember` of ids (1, n)."""
+        if not self.replaying or not self._memory:
+            self._model.remember(ids, state)
+            return
+        for piece in torch.split(ids, self._model.window, dim=1) if ids.numel() else ():
+            self._remember_window(piece, state)
+            state.flush()
+
+    def append(self, ids: torch.Tensor, state: LongLlamaState) -> torch.Tensor:
+        """`LongLlamaForCausalLM.append` of ids (1, n): final hidden states (n, hidden)."""
+        if not self.replaying:
+            return self._model.append(ids, state)[0]
+        hidden, start = [], 0
+        while start < ids.shape[1]:
+            if state.local >= self._model.window:
+                state.flush()
+            piece = ids[:, start : start + self._model.window - state.local]
+            hidden.append(self._read_window(piece, state))
+            start += piece.shape[1]
+        return torch.cat(hidden)
+
+    def _remember_window(self, ids: torch.Tensor, state: LongLlamaState) -> None:
+        desk, tokens, last = self._placed(ids, 0), ids.shape[1], self._memory[-1]
+        for index, until in zip([None, *self._memory], self._memory, strict=False):
+            if index is not None:
+                self._attend(desk, tokens, index, state, [x[:, :, :tokens] for x in desk.heads])
+                state.layers[index].flush()  # before the next graph overwrites what it was given
+            self._replay(desk, index, until, remembering=until == last)
+        cache = state.layers[last]
+        assert isinstance(cache, MemoryLayer)
+        _, _, values, raw = (x[:, :, :tokens] for x in desk.heads)
+        cache.remember(raw, values)
+
+    def _read_window(self, ids: torch.Tensor, state: LongLlamaState) -> torch.Tensor:
+        desk, tokens = self._placed(ids, state.local), ids.shape[1]
+        self._replay(desk, None, 0)
+        for index in range(len(self._model.decoder.layers)):
+            queries, *kept = (x[:, :, :tokens] for x in desk.heads)
+            self._attend(desk, tokens, index, state, [queries, *(x.clone() for x in kept)])
+            self._replay(desk, index, index + 1)
+        state.local += tokens
+        return desk.hidden[0, :tokens].clone()
+
+    def _placed(self, ids: torch.Tensor, first: int) -> Desk:
+        if self._desk is None:
+            project = partial(self._model.project, self._model.decoder.layers[0].self_attn, raw=True)
+            self._desk = Desk.of(
+                self._model.decoder, rows_of(self._model.window), lambda x, rope: _all(project(x, rope.far))
+            )
+        desk = self._desk.first(rows_of(ids.shape[1]))
+        desk.place(ids, first)
+        return desk
+
+    def _attend(
+        self, desk: Desk, tokens: int, index: int, state: LongLlamaState, heads: Sequence[torch.Tensor]
+    ) -> None:
+        """The only thing that depends on what was read before. heads: of the tokens; their cache refers to all but the
+        queries."""
+        attention = self._model.decoder.layers[index].self_attn
+        queries, new_keys, new_values, raw = heads
+        keys, values = state.layers[index].append(raw, new_keys, new_values)
+        out = attend(queries, keys, values, attention.scaling, self._model.config.mem_attention_grouping)
+        desk.attended[:, :tokens] = merged(out[..., : attention.head_dim])
+
+    def _replay(self, desk: Desk, index: int | None, until: int, remembering: bool = False) -> None:
+        key = desk.ids.shape[1], index, until, remembering
+        self._replays(key, partial(self._run, desk, index, until, remembering), device=self._model.device)
+
+    def _run(self, desk: Desk, index: int | None, until: int, remembering: bool) -> None:
+        """From what layer `index` attended to, or from ids, through layers that see nothing but these tokens, to the
+        heads of layer `until` or the final states. remembering: only what memory takes of that layer is wanted."""
+        layers, norms = self._model.decoder.layers, input_norms(self._model.decoder)
+        if index is None:
+            hidden, start = desk.embed(self._model.decoder), 0
+            normed = rms_norm(norms[0], hidden)
+        else:
+            start = index + 1
+            update = layers[index].self_attn.o_proj(desk.attended)
+            hidden, normed = finish_and_norm(layers[index], desk.hidden, update, norms[start])
+        grouping = self._model.config.mem_attention_grouping
+        for layer, follower in zip(layers[start:until], norms[start + 1 : until + 1], strict=True):
+            attention = layer.self_attn
+            made = self._model.project(attention, normed, desk.rope.far, raw=False)
+            out = attend(made.queries, made.keys, made.values, attention.scaling, grouping)
+            hidden, normed = finish_and_norm(layer, hidden, self._model.merged(attention, out), follower)
+        if until == len(layers):
+            desk.hidden.copy_(normed)
+        elif remembering:
+            _, _, values, raw = desk.heads
+            put((raw, values), remembered(layers[until].self_attn, normed, self._model.padded_head_dim))
+        else:
+            desk.hidden.copy_(hidden)
+            made = self._model.project(layers[until].self_attn, normed, desk.rope.far, raw=until in self._memory)
+            put(desk.heads if until in self._memory else desk.heads[:3], _all(made))
+
+
+def _all(heads: Heads) -> list[torch.Tensor]:
+    """Queries, keys, values and, where they were asked for, keys without rotation."""
+    return [x for x in heads if x is not None]
