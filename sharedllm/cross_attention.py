@@ -10,8 +10,8 @@ from torch import nn
 
 from sharedllm.context import LayerContext
 from sharedllm.nn.attention import attend, query_projection, split_heads
-from sharedllm.nn.branches import second_norm
-from sharedllm.nn.fused import rms_norm, rotate
+from sharedllm.nn.branches import add_projected, project_normed, second_norm
+from sharedllm.nn.fused import rotate
 from sharedllm.nn.layers import DecoderLayer, Norm
 
 
@@ -45,12 +45,12 @@ class CrossAttention(nn.Module):
 
     def forward(self, hidden: torch.Tensor, context: LayerContext) -> torch.Tensor:
         """hidden (B, S, H) -> (B, S, H)."""
-        query = split_heads(self.q_proj(rms_norm(self.norm, hidden)), self.head_dim, getattr(self, "q_norm", None))
+        query = project_normed(self.norm, hidden, self.q_proj)
+        query = split_heads(query, self.head_dim, getattr(self, "q_norm", None))
         assert context.rotation is not None
         query = rotate(query, *context.rotation)
         if context.mask is None:
-            out = attend(query, context.key, context.value, scale=self.scaling)
-            return hidden + cast(torch.Tensor, self.o_proj(out))
+            return add_projected(hidden, attend(query, context.key, context.value, scale=self.scaling), self.o_proj)
         mask = context.mask[:, None, None, :].to(query.device)
         some = mask.any(-1, keepdim=True)  # a row without any chunk reads nothing, which no softmax can express
         out = self.o_proj(attend(query, context.key, context.value, mask=mask | ~some, scale=self.scaling))

@@ -8,8 +8,10 @@ from baselines.activation_beacon.cache import BeaconCache
 from baselines.activation_beacon.modeling import BeaconDecoder, BeaconModel, projection
 from evals.methods.decoding.static_attention import Reach, Tail
 from evals.methods.decoding.static_decoder import DecoderStep, Rows
+from sharedllm.nn.attention import merged
+from sharedllm.nn.branches import before_attention
 from sharedllm.nn.fused import rotate
-from sharedllm.nn.layers import Attention, Projection, output_head
+from sharedllm.nn.layers import DecoderLayer, Projection, output_head
 from sharedllm.nn.rotation import Rotations
 
 
@@ -62,8 +64,11 @@ class BeaconStep(DecoderStep[BeaconDecoder]):
             position = torch.cat([position, self._fill.target + self._beacon])
         return super().rotations(hidden, position)
 
-    def attend(self, index: int, attention: Attention, normed: torch.Tensor, rows: Rows) -> torch.Tensor:
+    def attend(self, index: int, layer: DecoderLayer, hidden: torch.Tensor, rows: Rows) -> torch.Tensor:
+        if not self.kind:
+            return super().attend(index, layer, hidden, rows)
         assert rows.rotation is not None
+        attention, normed = layer.self_attn, before_attention(layer, hidden)
         cos, sin = rows.rotation
         count = len(rows.place)
         here = cos[:, :, :count], sin[:, :, :count]
@@ -71,13 +76,12 @@ class BeaconStep(DecoderStep[BeaconDecoder]):
             project(projection(attention, "", x), projection(attention, "beacon_", x), normed, 1, attention.head_dim)
             for x in "qkv"
         )
-        if self.kind:
-            moved = rotate(key[:, :, 1:], cos[:, :, count:], sin[:, :, count:])
-            self._staged[index].index_copy_(2, self._beacon, moved)
+        moved = rotate(key[:, :, 1:], cos[:, :, count:], sin[:, :, count:])
+        self._staged[index].index_copy_(2, self._beacon, moved)
         tail = self.tails[index]
         tail.write(rows.place, rotate(key, *here), value)
         out = tail.attend(rotate(query, *here), rows.bias, attention.scaling)
-        return attention.o_proj(out.transpose(1, 2).flatten(2))
+        return self.output(index, layer, hidden, merged(out))
 
     def finish(self) -> None:
         first = self._fill.used

@@ -8,7 +8,9 @@ from baselines.longllama.memory import LongLlamaState, MemoryLayer
 from baselines.longllama.modeling import LongLlamaForCausalLM
 from evals.methods.decoding.static_attention import Reach, Tail
 from evals.methods.decoding.static_decoder import DecoderStep, Rows
-from sharedllm.nn.layers import Attention, Decoder, decoder_of, output_head
+from sharedllm.nn.attention import merged
+from sharedllm.nn.branches import before_attention
+from sharedllm.nn.layers import Decoder, DecoderLayer, decoder_of, output_head
 
 
 class LongLLaMAStep(DecoderStep[Decoder]):
@@ -29,15 +31,16 @@ class LongLLaMAStep(DecoderStep[Decoder]):
             if isinstance(layer, MemoryLayer)
         }
 
-    def attend(self, index: int, attention: Attention, normed: torch.Tensor, rows: Rows) -> torch.Tensor:
+    def attend(self, index: int, layer: DecoderLayer, hidden: torch.Tensor, rows: Rows) -> torch.Tensor:
         assert rows.rotation is not None
-        made = self._model.project(attention, normed, rows.rotation, raw=index in self._raw)
+        attention = layer.self_attn
+        made = self._model.project(attention, before_attention(layer, hidden), rows.rotation, raw=index in self._raw)
         tail = self.tails[index]
         tail.write(rows.place, made.keys, made.values)
         if made.raw is not None:
             self._raw[index].index_copy_(2, rows.place, made.raw)
         out = tail.attend(made.queries, rows.bias, attention.scaling)
-        return self._model.merged(attention, out)
+        return self.output(index, layer, hidden, merged(out[..., : attention.head_dim]))
 
     def finish(self) -> None:
         for index, (tail, layer) in enumerate(zip(self.tails, self._state.layers, strict=True)):

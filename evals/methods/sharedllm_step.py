@@ -8,12 +8,14 @@ import torch
 
 from evals.methods.decoding.kv_cache import BufferCache
 from evals.methods.decoding.static_attention import Tail, attend_all
-from evals.methods.decoding.static_decoder import CacheStep
+from evals.methods.decoding.static_decoder import CacheStep, Projected
 from sharedllm import CompressedContext, SharedLLMForCausalLM
 from sharedllm.context import LayerContext
 from sharedllm.cross_attention import CrossAttention
 from sharedllm.joint_attention import JointAttention
-from sharedllm.nn.layers import Attention, KeysValues, decoder_of, output_head
+from sharedllm.nn.attention import project_keys, project_values
+from sharedllm.nn.branches import after_attention, before_attention
+from sharedllm.nn.layers import DecoderLayer, KeysValues, decoder_of, output_head
 
 
 class SharedLLMStep(CacheStep):
@@ -39,17 +41,19 @@ class SharedLLMStep(CacheStep):
                 JointTail(tail, *self._joint[i]) if i in self._joint else tail for i, tail in enumerate(self.tails)
             ]
 
-    def queries(self, index: int, attention: Attention, normed: torch.Tensor) -> torch.Tensor:
+    def project(self, index: int, layer: DecoderLayer, hidden: torch.Tensor) -> Projected:
         if index not in self._joint:
-            return super().queries(index, attention, normed)
-        reader, context = self._joint[index]
-        return reader.queries(attention, normed, context)
+            return super().project(index, layer, hidden)
+        (reader, context), attention = self._joint[index], layer.self_attn
+        normed = before_attention(layer, hidden)
+        query = reader.queries(attention, normed, context)
+        return query, project_keys(attention, normed), project_values(attention, normed)
 
-    def output(self, index: int, attention: Attention, attended: torch.Tensor) -> torch.Tensor:
+    def output(self, index: int, layer: DecoderLayer, hidden: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
         if index not in self._joint:
-            return super().output(index, attention, attended)
+            return super().output(index, layer, hidden, attended)
         reader, context = self._joint[index]
-        return reader.output(attention, attended, context)
+        return after_attention(layer, hidden, reader.output(layer.self_attn, attended, context))
 
     def between(self, index: int, hidden: torch.Tensor) -> torch.Tensor:
         if index not in self._cross:

@@ -5,15 +5,56 @@ from __future__ import annotations
 from typing import cast
 
 import torch
+from torch import nn
 
+from sharedllm.nn import row
+from sharedllm.nn.attention import project_keys, project_queries, project_values, split_heads
 from sharedllm.nn.fused import add_norm, mlp, rms_norm
-from sharedllm.nn.layers import Decoder, DecoderLayer, Norm
+from sharedllm.nn.layers import Decoder, DecoderLayer, Norm, Projection
 from sharedllm.nn.recipes import recipe_of
 
 
 def before_attention(layer: DecoderLayer, hidden: torch.Tensor) -> torch.Tensor:
     """What a layer's attention reads of states (B, S, H)."""
     return _normed(layer, recipe_of(layer.self_attn).attention_in, hidden)
+
+
+def project(layer: DecoderLayer, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Queries, keys and values (B, heads, S, d) before rotation that a layer makes of states (B, S, H)."""
+    attention, recipe = layer.self_attn, recipe_of(layer.self_attn)
+    if recipe.attention_in is not None and not recipe.fused and row.is_row(hidden):
+        norm, linears = _norm(layer, recipe.attention_in), [attention.q_proj, attention.k_proj, attention.v_proj]
+        if row.is_plain_norm(norm, hidden) and row.are_plain(linears, hidden):
+            sizes = [len(linear.weight) for linear in cast(list[nn.Linear], linears)]
+            made = torch.split(row.products(hidden, linears, norm), sizes, -1)
+            norms = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None), None
+            query, key, value = (split_heads(x, attention.head_dim, n) for x, n in zip(made, norms, strict=True))
+            return query, key, value
+    normed = before_attention(layer, hidden)
+    return project_queries(attention, normed), project_keys(attention, normed), project_values(attention, normed)
+
+
+def add_attention(layer: DecoderLayer, hidden: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+    """States (B, S, H) after the attention branch. attended: (B, S, heads * d), before the output projection."""
+    recipe = recipe_of(layer.self_attn)
+    if recipe.attention_out is None and not recipe.scaled:
+        return add_projected(hidden, attended, layer.self_attn.o_proj)
+    return after_attention(layer, hidden, layer.self_attn.o_proj(attended))
+
+
+def add_projected(hidden: torch.Tensor, x: torch.Tensor, projection: Projection) -> torch.Tensor:
+    """hidden + projection(x)."""
+    if row.is_row(x) and row.are_plain([projection], x):
+        return row.products(x, [projection], residual=hidden)
+    update = projection(x)
+    return hidden.to(update.device) + update
+
+
+def project_normed(norm: Norm, hidden: torch.Tensor, projection: Projection) -> torch.Tensor:
+    """projection(norm(hidden))."""
+    if row.is_row(hidden) and row.is_plain_norm(norm, hidden) and row.are_plain([projection], hidden):
+        return row.products(hidden, [projection], norm)
+    return projection(rms_norm(norm, hidden))
 
 
 def after_attention(layer: DecoderLayer, hidden: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
@@ -24,6 +65,10 @@ def after_attention(layer: DecoderLayer, hidden: torch.Tensor, attended: torch.T
 def feed_forward(layer: DecoderLayer, hidden: torch.Tensor) -> torch.Tensor:
     """States (B, S, H) after the MLP branch."""
     recipe = recipe_of(layer.self_attn)
+    if recipe.mlp_in is not None and recipe.mlp_out is None and not recipe.scaled and row.is_row(hidden):
+        norm, block = _norm(layer, recipe.mlp_in), layer.mlp
+        if row.is_plain_norm(norm, hidden) and row.is_plain_mlp(block, hidden):
+            return row.products(row.gated(hidden, block, norm), [block.down_proj], residual=hidden)
     return _added(layer, hidden, _normed(layer, recipe.mlp_out, mlp(layer.mlp, _normed(layer, recipe.mlp_in, hidden))))
 
 

@@ -26,7 +26,7 @@ def rms_norm(norm: Norm, x: torch.Tensor) -> torch.Tensor:
 
     The result is where the norm is: where a model is spread over GPUs, x may come from another one.
     """
-    if not _compiles(x) or not hasattr(norm, "variance_epsilon"):
+    if not compiles(x) or not hasattr(norm, "variance_epsilon"):
         return norm(x)
     x = x.to(norm.weight.device)
     normed: torch.Tensor = _compiled(_rms_norm)(_rows(x), norm.weight, norm.variance_epsilon)
@@ -36,7 +36,7 @@ def rms_norm(norm: Norm, x: torch.Tensor) -> torch.Tensor:
 def add_norm(norm: Norm, x: torch.Tensor, update: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(x + update, norm(x + update)), all (..., H)."""
     x = x.to(update.device)
-    if not _compiles(x):
+    if not compiles(x):
         x = x + update
         return x, norm(x)
     total, normed = _compiled(_add_norm)(_rows(x), _rows(update), norm.weight, norm.variance_epsilon)
@@ -45,7 +45,7 @@ def add_norm(norm: Norm, x: torch.Tensor, update: torch.Tensor) -> tuple[torch.T
 
 def mlp(block: GatedMLP, x: torch.Tensor) -> torch.Tensor:
     """block(x) for the base's gated MLP; x (..., H). Fused projections and mixtures of experts run as they are."""
-    if not _compiles(x) or not hasattr(block, "gate_proj"):
+    if not compiles(x) or not hasattr(block, "gate_proj"):
         return block(x)
     rows = _rows(x)
     return block.down_proj(_compiled(_gate)(block.gate_proj(rows), block.up_proj(rows), block.act_fn)).view(x.shape)
@@ -60,7 +60,7 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     if (size := cos.shape[-1]) < x.shape[-1]:
         return torch.cat([rotate(x[..., :size], cos, sin), x[..., size:]], -1)
     cos, sin = cos.to(x.device), sin.to(x.device)
-    if not _compiles(x):
+    if not compiles(x):
         return rotated(x, cos, sin)
     tokens = x.transpose(1, 2).contiguous()  # as projections leave it in memory
     rotation = (t.expand(len(x), 1, x.shape[2], -1).reshape(-1, 1, x.shape[-1]) for t in (cos, sin))
@@ -90,10 +90,11 @@ def compiled(function: Callable[P, T], x: torch.Tensor) -> Callable[P, T]:
 
     In tensors of two or more dimensions the first may change between calls; all other sizes are the model's.
     """
-    return _compiled(function) if _compiles(x) else function
+    return _compiled(function) if compiles(x) else function
 
 
-def _compiles(x: torch.Tensor) -> bool:
+def compiles(x: torch.Tensor) -> bool:
+    """Whether pieces that take x are compiled: on a GPU, outside training, where Triton is installed."""
     return x.is_cuda and not torch.is_grad_enabled() and not torch.compiler.is_compiling() and _has_triton()
 
 

@@ -11,9 +11,11 @@ from __future__ import annotations
 import torch
 from transformers import PreTrainedConfig
 
+from sharedllm.nn import row
 from sharedllm.nn.base_config import windows
 from sharedllm.nn.fused import attend_more
-from sharedllm.nn.layers import KeysValues
+from sharedllm.nn.layers import KeysValues, Rotation
+from sharedllm.nn.rotation import apply_rotation
 
 PLACES = 64
 """Places of new tokens are rounded up to a multiple of this."""
@@ -69,13 +71,29 @@ class Tail:
         self.keys.index_copy_(2, place, keys)
         self.values.index_copy_(2, place, values)
 
+    def take(
+        self,
+        query: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        place: torch.Tensor,
+        rotation: Rotation | None,
+    ) -> torch.Tensor:
+        """The query (1, heads, q, head_dim), rotated; keys, rotated, and values of its tokens are stored at places
+        (q,)."""
+        if rotation is not None and row.rotates(query, rotation):
+            return row.rotate_and_store(query, keys, values, rotation, place, self.keys, self.values)
+        self.write(place, apply_rotation(keys, rotation), values)
+        return apply_rotation(query, rotation)
+
     def attend(self, query: torch.Tensor, bias: torch.Tensor, scale: float) -> torch.Tensor:
         """(1, heads, q, head_dim) -> the same; bias: `Reach.bias`."""
         grouped = torch.unflatten(query, 1, (self.keys.shape[1], -1))  # heads that share keys are rows of one product
         out, log_sum = self.attend_core(grouped.flatten(2, 3), scale)
         keys, values = self.keys[0].transpose(0, 1), self.values[0].transpose(0, 1)
         out, log_sum = out.reshape(grouped.shape)[0], log_sum.view(grouped.shape[1:-1])
-        return attend_more(keys, values, grouped[0], bias, out, log_sum, scale).reshape(query.shape)
+        more = row.attend_more if row.attends(grouped[0]) else attend_more
+        return more(keys, values, grouped[0], bias, out, log_sum, scale).reshape(query.shape)
 
     def attend_core(self, query: torch.Tensor, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Attention of (1, kv heads, q, head_dim) to the core, and its log-sum-exp (1, kv heads, q)."""

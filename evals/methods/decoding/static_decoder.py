@@ -11,15 +11,17 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from evals.methods.decoding.cuda_graph import StaticStep
 from evals.methods.decoding.kv_cache import BufferCache
 from evals.methods.decoding.static_attention import Reach, Tail, layer_reaches
-from sharedllm.nn.attention import merged, project_keys, project_queries, project_values
+from sharedllm.nn.attention import merged
 from sharedllm.nn.base_config import steady_length, text_config
-from sharedllm.nn.branches import after_attention, before_attention, feed_forward
+from sharedllm.nn.branches import add_attention, feed_forward, project
 from sharedllm.nn.fused import rms_norm
-from sharedllm.nn.layers import Attention, Decoder, Projection, Rotation, embed
+from sharedllm.nn.layers import Decoder, DecoderLayer, Projection, Rotation, embed
 from sharedllm.nn.recipes import LLAMA, RECIPES
-from sharedllm.nn.rotation import Rotations, apply_rotation, rotations
+from sharedllm.nn.rotation import Rotations, rotations
 
 D = TypeVar("D", bound=Decoder)
+Projected = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""Queries (1, heads, q, head_dim), keys and values (1, kv heads, q, head_dim)."""
 
 
 def supports_static_decoding(model: PreTrainedModel, config: PreTrainedConfig | None = None) -> bool:
@@ -72,9 +74,7 @@ class DecoderStep(StaticStep, Generic[D]):
         for index, (layer, reach) in enumerate(zip(self.decoder.layers, self.reaches, strict=True)):
             place, bias = seen[reach]
             rows = Rows(place, rope.of(layer.self_attn), bias)
-            attended = self.attend(index, layer.self_attn, before_attention(layer, hidden), rows)
-            hidden = self.between(index, after_attention(layer, hidden, attended))
-            hidden = feed_forward(layer, hidden)
+            hidden = feed_forward(layer, self.between(index, self.attend(index, layer, hidden, rows)))
         return self.head(rms_norm(self.decoder.norm, hidden[:, 0]))
 
     def embed(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -85,21 +85,20 @@ class DecoderStep(StaticStep, Generic[D]):
         """Cosines and sines of positions (q,) for every layer."""
         return rotations(self.decoder, hidden, position[None])
 
-    def attend(self, index: int, attention: Attention, normed: torch.Tensor, rows: Rows) -> torch.Tensor:
-        """Self-attention of layer `index`: (1, q, hidden) -> the same."""
-        keys = apply_rotation(project_keys(attention, normed), rows.rotation)
-        self.tails[index].write(rows.place, keys, project_values(attention, normed))
-        query = apply_rotation(self.queries(index, attention, normed), rows.rotation)
-        out = self.tails[index].attend(query, rows.bias, attention.scaling)
-        return self.output(index, attention, merged(out))
+    def attend(self, index: int, layer: DecoderLayer, hidden: torch.Tensor, rows: Rows) -> torch.Tensor:
+        """States (1, q, hidden) after the attention branch of layer `index`."""
+        tail = self.tails[index]
+        query, keys, values = self.project(index, layer, hidden)
+        query = tail.take(query, keys, values, rows.place, rows.rotation)
+        return self.output(index, layer, hidden, merged(tail.attend(query, rows.bias, layer.self_attn.scaling)))
 
-    def queries(self, index: int, attention: Attention, normed: torch.Tensor) -> torch.Tensor:
-        """Queries (1, heads, q, head_dim) of layer `index` before rotation."""
-        return project_queries(attention, normed)
+    def project(self, index: int, layer: DecoderLayer, hidden: torch.Tensor) -> Projected:
+        """What layer `index` makes of its states (1, q, hidden), before rotation."""
+        return project(layer, hidden)
 
-    def output(self, index: int, attention: Attention, attended: torch.Tensor) -> torch.Tensor:
-        """Output projection of layer `index`: (1, q, heads * head_dim) -> (1, q, hidden)."""
-        return attention.o_proj(attended)
+    def output(self, index: int, layer: DecoderLayer, hidden: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+        """States (1, q, hidden) after the attention branch. attended: (1, q, heads * head_dim)."""
+        return add_attention(layer, hidden, attended)
 
     def between(self, index: int, hidden: torch.Tensor) -> torch.Tensor:
         """What a layer does between self-attention and MLP: nothing."""

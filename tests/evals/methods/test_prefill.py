@@ -130,7 +130,7 @@ def score(model: LongContextModel) -> torch.Tensor:
 
 def stock(patch: pytest.MonkeyPatch) -> None:
     """Stock forwards and norms, without the pieces of `fused`, where there are any."""
-    patch.setattr(fused, "_compiles", lambda x: False)
+    patch.setattr(fused, "compiles", lambda x: False)
     for module in (prefill, cepe):
         patch.setattr(module, "supports_static_decoding", lambda *_: False)
 
@@ -141,7 +141,7 @@ def test_every_method_scores_as_with_stock_forwards(name: str, monkeypatch: pyte
     model = load(name)
     plain = score(model)
     with monkeypatch.context() as patch:
-        patch.setattr(fused, "_compiles", lambda x: True)
+        patch.setattr(fused, "compiles", lambda x: True)
         patch.setattr(fused, "_compiled", lambda function: function)
         torch.testing.assert_close(score(model), plain, atol=1e-4, rtol=0)
     if name in ("kvpress-layers", "kvpress-masked", "kvpress-gemma3", "kvpress-masked-gemma3"):

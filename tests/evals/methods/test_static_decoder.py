@@ -21,6 +21,7 @@ from evals.methods.decoding.cuda_graph import Arrival, GraphRunner
 from evals.methods.decoding.session import CachedSession
 from evals.methods.decoding.static_attention import Reach, Tail
 from evals.methods.decoding.static_decoder import DecoderStep
+from sharedllm.nn import row
 from sharedllm.nn.layers import Decoder
 
 NEW = 24
@@ -292,3 +293,18 @@ def test_gpu_graph_equals_forwards(name: str, dtype: str) -> None:
         assert got == wanted
     else:
         assert (one - other).abs().mean() < 0.2 * other.std()  # sums in another order, rounded to 8 bits
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", ["full", "mistral-short", "qwen3", "sharedllm", "sharedllm-joint", "cepe", "beacon"])
+def test_gpu_kernels_of_a_row_equal_plain_operations(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = load(name, device="cuda", dtype="bfloat16").prefill(CONTEXT, BOS)
+    calls, attend_more = [], row.attend_more
+    monkeypatch.setattr(row, "attend_more", lambda *args: (calls.append(None), attend_more(*args))[1])
+    fast = generate(session, graphs_on="cuda")[1].logits
+    made = len(calls)
+    monkeypatch.setattr(row, "_fits", lambda x: False)
+    plain = generate(session, graphs_on="cuda")[1].logits
+    assert len(calls) == made > 0
+    assert (fast[0] - plain[0]).abs().mean() < 0.1 * plain[0].std()

@@ -1,0 +1,180 @@
+"""Kernels of one row against the plain operations, and where a layer uses them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from sharedllm.nn import branches, fused, row
+from sharedllm.nn.layers import decoder_of
+
+SIZES = [(32, 48, 8, 2, 2), (72, 56, 8, 3, 1), (96, 1032, 16, 4, 2)]
+"""Hidden, intermediate, head, query heads in a group, key heads."""
+
+
+def one(*shape: int, like: torch.Tensor) -> torch.Tensor:
+    return torch.randn(*shape, dtype=like.dtype, device=like.device)
+
+
+def check_kernels(sizes: tuple[int, ...], dtype: torch.dtype, device: str, tolerance: float) -> None:
+    """Each kernel against float64."""
+    hidden, wide, size, groups, kv = sizes
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        "llama",
+        vocab_size=8,
+        hidden_size=hidden,
+        intermediate_size=wide,
+        num_hidden_layers=1,
+        num_attention_heads=groups * kv,
+        num_key_value_heads=kv,
+        head_dim=size,
+        initializer_range=0.3,
+    )
+    layer = decoder_of(AutoModelForCausalLM.from_config(config).to(device, dtype)).layers[0]
+    norm, attention = layer.input_layernorm, layer.self_attn
+    nn.init.normal_(norm.weight, 1)
+    x, attended = one(1, 1, hidden, like=norm.weight), one(1, 1, groups * kv * size, like=norm.weight)
+
+    def close(got: torch.Tensor, wanted: torch.Tensor) -> None:
+        torch.testing.assert_close(got.double(), wanted.double(), atol=tolerance, rtol=tolerance)
+
+    def times(x: torch.Tensor, *linears: Any) -> torch.Tensor:
+        return torch.cat([x.double() @ linear.weight.double().T for linear in linears], -1)
+
+    normed = F.rms_norm(x.double(), (hidden,), norm.weight.double(), norm.variance_epsilon)
+    projections: Sequence[Any] = [attention.q_proj, attention.k_proj, attention.v_proj]
+    assert row.are_plain(projections, x)
+    close(row.products(x, projections, norm), times(normed, *projections))
+    close(row.products(attended, [attention.o_proj], residual=x), x + times(attended, attention.o_proj))
+    gated = F.silu(times(normed, layer.mlp.gate_proj)) * times(normed, layer.mlp.up_proj)
+    close(row.gated(x, layer.mlp, norm), gated)
+
+    query, key, value = (one(1, 1, n * size, like=x).view(1, 1, n, size).transpose(1, 2) for n in (groups * kv, kv, kv))
+    keys, values = (torch.zeros(1, kv, 70, size, dtype=dtype, device=device) for _ in range(2))
+    angle = torch.rand(1, 1, 1, size // 2, device=device).repeat(1, 1, 1, 2)
+    rotation, place = (angle.cos(), angle.sin()), torch.tensor([41], device=device)
+    assert row.rotates(query, rotation)
+    close(row.rotate_and_store(query, key, value, rotation, place, keys, values), fused.rotated(query, *rotation))
+    close(keys[:, :, 41:42], fused.rotated(key, *rotation))
+    close(values[:, :, 41:42], value)
+    assert keys.count_nonzero() == key.numel()
+
+    keys, values = (one(1, kv, 70, size, like=x)[0].transpose(0, 1) for _ in range(2))
+    before, after = (one(1, kv, groups, 5, size, like=x)[0] for _ in range(2))
+    grouped = query.view(kv, groups, 1, size)
+    bias = torch.zeros(1, 70, device=device).masked_fill(torch.arange(70, device=device) > 41, -torch.inf)
+    scores = (grouped.double() @ before.double().mT) * 0.3
+    more = torch.einsum("hgqd,nhd->hgqn", grouped.double(), keys.double()) * 0.3 + bias
+    out, log_sum = scores.softmax(-1) @ after.double(), scores.logsumexp(-1).float()
+    shares = torch.cat([scores, more], -1).softmax(-1)
+    wanted = shares[..., :5] @ after.double() + torch.einsum("hgqn,nhd->hgqd", shares[..., 5:], values.double())
+    close(row.attend_more(keys, values, grouped, bias, out.to(dtype), log_sum, 0.3), wanted)
+    nothing = torch.full_like(log_sum, -torch.inf)
+    alone = torch.einsum("hgqn,nhd->hgqd", more.softmax(-1), values.double())
+    close(row.attend_more(keys, values, grouped, bias, out.to(dtype), nothing, 0.3), alone)
+
+
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="needs Triton and TRITON_INTERPRET=1")
+@pytest.mark.parametrize("sizes", SIZES)
+def test_kernels_in_the_interpreter(sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row, "_fits", lambda x: True)
+    monkeypatch.setattr(row, "_launches_on", lambda x: nullcontext())
+    check_kernels(sizes, torch.float32, "cpu", 1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("sizes", [*SIZES, (4096, 11008, 128, 1, 32)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_gpu_kernels(sizes: tuple[int, ...], dtype: torch.dtype) -> None:
+    with torch.inference_mode():
+        check_kernels(sizes, dtype, "cuda", 0.03)
+
+
+class Reference:
+    """The kernels' functions as plain operations, and how often each was called."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.calls = {"products": 0, "gated": 0}
+        patch.setattr(row, "_fits", lambda x: not torch.is_grad_enabled())
+        patch.setattr(row, "products", self.products)
+        patch.setattr(row, "gated", self.gated)
+
+    def products(
+        self, x: torch.Tensor, projections: Any, norm: Any = None, residual: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        self.calls["products"] += 1
+        x = x if norm is None else norm(x)
+        made = torch.cat([linear(x) for linear in projections], -1)
+        return made if residual is None else residual + made
+
+    def gated(self, x: torch.Tensor, block: Any, norm: Any) -> torch.Tensor:
+        self.calls["gated"] += 1
+        return F.silu(block.gate_proj(norm(x))) * block.up_proj(norm(x))
+
+
+PLAIN = {"products": 3, "gated": 1}
+FAMILIES: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
+    "llama": ({}, PLAIN),
+    "mistral": ({}, PLAIN),
+    "qwen3": ({}, PLAIN),  # norms of the heads follow
+    "qwen2": ({}, {"products": 2, "gated": 1}),  # biases of queries, keys and values
+    "phi3": ({"pad_token_id": 0}, {"products": 1, "gated": 0}),  # fused projections
+    "gemma3_text": ({}, {"products": 0, "gated": 0}),  # other norms, and other places of them
+    "granite": ({"residual_multiplier": 0.5}, {"products": 1, "gated": 0}),  # branches are scaled
+    "olmo2": ({}, {"products": 0, "gated": 0}),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_layers_are_the_same_in_kernels(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both branches of a layer of each family, with kernels wherever they fit, and those are as many as they can be."""
+    fields, wanted = FAMILIES[family]
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        family,
+        vocab_size=8,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        **fields,
+    )
+    layer = decoder_of(AutoModelForCausalLM.from_config(config).eval()).layers[0]
+    x, attended = torch.randn(1, 1, 32), torch.randn(1, 1, 32)
+
+    def results() -> list[torch.Tensor]:
+        with torch.no_grad():
+            added = branches.add_attention(layer, x, attended)
+            return [*branches.project(layer, x), added, branches.feed_forward(layer, x)]
+
+    plain = results()
+    reference = Reference(monkeypatch)
+    for got, other in zip(results(), plain, strict=True):
+        torch.testing.assert_close(got, other)
+    assert reference.calls == wanted
+
+
+@pytest.mark.parametrize("change", ["adapter", "bias", "hook", "dtype", "rows", "offloaded"])
+def test_projections_that_are_not_plain_are_called(change: str) -> None:
+    linear: Any = nn.Linear(8, 12 if change == "rows" else 16, bias=change == "bias")
+    x = torch.randn(1, 8, dtype=torch.float64 if change == "dtype" else torch.float32)
+    if change == "adapter":
+        linear = type("Adapter", (nn.Linear,), {})(8, 16, bias=False)
+    elif change == "hook":
+        linear.register_forward_hook(lambda *args: None)
+    elif change == "offloaded":
+        linear.forward = lambda x: x
+    assert not row.are_plain([linear], x)
+    assert row.are_plain([nn.Linear(8, 16, bias=False)], torch.randn(1, 8))
