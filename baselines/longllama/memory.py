@@ -128,7 +128,8 @@ class MemoryLayer(LocalLayer):
         end = start + tokens.shape[2]
         if not self._buffer or end > self._buffer[0].shape[2]:
             old, capacity = self._buffer, self._reserve if end <= self._reserve else end + self._step
-            self._buffer = [tokens.new_empty((*tokens.shape[:2], capacity, tokens.shape[3])) for _ in range(2)]
+            batch, heads, _, size = tokens.shape  # by token, so that strides, too, do not depend on the capacity
+            self._buffer = [tokens.new_empty((batch, capacity, heads, size)).transpose(1, 2) for _ in range(2)]
             for new, before in zip(self._buffer, old, strict=False):
                 new[:, :, :start] = before[:, :, :start]
 

@@ -20,6 +20,7 @@ from transformers.models.llama.modeling_llama import LlamaPreTrainedModel
 
 from baselines.longllama.heads import Heads, project, remembered
 from baselines.longllama.memory import LongLlamaState, MemoryLayer
+from baselines.longllama.parts import attend_in_parts, pays
 from evals.errors import UnfitError
 from sharedllm.nn.attention import attend_last, merged
 from sharedllm.nn.base_config import head_dim
@@ -181,7 +182,7 @@ def attend(
     that hold scores or masks; the result is the same. Heads that share keys stay together.
     """
     if grouping is None:
-        return attend_last(q, keys, values, scale)
+        return (attend_in_parts if pays(q, keys) else attend_last)(q, keys, values, scale)
     shared = q.shape[1] // keys.shape[1]
     heads, tokens = -(-grouping[0] // shared) * shared, grouping[1]
     before = keys.shape[2] - q.shape[2]

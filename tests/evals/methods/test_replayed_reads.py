@@ -10,6 +10,7 @@ import torch
 from method_cases import BOS, CASES, CONTEXT, OTHER_QUERY, QUERY, TARGET, Case, load
 from test_sharedllm_reader import NoWaiting
 
+from baselines.longllama import modeling
 from evals.methods.base import LongContextModel, Query
 from evals.methods.decoding import session as decoding
 from evals.methods.decoding.replays import ReplayingModel, Replays
@@ -126,6 +127,21 @@ def test_windows_of_longllama_of_many_lengths_are_launched_ones(keys: list[Any],
             torch.testing.assert_close(session.score(long, TARGET), other.score(long, TARGET), atol=1e-5, rtol=1e-5)
     windows = {key for key in keys if key[1:] == (None, 1, False) or key[3]}
     assert windows == {(rows, *rest) for rows in (64, 512) for rest in ((None, 1, False), (1, 2, True))}
+
+
+def test_windows_of_longllama_may_attend_in_parts(keys: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they do on a GPU in half precision."""
+    case = Case("longllama", {"last_context_length": 20}, {"num_key_value_heads": 4, "mem_layers": [0, 1]})
+    model, asked = load(case), []
+    wanted = answers(model.prefill(CONTEXTS[2] * 3, BOS))
+
+    def pays(q: torch.Tensor, found: torch.Tensor) -> bool:
+        asked.append(found.shape[2] > q.shape[2] and found.shape[2] % q.shape[2] == 0)
+        return asked[-1]
+
+    monkeypatch.setattr(modeling, "pays", pays)
+    equal(answers(model.prefill(CONTEXTS[2] * 3, BOS)), wanted, 1e-3)  # memory is rounded to bfloat16
+    assert sum(asked) > 3
 
 
 def test_a_block_of_cepe_waits_for_no_value() -> None:

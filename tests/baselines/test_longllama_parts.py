@@ -1,0 +1,55 @@
+"""Attention to memory and window in parts: that of one softmax, and where it is used."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from baselines.longllama import parts
+from baselines.longllama.modeling import attend
+from baselines.longllama.parts import attend_in_parts, pays
+from sharedllm.nn.attention import attend_last
+
+
+def heads(windows: int, tokens: int = 6, size: int = 8, **form: object) -> list[torch.Tensor]:
+    """Queries of the last window, and keys and values of all, with room after them as in the cache."""
+    torch.manual_seed(windows)
+    made = (torch.randn(1, n * tokens + 9, 3, size).to(**form).transpose(1, 2) for n in (1, windows, windows))  # type: ignore[call-overload]  # any form
+    return [x[:, :, : n * tokens] for x, n in zip(made, (1, windows, windows), strict=True)]
+
+
+@pytest.mark.parametrize("windows", [2, 3, 9, 10, 20])
+def test_parts_are_one_softmax(windows: int) -> None:
+    """With a memory of less than a block, of whole blocks, and of more."""
+    q, keys, values = heads(windows)
+    torch.testing.assert_close(attend_in_parts(q, keys, values, 0.4), attend_last(q, keys, values, 0.4))
+
+
+def test_scores_far_apart_do_not_overflow() -> None:
+    q, keys, values = heads(3)
+    keys = keys * torch.tensor([300.0, 1.0, -300.0]).repeat_interleave(6)[:, None]
+    torch.testing.assert_close(attend_in_parts(q, keys, values, 1.0), attend_last(q, keys, values, 1.0))
+
+
+def test_a_cpu_attends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    q, keys, values = heads(2, tokens=512)
+    assert not pays(q, keys)
+    monkeypatch.setattr(parts, "attend_in_parts", lambda *_: pytest.fail("in parts"))
+    attend(q, keys, values, 0.4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("windows", [2, 9, 20])
+def test_gpu_parts_are_one_softmax(windows: int) -> None:
+    """The 3B model's padded heads in half precision, with float32 as the measure."""
+    q, keys, values = heads(windows, tokens=512, size=104, device="cuda", dtype=torch.bfloat16)
+    wanted = attend_last(*(x.float() for x in (q, keys, values)), 0.1)
+    with torch.inference_mode():
+        if not pays(q, keys):
+            pytest.skip("no cuDNN attention")
+        got, plain = attend_in_parts(q, keys, values, 0.1), attend_last(q, keys, values, 0.1)
+        assert not pays(q[:, :, 1:], keys)
+    assert got.shape == wanted.shape
+    torch.testing.assert_close(got.float(), wanted, atol=2e-2, rtol=2e-2)
+    assert (got.float() - wanted).square().mean() < 1.5 * (plain.float() - wanted).square().mean()
