@@ -26,12 +26,13 @@ def test_gpu_graphs_are_launched_reads(name: str) -> None:
     assert (model.fairness["read"], plain.fairness["read"]) == ("cuda graph", "eager")
     assert (model.replays, plain.replays) == (True, False)
     wanted = [answers(plain.prefill(context, BOS)) for context in CONTEXTS]
+    tolerance = 2e-3 if name.startswith("longllama") else 1e-4  # memory is rounded to bfloat16
     for _ in range(3):
         sessions = [model.prefill(context, BOS) for context in CONTEXTS]
         for session, other in zip(sessions, wanted, strict=True):
-            equal(answers(session), other, 1e-4)
+            equal(answers(session), other, tolerance)
         for session, other in zip(sessions, wanted, strict=True):  # what an earlier session holds is its own
-            equal(answers(session), other, 1e-4)
+            equal(answers(session), other, tolerance)
     assert graphs(model)
 
 
