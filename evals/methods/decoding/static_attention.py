@@ -1,4 +1,6 @@
-"""Attention of new tokens with fixed shapes: a mask-free core in the state, and places for what is new.
+"""Attention with fixed shapes, for steps and reads that are replayed: how many keys there are is no host value.
+
+New tokens of a run have a mask-free core in the state, and places for what is new (`Reach`, `Tail`).
 
 What a layer held before a run does not change while it lasts, and no more tokens come than the run has places.
 So attention has two parts: over all keys that stay visible throughout (the core), read in place by a kernel without a
@@ -12,7 +14,8 @@ import torch
 from transformers import PreTrainedConfig
 
 from sharedllm.nn import row
-from sharedllm.nn.base_config import windows
+from sharedllm.nn.attention import attend
+from sharedllm.nn.base_config import head_dim, key_value_heads, text_config, windows
 from sharedllm.nn.fused import attend_more
 from sharedllm.nn.layers import KeysValues, Rotation
 from sharedllm.nn.rotation import apply_rotation
@@ -103,6 +106,46 @@ class Tail:
         """Keys and values of the first `count` new tokens."""
         part = slice(self._offset, self._offset + count)
         return self.keys[:, :, part], self.values[:, :, part]
+
+
+class FirstKeys:
+    """Causal attention of rows that end where the first `count` keys of a buffer do: one sequence of operations for all
+    counts.
+
+    queries: rows. count: (), on the device. capacity: keys in the buffer. A GPU's kernel reads none beyond `count`;
+    elsewhere a mask hides them, which takes finite values.
+    """
+
+    def __init__(self, queries: int, count: torch.Tensor, capacity: int) -> None:
+        self._count, self._capacity = queries, capacity
+        device = count.device
+        if device.type == "cuda":
+            bounds = torch.arange(2, dtype=torch.int32, device=device)
+            self._queries, self._keys = bounds * queries, bounds * count.int()
+        else:
+            last = count - queries + torch.arange(queries, device=device)
+            self._mask = torch.arange(capacity, device=device) <= last[:, None]
+
+    @staticmethod
+    def supports(config: PreTrainedConfig, device: torch.device, dtype: torch.dtype) -> bool:
+        """Whether a device has a kernel for the heads of a base: PyTorch's flash kernel for sequences of different
+        lengths, as it is allowed now. The mask of a CPU serves tests."""
+        if device.type != "cuda":
+            return True
+        size, heads, shared = head_dim(config), text_config(config).num_attention_heads, key_value_heads(config)
+        query, key = (torch.empty(1, count, 8, size, device=device, dtype=dtype) for count in (heads, shared))
+        params = torch.backends.cuda.SDPAParams(query, key, key, None, 0.0, False, heads != shared)
+        return size % 8 == 0 and torch.backends.cuda.can_use_flash_attention(params)
+
+    def attend(self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scale: float) -> torch.Tensor:
+        """(queries, heads, d) on (capacity, kv heads, d) -> (queries, heads, d)."""
+        if not query.is_cuda:
+            q, k, v = (x[None].transpose(1, 2) for x in (query, keys, values))
+            return attend(q, k, v, mask=self._mask, scale=scale).view(query.shape)
+        out: torch.Tensor = torch.ops.aten._flash_attention_forward(
+            query, keys, values, self._queries, self._keys, self._count, self._capacity, 0.0, True, False, scale=scale
+        )[0]
+        return out
 
 
 def attend_all(
