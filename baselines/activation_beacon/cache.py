@@ -94,7 +94,8 @@ class Fill:
 class LayerState(NamedTuple):
     """Keys (rotated) and values of one layer: (batch, kv heads, capacity, head_dim), and the staged beacon keys.
 
-    staged: keys of the window's beacons rotated to the place that they move to, (batch, kv heads, w/a, head_dim).
+    staged: keys of the window's beacons rotated to the place that they move to, (batch, kv heads, w/a or more,
+    head_dim).
     """
 
     keys: torch.Tensor
@@ -102,11 +103,37 @@ class LayerState(NamedTuple):
     staged: torch.Tensor
 
 
+class Buffers(NamedTuple):
+    """Memory of a cache. Layers share one tensor of each kind, so that a window is condensed in all of them at once.
+    Entries come before texts and heads, as projections leave them in memory.
+
+    keys, values: (layers, capacity, batch, kv heads, head_dim). staged: the same with w/a entries or more.
+    """
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    staged: torch.Tensor
+
+    @classmethod
+    def zeros(cls, like: torch.Tensor, layers: int, entries: int, staged: int) -> Buffers:
+        """like: keys (any, batch, kv heads, head_dim). Zeros, since a mask does not hide NaN."""
+        return cls(*(like.new_zeros(layers, count, *like.shape[1:]) for count in (entries, entries, staged)))
+
+    @property
+    def capacity(self) -> int:
+        """Entries that fit."""
+        return self.keys.shape[1]
+
+    def places(self, index: int, entries: slice, staged: slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Keys and values of a layer's entries, and its staged keys, (entries, batch * kv heads, head_dim)."""
+        keys, values = (x[index, entries].flatten(1, 2) for x in (self.keys, self.values))
+        return keys, values, self.staged[index, staged].flatten(1, 2)
+
+
 class BeaconCache:
     """What was read, in every layer contiguous: sinks, beacons, then the unfinished window.
 
-    Layers share one tensor of each kind, so that a window is condensed in all of them at once. Entries come before
-    texts and heads, as projections leave them in memory. `rewind` restores the state of the last `mark`, bit for bit.
+    `rewind` restores the state of the last `mark`, bit for bit.
     """
 
     SLACK = 256
@@ -116,16 +143,17 @@ class BeaconCache:
         self.layout = layout
         self.fill = Fill(layout)
         self.layers: list[LayerState] = []
+        self.buffers: Buffers | None = None
+        """None before anything was read."""
         self._count = layers
-        # (layers, capacity or w/a, batch, kv heads, head_dim)
-        self._keys = self._values = self._staged = torch.empty(layers, 0)
         self._mark = self.fill
         self._saved: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
 
     @property
     def state_bytes(self) -> int:
-        """Bytes of the entries in use: keys, values, and the staged keys of the unfinished window."""
-        entry = self._keys[:, 0].nbytes if self._keys.numel() else 0
+        """Bytes of the entries in use: keys, values, and the staged keys of the unfinished window. The buffers have
+        room for more."""
+        entry = self.buffers.keys[:, 0].nbytes if self.buffers else 0
         return entry * (2 * self.fill.used + self.fill.staged)
 
     def get_seq_length(self) -> int:
@@ -134,23 +162,24 @@ class BeaconCache:
 
     def reserve(self, like: torch.Tensor, entries: int) -> None:
         """Make room for `entries` in every layer; like: keys (any, batch, kv heads, head_dim)."""
-        if entries <= self._keys.shape[1]:
-            return
-        keys, values = (like.new_empty(self._count, entries + self.SLACK, *like.shape[1:]) for _ in range(2))
-        used = slice(self.fill.used)
-        if self._keys.numel():
-            keys[:, used], values[:, used] = self._keys[:, used], self._values[:, used]
-        else:
-            self._staged = like.new_empty(self._count, self.layout.beacons, *like.shape[1:])
-        self._keys, self._values = keys, values
-        by_head = (x.permute(0, 2, 3, 1, 4) for x in (keys, values, self._staged))
+        if self.buffers is None or entries > self.buffers.capacity:
+            self.move(Buffers.zeros(like, self._count, entries + self.SLACK, self.layout.beacons))
+
+    def move(self, buffers: Buffers) -> None:
+        """Hold what was read in other buffers, which have room for it."""
+        used, beacons = self.fill.used, self.layout.beacons
+        if self.buffers is not None:
+            for new, old, count in zip(buffers, self.buffers, (used, used, beacons), strict=True):
+                new[:, :count] = old[:, :count]
+        self.buffers = buffers
+        by_head = (x.permute(0, 2, 3, 1, 4) for x in buffers)
         self.layers = [LayerState(*tensors) for tensors in zip(*by_head, strict=True)]
 
-    def places(self, index: int, entries: slice, staged: slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Where a layer's keys and values of new entries and the staged keys of new beacons go, (entries, batch * kv
-        heads, head_dim)."""
-        keys, values = (x[index, entries].flatten(1, 2) for x in (self._keys, self._values))
-        return keys, values, self._staged[index, staged].flatten(1, 2)
+    def leave(self) -> None:
+        """Hold what was read in buffers of its own, so that those which it was in can be used for another text."""
+        if self.buffers is not None:
+            like, entries = self.buffers.keys[0], self.fill.used + self.SLACK
+            self.move(Buffers.zeros(like, self._count, entries, self.layout.beacons))
 
     def advance(self, tokens: int) -> None:
         """Count `tokens` that every layer has written; a window that is full is condensed at once."""
@@ -161,10 +190,12 @@ class BeaconCache:
     def _condense(self, before: Fill) -> None:
         if self._saved is None and self._mark.tokens:
             self._save()
+        assert self.buffers is not None
+        keys, values, staged = self.buffers
         places = slice(before.target, self.fill.memory)
-        window = self._values[:, before.memory : before.memory + self.layout.slots(self.layout.window)]
-        self._keys[:, places] = self._staged
-        self._values[:, places] = window[:, self.layout.ratio :: self.layout.ratio + 1].clone()  # from the same memory
+        window = values[:, before.memory : before.memory + self.layout.slots(self.layout.window)]
+        keys[:, places] = staged[:, : self.layout.beacons]
+        values[:, places] = window[:, self.layout.ratio :: self.layout.ratio + 1].clone()  # from the same memory
 
     def mark(self) -> None:
         """The state that `rewind` returns to."""
@@ -172,13 +203,15 @@ class BeaconCache:
 
     def _save(self) -> None:
         """Copy the marked window before its place is taken."""
-        window = slice(self._mark.memory, self._mark.used)
-        self._saved = self._keys[:, window].clone(), self._values[:, window].clone(), self._staged.clone()
+        assert self.buffers is not None
+        window, (keys, values, staged) = slice(self._mark.memory, self._mark.used), self.buffers
+        self._saved = keys[:, window].clone(), values[:, window].clone(), staged[:, : self.layout.beacons].clone()
 
     def rewind(self) -> None:
         """Back to the mark."""
         self.fill = self._mark
-        window = slice(self.fill.memory, self.fill.used)
         if self._saved is not None:
-            self._keys[:, window], self._values[:, window], self._staged[:] = self._saved
+            assert self.buffers is not None
+            window, (keys, values, staged) = slice(self.fill.memory, self.fill.used), self.buffers
+            keys[:, window], values[:, window], staged[:, : self.layout.beacons] = self._saved
         self._saved = None

@@ -19,9 +19,10 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import eager_attention_forward
 
-from baselines.activation_beacon.cache import BeaconCache, Fill, Layout
+from baselines.activation_beacon.cache import BeaconCache, Buffers, Layout
 from baselines.activation_beacon.rows import Order, Rows, by_slot, order, positions
 from sharedllm.nn.attention import attend_last
+from sharedllm.nn.base_config import key_value_heads
 from sharedllm.nn.branches import finish_and_norm, input_norms
 from sharedllm.nn.fused import compiled, rms_norm
 from sharedllm.nn.layers import Attention, Decoder, Embedding, Projection, output_head
@@ -118,6 +119,8 @@ class BeaconMixin:
         left = input_ids.shape[1]
         keep = left if keep is None else keep
         room, hidden = cache.fill.peak(left), []
+        if cache.buffers is None or cache.buffers.capacity < room:
+            cache.reserve(self.key_like(input_ids), room)
         orders: dict[tuple[int, int], Order | None] = {}  # full windows share one
         for fill, count in cache.fill.pieces(left):
             piece = input_ids[:, -left:][:, :count]
@@ -126,58 +129,53 @@ class BeaconMixin:
             part = fill.tokens, fill.tokens + count
             if part not in orders:
                 orders[part] = order(cache.layout, *part, piece.device)
-            hidden.append(self._read_piece(piece, cache, orders[part], room, wanted))
+            hidden.append(self._read_piece(piece, cache, orders[part], wanted))
             cache.advance(count)
         return torch.cat(hidden, dim=1)
 
-    def _read_piece(
-        self, ids: torch.Tensor, cache: BeaconCache, order: Order | None, room: int, wanted: int
-    ) -> torch.Tensor:
+    def key_like(self, ids: torch.Tensor) -> torch.Tensor:
+        """No keys, (0, batch, kv heads, head_dim), of texts ids (batch, n): a pattern for buffers."""
+        heads, size = key_value_heads(self.config), self.decoder.layers[0].self_attn.head_dim
+        return torch.empty(0, len(ids), heads, size, dtype=self.decoder.embed_tokens.weight.dtype, device=ids.device)
+
+    def _read_piece(self, ids: torch.Tensor, cache: BeaconCache, order: Order | None, wanted: int) -> torch.Tensor:
         """Tokens of one window through all layers: final hidden states (batch, wanted, hidden)."""
-        decoder, tokens = self.decoder, ids.shape[1]
+        fill, tokens = cache.fill, ids.shape[1]
+        after = fill.tokens + tokens
+        made = slice(fill.used, fill.memory + fill.layout.slots(after))
+        staged = slice(fill.staged, after // fill.layout.ratio)
+        assert cache.buffers is not None
+        places = CachePlaces(cache.buffers, made, staged, len(ids))
+        normed = self.read_rows(ids, order, positions(fill, tokens, ids.device), places, bool(wanted))
+        return normed[:, tokens - wanted : tokens]
+
+    def read_rows(
+        self, ids: torch.Tensor, order: Order | None, positions: torch.Tensor, places: Places, whole: bool
+    ) -> torch.Tensor:
+        """Tokens ids (batch, n) of one window and the beacons among them through all layers: final hidden states
+        (batch, rows, hidden), tokens first.
+
+        positions: see `rows.positions`. whole: whether these states are wanted; otherwise the last layer ends with its
+        keys and values, and what is returned means nothing.
+        """
+        decoder = self.decoder
         x = decoder.embed_tokens(ids)
-        rows = self._rows(x, cache.fill, order)
+        cos, sin = (r[0, :, None] for r in decoder.rotary_emb(x, positions[None]))
+        rows = Rows(ids.shape[1], order, cos, sin, places.at, places.staged_at)
         if order is not None:
-            beacons = decoder.beacon_embed_tokens.weight.expand(len(x), len(order.slot) - tokens, -1)
+            beacons = decoder.beacon_embed_tokens.weight.expand(len(x), len(order.slot) - rows.tokens, -1)
             x = torch.cat([x, beacons], dim=1)
         norms = input_norms(decoder)
         normed = rms_norm(norms[0], x)
         for index, (layer, follower) in enumerate(zip(decoder.layers, norms[1:], strict=True)):
-            queries = bool(wanted) or follower is not decoder.norm
-            query = self._project(cache, index, normed, rows, room, queries)
+            attention = layer.self_attn
+            query = project(attention, normed, rows, places.of(index), whole or follower is not decoder.norm)
             if query is None:
                 break
-            state, attention = cache.layers[index], layer.self_attn
-            seen = slice(rows.entries.stop)
-            out = causal_attention(attention, query, state.keys[:, :, seen], state.values[:, :, seen])
+            out = places.attend(index, attention, query)
             out = out if order is None else out[:, order.slot]
             x, normed = finish_and_norm(layer, x, attention.o_proj(out.flatten(2)), follower)
-        return normed[:, tokens - wanted : tokens]
-
-    def _rows(self, x: torch.Tensor, fill: Fill, order: Order | None) -> Rows:
-        """Of a piece with embeddings x (batch, tokens, hidden), all in one window."""
-        after = fill.tokens + x.shape[1]
-        cos, sin = (r[0, :, None] for r in self.decoder.rotary_emb(x, positions(fill, x.shape[1], x.device)[None]))
-        entries = slice(fill.used, fill.memory + fill.layout.slots(after))
-        return Rows(x.shape[1], entries, slice(fill.staged, after // fill.layout.ratio), order, cos, sin)
-
-    def _project(
-        self, cache: BeaconCache, index: int, x: torch.Tensor, rows: Rows, room: int, queries: bool
-    ) -> torch.Tensor | None:
-        """Rotated queries (batch, heads, rows, head_dim) by slot, None unless `queries`. Keys and values go to the
-        cache."""
-        attention = self.decoder.layers[index].self_attn
-        query, key, value = by_row(attention, "", x[:, : rows.tokens], queries)
-        cache.reserve(torch.unflatten(key, 1, (len(x), -1)), room)
-        places = cache.places(index, rows.entries, rows.staged)
-        beacon_query = beacon_key = beacon_value = row = None
-        if rows.order is not None:
-            row = rows.order.row
-            beacon_query, beacon_key, beacon_value = by_row(attention, "beacon_", x[:, rows.tokens :], queries)
-        query = compiled(by_slot, x)(
-            query, key, value, beacon_query, beacon_key, beacon_value, row, rows.cos, rows.sin, *places
-        )
-        return None if query is None else torch.unflatten(query, 1, (len(x), -1)).permute(1, 2, 0, 3)
+        return normed
 
     def forward(
         self,
@@ -218,6 +216,69 @@ class BeaconQwen2(BeaconMixin, Qwen2ForCausalLM):  # type: ignore[no-untyped-cal
 
 BeaconModel = BeaconLlama | BeaconMistral | BeaconQwen2
 CLASSES: dict[str, type[BeaconModel]] = {"llama": BeaconLlama, "mistral": BeaconMistral, "qwen2": BeaconQwen2}
+
+
+class Places(Protocol):
+    """Where a forward pass puts keys and values, and what its queries attend to. at, staged_at: see `by_slot`."""
+
+    @property
+    def at(self) -> torch.Tensor | None: ...
+    @property
+    def staged_at(self) -> torch.Tensor | None: ...
+
+    def of(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """`keys`, `values` and `staged` of a layer, as `by_slot` takes them."""
+
+    def attend(self, index: int, attention: Attention, query: torch.Tensor) -> torch.Tensor:
+        """Of rotated queries (rows, batch * heads, head_dim) by slot: (batch, rows, heads, head_dim)."""
+
+
+class CachePlaces:
+    """The next entries of a cache, in slices of its buffers. entries, staged: of the rows, and of the beacons among
+    them."""
+
+    at = staged_at = None
+
+    def __init__(self, buffers: Buffers, entries: slice, staged: slice, batch: int) -> None:
+        self._buffers, self._entries, self._staged, self._batch = buffers, entries, staged, batch
+
+    def of(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        return self._buffers.places(index, self._entries, self._staged)
+
+    def attend(self, index: int, attention: Attention, query: torch.Tensor) -> torch.Tensor:
+        query = torch.unflatten(query, 1, (self._batch, -1)).permute(1, 2, 0, 3)
+        keys, values = (x[index, : self._entries.stop].permute(1, 2, 0, 3) for x in self._buffers[:2])
+        return causal_attention(attention, query, keys, values)
+
+
+def project(
+    attention: Attention,
+    x: torch.Tensor,
+    rows: Rows,
+    places: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    queries: bool,
+) -> torch.Tensor | None:
+    """Rotated queries (rows, batch * heads, head_dim) by slot of x (batch, rows, hidden), None unless `queries`. Keys
+    and values go to the places."""
+    query, key, value = by_row(attention, "", x[:, : rows.tokens], queries)
+    beacon_query = beacon_key = beacon_value = row = None
+    if rows.order is not None:
+        row = rows.order.row
+        beacon_query, beacon_key, beacon_value = by_row(attention, "beacon_", x[:, rows.tokens :], queries)
+    return compiled(by_slot, x)(
+        query,
+        key,
+        value,
+        beacon_query,
+        beacon_key,
+        beacon_value,
+        row,
+        rows.cos,
+        rows.sin,
+        *places,
+        rows.at,
+        rows.staged_at,
+    )
 
 
 def by_row(

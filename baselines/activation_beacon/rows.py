@@ -24,16 +24,16 @@ class Rows:
     """Tokens and beacons of one forward pass: both kinds use their projections on a slice. They attend in the order of
     their slots (cache entries, which are positions too), where beacons stand between tokens.
 
-    tokens: rows that are tokens. entries: slots of all rows; staged: where in the staged keys the beacons go. order:
-    None without beacons. cos, sin: of the slots, then of the places that the beacons move to, (rows, 1, head_dim).
+    tokens: rows that are tokens. order: None without beacons. cos, sin: of the slots, then of the places that the
+    beacons move to, (rows, 1, head_dim). at, staged_at: see `by_slot`.
     """
 
     tokens: int
-    entries: slice
-    staged: slice
     order: Order | None
     cos: torch.Tensor
     sin: torch.Tensor
+    at: torch.Tensor | None = None
+    staged_at: torch.Tensor | None = None
 
 
 def order(layout: Layout, first: int, last: int, device: torch.device) -> Order | None:
@@ -70,20 +70,29 @@ def by_slot(
     keys: torch.Tensor,
     values: torch.Tensor,
     staged: torch.Tensor,
+    at: torch.Tensor | None = None,
+    staged_at: torch.Tensor | None = None,
 ) -> torch.Tensor | None:
     """Rotated queries in the order of their slots. Rotated keys and values go to `keys` and `values` in that order, and
     the beacons' keys, rotated to the places that they move to, to `staged`.
 
     All (rows, heads, head_dim), first of tokens, then of beacons, which may be missing. row: see `Order`; cos, sin: see
-    `Rows`. Compiled, this is at most one kernel for each tensor that is made.
+    `Rows`. at, staged_at: (rows, 1) and (beacons, 1), where in `keys` and `values`, and in `staged`, they go; None:
+    they fill them. Compiled, this is at most one kernel for each tensor that is made.
     """
-    count = keys.shape[0]
+    count = keys.shape[0] if at is None else at.shape[0]
 
     def ordered(own: torch.Tensor, beacon: torch.Tensor | None) -> torch.Tensor:
         return own if beacon is None or row is None else torch.cat([own, beacon])[row[:, 0]]
 
-    keys.copy_(rotated(ordered(key, beacon_key), cos[:count], sin[:count]))
-    values.copy_(ordered(value, beacon_value))
+    def put(place: torch.Tensor, rows: torch.Tensor, at: torch.Tensor | None) -> None:
+        if at is None:
+            place.copy_(rows)
+        else:
+            place.index_copy_(0, at[:, 0], rows)
+
+    put(keys, rotated(ordered(key, beacon_key), cos[:count], sin[:count]), at)
+    put(values, ordered(value, beacon_value), at)
     if beacon_key is not None:
-        staged.copy_(rotated(beacon_key, cos[count:], sin[count:]))
+        put(staged, rotated(beacon_key, cos[count:], sin[count:]), staged_at)
     return None if query is None else rotated(ordered(query, beacon_query), cos[:count], sin[:count])
