@@ -12,20 +12,23 @@ from pydantic import BaseModel, Field
 
 from baselines.activation_beacon.cache import BeaconCache, Fill
 from baselines.activation_beacon.modeling import CLASSES, BeaconModel, adapt_ratio, check_config, covered
+from baselines.activation_beacon.reader import BeaconReader
 from baselines.activation_beacon.step import BeaconStep
 from baselines.activation_beacon.training import Beacon, BeaconOptions
 from evals.errors import UnfitError
 from evals.methods import flops
-from evals.methods.base import MOST, Cost, LongContextModel, MethodSettings, Runtime, common_fields
+from evals.methods.base import MOST, Cost, ReplayedSettings, Runtime, common_fields
+from evals.methods.decoding.replays import ReplayingModel
 from evals.methods.decoding.session import GraphSession
 from evals.methods.decoding.static_decoder import decode_mode, supports_static_decoding
+from evals.methods.kernels import FLASH_ATTN_4
 from evals.methods.presets import Preset
 from evals.methods.weights import causal_config, load_base, load_class, resolve, shape_config
 from sharedllm.nn.base_config import head_dim, key_value_heads
 from sharedllm.trained_adapter import TrainedRecord
 
 
-class BeaconSettings(MethodSettings):
+class BeaconSettings(ReplayedSettings):
     """ratio: tokens per beacon; None chooses the smallest that covers prefix + context + `reserve` tokens.
 
     The authors' rule counts the whole prompt; here the query is not known while the context is read (one read
@@ -39,12 +42,12 @@ class BeaconSettings(MethodSettings):
 class BeaconSession(GraphSession[BeaconModel]):
     """A context whose full windows are condensed. Answers may fill further windows: `rewind` undoes that."""
 
-    def __init__(self, model: BeaconModel, cache: BeaconCache, ids: Sequence[int]) -> None:
+    def __init__(self, model: BeaconModel, reader: BeaconReader, cache: BeaconCache, ids: Sequence[int]) -> None:
         super().__init__(model)
-        self._cache = cache
+        self._reader, self._cache = reader, cache
         self._static = supports_static_decoding(model)
         if ids:
-            self.context_hidden = model.read(self._tensor(ids), cache, keep=1)[0]
+            self.context_hidden = reader(self._tensor(ids), cache, keep=1)[0]
         cache.mark()
 
     @property
@@ -52,7 +55,7 @@ class BeaconSession(GraphSession[BeaconModel]):
         return self._cache.state_bytes
 
     def _forward(self, ids: torch.Tensor) -> torch.Tensor:
-        return self._model.read(ids, self._cache)[0]
+        return self._reader(ids, self._cache)[0]
 
     def _rewind(self) -> None:
         self._cache.rewind()
@@ -65,7 +68,7 @@ class BeaconSession(GraphSession[BeaconModel]):
 
 
 @dataclass(kw_only=True)
-class ActivationBeacon(LongContextModel):
+class ActivationBeacon(ReplayingModel):
     """A released Activation Beacon checkpoint (Llama, Mistral or Qwen2 base), what `sharedllm-train` made of a base, or
     random weights."""
 
@@ -73,6 +76,7 @@ class ActivationBeacon(LongContextModel):
 
     model: BeaconModel
     settings: BeaconSettings
+    reader: BeaconReader
 
     @classmethod
     def inspect_adapter(cls, preset: Preset, folder: Path) -> TrainedRecord:
@@ -92,6 +96,8 @@ class ActivationBeacon(LongContextModel):
             model, tokenizer = load_class(_model_class(preset, runtime), preset.weights, runtime, preset.shape)
         config = model.config
         check_ratio(preset.name, settings.ratio, config.beacon_window, config.beacon_ratio)
+        flash_only = set(runtime.kernel_order) <= {"flash", FLASH_ATTN_4}
+        reader = BeaconReader(model, graphs=flash_only and not settings.eager_reads)
         fields = common_fields(
             preset,
             runtime,
@@ -102,12 +108,13 @@ class ActivationBeacon(LongContextModel):
                 "ratio": settings.ratio or f"smallest of {config.beacon_ratio} for length + {settings.reserve}",
                 "sinks": getattr(config, "beacon_sink_size", 0),
                 "positions": config.max_position_embeddings,
+                "read": reader.mode,
             },
             trained=not runtime.random_weights,
             decode=decode_mode(model),
             longest=covered(config, settings.ratio or max(config.beacon_ratio)),
         )
-        return cls(**fields, model=model, settings=settings)
+        return cls(**fields, model=model, settings=settings, reader=reader)
 
     def ratio(self, context_tokens: int) -> int:
         """The ratio at which a context (with its prefix) of that length is read."""
@@ -116,7 +123,7 @@ class ActivationBeacon(LongContextModel):
     @torch.inference_mode()
     def prefill(self, context_ids: Sequence[int], prefix_ids: Sequence[int] = ()) -> BeaconSession:
         ids = [*prefix_ids, *context_ids]
-        return BeaconSession(self.model, self.model.new_cache(self.ratio(len(ids))), ids)
+        return BeaconSession(self.model, self.reader, self.model.new_cache(self.ratio(len(ids))), ids)
 
     def cost(self, context_tokens: int, query_tokens: int) -> Cost:
         """See `LongContextModel.cost`. A decode step is the mean one: every `ratio`-th brings a beacon along."""

@@ -15,8 +15,10 @@ from evals.methods.base import LongContextModel, Query
 from evals.methods.decoding import session as decoding
 from evals.methods.decoding.replays import ReplayingModel, Replays
 
+HALF = ["beacon", "beacon-sink"]
+"""Replayed on a GPU in half precision alone: there is no kernel for float32."""
 REPLAYED = ["cepe", "cepe-kv", "streaming-chunked", "streaming-token"]
-REPLAYED += ["longllama", "longllama-shared-heads", "longllama-overflow"]
+REPLAYED += ["longllama", "longllama-shared-heads", "longllama-overflow", *HALF]
 CONTEXTS = [CONTEXT, [(11 * i + 5) % 250 for i in range(75)], [(3 * i * i + i) % 250 for i in range(130)], CONTEXT[:9]]
 CONTEXTS += [context[:-1] for context in CONTEXTS]
 EMPTY = Query()
