@@ -63,7 +63,7 @@ def test_gpu_graphs_in_half_precision_are_launched_reads(name: str) -> None:
             first = first or found
             for got, other, wanted in zip(found, first, exact, strict=True):
                 assert (got - wanted).abs().max() < allowed
-                torch.testing.assert_close(got, other, atol=1e-3, rtol=0)
+                torch.testing.assert_close(got, other, atol=1e-2, rtol=0)
     assert graphs(model)
     answers = [[m.prefill(context, BOS).generate(QUERY, 20) for m in (model, plain)] for context in CONTEXTS]
     assert sum(got == wanted for got, wanted in answers) > len(CONTEXTS) // 2  # near ties may fall either way
