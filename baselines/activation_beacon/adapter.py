@@ -73,6 +73,7 @@ class ActivationBeacon(ReplayingModel):
     random weights."""
 
     settings_model: ClassVar[type[BaseModel]] = BeaconSettings
+    own_class: ClassVar[bool] = True
 
     model: BeaconModel
     settings: BeaconSettings

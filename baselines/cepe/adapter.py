@@ -137,6 +137,7 @@ class CEPE(ReplayingModel):
     """A CEPE or CEPED checkpoint, which differ in their weights only, or what `sharedllm-train` made of a base."""
 
     settings_model: ClassVar[type[BaseModel] | None] = CEPESettings
+    own_class: ClassVar[bool] = True
 
     model: CEPEForCausalLM
     settings: CEPESettings

@@ -102,6 +102,7 @@ class LongLLaMA(ReplayingModel):
     """A LongLLaMA checkpoint (3B, 3B v1.1, Code 7B), what `sharedllm-train` made of a base, or random weights."""
 
     settings_model: ClassVar[type[BaseModel] | None] = LongLLaMASettings
+    own_class: ClassVar[bool] = True
 
     model: LongLlamaForCausalLM
     reader: Reader

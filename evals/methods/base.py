@@ -255,6 +255,10 @@ class LongContextModel(ABC):
     spreads: ClassVar[bool] = False
     """Whether the weights may be spread over several GPUs (`Preset.gpus`)."""
 
+    own_class: ClassVar[bool] = False
+    """Whether weights without an adapter of `sharedllm-train` are read by a model class of the method's own: it merges
+    no PEFT adapter, and transformers need not know their family."""
+
     name: str
     tokenizer: PreTrainedTokenizerBase
     device: torch.device

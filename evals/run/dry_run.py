@@ -46,9 +46,9 @@ def planned(cells: Sequence[Cell], spec: RunSpec, earlier: Sequence[Path] = ()) 
     memory = {name: expected_memory(choice) for name, choice in choices.items()}
     time = estimate(cells, spec, planned_gpu(spec), spec.dtype, earlier)
     time.assumes.extend(
-        f"The adapter of {name} will be at {source} before the run: it is not there now."
+        f"The {part} of {name} will be at {source} before the run: nothing is there now."
         for name, choice in choices.items()
-        if (source := choice.missing_adapter) is not None
+        for part, source in choice.missing.items()
     )
     rows = []
     for cell, seconds, work in zip(cells, time.seconds, time.works, strict=True):

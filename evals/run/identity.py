@@ -100,16 +100,19 @@ class ModelChoice:
         elif not self.runtime.random_weights:
             if self.runtime.checkpoint is None or self.preset.adapter:
                 weights.resolve(self.preset.weights, replace(self.runtime, checkpoint=None))
-            self._check_named()
+            self._check_base()
+            self._check_adapter()
 
     def check_here(self) -> None:
-        """Check what `--checkpoint` names, and an adapter that is here: nothing is loaded, fetched or converted.
+        """Check weights and an adapter that are here: nothing is loaded, fetched or converted.
 
         Raises UserError for what a load would refuse, as far as no weight is needed to tell.
         """
         self._check_random()
-        if not (self.runtime.random_weights or self.method.remote or self._absent):
-            self._check_named()
+        if not (self.runtime.random_weights or self.method.remote):
+            self._check_base()
+            if not self._absent:
+                self._check_adapter()
 
     def _check_random(self) -> None:
         """Raises UserError where random weights are asked for and there cannot be any."""
@@ -119,10 +122,14 @@ class ModelChoice:
             raise UserError(f"--random-weights: the preset {self.name} has no `shape`; choose another model.")
 
     @property
-    def missing_adapter(self) -> str | None:
-        """Where a run would look for an adapter that is not there and that nothing fetches; None where it has it."""
-        adapter = self._absent
-        return None if adapter is None or adapter.kind == "hub" or self.runtime.random_weights else adapter.source
+    def missing(self) -> dict[str, str]:
+        """Where a run would look for weights and an adapter that are not there and that nothing fetches."""
+        preset, runtime = self.preset, self.runtime
+        if runtime.random_weights or self.method.remote:
+            return {}
+        base = None if (runtime.checkpoint and not preset.adapter) or is_here(preset.weights) else preset.weights
+        absent = {"weights": base, "adapter": self._absent}
+        return {part: found.source for part, found in absent.items() if found is not None and found.kind != "hub"}
 
     @property
     def _absent(self) -> Weights | None:
@@ -130,12 +137,17 @@ class ModelChoice:
         adapter = self.preset.adapter
         return None if adapter is None or self.runtime.checkpoint or is_here(adapter) else adapter
 
-    def _check_named(self) -> None:
-        """The adapter, or the checkpoint of a method that has none."""
+    def _check_base(self) -> None:
+        """The weights that an adapter is laid over, or that are all there is."""
         preset, runtime = self.preset, self.runtime
         if preset.adapter is None:
-            if runtime.checkpoint:
-                weights.check_named(preset.weights, runtime)
+            weights.check_here(preset.weights, runtime, own_class=self.method.own_class)
+        else:
+            weights.check_here(preset.weights, replace(runtime, checkpoint=None))
+
+    def _check_adapter(self) -> None:
+        preset, runtime = self.preset, self.runtime
+        if preset.adapter is None:
             return
         folder = preset.adapter_folder(runtime.checkpoint)
         record = self.method.inspect_adapter(preset, folder)

@@ -10,7 +10,7 @@ from evals.methods.weights.hub import missing
 from evals.methods.weights.identity import identity, tokenizer_identity
 from evals.methods.weights.load import check_attention, load_base, load_class
 from evals.methods.weights.random import random_model, random_tokenizer
-from evals.methods.weights.sources import check_named, resolve, resolve_tokenizer, stored
+from evals.methods.weights.sources import check_here, resolve, resolve_tokenizer, stored
 from evals.methods.weights.spread import check_count
 
 __all__ = [
@@ -18,7 +18,7 @@ __all__ = [
     "causal_config",
     "check_attention",
     "check_count",
-    "check_named",
+    "check_here",
     "identity",
     "load_base",
     "load_class",

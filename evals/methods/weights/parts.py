@@ -20,7 +20,7 @@ def joined(package: Path) -> Path | None:
     None where there are no parts. Raises UserError where the whole is not what SHA256SUMS in the package says, which
     also means a part that is missing, and where the cache cannot be written.
     """
-    parts = sorted(package.parent.glob(f"{package.name}_part*/**/*.gguf.part*"), key=lambda path: path.name)
+    parts = parts_of(package)
     if not parts:
         return None
     name = parts[0].stem
@@ -46,6 +46,11 @@ def joined(package: Path) -> Path | None:
             "name a folder with 2 GB free in XDG_CACHE_HOME."
         ) from error
     return target
+
+
+def parts_of(package: Path) -> list[Path]:
+    """The parts of a package's file, in order."""
+    return sorted(package.parent.glob(f"{package.name}_part*/**/*.gguf.part*"), key=lambda path: path.name)
 
 
 def _expected(package: Path, name: str) -> str:

@@ -25,6 +25,8 @@ def base_of(folder: Path, weights: Weights) -> Weights:
     name = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
         raise UserError(f"{folder / ADAPTER_CONFIG} names no base model: name a preset of the base and --checkpoint.")
+    if Path(name).resolve() == folder.resolve():
+        raise UserError(f"{folder / ADAPTER_CONFIG} names its own folder as the base model: write the base there.")
     try:
         return Weights(source=name if Path(name).is_dir() else f"hub:{name}")
     except (ValueError, OSError) as error:

@@ -9,6 +9,7 @@ from evals.errors import UserError
 from evals.methods.base import Runtime
 from evals.methods.packages import package_folder
 from evals.methods.presets import Weights
+from evals.methods.presets.presence import is_here
 from evals.methods.tokenizers import check_has_tokenizer
 from evals.methods.weights import hub, peft_adapter
 from evals.methods.weights.checkpoint import (
@@ -19,8 +20,9 @@ from evals.methods.weights.checkpoint import (
     read_config,
     weight_files,
 )
+from evals.methods.weights.configs import causal_config
 from evals.methods.weights.gguf import conversion, converted
-from evals.methods.weights.parts import joined
+from evals.methods.weights.parts import joined, parts_of
 
 
 def resolve(weights: Weights, runtime: Runtime, *, need_weights: bool = True) -> Path:
@@ -47,16 +49,34 @@ def resolve_tokenizer(weights: Weights, runtime: Runtime) -> Path:
     return folder
 
 
-def check_named(weights: Weights, runtime: Runtime) -> None:
-    """Check the folder that `runtime.checkpoint` names, as far as no weight is read and no GGUF file is converted.
+def check_here(weights: Weights, runtime: Runtime, *, own_class: bool = False) -> None:
+    """Check what `runtime.checkpoint` names, else the weights as far as they are on this machine. No weight is read,
+    nothing is fetched, converted or joined; what the hub has, and folders still to be made, may be missing.
 
-    Raises UserError where a load would.
+    own_class: see `LongContextModel`. Raises UserError where a load would.
     """
+    if not runtime.checkpoint and (weights.kind == "hub" or not is_here(weights) or _in_gguf(weights)):
+        return
     found = locate(weights, runtime)
-    if is_adapter(found):
-        peft_adapter.check(found)
-    elif not found.is_file():
+    if found.is_file():
+        return
+    if not is_adapter(found):
         check_weight_files(_present(found, weights, runtime))
+        if not own_class:
+            causal_config(found)
+    elif own_class:
+        raise UserError(f"{found} holds a PEFT adapter, and this method takes whole checkpoints: merge it.")
+    else:
+        peft_adapter.check(found)
+        check_here(peft_adapter.base_of(found, weights), replace(runtime, checkpoint=None))
+
+
+def _in_gguf(weights: Weights) -> bool:
+    """Whether a package brings a GGUF file, whole or in parts, of which a run makes a folder."""
+    root = weights.folder() if weights.kind == "package" else None
+    if root is None or (root / CONFIG).is_file():
+        return False
+    return _only_gguf(root, recursive=True) is not None or bool(parts_of(root))
 
 
 def stored(weights: Weights, runtime: Runtime) -> list[Path]:

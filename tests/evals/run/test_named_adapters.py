@@ -110,7 +110,7 @@ def test_an_adapter_of_another_base_is_found_by_the_values_in_its_files(
     del tensors["model.layers.1.mlp.up_proj.weight"]
     save_file(tensors, file, {"format": "pt"})
     assert planned(presets[other], adapter) == ""
-    file.rename(file.with_suffix(".bin"))
+    file.rename(file.with_name("pytorch_model.bin"))
     assert planned(presets[other], adapter) == ""
 
 
@@ -171,7 +171,7 @@ def test_an_adapter_that_is_not_there_yet_can_be_planned(
 ) -> None:
     preset = tiny_presets("window", "later", adapter={"source": "nowhere"})
     words = ["--task", "needle", "--model", preset, "--length", 128]
-    wanted = "The adapter of later will be at nowhere before the run: it is not there now."
+    wanted = "The adapter of later will be at nowhere before the run: nothing is there now."
     plan = command(*words, "--dry-run")
     assert plan.code == 0
     assert wanted in plan.out
