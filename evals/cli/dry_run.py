@@ -12,6 +12,7 @@ from evals.records.read import RUN_FILE
 from evals.records.shards import shards_below
 from evals.run.dry_run import planned
 from evals.run.grid import check_here, plan
+from evals.run.room import check_room
 from evals.run.shards import Split
 from evals.run.spec import RunSpec
 
@@ -23,6 +24,7 @@ def dry_run(spec: RunSpec, way: Way, out: PipeConsole) -> int:
     """
     cells = plan(spec)
     check_here(cells)
+    check_room(cells)
     if way.shard is not None:
         cells = [cells[at] for at in Split.of(cells, spec, way.shard.count).places[way.shard.index - 1]]
     found = planned(cells, spec, earlier_runs(way.earlier, way.output))

@@ -30,6 +30,7 @@ from evals.run.growth import run_key, take_up
 from evals.run.identity import SCHEMA
 from evals.run.plan_record import record_plan
 from evals.run.progress import Progress
+from evals.run.room import check_room
 from evals.run.shards import part
 from evals.run.signals import Terminated, terminable
 from evals.run.spec import RunSpec
@@ -64,6 +65,7 @@ def execute(spec: RunSpec, way: Way, out: PipeConsole, err: PipeConsole) -> int:
 def _execute(spec: RunSpec, way: Way, out: PipeConsole, err: PipeConsole, begin: float) -> int:
     cells = plan(spec)
     check(cells)
+    check_room(cells)
     judging.check(cells)
     check_gpus(cells, *_most_gpus(spec, way.cluster))
     check_unique(cells)

@@ -114,15 +114,14 @@ class MaxLength(_CostTask):
         """Doubled and halved until the step: each about as long as the result, which is not known before."""
         return 2
 
-    def instance(self, tokenizer: PreTrainedTokenizerBase, length: int, seed: int) -> Instance:
+    def check_length(self, length: int | None) -> None:
         """Raises UserError where the search would end before its first step."""
         step = self.settings.step
-        if length < step:
+        if length is not None and length < step:
             raise UserError(
                 f"A length of {length} tokens is shorter than the search's step of {step}: choose a longer --length or "
                 f"--set step={length}."
             )
-        return super().instance(tokenizer, length, seed)
 
     def measure(self, model: LongContextModel, instance: Instance, rates: Rates) -> Measured:
         from evals.measure.longest import attempt, longest

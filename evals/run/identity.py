@@ -13,6 +13,7 @@ from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from evals.errors import UnfitError, UserError
 from evals.hashing import digest_of_tree
@@ -22,9 +23,12 @@ from evals.methods.presets import Preset, Weights
 from evals.methods.presets.presence import is_here
 from evals.records.json import Json
 from evals.records.read import RUN_FILE
-from evals.tasks.base import BaseTask
+from evals.tasks.base import BaseTask, Task
 from evals.tasks.common.hub import NotHereError
 from sharedllm.validation import validate
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 SCHEMA = 2
 """Changes when the meaning of a cell's identity changes.
@@ -171,6 +175,21 @@ class TaskChoice:
     def check_length_here(self, length: int | None) -> None:
         """`task.check_length` without a download. Raises UserError."""
         self._here(lambda task: task.check_length(length))
+
+    def check_room_here(self, tokenizer: PreTrainedTokenizerBase, length: int, seed: int) -> None:
+        """Make samples, without a download, until one can be asked. Raises UserError where none can."""
+
+        def make(task: BaseTask) -> None:
+            assert isinstance(task, Task)
+            refused = None
+            for instance in task.instances(tokenizer, length, None, seed):
+                if instance.refused is None:
+                    return
+                refused = refused or instance.refused
+            if refused is not None:
+                raise UserError(refused)
+
+        self._here(make)
 
     def _here(self, check: Callable[[BaseTask], None]) -> None:
         """A check, with the hub as it is for an offline run. What such a run would miss is no fault of another one."""

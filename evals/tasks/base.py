@@ -103,7 +103,7 @@ class BaseTask(ABC):
 
     def check_length(self, length: int | None) -> None:  # noqa: B027 - most tasks read the same files at every length
         """Called like `check`, for each length. Raises UserError where no cell of the length can be asked: data are
-        missing, or it needs a length.
+        missing, it needs a length, or the answer alone takes all of it.
         """
 
     def files(self) -> Sequence[Path]:
@@ -160,6 +160,12 @@ class Task(BaseTask):
 
         length: prompt + answer budget in tokens. limit: the largest number of instances.
         """
+
+    def made_to(self, length: int) -> bool:
+        """Whether prompts are made to a length, so that making one of a short length is cheap: a run and its plan then
+        try whether it holds a sample. False where rows have lengths of their own.
+        """
+        return False
 
     @property
     def chance(self) -> float:

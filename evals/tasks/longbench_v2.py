@@ -74,6 +74,9 @@ class LongBenchV2(Task):
     def check(self) -> None:
         self._locate()
 
+    def check_length(self, length: int | None) -> None:
+        self._budget(length)
+
     def files(self) -> Sequence[Path]:
         found = self._brought()
         return [found.path] if found else []
@@ -148,6 +151,8 @@ class LongBenchV2(Task):
     def _budget(self, length: int | None) -> int:
         if self.settings.max_prompt_tokens is not None:
             return explicit_budget(length, self.settings.max_prompt_tokens, MAX_NEW_TOKENS)
+        if length is not None and length <= MAX_NEW_TOKENS:
+            raise UserError(f"LongBench v2 may answer with {MAX_NEW_TOKENS} tokens: choose a --length above that.")
         return OFFICIAL_BUDGET if length is None else length - MAX_NEW_TOKENS
 
     def evaluate(self, instance: Instance, output: Output) -> dict[str, float]:

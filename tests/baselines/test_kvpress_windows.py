@@ -223,6 +223,6 @@ def test_a_plan_says_what_does_not_fit(tiny_presets: Callable[..., Path], comman
         ((windowed,), "this base is of type 'mistral' with sliding windows: change what differs."),
         (("kvpress-270m", "--set", "press=pyramidkv"), "sliding window in 15 of 18 layers: it spreads what it keeps"),
     ):
-        result = command("--task", "needle", "--length", 128, "--dry-run", "--model", *model)
+        result = command("--task", "needle", "--length", 1024, "--dry-run", "--model", *model)
         assert result.code == 2
         assert sentence in result.err

@@ -9,7 +9,7 @@ from evals.methods.weights.configs import causal_config, shape_config
 from evals.methods.weights.hub import missing
 from evals.methods.weights.identity import identity, tokenizer_identity
 from evals.methods.weights.load import check_attention, load_base, load_class
-from evals.methods.weights.random import random_model, random_tokenizer
+from evals.methods.weights.random import random_model, random_tokenizer, tokenizer_folder
 from evals.methods.weights.sources import check_here, resolve, resolve_tokenizer, stored
 from evals.methods.weights.spread import check_count
 
@@ -30,5 +30,6 @@ __all__ = [
     "resolve_tokenizer",
     "shape_config",
     "stored",
+    "tokenizer_folder",
     "tokenizer_identity",
 ]

@@ -47,6 +47,9 @@ class AaLcr(JudgedTask):
     def check(self) -> None:
         rows.locate(self.data)
 
+    def check_length(self, length: int | None) -> None:
+        self._budget(length)
+
     def files(self) -> Sequence[Path]:
         found = rows.brought(self.data)
         return [path for path in (found.table, found.texts) if path] if found else []

@@ -114,6 +114,9 @@ class Babilong(Task):
             return rows.files(self.task, self.data)
         return data.folder_files(self.data.data_dir) if self.data.data_dir else []
 
+    def made_to(self, length: int) -> bool:
+        return self.settings.source == "generated"
+
     def sample_count(self) -> int:
         return SAMPLES
 

@@ -124,6 +124,9 @@ class GraphWalks(Task):
     def files(self) -> Sequence[Path]:
         return rows.files(self.data) if self.settings.source == "official" else []
 
+    def made_to(self, length: int) -> bool:
+        return self.settings.source == "generated"
+
     def sample_count(self) -> int | None:
         return SAMPLES if self.settings.source == "generated" else None
 

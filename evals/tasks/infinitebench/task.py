@@ -71,10 +71,14 @@ class InfiniteBench(Task):
 
     def check_length(self, length: int | None) -> None:
         if not self._generates(length):
+            self._budget(length)
             rows.locate(self.task, length, self.data)
 
     def files(self) -> Sequence[Path]:
         return rows.files(self.task, self.data) if self.settings.source != "generated" else []
+
+    def made_to(self, length: int) -> bool:
+        return self._generates(length)
 
     def answer_tokens(self) -> int:
         return self.settings.max_new_tokens or MAX_NEW_TOKENS[self.task]

@@ -65,6 +65,9 @@ class LEval(JudgedTask):
         rows.locate(self.dataset, self.data)
         _ = self._texts
 
+    def check_length(self, length: int | None) -> None:
+        self._budget(length)
+
     def files(self) -> Sequence[Path]:
         found = rows.brought(self.dataset, self.data)
         return [found.path] if found else []

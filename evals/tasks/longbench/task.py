@@ -58,6 +58,12 @@ class LongBench(Task):
     def check(self) -> None:
         self._file()
 
+    def check_length(self, length: int | None) -> None:
+        self._budget(length)
+
+    def _budget(self, length: int | None) -> int | None:
+        return prompt_budget(length, self.settings.max_prompt_tokens, self.answer_tokens())
+
     def files(self) -> Sequence[Path]:
         found = rows.brought(self.dataset + self.suffix, self.data)
         return [found.path] if found else []
@@ -74,7 +80,7 @@ class LongBench(Task):
         """The rows in file order. seed is not used: nothing is random."""
         known = datasets.get(self.dataset)
         builder = self.settings.builder(tokenizer)
-        budget = prompt_budget(length, self.settings.max_prompt_tokens, known.max_new_tokens)
+        budget = self._budget(length)
         file = self._file()
         chat = self.settings.wraps(tokenizer, known.chat)
         stop, thinking = stop_rule(self.dataset, tokenizer), self.settings.reading(builder, chat)

@@ -66,6 +66,9 @@ class LongProc(Task):
         hides = self.subset == "state_tracking" and self.data.data_dir is not None
         return data.folder_files(self.data.data_dir) if hides and self.data.data_dir else []
 
+    def made_to(self, length: int) -> bool:
+        return True
+
     def sample_count(self) -> int:
         return SAMPLES
 

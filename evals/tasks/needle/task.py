@@ -83,6 +83,9 @@ class Needle(Task):
     def files(self) -> Sequence[Path]:
         return data.folder_files(self.data.data_dir) if self.data.data_dir else []
 
+    def made_to(self, length: int) -> bool:
+        return True
+
     def sample_count(self) -> int:
         return len(self.grid.depths) * self.grid.samples * self.grid.questions
 

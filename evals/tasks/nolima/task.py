@@ -98,6 +98,9 @@ class Nolima(Task):
             return official.files(self.data)
         return data.folder_files(self.data.data_dir) if self.data.data_dir else []
 
+    def made_to(self, length: int) -> bool:
+        return self.settings.source == "generated"
+
     def sample_count(self) -> int | None:
         return SAMPLES if self.settings.source == "generated" else None
 

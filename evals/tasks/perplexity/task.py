@@ -58,13 +58,7 @@ class Perplexity(Task):
             copies = f", and all {len(self._documents)} are the same" if len(self._documents) > 1 else ""
             raise UserError(f"The control `other` needs two documents{copies}: add one, or --set context=own,none.")
 
-    def files(self) -> Sequence[Path]:
-        return data.folder_files(self.data.data_dir) if self.data.data_dir else []
-
-    def instances(
-        self, tokenizer: PreTrainedTokenizerBase, length: int | None, limit: int | None, seed: int
-    ) -> Iterator[Instance]:
-        """Windows of the longest documents first, domains in turn. Raises UserError where no document is as long."""
+    def check_length(self, length: int | None) -> None:
         if length is None:
             raise UserError("The task perplexity needs a length: add --length 4k.")
         if self.protocol.scored + 2 > length:
@@ -72,6 +66,16 @@ class Perplexity(Task):
                 f"A length of {length} tokens is too short to score {self.protocol.scored}: choose a longer --length "
                 f"or --set scored={max(length // 4, 1)}."
             )
+
+    def files(self) -> Sequence[Path]:
+        return data.folder_files(self.data.data_dir) if self.data.data_dir else []
+
+    def instances(
+        self, tokenizer: PreTrainedTokenizerBase, length: int | None, limit: int | None, seed: int
+    ) -> Iterator[Instance]:
+        """Windows of the longest documents first, domains in turn. Raises UserError where no document is as long."""
+        self.check_length(length)
+        assert length is not None
         running = self._running(length)
         builder = PromptBuilder.of(tokenizer)
         store = self._stores.setdefault(builder.fingerprint, TokenStore(builder))

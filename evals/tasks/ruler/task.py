@@ -108,6 +108,9 @@ class Ruler(Task):
                 return FrequentWords(length, self.settings.prompts)
         return self._documents
 
+    def made_to(self, length: int) -> bool:
+        return True
+
     def sample_count(self) -> int:
         return SAMPLES
 

@@ -31,7 +31,7 @@ def planned(command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Cal
     """Plans a run of a preset with `--checkpoint`: what is said where it fails, nothing where it does not."""
 
     def plan(preset: Path, folder: Path, *more: object) -> str:
-        words = ["--task", "needle", "--model", preset, "--length", 128, "--checkpoint", folder, "--dry-run", *more]
+        words = ["--task", "needle", "--model", preset, "--length", 1024, "--checkpoint", folder, "--dry-run", *more]
         result = command(*words)
         assert result.code in (0, 2)
         return str(result.err) if result.code else ""
@@ -141,7 +141,7 @@ def test_settings_that_do_not_fit_each_other_are_refused_in_a_plan(
     adapter = copied(SHIPPED / "smollm2-135m", tmp_path / "adapter")
     (adapter / CONFIG).write_text(json.dumps(record))
     preset = tiny_presets("sharedllm", "together", adapter={"source": str(adapter)})
-    words = ["--task", "needle", "--model", preset, "--length", 128, "--dry-run"]
+    words = ["--task", "needle", "--model", preset, "--length", 1024, "--dry-run"]
     assert command(*words).code == 0
     result = command(*words, "--set", *changes)
     assert result.code == 2
@@ -170,7 +170,7 @@ def test_an_adapter_that_is_not_there_yet_can_be_planned(
     command: Callable[..., Any], tiny_presets: Callable[..., Path]
 ) -> None:
     preset = tiny_presets("window", "later", adapter={"source": "nowhere"})
-    words = ["--task", "needle", "--model", preset, "--length", 128]
+    words = ["--task", "needle", "--model", preset, "--length", 1024]
     wanted = "The adapter of later will be at nowhere before the run: nothing is there now."
     plan = command(*words, "--dry-run")
     assert plan.code == 0

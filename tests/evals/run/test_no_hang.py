@@ -88,4 +88,4 @@ def test_a_length_that_a_task_cannot_hold(
     done = command("--task", names, "--model", tiny_presets("full"), "--length", 16, "--output", tmp_path / "run")
     assert done.code == 2
     for name in subsets:
-        assert f"Failed: A length of 16 tokens cannot hold {name}: choose a larger --length." in done.err
+        assert f"A length of 16 tokens cannot hold {name}: choose a larger --length." in done.err

@@ -40,7 +40,7 @@ def test_an_empty_folder_is_refused_in_a_plan_as_in_a_run(
 def test_a_task_that_reads_no_files_takes_any_folder(
     name: str, command: Callable[..., Any], tiny_presets: Callable[..., Path], tmp_path: Path
 ) -> None:
-    words = ["--task", name, "--model", tiny_presets("full"), "--length", 4096, "--data-dir", tmp_path, "--dry-run"]
+    words = ["--task", name, "--model", tiny_presets("full"), "--length", 16384, "--data-dir", tmp_path, "--dry-run"]
     assert refusal(command, *words) == ""
 
 

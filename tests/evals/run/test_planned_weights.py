@@ -71,7 +71,7 @@ WRONG: dict[Callable[[Path], None], str] = {
 @pytest.fixture
 def planned(command: Callable[..., Any]) -> Callable[[Path], Any]:
     """A plan of a run of a preset."""
-    return lambda preset: command("--task", "needle", "--model", preset, "--length", 128, "--dry-run")
+    return lambda preset: command("--task", "needle", "--model", preset, "--length", 1024, "--dry-run")
 
 
 @pytest.fixture
