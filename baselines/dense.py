@@ -23,7 +23,7 @@ from evals.methods.base import (
     Session,
     common_fields,
 )
-from evals.methods.bases import check_reading
+from evals.methods.bases import check_reading, sliding_layers
 from evals.methods.decoding.batching import generate_together
 from evals.methods.decoding.buffer_session import BufferSession
 from evals.methods.decoding.static_decoder import decode_mode
@@ -74,7 +74,7 @@ class FullAttention(LongContextModel):
         model, tokenizer = load_base(preset.weights, runtime, preset.shape)
         check_reading(model)
         window = positions(model.config)
-        fairness = {"window": window, **settings.model_dump(exclude_none=True)}
+        fairness = {"window": window, **settings.model_dump(exclude_none=True), **sliding_layers(model.config)}
         fields = common_fields(
             preset,
             runtime,

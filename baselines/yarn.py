@@ -26,7 +26,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from baselines.dense import DenseSession, DenseSettings, FullAttention
 from evals.errors import UnfitError, UserError
 from evals.methods.base import Query, Runtime, Session, common_fields
-from evals.methods.bases import check_reading
+from evals.methods.bases import check_reading, sliding_layers
 from evals.methods.decoding.deferred import DeferredSession
 from evals.methods.decoding.static_decoder import decode_mode
 from evals.methods.presets import Preset
@@ -159,6 +159,7 @@ class ScaledRope(FullAttention):
                 "window": None if settings.dynamic else window,
                 "rope": rope["rope_type"] if settings.rope == "released" else settings.rope,
                 "factor": factor,
+                **sliding_layers(model.config),
             },
             trained=settings.rope == "released",
             decode=decode_mode(model),

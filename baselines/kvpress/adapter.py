@@ -18,6 +18,7 @@ from baselines.kvpress.reading import read_context
 from baselines.kvpress.session import PressedSession
 from baselines.kvpress.settings import KVPressSettings
 from evals.methods.base import Cost, LongContextModel, Runtime, common_fields
+from evals.methods.bases import sliding_layers
 from evals.methods.decoding.static_decoder import decode_mode
 from evals.methods.presets import Preset
 from evals.methods.weights import load_base
@@ -46,6 +47,7 @@ class KVPress(LongContextModel):
             **recipe.arguments,
             "state": "masked, full size" if recipe.masks else "dropped",
             **({"layers pressed": f"{pressed} of {model.config.num_hidden_layers}"} if is_mixed(model.config) else {}),
+            **sliding_layers(model.config),
         }
         decode = decode_mode(model)
         fields = common_fields(

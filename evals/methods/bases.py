@@ -10,7 +10,7 @@ from evals.errors import UnfitError, UserError
 from evals.methods.base import Runtime
 from evals.methods.decoding.kv_cache import BufferCache
 from evals.methods.decoding.prefill import read
-from sharedllm.nn.base_config import check_family, steady_length, text_config
+from sharedllm.nn.base_config import check_family, steady_length, text_config, windows
 from sharedllm.nn.layers import output_head
 from sharedllm.nn.recipes import RECIPES
 
@@ -52,6 +52,14 @@ def check_steady(config: PreTrainedConfig, method: str) -> None:
     """Raises UserError for a base whose rotary frequencies change with the length, which `method` cannot follow."""
     if steady_length(config) is not None:
         raise UnfitError(f"{method} needs fixed rotary frequencies: choose a base without dynamic NTK or LongRoPE.")
+
+
+def sliding_layers(config: PreTrainedConfig) -> dict[str, str]:
+    """The entry of a fairness record, where a base has layers with a sliding window and a method holds all tokens in
+    them: transformers' DynamicCache would hold the window less one.
+    """
+    sliding = [window for window in windows(config) if window is not None]
+    return {"sliding layers": f"{len(sliding)}, all tokens held"} if sliding else {}
 
 
 def check_reading(model: PreTrainedModel) -> None:

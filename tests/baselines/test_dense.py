@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapes import TINY_SHAPE
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import GptOssConfig, LlamaConfig
+from transformers import DynamicCache, GptOssConfig, LlamaConfig
 
 from baselines.dense import FullAttention
 from baselines.truncated import Truncated, context_room
@@ -69,6 +69,25 @@ def test_calls_do_not_see_each_other_and_the_state_is_as_the_formula_says(full: 
     assert session.generate(QUERY, 5) == first
     assert session.state_bytes == held
     assert held == full.cost(len(CONTEXT), 0).state_bytes == len(CONTEXT) * 2 * 3 * 2 * 8 * 4
+
+
+def test_sliding_layers_hold_all_tokens_and_the_record_says_so(
+    full: FullAttention, tiny_presets: Callable[..., Path]
+) -> None:
+    """transformers holds the window less one in them (docs/methods.md)."""
+    kinds = ["sliding_attention", "full_attention", "sliding_attention"]
+    shape = TINY_SHAPE | {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 24, "layer_types": kinds}
+    preset = presets.load_preset(str(tiny_presets("full", "sliding", shape=shape)))
+    model = FullAttention.load(preset, Runtime(random_weights=True))
+    token = 2 * 2 * 8 * 4  # keys and values of one layer
+    held = model.prefill(CONTEXT).state_bytes
+    assert held == model.cost(len(CONTEXT), 0).state_bytes == 3 * len(CONTEXT) * token
+    cache = DynamicCache(config=model.model.config)
+    model.model(torch.tensor([CONTEXT]), past_key_values=cache)
+    stock = sum(x.nbytes for layer in cache.layers for x in (layer.keys, layer.values))
+    assert stock == (len(CONTEXT) + 2 * 23) * token
+    assert model.fairness["sliding layers"] == "2, all tokens held"
+    assert "sliding layers" not in full.fairness
 
 
 def test_an_empty_query_continues_the_context_and_an_empty_context_the_query(full: FullAttention) -> None:
