@@ -1,9 +1,9 @@
 """One row at a time: what a decoding step does with the weights of a layer, in kernels that read them once and fast.
 
-Decoding is bound by reading weights. cuBLAS is slow at that for a single row, and norms, gates and sums of residuals take
-kernels of their own; here they are part of the products (times: results/measured/h200-7b). These kernels are for half
-precision on a GPU, outside training, and for stock layers: whatever else a layer has (biases, adapters, quantised or
-offloaded weights) runs as it is. Sums are float32 and rounded once.
+Decoding is bound by reading weights. cuBLAS is slow at that for a single row, and norms, gates and sums of residuals
+take kernels of their own; here they are part of the products (times: results/measured/h200-7b). These kernels are for
+half precision on a GPU, outside training, and for stock layers: whatever else a layer has (biases, adapters, quantised
+or offloaded weights) runs as it is. Sums are float32 and rounded once.
 """
 
 from __future__ import annotations
