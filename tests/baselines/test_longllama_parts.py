@@ -52,4 +52,5 @@ def test_gpu_parts_are_one_softmax(windows: int) -> None:
         assert not pays(q[:, :, 1:], keys)
     assert got.shape == wanted.shape
     torch.testing.assert_close(got.float(), wanted, atol=2e-2, rtol=2e-2)
-    assert (got.float() - wanted).square().mean() < 1.5 * (plain.float() - wanted).square().mean()
+    # parts come from cuDNN rounded to 16 bits, and their sum is rounded again: twice the squared error at most
+    assert (got.float() - wanted).square().mean() < 2 * (plain.float() - wanted).square().mean()
