@@ -7,7 +7,7 @@ from typing import cast
 import torch
 
 from evals.methods.decoding.kv_cache import BufferCache
-from evals.methods.decoding.static_attention import Tail, attend_all
+from evals.methods.decoding.static_attention import Tail, attend_all, joined
 from evals.methods.decoding.static_decoder import CacheStep, Projected
 from sharedllm import CompressedContext, SharedLLMForCausalLM
 from sharedllm.context import LayerContext
@@ -78,7 +78,4 @@ class JointTail(Tail):
         entries, entries_sum = attend_all(query, *self._entries, scale)
         heads = self._bias.view(1, query.shape[1], -1, 1)
         rows = torch.unflatten(entries_sum, 2, (heads.shape[2], -1))
-        entries_sum = (rows + heads).flatten(2)
-        log_sum = torch.logaddexp(text_sum, entries_sum)
-        shares = (text_sum - log_sum).exp()[..., None], (entries_sum - log_sum).exp()[..., None]
-        return (text * shares[0] + entries * shares[1]).to(query.dtype), log_sum
+        return joined(text, text_sum, entries, (rows + heads).flatten(2))

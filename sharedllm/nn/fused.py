@@ -79,8 +79,8 @@ def attend_more(
 ) -> torch.Tensor:
     """Add a few masked keys to attention that has been computed: the result of one softmax over all keys.
 
-    keys, values: (n, kv, d). query: (kv, groups, q, d). bias: (q, n), added to the scores. out, log_sum: attention
-    (kv, groups, q, d) over the earlier keys, and its log-sum-exp (kv, groups, q) in float32.
+    keys, values: (n, kv, d). query: (kv, groups, q, d). bias: (q, n) or (kv, 1, q, n), added to the scores. out,
+    log_sum: attention (kv, groups, q, d) over the earlier keys, and its log-sum-exp (kv, groups, q) in float32.
     """
     return compiled(_attend_more, query)(keys, values, query, bias, out, log_sum, scale)
 

@@ -184,6 +184,7 @@ def attend_more(
             groups,
             *(x.stride(i) for x in (keys, values) for i in (0, 1)),
             *(x.stride(i) for x in (query, out) for i in (0, 1)),
+            bias.expand(kv, 1, 1, -1).stride(0),  # 0 where all heads share one
             scale,
             D=size,
             BLOCK=_power(size),

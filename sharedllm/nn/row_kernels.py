@@ -136,6 +136,7 @@ def attend_more(
     query_step,
     out_stride,
     out_step,
+    bias_stride,
     scale,
     D: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -143,7 +144,7 @@ def attend_more(
 ):
     """`fused.attend_more` of one token, one program for each head of queries. Strides are those of key heads, steps
     those of places and of the heads in a group."""
-    head = tl.program_id(0)
+    head = tl.program_id(0).to(tl.int64)  # places of a batch are too many for offsets of 32 bits
     kv, member = head // groups, head % groups
     d = tl.arange(0, BLOCK)
     inside = d < D
@@ -155,7 +156,7 @@ def attend_more(
     while begin < places:
         place = begin + tl.arange(0, PLACES)
         exists = place < places
-        added = tl.load(bias + place, mask=exists, other=float("-inf"))
+        added = tl.load(bias + kv * bias_stride + place, mask=exists, other=float("-inf"))
         if tl.max(added, 0) > float("-inf"):  # most places are empty
             seen = exists[:, None] & inside[None, :]
             key = tl.load(keys + kv * keys_stride + place[:, None] * keys_step + d[None, :], mask=seen, other=0.0)

@@ -95,8 +95,7 @@ class Tail:
         out, log_sum = self.attend_core(grouped.flatten(2, 3), scale)
         keys, values = self.keys[0].transpose(0, 1), self.values[0].transpose(0, 1)
         out, log_sum = out.reshape(grouped.shape)[0], log_sum.view(grouped.shape[1:-1])
-        more = row.attend_more if row.attends(grouped[0]) else attend_more
-        return more(keys, values, grouped[0], bias, out, log_sum, scale).reshape(query.shape)
+        return attend_places(keys, values, grouped[0], bias, out, log_sum, scale).reshape(query.shape)
 
     def attend_core(self, query: torch.Tensor, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Attention of (1, kv heads, q, head_dim) to the core, and its log-sum-exp (1, kv heads, q)."""
@@ -148,18 +147,45 @@ class FirstKeys:
         return out
 
 
+def attend_places(
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    query: torch.Tensor,
+    bias: torch.Tensor,
+    out: torch.Tensor,
+    log_sum: torch.Tensor,
+    scale: float,
+) -> torch.Tensor:
+    """`fused.attend_more`, by the kernel of one token where it fits."""
+    more = row.attend_more if row.attends(query) else attend_more
+    return more(keys, values, query, bias, out, log_sum, scale)
+
+
 def attend_all(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scale: float
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scale: float, causal: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention of (1, heads, q, d) to all of (1, heads, k, d), and its log-sum-exp (1, heads, q) in float32, which
-    PyTorch's public function does not return."""
+    """Attention of (B, heads, q, d) to all of (B, heads, k, d), and its log-sum-exp (B, heads, q) in float32, which
+    PyTorch's public function does not return. causal: of as many queries as keys."""
     if query.is_cuda:
         params = torch.backends.cuda.SDPAParams(query, keys, values, None, 0.0, False, False)
         if torch.backends.cuda.can_use_flash_attention(params):
-            out, log_sum, *_ = torch.ops.aten._scaled_dot_product_flash_attention(query, keys, values, scale=scale)
+            flash = torch.ops.aten._scaled_dot_product_flash_attention
+            out, log_sum, *_ = flash(query, keys, values, 0.0, causal, scale=scale)
             return out, log_sum
     scores = (query @ keys.mT).float() * scale
+    if causal:
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=query.device).triu(1)
+        scores = scores.masked_fill(later, -torch.inf)
     return scores.softmax(-1).to(query.dtype) @ values, scores.logsumexp(-1)
+
+
+def joined(
+    out: torch.Tensor, log_sum: torch.Tensor, other: torch.Tensor, other_sum: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention (..., q, d) to two sets of keys as that to both, and its log-sum-exp (..., q). One set may be empty."""
+    both = torch.logaddexp(log_sum, other_sum)
+    shares = (log_sum - both).exp()[..., None], (other_sum - both).exp()[..., None]
+    return (out * shares[0] + other * shares[1]).to(out.dtype), both
 
 
 def layer_reaches(config: PreTrainedConfig, held: int, tokens: int, device: torch.device) -> list[Reach]:
