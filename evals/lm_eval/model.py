@@ -193,6 +193,7 @@ class AnyPreset(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """Greedy text up to the first stop string, the end of text or `max_gen_toks`."""
         limits = [self._limits(request.args[1]) for request in requests]
+        ends = stop_ids(self.tokenizer)  # once: with a chat template this takes milliseconds
         splitter, items = self._splitter, []
         for position, request in enumerate(requests):
             room = None if self.max_length is None else self.max_length - limits[position][1]
@@ -203,7 +204,7 @@ class AnyPreset(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
         waiting: list[tuple[int, Request]] = []
         with kernels.kernel_order(self._kernels):
             for group in _progress(by_context(items), "generate_until", disable_tqdm):
-                waiting += self._ask(group, limits)
+                waiting += self._ask(group, limits, ends)
                 while len(waiting) >= self.batch_size:
                     texts |= self._answer(waiting[: self.batch_size], requests, limits)
                     del waiting[: self.batch_size]
@@ -211,12 +212,14 @@ class AnyPreset(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
                 texts |= self._answer(waiting, requests, limits)
         return [texts[i] for i in range(len(requests))]
 
-    def _ask(self, group: Sequence[Item], limits: list[tuple[list[str], int]]) -> list[tuple[int, Request]]:
+    def _ask(
+        self, group: Sequence[Item], limits: list[tuple[list[str], int]], ends: frozenset[int]
+    ) -> list[tuple[int, Request]]:
         session = self._read(group)
         asked = []
         for item in group:
             until, new_tokens = limits[item.position]
-            asked.append((item.position, Request(session, item.query, new_tokens, self._stop(until))))
+            asked.append((item.position, Request(session, item.query, new_tokens, self._stop(until, ends))))
         return asked
 
     def _answer(
@@ -252,9 +255,8 @@ class AnyPreset(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
             raise UserError(f"These models decode greedily: remove {what} from the generation arguments.")
         return [term for term in until if term], new_tokens
 
-    def _stop(self, until: list[str]) -> Stop:
+    def _stop(self, until: list[str], ends: frozenset[int]) -> Stop:
         """End of text, or a stop string among the last ids (each id holds at least one byte of text)."""
-        ends = stop_ids(self.tokenizer)
         if not until:
             return Stop(ids=ends)
         longest = max(len(term.encode()) for term in until)
