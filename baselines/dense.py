@@ -48,6 +48,11 @@ class DenseSession(BufferSession[PreTrainedModel]):
             for piece in torch.split(self._tensor(ids), block or len(ids), dim=1):
                 self.context_hidden = self._forward(piece)[-1:].clone()
 
+    @property
+    def context(self) -> list[KeysValues]:
+        """Keys and values of the context, per layer; none where nothing was read."""
+        return self._cache.keys_values()
+
     @contextmanager
     def appended(self, query: Query) -> Iterator[tuple[torch.Tensor, list[KeysValues]]]:
         """The state after a query: final hidden state (1, hidden) and, per layer, keys and values."""

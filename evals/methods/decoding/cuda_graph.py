@@ -33,14 +33,14 @@ FREE = 256 << 20
 class StaticStep(ABC):
     """Reads up to `tokens` tokens, one per run, on top of a state that does not change until `finish`.
 
-    token: (1, 1), the id to read. number: (1,), how many were read before it, or what a method counts instead. Both
-    are on the device, and set before each run, by the host (`prepare`) or by the device after the run before
-    (`advance`). count: runs so far, those included that are still under way.
+    token: (rows, 1), the id that each row reads; most steps have one row. number: (1,), how many were read before it,
+    or what a method counts instead. Both are on the device, and set before each run, by the host (`prepare`) or by the
+    device after the run before (`advance`). count: runs so far, those included that are still under way.
     """
 
-    def __init__(self, tokens: int, device: torch.device) -> None:
+    def __init__(self, tokens: int, device: torch.device, rows: int = 1) -> None:
         self.tokens, self.count = tokens, 0
-        self.token = torch.zeros(1, 1, dtype=torch.long, device=device)
+        self.token = torch.zeros(rows, 1, dtype=torch.long, device=device)
         self.number = torch.zeros(1, dtype=torch.long, device=device)
 
     @property
@@ -54,14 +54,14 @@ class StaticStep(ABC):
         self.number.fill_(self.count)
 
     def advance(self, token: torch.Tensor) -> None:
-        """After a run: set what the next one reads, of which the device has chosen the id `token` (1,). It leaves what
-        `prepare` would, and no value may move between host and device."""
-        self.token.copy_(token[None])
+        """After a run: set what the next one reads, of which the device has chosen the ids `token` (rows,). It leaves
+        what `prepare` would, and no value may move between host and device."""
+        self.token.copy_(token[:, None])
         self.number += 1
 
     @abstractmethod
     def run(self) -> torch.Tensor:
-        """Logits (1, vocabulary) after the token. No value may move between host and device."""
+        """Logits (rows, vocabulary) after the token. No value may move between host and device."""
 
     @abstractmethod
     def finish(self) -> None:
@@ -94,15 +94,15 @@ class GraphRunner:
     """Runs a static step; on a GPU the second run of a kind is captured, and replayed from then on.
 
     The first one is launched as it is: kernels are chosen, compiled and loaded then, which no capture allows. A run
-    also chooses the likeliest token and sets the step to read it.
+    also chooses the likeliest token of each row and sets the step to read it.
     """
 
     def __init__(self, step: StaticStep) -> None:
         self.step = step
         self._started: set[Hashable] = set()
         self._graphs: dict[Hashable, tuple[torch.cuda.CUDAGraph, torch.Tensor]] = {}
-        self._choice = torch.zeros(2, device=step.token.device)
-        self._free = [Arrival(2, step.token.device) for _ in range(2)]
+        self._choice = torch.zeros(2, len(step.token), device=step.token.device)
+        self._free = [Arrival(self._choice.numel(), step.token.device) for _ in range(2)]
         self._ahead: Arrival | None = None
 
     @property
@@ -122,10 +122,20 @@ class GraphRunner:
         if self._ahead is None:
             self(token)
             self._ahead = self._send()
+        return self.chosen()
+
+    def read_on(self) -> None:
+        """Start a run of what the step is set to read; `chosen` waits for it."""
+        self._launch()
+        self._ahead = self._send()
+
+    def chosen(self) -> list[float]:
+        """The largest logit of each row after the run under way, then the id of each. If there is room, the device
+        already reads those ids on when this returns."""
+        assert self._ahead is not None, "nothing is under way"
         now, self._ahead = self._ahead, None
         if self.left:
-            self._launch()
-            self._ahead = self._send()
+            self.read_on()
         chosen = now.values()
         self._free.append(now)
         return chosen
@@ -136,7 +146,7 @@ class GraphRunner:
             self._ahead.values()
 
     def _send(self) -> Arrival:
-        return self._free.pop().send(self._choice)
+        return self._free.pop().send(self._choice.flatten())
 
     def _launch(self) -> torch.Tensor:
         """One run, of what the step is set to read."""
@@ -146,8 +156,8 @@ class GraphRunner:
 
     def _run(self) -> torch.Tensor:
         logits = self.step.run()
-        self._choice.copy_(likeliest(logits[0].float()))
-        self.step.advance(self._choice[1:].long())
+        self._choice.copy_(likeliest(logits.float()))
+        self.step.advance(self._choice[1].long())
         return logits
 
     def _captured(self, kind: Hashable) -> torch.Tensor:
@@ -170,10 +180,10 @@ class GraphRunner:
 
 
 def likeliest(logits: torch.Tensor) -> torch.Tensor:
-    """The largest of float32 logits (vocabulary,) and its id, which float32 holds exactly: (2,) for one transfer to the
-    host. The largest is NaN where any is."""
-    token = logits.argmax().view(1)
-    return torch.cat([logits.index_select(0, token), token.float()])
+    """The largest of float32 logits (..., vocabulary) and its id, which float32 holds exactly: (2, ...) for one
+    transfer to the host. The largest is NaN where any is."""
+    token = logits.argmax(-1, keepdim=True)
+    return torch.stack([logits.gather(-1, token), token.float()])[..., 0]
 
 
 @dataclass(frozen=True)

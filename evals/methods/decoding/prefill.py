@@ -38,7 +38,7 @@ from sharedllm.nn.rotation import Rotations, apply_rotation, rotations
 Between = Callable[[int, torch.Tensor], torch.Tensor]
 """What a decoder layer does between self-attention and MLP, from its index and states (1, q, hidden) to the same."""
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]
-"""Self-attention of a layer: its index, queries, the cache's keys and values, and the scale; see `attend_last`."""
+"""Self-attention of a layer: its index, queries, keys and values, and the scale; see `attend_last`."""
 
 
 def read(
@@ -52,9 +52,9 @@ def read(
 ) -> torch.Tensor:
     """Final hidden states (q, hidden) of `ids` (1, q) at positions first, first + 1, ...; the cache grows by them.
 
-    The cache returns the earlier keys and the new ones, in order. The stock forward reads where `static_decoder` does
-    not know the base, for other kernels and for sliding windows of which no `attend` takes care; it takes `stock`, and
-    neither `between` nor `attend`.
+    The cache returns the earlier keys and the new ones, in order; `attend` gets both. The stock forward reads where
+    `static_decoder` does not know the base, for other kernels and for sliding windows of which no `attend` takes care;
+    it takes `stock`, and neither `between` nor `attend`.
     """
     check_length(model.config, first + ids.shape[1])
     positions = torch.arange(first, first + ids.shape[1], device=ids.device)[None]
@@ -65,21 +65,30 @@ def read(
         )
         hidden: torch.Tensor = output.last_hidden_state
         return hidden[0]
-    decoder = decoder_of(model)
+
+    def on_cache(index: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
+        keys, values = cache.update(key, value, index)
+        return attend(index, query, keys, values, scale) if attend else attend_last(query, keys, values, scale)
+
+    return run_layers(decoder_of(model), ids, positions, on_cache, between)[0]
+
+
+def run_layers(
+    decoder: Decoder, ids: torch.Tensor, positions: torch.Tensor, attend: Attend, between: Between | None = None
+) -> torch.Tensor:
+    """Final hidden states (B, S, hidden) of ids (B, S) at positions (B or 1, S). attend: gets keys and values of these
+    tokens alone."""
     hidden = embed(decoder, ids)
     rope = rotations(decoder, hidden, positions)
     for index, layer in enumerate(decoder.layers):
         query, key, value = project(layer, before_attention(layer, hidden), rope)
-        keys, values = cache.update(key, value, index)
-        scale = layer.self_attn.scaling
-        heads = attend(index, query, keys, values, scale) if attend else attend_last(query, keys, values, scale)
-        attended = merged(heads)
+        attended = merged(attend(index, query, key, value, layer.self_attn.scaling))
         if between is None:
             hidden = finish_layer(layer, hidden, attended)
         else:
             hidden = between(index, after_attention(layer, hidden, layer.self_attn.o_proj(attended)))
             hidden = feed_forward(layer, hidden)
-    return rms_norm(decoder.norm, hidden)[0]
+    return rms_norm(decoder.norm, hidden)
 
 
 def read_both_ways(encoder: Decoder, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:

@@ -23,6 +23,7 @@ M = TypeVar("M", bound=PreTrainedModel)
 GRAPH_DEVICES = frozenset({"cuda"})
 """Devices that decode with static steps. A CPU gains nothing from them."""
 NOT_FINITE = "The model's logits are NaN or infinite: try --dtype float32 (or bfloat16), or check the weights."
+NOTHING = "Context and query are both empty: there is nothing to continue."
 SCORE_ROWS = 1024
 """Rows of logits held at once while scoring: 1024 x 128K vocabulary in float32 is 0.5 GiB."""
 
@@ -64,7 +65,7 @@ class CachedSession(Session, Generic[M]):
         if len(query.ids):
             return self._forward(self._tensor(query.ids))[-1:]
         if self.context_hidden is None:
-            raise ValueError("Context and query are both empty: there is nothing to continue.")
+            raise ValueError(NOTHING)
         return self.context_hidden
 
     def _tensor(self, ids: Sequence[int]) -> torch.Tensor:
