@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-
 from baselines.longllama.memory import LongLlamaState, MemoryLayer
 from baselines.longllama.modeling import LongLlamaForCausalLM
 from evals.methods.decoding.static_attention import Reach, Tail
-from evals.methods.decoding.static_decoder import DecoderStep, Rows
-from sharedllm.nn.attention import merged
-from sharedllm.nn.branches import before_attention
-from sharedllm.nn.layers import Decoder, DecoderLayer, decoder_of, output_head
+from evals.methods.decoding.static_decoder import DecoderStep
+from sharedllm.nn.base_config import head_dim
+from sharedllm.nn.layers import Decoder, decoder_of, output_head
 
 
 class LongLLaMAStep(DecoderStep[Decoder]):
@@ -22,29 +19,16 @@ class LongLLaMAStep(DecoderStep[Decoder]):
         lengths = [keys.shape[2] for keys, _ in held]
         by_length = {length: Reach(length, tokens, None, model.device) for length in set(lengths)}
         reaches = [by_length[length] for length in lengths]
-        tails = [Tail(reach, pair) for reach, pair in zip(reaches, held, strict=True)]
+        size = head_dim(model.config)
+        tails = [
+            Tail(reach, pair, head_dim=size, raw=isinstance(layer, MemoryLayer))
+            for reach, pair, layer in zip(reaches, held, state.layers, strict=True)
+        ]
         super().__init__(decoder_of(model), output_head(model), state.local, reaches, tails)
-        self._model, self._state = model, state
-        self._raw = {
-            index: torch.zeros_like(tail.keys)
-            for index, (tail, layer) in enumerate(zip(tails, state.layers, strict=True))
-            if isinstance(layer, MemoryLayer)
-        }
-
-    def attend(self, index: int, layer: DecoderLayer, hidden: torch.Tensor, rows: Rows) -> torch.Tensor:
-        assert rows.rotation is not None
-        attention = layer.self_attn
-        made = self._model.project(attention, before_attention(layer, hidden), rows.rotation, raw=index in self._raw)
-        tail = self.tails[index]
-        tail.write(rows.place, made.keys, made.values)
-        if made.raw is not None:
-            self._raw[index].index_copy_(2, rows.place, made.raw)
-        out = tail.attend(made.queries, rows.bias, attention.scaling)
-        return self.output(index, layer, hidden, merged(out[..., : attention.head_dim]))
+        self._state = state
 
     def finish(self) -> None:
-        for index, (tail, layer) in enumerate(zip(self.tails, self._state.layers, strict=True)):
-            keys, values = tail.new(self.count)
-            raw = self._raw[index][:, :, : self.count] if index in self._raw else None
-            layer.append(raw, keys, values)
+        for tail, layer in zip(self.tails, self._state.layers, strict=True):
+            raw = None if tail.raw is None else tail.raw[:, :, : self.count]
+            layer.append(raw, *tail.new(self.count))
         self._state.local += self.count

@@ -81,7 +81,7 @@ def _product(
     made = x.new_empty((*x.shape[:-1], total))
     x = x.contiguous()
     weights += [weights[0]] * (3 - len(weights))
-    with _launches_on(x):
+    with launches_on(x):
         row_kernels.product[(total // ROWS,)](
             x,
             x if norm is None else norm.weight,
@@ -119,18 +119,21 @@ def rotate_and_store(
     place: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
+    raw: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The query, rotated; the key, rotated, and the value are stored in keys and values (1, kv heads, places, d).
+    """The query, rotated and with zeros up to w; the key, rotated, and the value are stored in keys and values
+    (1, kv heads, places, w), of which dimensions from d on stay as they are.
 
-    query: (1, heads, 1, d). key, value: (1, kv heads, 1, d). place: (1,), on the device.
+    query: (1, heads, 1, d). key, value: (1, kv heads, 1, d). place: (1,), on the device. raw: where the key is also
+    stored without rotation, as keys.
     """
     from sharedllm.nn import row_kernels
 
-    heads, size = query.shape[1], query.shape[-1]
+    heads, size, wide = query.shape[1], query.shape[-1], keys.shape[-1]
     query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))
     cos, sin = (x.to(query.device).contiguous() for x in rotation)
-    made = query.new_empty(query.shape)
-    with _launches_on(query):
+    made = query.new_empty((*query.shape[:-1], wide))
+    with launches_on(query):
         row_kernels.rotate_and_store[(heads + 2 * key.shape[1],)](
             query,
             key,
@@ -141,11 +144,14 @@ def rotate_and_store(
             made,
             keys,
             values,
+            keys if raw is None else raw,
             heads,
             key.shape[1],
-            *(x.stride(1) for x in (query, key, value, keys, values)),
+            *(x.stride(1) for x in (query, key, value, keys, values, keys if raw is None else raw)),
             D=size,
-            BLOCK=_power(size // 2),
+            WIDE=wide,
+            RAW=raw is not None,
+            BLOCK=power(size // 2),
             num_warps=1,
         )
     return made
@@ -171,7 +177,7 @@ def attend_more(
     kv, groups, _, size = query.shape
     keys, values, query, out = (x if x.stride(-1) == 1 else x.contiguous() for x in (keys, values, query, out))
     made = query.new_empty(query.shape)
-    with _launches_on(query):
+    with launches_on(query):
         row_kernels.attend_more[(kv * groups,)](
             keys,
             values,
@@ -187,7 +193,7 @@ def attend_more(
             bias.expand(kv, 1, 1, -1).stride(0),  # 0 where all heads share one
             scale,
             D=size,
-            BLOCK=_power(size),
+            BLOCK=power(size),
             PLACES=64,
             num_warps=8,
         )
@@ -198,11 +204,11 @@ def _fits(x: torch.Tensor) -> bool:
     return x.dtype.itemsize == 2 and fused.compiles(x)
 
 
-def _launches_on(x: torch.Tensor) -> AbstractContextManager[object]:
+def launches_on(x: torch.Tensor) -> AbstractContextManager[object]:
     """Triton launches on the current device."""
     return torch.cuda.device(x.device)
 
 
-def _power(size: int) -> int:
+def power(size: int) -> int:
     """The next power of two, which a block of Triton is."""
     return 1 << max(0, size - 1).bit_length()

@@ -68,6 +68,14 @@ def check_kernels(sizes: tuple[int, ...], dtype: torch.dtype, device: str, toler
     close(values[:, :, 41:42], value)
     assert keys.count_nonzero() == key.numel()
 
+    keys, values, raw = (torch.zeros(1, kv, 70, size + 4, dtype=dtype, device=device) for _ in range(3))
+    made = row.rotate_and_store(query, key, value, rotation, place, keys, values, raw)
+    close(made, F.pad(fused.rotated(query, *rotation), (0, 4)))
+    close(keys[:, :, 41:42], F.pad(fused.rotated(key, *rotation), (0, 4)))
+    assert torch.equal(values[:, :, 41:42], F.pad(value, (0, 4)))
+    assert torch.equal(raw[:, :, 41:42], F.pad(key, (0, 4)))
+    assert raw.count_nonzero() == key.numel()
+
     keys, values = (one(1, kv, 70, size, like=x)[0].transpose(0, 1) for _ in range(2))
     before, after = (one(1, kv, groups, 5, size, like=x)[0] for _ in range(2))
     grouped = query.view(kv, groups, 1, size)
@@ -90,7 +98,7 @@ def check_kernels(sizes: tuple[int, ...], dtype: torch.dtype, device: str, toler
 @pytest.mark.parametrize("sizes", SIZES)
 def test_kernels_in_the_interpreter(sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(row, "_fits", lambda x: True)
-    monkeypatch.setattr(row, "_launches_on", lambda x: nullcontext())
+    monkeypatch.setattr(row, "launches_on", lambda x: nullcontext())
     check_kernels(sizes, torch.float32, "cpu", 1e-4)
 
 

@@ -49,6 +49,9 @@ MORE = {
         "sharedllm", {"chunk_size": 16, "ratios": [4, 2], "lower_layers": 1, "policy": "last_token"}, WINDOWED
     ),
 }
+MORE["longllama-padded-heads"] = Case(
+    "longllama", CASES["longllama"].settings, CASES["longllama"].shape | {"head_dim": 6}
+)
 MORE |= {
     family: Case("full", {}, {"model_type": family, "pad_token_id": 0, **fields}) for family, fields in FAMILIES.items()
 }
@@ -297,7 +300,13 @@ def test_gpu_graph_equals_forwards(name: str, dtype: str) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("name", ["full", "mistral-short", "qwen3", "sharedllm", "sharedllm-joint", "cepe", "beacon"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("full", "mistral-short", "qwen3", "sharedllm", "sharedllm-joint", "cepe", "beacon"),
+        *("longllama", "longllama-shared-heads", "longllama-padded-heads"),
+    ],
+)
 def test_gpu_kernels_of_a_row_equal_plain_operations(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     session = load(name, device="cuda", dtype="bfloat16").prefill(CONTEXT, BOS)
     calls, attend_more = [], row.attend_more
