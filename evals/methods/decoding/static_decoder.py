@@ -13,8 +13,7 @@ from evals.methods.decoding.kv_cache import BufferCache
 from evals.methods.decoding.static_attention import Reach, Tail, layer_reaches
 from sharedllm.nn.attention import merged
 from sharedllm.nn.base_config import steady_length, text_config
-from sharedllm.nn.branches import add_attention, feed_forward, project
-from sharedllm.nn.fused import rms_norm
+from sharedllm.nn.branches import add_attention, feed_forward, project, project_normed
 from sharedllm.nn.layers import Decoder, DecoderLayer, Projection, Rotation, embed
 from sharedllm.nn.recipes import LLAMA, RECIPES
 from sharedllm.nn.rotation import Rotations, rotations
@@ -75,7 +74,7 @@ class DecoderStep(StaticStep, Generic[D]):
             place, bias = seen[reach]
             rows = Rows(place, rope.of(layer.self_attn), bias)
             hidden = feed_forward(layer, self.between(index, self.attend(index, layer, hidden, rows)))
-        return self.head(rms_norm(self.decoder.norm, hidden[:, 0]))
+        return project_normed(self.decoder.norm, hidden[:, 0], self.head)
 
     def embed(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Embeddings (1, q, hidden), of the token first, and their numbers in the run (q,)."""
