@@ -24,10 +24,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm
 
+from baselines.cepe import row
 from evals.errors import UserError
 from evals.methods.decoding.prefill import read_both_ways
 from evals.methods.decoding.static_decoder import supports_static_decoding
 from sharedllm.nn.attention import merged
+from sharedllm.nn.branches import add_projected, project_normed
 from sharedllm.nn.fused import mlp, rms_norm
 from sharedllm.nn.layers import decoder_of
 
@@ -109,11 +111,18 @@ class CrossAttention(nn.Module):
         return (mixed @ self.v_proj.weight.view(by_group).transpose(1, 2)).view(batch, heads, tokens, dim)
 
     def forward(self, hidden: torch.Tensor, context: EncodedContext, layer: int) -> torch.Tensor:
-        """What is added to `hidden` (batch, tokens, hidden)."""
-        made: torch.Tensor = self.q_proj(rms_norm(self.layernorm, hidden))
+        """States (batch, tokens, hidden) after this branch."""
+        made = project_normed(self.layernorm, hidden, self.q_proj)
         q = torch.unflatten(made, -1, (self.heads, self.head_dim)).transpose(1, 2)
+        return add_projected(hidden, merged(self._attended(q, hidden, context, layer)), self.o_proj)
+
+    def _attended(self, q: torch.Tensor, hidden: torch.Tensor, context: EncodedContext, layer: int) -> torch.Tensor:
+        """Queries (batch, heads, tokens, head_dim) of `hidden` -> the same shape."""
         if context.states is not None and self.absorbs(q.shape[2]):
-            return self._output(self._absorbed(q, context))
+            linears = self.k_proj, self.v_proj
+            if context.mask is None and row.fits(hidden, context.states, linears, self.head_dim):
+                return row.attend(q, context.states, *linears)
+            return self._absorbed(q, context)
         if context.keys_values is not None:
             pair = context.keys_values[layer]
             assert pair is not None
@@ -121,13 +130,7 @@ class CrossAttention(nn.Module):
             assert context.states is not None
             pair = self.project(context.states)
         mask = None if context.mask is None else context.mask[:, None, None]
-        out = F.scaled_dot_product_attention(q, *pair, attn_mask=mask, enable_gqa=self.heads != self.kv_heads)
-        return self._output(out)
-
-    def _output(self, heads: torch.Tensor) -> torch.Tensor:
-        """(batch, heads, tokens, head_dim) -> (batch, tokens, hidden)."""
-        out: torch.Tensor = self.o_proj(merged(heads))
-        return out
+        return F.scaled_dot_product_attention(q, *pair, attn_mask=mask, enable_gqa=self.heads != self.kv_heads)
 
 
 def _mixed(queries: torch.Tensor, context: EncodedContext) -> torch.Tensor:
@@ -155,7 +158,7 @@ class CrossAttentionLayer(LlamaDecoderLayer):  # type: ignore[no-untyped-call]  
         attended, _ = self.self_attn(hidden_states=rms_norm(self.input_layernorm, hidden_states), **kwargs)
         hidden_states = hidden_states + attended
         if context is not None:
-            hidden_states = hidden_states + self.cross_attn(hidden_states, context, self.self_attn.layer_idx)
+            hidden_states = self.cross_attn(hidden_states, context, self.self_attn.layer_idx)
         return hidden_states + mlp(self.mlp, rms_norm(self.post_attention_layernorm, hidden_states))
 
 
@@ -227,7 +230,7 @@ class CEPEForCausalLM(LlamaForCausalLM):  # type: ignore[no-untyped-call]  # its
         if context is None or not isinstance(layer, CrossAttentionLayer):
             return hidden
         crossed: torch.Tensor = layer.cross_attn(hidden, context, index)
-        return hidden + crossed
+        return crossed
 
     def forward(
         self,
