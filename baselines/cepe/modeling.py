@@ -99,8 +99,8 @@ class CrossAttention(nn.Module):
     def _absorbed(self, q: torch.Tensor, context: EncodedContext) -> torch.Tensor:
         """The same attention with the projections moved to the query's side: q (K E)^T = (q K) E^T.
 
-        q: (batch, heads, tokens, head_dim); returns the same shape. Reads the states once per layer and
-        never holds keys or values, which at 28K tokens of a 7B model would be 15 GB in all layers.
+        q: (batch, heads, tokens, head_dim); returns the same shape. Reads the states in two products per layer
+        and never holds keys or values, which at 28K tokens of a 7B model would be 15 GB in all layers.
         """
         batch, heads, tokens, dim = q.shape
         by_group = (self.kv_heads, dim, self.encoder_hidden)
