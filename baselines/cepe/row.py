@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from sharedllm.nn import row
+from sharedllm.nn import launch, row
 from sharedllm.nn.layers import Projection
 
 WIDEST = 1024
@@ -52,9 +52,9 @@ def attend(
     heads, size, width = query.shape[1], query.shape[-1], states.shape[-1]
     groups = heads * size // len(keys)
     wide, made = query.new_empty(heads, width), query.new_empty(query.shape)
-    with row.launches_on(query):
+    with launch.launches_on(query):
         row_kernels.widen[(heads, -(-width // 128))](
-            query.contiguous(), keys, wide, groups, size**-0.5, width, D=size, BLOCK=row.power(size), COLUMNS=128
+            query.contiguous(), keys, wide, groups, size**-0.5, width, D=size, BLOCK=launch.power(size), COLUMNS=128
         )
         row_kernels.narrow[(heads * size // row.ROWS,)](
             mix(wide, states[0]), values, made, groups, size, E=width, ROWS=row.ROWS, COLUMNS=row.COLUMNS
@@ -73,7 +73,7 @@ def mix(query: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
     mixed = query.new_empty(parts, heads, width)
     log_sums = query.new_empty(parts, heads, dtype=torch.float32)
     made = torch.empty_like(query)
-    with row.launches_on(query):
+    with launch.launches_on(query):
         row_kernels.attend_part[(parts, -(-heads // block))](
             query,
             states,
@@ -84,7 +84,7 @@ def mix(query: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
             heads,
             states.stride(0),
             E=width,
-            BLOCK=max(16, row.power(width)),
+            BLOCK=max(16, launch.power(width)),
             HEADS=block,
             ROWS=ROWS,
             STAGES=STAGES,

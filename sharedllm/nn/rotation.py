@@ -54,9 +54,11 @@ def frequencies(decoder: Decoder) -> torch.Tensor:
     return torch.stack(rows)
 
 
-def apply_rotation(x: torch.Tensor, rotation: Rotation | None) -> torch.Tensor:
-    """x (B, heads, S, d), rotated; as it is where there is no rotation."""
-    return x if rotation is None else rotate(x, *rotation)
+def apply_rotation(x: torch.Tensor, rotation: Rotation | None, into: torch.Tensor | None = None) -> torch.Tensor:
+    """x (B, heads, S, d), rotated; as it is where there is no rotation. into: see `rotate`."""
+    if rotation is not None:
+        return rotate(x, *rotation, into)
+    return x if into is None else into.copy_(x)
 
 
 def _kind(attention: Attention) -> str:

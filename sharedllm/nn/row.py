@@ -9,14 +9,13 @@ or offloaded weights) runs as it is. Sums are float32 and rounded once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from typing import cast
 
 import torch
 from torch import nn
 from transformers.activations import SiLUActivation
 
-from sharedllm.nn import fused
+from sharedllm.nn import fused, launch
 from sharedllm.nn.layers import GatedMLP, Norm, Projection, Rotation
 
 ROWS, COLUMNS, WARPS, STAGES = 8, 512, 4, 3
@@ -81,7 +80,7 @@ def _product(
     made = x.new_empty((*x.shape[:-1], total))
     x = x.contiguous()
     weights += [weights[0]] * (3 - len(weights))
-    with launches_on(x):
+    with launch.launches_on(x):
         row_kernels.product[(total // ROWS,)](
             x,
             x if norm is None else norm.weight,
@@ -133,7 +132,7 @@ def rotate_and_store(
     query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))
     cos, sin = (x.to(query.device).contiguous() for x in rotation)
     made = query.new_empty((*query.shape[:-1], wide))
-    with launches_on(query):
+    with launch.launches_on(query):
         row_kernels.rotate_and_store[(heads + 2 * key.shape[1],)](
             query,
             key,
@@ -151,7 +150,7 @@ def rotate_and_store(
             D=size,
             WIDE=wide,
             RAW=raw is not None,
-            BLOCK=power(size // 2),
+            BLOCK=launch.power(size // 2),
             num_warps=1,
         )
     return made
@@ -177,7 +176,7 @@ def attend_more(
     kv, groups, _, size = query.shape
     keys, values, query, out = (x if x.stride(-1) == 1 else x.contiguous() for x in (keys, values, query, out))
     made = query.new_empty(query.shape)
-    with launches_on(query):
+    with launch.launches_on(query):
         row_kernels.attend_more[(kv * groups,)](
             keys,
             values,
@@ -193,7 +192,7 @@ def attend_more(
             bias.expand(kv, 1, 1, -1).stride(0),  # 0 where all heads share one
             scale,
             D=size,
-            BLOCK=power(size),
+            BLOCK=launch.power(size),
             PLACES=64,
             num_warps=8,
         )
@@ -202,13 +201,3 @@ def attend_more(
 
 def _fits(x: torch.Tensor) -> bool:
     return x.dtype.itemsize == 2 and fused.compiles(x)
-
-
-def launches_on(x: torch.Tensor) -> AbstractContextManager[object]:
-    """Triton launches on the current device."""
-    return torch.cuda.device(x.device)
-
-
-def power(size: int) -> int:
-    """The next power of two, which a block of Triton is."""
-    return 1 << max(0, size - 1).bit_length()

@@ -13,7 +13,7 @@ from transformers import LlamaConfig
 
 from baselines.cepe import row as states_row
 from baselines.cepe.modeling import CrossAttention, EncodedContext
-from sharedllm.nn import row
+from sharedllm.nn import launch, row
 
 SIZES = [(4, 4, 8, 48, 150), (6, 2, 16, 40, 64), (33, 33, 8, 64, 31)]
 """Heads, key heads, head size, encoder's width, encoder states."""
@@ -48,7 +48,7 @@ def check_kernels(sizes: tuple[int, ...], dtype: torch.dtype, device: str, toler
 @pytest.mark.parametrize("sizes", SIZES)
 def test_kernels_in_the_interpreter(sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(row, "_fits", lambda x: True)
-    monkeypatch.setattr(row, "launches_on", lambda x: nullcontext())
+    monkeypatch.setattr(launch, "launches_on", lambda x: nullcontext())
     monkeypatch.setattr(states_row, "_has_room", lambda device: True)
     check_kernels(sizes, torch.float32, "cpu", 1e-4)
 

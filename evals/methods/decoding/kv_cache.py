@@ -6,6 +6,8 @@ import torch
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
+from sharedllm.nn.fused import store
+
 ROOM = 1024
 """Tokens added at once when the buffer is full."""
 
@@ -30,7 +32,7 @@ class BufferLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # its hook is
         if end > self._buffers[0].shape[-2]:
             self._buffers = [_grown(x[..., :start, :], x, end + ROOM) for x in self._buffers]
         for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
-            buffer[..., start:end, :] = states
+            store(states, buffer[..., start:end, :])
         self.keys, self.values = (buffer[..., :end, :] for buffer in self._buffers)
         return self.keys, self.values
 

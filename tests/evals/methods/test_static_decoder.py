@@ -24,7 +24,7 @@ from evals.methods.decoding.cuda_graph import Arrival, GraphRunner
 from evals.methods.decoding.session import CachedSession
 from evals.methods.decoding.static_attention import Reach, Tail
 from evals.methods.decoding.static_decoder import DecoderStep
-from sharedllm.nn import row
+from sharedllm.nn import launch, row
 from sharedllm.nn.layers import Decoder
 
 NEW = 24
@@ -283,7 +283,7 @@ def test_steps_of_kernels_equal_forwards(name: str, monkeypatch: pytest.MonkeyPa
     session = load(name).prefill(CONTEXT, BOS)
     wanted, forwards = generate(session, graphs_on="none")
     monkeypatch.setattr(row, "_fits", lambda x: True)
-    monkeypatch.setattr(row, "launches_on", lambda x: nullcontext())
+    monkeypatch.setattr(launch, "launches_on", lambda x: nullcontext())
     monkeypatch.setattr(cepe_row, "_has_room", lambda device: True)
     got, steps = generate(session)
     assert steps.static
