@@ -19,6 +19,7 @@ from transformers import Cache, PreTrainedConfig
 
 from sharedllm.nn.base_config import head_dim, key_value_heads
 from sharedllm.nn.fused import rotate
+from sharedllm.nn.layers import Rotation
 
 SPARE = 1024
 """Slots beyond what a forward needs when a short buffer grows."""
@@ -108,8 +109,8 @@ class SinkCache(Cache):
         self.seen = 0
         self._start = self._end = 0  # the tokens held, as indices of slots
         self._inv_freq = inv_freq.float()
-        form = (2, len(inv_freq), 1, key_value_heads(config), 0, head_dim(config))
-        self._states = torch.empty(form, dtype=dtype, device=inv_freq.device)  # keys and values
+        self._form = (2, len(inv_freq), 1, key_value_heads(config), head_dim(config)), dtype
+        self._states = self._buffer(0)
         self._sinks: torch.Tensor | None = None  # keys of the sinks at positions 0, 1, ..., once they were rotated
         self._shared = False  # whether a snapshot refers to the buffer
 
@@ -202,24 +203,37 @@ class SinkCache(Cache):
         self._states[0, ..., new : new + count, :] = self._rotated(self._sinks, new)
         self._states[1, ..., new : new + count, :] = self._states[1, ..., old : old + count, :].clone()
 
+    def _buffer(self, slots: int) -> torch.Tensor:
+        """Keys and values (2, layers, 1, kv_heads, slots, head_dim) of nothing yet. In memory slots come before heads,
+        as projections leave them: new tokens of a layer are one piece, which is copied at the speed of memory."""
+        (kinds, layers, texts, heads, size), dtype = self._form
+        shape = kinds, layers, texts, slots, heads, size
+        return torch.empty(shape, dtype=dtype, device=self._inv_freq.device).transpose(3, 4)
+
     def _move(self, tokens: int) -> None:
-        """Bring the tokens held to the start of a new buffer that has room for `tokens` more."""
-        length, sinks = self.get_seq_length(), self.eviction.sinks
-        most = max(self.eviction.reach, 2 * self.eviction.capacity)
-        slots = min(length + tokens + SPARE, most)
-        buffer = self._states.new_empty((*self._states.shape[:-2], slots, self._states.shape[-1]))
-        if self._sinks is None:
-            buffer[..., :length, :] = self.held
-        else:
-            buffer[1, ..., :length, :] = self.held[1]
-            buffer[0, ..., :sinks, :] = self._sinks
-            for i, keys in enumerate(self.held[0]):  # one layer at a time: rotating takes copies
-                moved = self._rotated(keys[..., sinks:, :], -self._start, slice(i, i + 1))
-                buffer[0, i, ..., sinks:length, :] = moved
+        """Bring the tokens held to the start of a buffer that has room for `tokens` more: of this one, where nothing is
+        overwritten that is still needed."""
+        length, sinks, buffer = self.get_seq_length(), self.eviction.sinks, self._states
+        if self._shared or self._start < length or length + tokens > buffer.shape[-2]:
+            most = max(self.eviction.reach, 2 * self.eviction.capacity)
+            buffer = self._buffer(min(length + tokens + SPARE, most))
+        cos, sin = self._turn(-self._start)
+        for i, (keys, values) in enumerate(zip(*self.held, strict=True)):
+            buffer[1, i, ..., :length, :] = values
+            if self._sinks is None:
+                buffer[0, i, ..., :length, :] = keys
+                continue
+            buffer[0, i, ..., :sinks, :] = self._sinks[i]
+            place = buffer[0, i, ..., sinks:length, :]
+            rotate(keys[..., sinks:, :], cos[i : i + 1], sin[i : i + 1], into=place)
         self._states, self._start, self._end, self._shared = buffer, 0, length, False
 
-    def _rotated(self, keys: torch.Tensor, by: int | torch.Tensor, layers: slice = slice(None)) -> torch.Tensor:
-        """Keys (..., kv_heads, tokens, head_dim) of some layers moved by that many positions; by: an int or (1,)."""
-        frequencies = self._inv_freq[layers]
-        angle = by * torch.cat([frequencies, frequencies], -1)[:, None, None]
-        return torch.unflatten(rotate(keys.flatten(0, -4), angle.cos(), angle.sin()), 0, keys.shape[:-3])
+    def _turn(self, by: int | torch.Tensor) -> Rotation:
+        """Cosines and sines of a move by that many positions, an int or (1,), of every layer: (layers, 1, 1, rotated
+        dimensions)."""
+        angle = by * torch.cat([self._inv_freq, self._inv_freq], -1)[:, None, None]
+        return angle.cos(), angle.sin()
+
+    def _rotated(self, keys: torch.Tensor, by: int | torch.Tensor) -> torch.Tensor:
+        """Keys (layers, 1, kv_heads, tokens, head_dim) moved by that many positions."""
+        return torch.unflatten(rotate(keys.flatten(0, 1), *self._turn(by)), 0, keys.shape[:2])

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from baselines.streaming_llm.adapter import StreamingLLM, StreamingSession, StreamingSettings, check_base
-from baselines.streaming_llm.sink_cache import Eviction
+from baselines.streaming_llm.sink_cache import Eviction, SinkCache
 from evals.errors import UserError
 from evals.methods.base import Query, Runtime, Stop
 from evals.methods.presets import Preset, Weights
@@ -333,6 +333,21 @@ def test_context_survives_a_query_that_evicts_it() -> None:
         session.generate(long_query, 5)
         assert session.state_bytes == before
         assert torch.equal(session.score(Query([3]), [4, 5, 6]), fresh)
+
+
+@torch.inference_mode()
+def test_the_window_moves_within_its_buffer(model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A snapshot keeps its buffer; from then on one more serves all windows."""
+    made: list[int] = []
+    buffer = SinkCache._buffer
+    monkeypatch.setattr(SinkCache, "_buffer", lambda self, slots: made.append(slots) or buffer(self, slots))
+    session = StreamingSession(model, Eviction(2, 6, 8), list(range(3, 43)))
+    assert made == [0, 16]
+    before = session.score(Query([5]), [6, 7])
+    made.clear()
+    session.generate(Query(list(range(60))), 5)
+    assert made == [16]
+    assert torch.equal(session.score(Query([5]), [6, 7]), before)
 
 
 def test_buffer_is_bounded(model: LlamaForCausalLM) -> None:
