@@ -20,13 +20,13 @@ from transformers.models.llama.modeling_llama import LlamaPreTrainedModel
 
 from baselines.longllama.heads import Heads, project, remembered
 from baselines.longllama.memory import LongLlamaState, MemoryLayer
-from baselines.longllama.parts import attend_in_parts, pays
 from evals.errors import UnfitError
 from sharedllm.nn.attention import attend_last, merged
 from sharedllm.nn.base_config import head_dim
 from sharedllm.nn.branches import finish_and_norm, input_norms
 from sharedllm.nn.fused import rms_norm
 from sharedllm.nn.layers import Attention, Decoder, Rotation, decoder_of, output_head
+from sharedllm.nn.parts import attend_in_parts, pays
 from sharedllm.nn.rotation import rotations
 
 ALIGNMENT = 8

@@ -162,12 +162,10 @@ def attend_last(
     anew for every length (50 ms on an H100; benchmarks/attention_kernels.py). scale: of the scores, d ** -0.5 by
     default. See also `bottom_right_kernel`.
     """
-    queries, keys, grouped = query.shape[2], key.shape[2], query.shape[1] != key.shape[1]
-    compiling = torch.compiler.is_compiling()  # which knows no context variables
-    kernel, half = None if compiling else _kernel.get(), query.dtype.itemsize == 2
-    usual = query.shape[-1] % 16 == 0  # not the heads of joint attention, eight dimensions wider than a base's
-    if kernel and KERNEL_ROWS <= queries < keys and half and usual and not torch.is_grad_enabled():
+    if (kernel := chosen_kernel(query, key)) is not None:
         return kernel(query, key, value, scale)
+    queries, keys, grouped = query.shape[2], key.shape[2], query.shape[1] != key.shape[1]
+    compiling, half = torch.compiler.is_compiling(), query.dtype.itemsize == 2
     if queries < keys and half and query.is_cuda and compiling and query.shape[-1] <= 256:
         # the mask object below would break the compiled graph; to this kernel "causal" means bottom-right
         scale = query.shape[-1] ** -0.5 if scale is None else scale
@@ -186,6 +184,16 @@ def attend_last(
             repeats = query.shape[1] // key.shape[1]  # only flash kernels know both this mask and grouped heads
             key, value, grouped = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1), False
     return F.scaled_dot_product_attention(query, key, value, bias, dropout, causal, scale=scale, enable_gqa=grouped)
+
+
+def chosen_kernel(query: torch.Tensor, key: torch.Tensor) -> BottomRightKernel | None:
+    """The kernel of `bottom_right_kernel`, where there is one and it is used for these (B, heads, S, d)."""
+    if torch.compiler.is_compiling():  # which knows no context variables
+        return None
+    kernel, half = _kernel.get(), query.dtype.itemsize == 2
+    usual = query.shape[-1] % 16 == 0  # not the heads of joint attention, eight dimensions wider than a base's
+    fits = KERNEL_ROWS <= query.shape[2] < key.shape[2] and half and usual and not torch.is_grad_enabled()
+    return kernel if fits else None
 
 
 def attend_near(

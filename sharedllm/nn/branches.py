@@ -87,15 +87,20 @@ def finish_branches(layer: DecoderLayer, residual: torch.Tensor, update: torch.T
 
 
 def finish_and_norm(
-    layer: DecoderLayer, residual: torch.Tensor, update: torch.Tensor, follower: Norm
+    layer: DecoderLayer,
+    residual: torch.Tensor,
+    update: torch.Tensor,
+    follower: Norm,
+    into: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`finish_branches` of a layer of Llama, and what the norm that follows makes of it, in fewer passes still."""
+    """`finish_branches` of a plain layer, and what the norm that follows makes of it, in fewer passes still. into:
+    where the states go, which may be where the residual is."""
     hidden, normed = add_norm(layer.post_attention_layernorm, residual, update)
-    return add_norm(follower, hidden, mlp(layer.mlp, normed))
+    return add_norm(follower, hidden, mlp(layer.mlp, normed), into)
 
 
 def input_norms(decoder: Decoder) -> list[Norm]:
-    """The norm before every layer of a decoder of Llama, and the final one."""
+    """The norm before every layer of a decoder of plain layers, and the final one."""
     return [*(layer.input_layernorm for layer in decoder.layers), decoder.norm]
 
 

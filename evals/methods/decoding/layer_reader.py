@@ -16,11 +16,13 @@ from transformers import Cache, PreTrainedModel
 from evals.methods.decoding.prefill import check_length, project, read
 from evals.methods.decoding.replays import ReplayingReader, padded
 from evals.methods.decoding.static_decoder import supports_static_decoding
-from sharedllm.nn.attention import attend_last, merged
+from sharedllm.nn.attention import merged
 from sharedllm.nn.base_config import mlp_width, text_config, windows
-from sharedllm.nn.branches import before_attention, finish_layer
+from sharedllm.nn.branches import before_attention, finish_and_norm, finish_branches, input_norms
 from sharedllm.nn.fused import rms_norm
 from sharedllm.nn.layers import Decoder, decoder_of, embed
+from sharedllm.nn.parts import attend_newest
+from sharedllm.nn.recipes import recipe_of
 from sharedllm.nn.rotation import Rotations, rotations
 
 STEP = 256
@@ -120,34 +122,38 @@ class LayerReader(ReplayingReader[PreTrainedModel, None]):
         for index, layer in enumerate(decoder_of(self._model).layers):
             query, key, value = (x[:, :, :tokens] for x in desk.heads)
             keys, values = cache.update(key, value, index)
-            heads = attend_last(query, keys, values, layer.self_attn.scaling)
+            heads = attend_newest(query, keys, values, layer.self_attn.scaling)
             desk.attended[:, :tokens] = merged(heads)
             self._replays((rows, index + 1), partial(self._go_on, desk, index), device=device)
         return desk.hidden[0, :tokens].clone()
 
     def _place(self, rows: int) -> Desk:
         if self._desk is None:
-            self._desk = Desk.of(decoder_of(self._model), self._rows, partial(self._project, 0))
+            layer = decoder_of(self._model).layers[0]
+            self._desk = Desk.of(
+                decoder_of(self._model), self._rows, lambda x, rope: project(layer, before_attention(layer, x), rope)
+            )
         return self._desk.first(rows)
 
     def _begin(self, desk: Desk) -> None:
         """From ids to the heads of the first layer."""
-        desk.hidden.copy_(desk.embed(decoder_of(self._model)))
-        put(desk.heads, self._project(0, desk.hidden, desk.rope))
+        layer, hidden = decoder_of(self._model).layers[0], desk.hidden.copy_(desk.embed(decoder_of(self._model)))
+        project(layer, before_attention(layer, hidden), desk.rope, desk.heads)
 
     def _go_on(self, desk: Desk, index: int) -> None:
         """From what layer `index` attended to, to the heads of the next layer or the final states."""
         decoder = decoder_of(self._model)
-        hidden = finish_layer(decoder.layers[index], desk.hidden, desk.attended)
-        if index + 1 < len(decoder.layers):
-            desk.hidden.copy_(hidden)
-            put(desk.heads, self._project(index + 1, desk.hidden, desk.rope))
+        layer, followers = decoder.layers[index], decoder.layers[index + 1 :]
+        update = layer.self_attn.o_proj(desk.attended)
+        if recipe_of(layer.self_attn).plain:
+            _, normed = finish_and_norm(layer, desk.hidden, update, input_norms(decoder)[index + 1], into=desk.hidden)
         else:
-            desk.hidden.copy_(rms_norm(decoder.norm, hidden))
-
-    def _project(self, index: int, hidden: torch.Tensor, rope: Rotations) -> Sequence[torch.Tensor]:
-        layer = decoder_of(self._model).layers[index]
-        return project(layer, before_attention(layer, hidden), rope)
+            hidden = desk.hidden.copy_(finish_branches(layer, desk.hidden, update))
+            normed = before_attention(followers[0], hidden) if followers else rms_norm(decoder.norm, hidden)
+        if followers:
+            project(followers[0], normed, desk.rope, desk.heads)
+        else:
+            desk.hidden.copy_(normed)
 
 
 def row_bytes(model: PreTrainedModel) -> int:

@@ -7,7 +7,7 @@ kernels, which needs no tensor, and elementwise pieces are those of `sharedllm.n
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from transformers import Cache, PreTrainedConfig, PreTrainedModel
@@ -16,7 +16,6 @@ from evals.errors import UserError
 from evals.methods.decoding.static_decoder import supports_static_decoding
 from sharedllm.nn.attention import (
     attend,
-    attend_last,
     merged,
     project_keys,
     project_queries,
@@ -33,6 +32,7 @@ from sharedllm.nn.branches import (
 )
 from sharedllm.nn.fused import rms_norm
 from sharedllm.nn.layers import Decoder, DecoderLayer, decoder_of, embed, stock_decoder
+from sharedllm.nn.parts import attend_newest
 from sharedllm.nn.rotation import Rotations, apply_rotation, rotations
 
 Between = Callable[[int, torch.Tensor], torch.Tensor]
@@ -68,7 +68,7 @@ def read(
 
     def on_cache(index: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
         keys, values = cache.update(key, value, index)
-        return attend(index, query, keys, values, scale) if attend else attend_last(query, keys, values, scale)
+        return attend(index, query, keys, values, scale) if attend else attend_newest(query, keys, values, scale)
 
     return run_layers(decoder_of(model), ids, positions, on_cache, between)[0]
 
@@ -108,15 +108,18 @@ def read_both_ways(encoder: Decoder, ids: torch.Tensor, mask: torch.Tensor | Non
 
 
 def project(
-    layer: DecoderLayer, normed: torch.Tensor, rope: Rotations
+    layer: DecoderLayer,
+    normed: torch.Tensor,
+    rope: Rotations,
+    into: Sequence[torch.Tensor | None] = (None, None, None),
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Rotated queries and keys, and values, (B, heads, S, head_dim) each, of what a layer's attention reads (B, S,
-    hidden)."""
+    hidden). into: where they go; see `rotate`."""
     attention = layer.self_attn
-    rotation = rope.of(attention)
-    query = apply_rotation(project_queries(attention, normed), rotation)
-    key = apply_rotation(project_keys(attention, normed), rotation)
-    return query, key, project_values(attention, normed)
+    rotation, (queries, keys, values) = rope.of(attention), into
+    query = apply_rotation(project_queries(attention, normed), rotation, queries)
+    key = apply_rotation(project_keys(attention, normed), rotation, keys)
+    return query, key, apply_rotation(project_values(attention, normed), None, values)
 
 
 def check_length(config: PreTrainedConfig, tokens: int) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from baselines.longllama import parts
 from baselines.longllama.modeling import attend
-from baselines.longllama.parts import attend_in_parts, pays
-from sharedllm.nn.attention import attend_last
+from sharedllm.nn import parts
+from sharedllm.nn.attention import attend_last, bottom_right_kernel
+from sharedllm.nn.parts import attend_in_parts, attend_newest, pays
 
 
 def heads(windows: int, tokens: int = 6, size: int = 8, **form: object) -> list[torch.Tensor]:
@@ -38,12 +38,24 @@ def test_a_cpu_attends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     attend(q, keys, values, 0.4)
 
 
+def test_a_kernel_that_was_chosen_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "pays", lambda *_: True)
+    q, keys, values = heads(2, tokens=2048, size=16, dtype=torch.bfloat16)
+    with torch.no_grad():
+        got = attend_newest(q, keys, values, 0.4)
+        torch.testing.assert_close(got, attend_last(q, keys, values, 0.4), atol=1e-2, rtol=1e-2)
+        with bottom_right_kernel(lambda query, *_: query):
+            assert attend_newest(q, keys, values, 0.4) is q
+            assert attend_newest(q[:, :, :512], keys, values, 0.4) is not q
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("size", [104, 128])
 @pytest.mark.parametrize("windows", [2, 9, 20])
-def test_gpu_parts_are_one_softmax(windows: int) -> None:
-    """The 3B model's padded heads in half precision, with float32 as the measure."""
-    q, keys, values = heads(windows, tokens=512, size=104, device="cuda", dtype=torch.bfloat16)
+def test_gpu_parts_are_one_softmax(windows: int, size: int) -> None:
+    """The 3B model's padded heads, and those of 7B, in half precision, with float32 as the measure."""
+    q, keys, values = heads(windows, tokens=512, size=size, device="cuda", dtype=torch.bfloat16)
     wanted = attend_last(*(x.float() for x in (q, keys, values)), 0.1)
     with torch.inference_mode():
         if not pays(q, keys):

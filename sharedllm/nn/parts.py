@@ -1,7 +1,7 @@
-"""Attention of a window to memory and to itself in parts, so that cuDNN's attention computes it.
+"""Attention of a window to what was before it and to itself in parts, so that cuDNN's attention computes it.
 
 That is SDPA's first choice on a GPU, but has a causal mask for a square alone. A window is such a square, and all of it
-sees all of the memory: two plain cases, joined by their log-sum-exps, exactly.
+sees all that was before: two plain cases, joined by their log-sum-exps, exactly.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 import torch
 from torch.backends.cuda import SDPAParams, can_use_cudnn_attention
 
+from sharedllm.nn.attention import attend_last, chosen_kernel
 from sharedllm.nn.fused import compiled
 
 BLOCK = 8
-"""Memory is read in blocks of so many windows. cuDNN plans anew for every number of keys: blocks need few plans at any
-length of the memory, and joining them is a pass over the outputs."""
+"""What was before is read in blocks of so many windows. cuDNN plans anew for every number of keys: blocks need few
+plans at any length, and joining them is a pass over the outputs."""
 FEWEST = 512
 """Queries from which on there are parts: with few, these passes weigh more."""
 
@@ -31,17 +32,24 @@ def pays(q: torch.Tensor, keys: torch.Tensor) -> bool:
     return can_use_cudnn_attention(SDPAParams(q, keys, keys, None, 0.0, False, False))
 
 
+def attend_newest(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scale: float) -> torch.Tensor:
+    """`attend_last`, in parts where that pays and no other kernel was chosen for it."""
+    parts = pays(query, keys) and chosen_kernel(query, keys) is None
+    return (attend_in_parts if parts else attend_last)(query, keys, values, scale)
+
+
 def attend_in_parts(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scale: float) -> torch.Tensor:
     """Causal attention of queries (1, heads, n, d) that are the last n of the keys (1, heads, m, d), m a multiple of
     n."""
     tokens = q.shape[2]
     before = keys.shape[2] - tokens
     out, log_sum = _part(q, keys[:, :, before:], values[:, :, before:], scale, causal=True)
-    blocks = (torch.split(x[:, :, :before], BLOCK * tokens, 2) for x in (keys, values))
-    for some, of_them in zip(*blocks, strict=True):
+    blocks = list(zip(*(torch.split(x[:, :, :before], BLOCK * tokens, 2) for x in (keys, values)), strict=True))
+    for number, (some, of_them) in enumerate(blocks, 1):
         more, more_sum = _part(q, some, of_them, scale, causal=False)
-        out, log_sum = compiled(_joined, out)(out, log_sum, more, more_sum)
-    return torch.unflatten(out.to(q.dtype), 0, (1, tokens, -1)).transpose(1, 2)
+        dtype = q.dtype if number == len(blocks) else torch.float32  # rounded once, at the end
+        out, log_sum = compiled(_joined, out)(out, log_sum, more, more_sum, dtype)
+    return torch.unflatten(out, 0, (1, tokens, -1)).transpose(1, 2)
 
 
 def _part(
@@ -66,8 +74,9 @@ def _part(
 
 
 def _joined(
-    out: torch.Tensor, log_sum: torch.Tensor, more: torch.Tensor, more_sum: torch.Tensor
+    out: torch.Tensor, log_sum: torch.Tensor, more: torch.Tensor, more_sum: torch.Tensor, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention to the keys of both, in float32."""
+    """Attention to the keys of both, rounded to a dtype, and its log-sum-exps."""
     total = torch.logaddexp(log_sum, more_sum)
-    return (log_sum - total).exp() * out.float() + (more_sum - total).exp() * more.float(), total
+    made = (log_sum - total).exp() * out.float() + (more_sum - total).exp() * more.float()
+    return made.to(dtype), total
