@@ -127,6 +127,7 @@ class LongLLaMA(ReplayingModel):
             if not runtime.random_weights:
                 check_checkpoint(resolve(preset.weights, runtime))
             model, tokenizer = load_class(LongLlamaForCausalLM, preset.weights, runtime, preset.shape)
+        model.join()
         config = model.config
         config.update(settings.model_dump(exclude_none=True, exclude={"eager_reads"}))
         check_local(preset.name, config.last_context_length, model.window)

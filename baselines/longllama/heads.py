@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
 from sharedllm.nn.fused import compiled, rotated
+from sharedllm.nn.joined import products
 from sharedllm.nn.layers import Attention, Projection, Rotation
 
 
@@ -23,7 +25,7 @@ class Heads(NamedTuple):
 def project(attention: Attention, x: torch.Tensor, rotation: Rotation, size: int, raw: bool) -> Heads:
     """Of normed states x (batch, tokens, hidden); rotation: (1, 1, tokens, head_dim) each, size: of a padded head."""
     cos, sin = (t.transpose(1, 2).expand(len(x), -1, -1, -1).flatten(0, 1) for t in rotation)
-    query, key, value = (_by_token(p, attention, x) for p in (attention.q_proj, attention.k_proj, attention.v_proj))
+    query, key, value = _by_token([attention.q_proj, attention.k_proj, attention.v_proj], attention, x)
     queries, keys, values, plain = compiled(_rotated_and_padded, x)(query, key, value, cos, sin, size, raw)
     batch = len(x)
     return Heads(
@@ -36,13 +38,13 @@ def project(attention: Attention, x: torch.Tensor, rotation: Rotation, size: int
 
 def remembered(attention: Attention, x: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Keys without rotation and values, all that memory takes; see `project`."""
-    key, value = (_by_token(p, attention, x) for p in (attention.k_proj, attention.v_proj))
+    key, value = _by_token([attention.k_proj, attention.v_proj], attention, x)
     return _by_head(_padded(key, size), len(x)), _by_head(_padded(value, size), len(x))
 
 
-def _by_token(projection: Projection, attention: Attention, x: torch.Tensor) -> torch.Tensor:
-    """(batch, tokens, hidden) -> (batch * tokens, heads, head_dim)."""
-    return torch.unflatten(projection(x).flatten(0, 1), -1, (-1, attention.head_dim))
+def _by_token(projections: Sequence[Projection], attention: Attention, x: torch.Tensor) -> list[torch.Tensor]:
+    """(batch, tokens, hidden) -> (batch * tokens, heads, head_dim) of each projection."""
+    return [torch.unflatten(made.flatten(0, 1), -1, (-1, attention.head_dim)) for made in products(projections, x)]
 
 
 def _by_head(x: torch.Tensor, batch: int) -> torch.Tensor:

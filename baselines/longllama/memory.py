@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from sharedllm.nn.fused import store
+
 
 class LocalLayer:
     """Rotated keys and values (batch, heads, tokens, head_dim) since the last flush.
@@ -137,7 +139,7 @@ class MemoryLayer(LocalLayer):
         """values: None where they are in the buffer."""
         for buffer, tokens in zip(self._buffer, (keys, values), strict=True):
             if tokens is not None:
-                buffer[:, :, start : start + keys.shape[2]] = tokens
+                store(tokens, buffer[:, :, start : start + keys.shape[2]])
 
 
 class LongLlamaState:

@@ -25,6 +25,7 @@ from sharedllm.nn.attention import attend_last, merged
 from sharedllm.nn.base_config import head_dim
 from sharedllm.nn.branches import finish_and_norm, input_norms
 from sharedllm.nn.fused import rms_norm
+from sharedllm.nn.joined import join
 from sharedllm.nn.layers import Attention, Decoder, Rotation, decoder_of, output_head
 from sharedllm.nn.parts import attend_in_parts, pays
 from sharedllm.nn.rotation import rotations
@@ -75,6 +76,12 @@ class LongLlamaForCausalLM(LlamaPreTrainedModel):  # type: ignore[no-untyped-cal
     def padded_head_dim(self) -> int:
         """Size of a head as it lies in the caches."""
         return -(-head_dim(self.config) // ALIGNMENT) * ALIGNMENT
+
+    def join(self) -> None:
+        """Let one product make queries, keys and values of a layer, where padding copies them anyway."""
+        if self.padded_head_dim > head_dim(self.config):
+            for attention in (layer.self_attn for layer in self.decoder.layers):
+                join([attention.q_proj, attention.k_proj, attention.v_proj])
 
     def new_state(self, reserve: int = 0) -> LongLlamaState:
         """An empty state with room for `reserve` tokens, memory and local cache together, in the memory layers."""
