@@ -95,6 +95,7 @@ class ActivationBeacon(ReplayingModel):
             model = Beacon.build(base, {}, preset.adapter_folder(runtime.checkpoint)).beacon_model
         else:
             model, tokenizer = load_class(_model_class(preset, runtime), preset.weights, runtime, preset.shape)
+        model.join()
         config = model.config
         check_ratio(preset.name, settings.ratio, config.beacon_window, config.beacon_ratio)
         flash_only = set(runtime.kernel_order) <= {"flash", FLASH_ATTN_4}

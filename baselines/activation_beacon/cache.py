@@ -181,10 +181,11 @@ class BeaconCache:
             like, entries = self.buffers.keys[0], self.fill.used + self.SLACK
             self.move(Buffers.zeros(like, self._count, entries, self.layout.beacons))
 
-    def advance(self, tokens: int) -> None:
-        """Count `tokens` that every layer has written; a window that is full is condensed at once."""
+    def advance(self, tokens: int, condensed: bool = False) -> None:
+        """Count `tokens` that every layer has written; a window that is full is condensed at once. condensed: whether
+        its beacons have moved already."""
         before, self.fill = self.fill, self.fill.add(tokens)
-        if tokens == before.room:
+        if tokens == before.room and not condensed:
             self._condense(before)
 
     def _condense(self, before: Fill) -> None:

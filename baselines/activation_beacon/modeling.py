@@ -20,12 +20,13 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import eager_attention_forward
 
 from baselines.activation_beacon.cache import BeaconCache, Buffers, Layout
-from baselines.activation_beacon.rows import Order, Rows, by_slot, order, positions
+from baselines.activation_beacon.rows import Heads, Order, by_slot, order, part, positions
 from sharedllm.nn.attention import attend_last
 from sharedllm.nn.base_config import key_value_heads
 from sharedllm.nn.branches import finish_and_norm, input_norms
-from sharedllm.nn.fused import compiled, rms_norm
-from sharedllm.nn.layers import Attention, Decoder, Embedding, Projection, output_head
+from sharedllm.nn.fused import place_rows, rms_norm
+from sharedllm.nn.joined import join, products
+from sharedllm.nn.layers import Attention, Decoder, Embedding, Projection, Rotation, output_head
 
 SUPPORTED = {
     "beacon_pos": "interleave",
@@ -104,6 +105,11 @@ class BeaconMixin:
         """The stack of layers."""
         return cast(BeaconDecoder, cast(PreTrainedModel, self).base_model)
 
+    def join(self) -> None:
+        """Let one product read all weights of the beacons of a layer, which are few rows."""
+        for layer in self.decoder.layers:
+            join([projection(layer.self_attn, "beacon_", name) for name in "qkv"])
+
     def new_cache(self, ratio: int) -> BeaconCache:
         """An empty cache for texts read at this ratio."""
         if ratio < 1 or self.config.beacon_window % ratio:
@@ -145,35 +151,33 @@ class BeaconMixin:
         made = slice(fill.used, fill.memory + fill.layout.slots(after))
         staged = slice(fill.staged, after // fill.layout.ratio)
         assert cache.buffers is not None
-        places = CachePlaces(cache.buffers, made, staged, len(ids))
-        normed = self.read_rows(ids, order, positions(fill, tokens, ids.device), places, bool(wanted))
+        places = CachePlaces(cache.buffers, made, staged, len(ids), order)
+        beacons = staged.stop - staged.start
+        normed = self.read_rows(ids, beacons, positions(fill, tokens, ids.device), places, bool(wanted))
         return normed[:, tokens - wanted : tokens]
 
     def read_rows(
-        self, ids: torch.Tensor, order: Order | None, positions: torch.Tensor, places: Places, whole: bool
+        self, ids: torch.Tensor, beacons: int, positions: torch.Tensor, places: Places, whole: bool
     ) -> torch.Tensor:
-        """Tokens ids (batch, n) of one window and the beacons among them through all layers: final hidden states
-        (batch, rows, hidden), tokens first.
+        """Tokens ids (batch, n) and the beacons among them through all layers: final hidden states (batch, rows,
+        hidden), tokens first.
 
         positions: see `rows.positions`. whole: whether these states are wanted; otherwise the last layer ends with its
         keys and values, and what is returned means nothing.
         """
         decoder = self.decoder
         x = decoder.embed_tokens(ids)
-        cos, sin = (r[0, :, None] for r in decoder.rotary_emb(x, positions[None]))
-        rows = Rows(ids.shape[1], order, cos, sin, places.at, places.staged_at)
-        if order is not None:
-            beacons = decoder.beacon_embed_tokens.weight.expand(len(x), len(order.slot) - rows.tokens, -1)
-            x = torch.cat([x, beacons], dim=1)
+        rotation = decoder.rotary_emb(x, positions[None])
+        if beacons:
+            x = torch.cat([x, decoder.beacon_embed_tokens.weight.expand(len(x), beacons, -1)], dim=1)
         norms = input_norms(decoder)
         normed = rms_norm(norms[0], x)
         for index, (layer, follower) in enumerate(zip(decoder.layers, norms[1:], strict=True)):
             attention = layer.self_attn
-            query = project(attention, normed, rows, places.of(index), whole or follower is not decoder.norm)
-            if query is None:
+            made = project(attention, normed, ids.shape[1], whole or follower is not decoder.norm)
+            out = places.attend(index, attention, made, rotation)
+            if out is None:
                 break
-            out = places.attend(index, attention, query)
-            out = out if order is None else out[:, order.slot]
             x, normed = finish_and_norm(layer, x, attention.o_proj(out.flatten(2)), follower)
         return normed
 
@@ -219,66 +223,42 @@ CLASSES: dict[str, type[BeaconModel]] = {"llama": BeaconLlama, "mistral": Beacon
 
 
 class Places(Protocol):
-    """Where a forward pass puts keys and values, and what its queries attend to. at, staged_at: see `by_slot`."""
+    """Where a forward pass puts keys and values, and what its queries attend to."""
 
-    @property
-    def at(self) -> torch.Tensor | None: ...
-    @property
-    def staged_at(self) -> torch.Tensor | None: ...
+    def attend(self, index: int, attention: Attention, made: Heads, rotation: Rotation) -> torch.Tensor | None:
+        """What the rows of a layer attend to, (batch, rows, heads, head_dim), tokens first; None without queries.
 
-    def of(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """`keys`, `values` and `staged` of a layer, as `by_slot` takes them."""
-
-    def attend(self, index: int, attention: Attention, query: torch.Tensor) -> torch.Tensor:
-        """Of rotated queries (rows, batch * heads, head_dim) by slot: (batch, rows, heads, head_dim)."""
+        rotation: of the slots of the rows, then of the places that the beacons move to, (1, positions, head_dim).
+        """
 
 
 class CachePlaces:
     """The next entries of a cache, in slices of its buffers. entries, staged: of the rows, and of the beacons among
-    them."""
+    them. order: None without beacons."""
 
-    at = staged_at = None
+    def __init__(self, buffers: Buffers, entries: slice, staged: slice, batch: int, order: Order | None) -> None:
+        self._buffers, self._entries, self._staged = buffers, entries, staged
+        self._batch, self._order = batch, order
 
-    def __init__(self, buffers: Buffers, entries: slice, staged: slice, batch: int) -> None:
-        self._buffers, self._entries, self._staged, self._batch = buffers, entries, staged, batch
-
-    def of(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        return self._buffers.places(index, self._entries, self._staged)
-
-    def attend(self, index: int, attention: Attention, query: torch.Tensor) -> torch.Tensor:
+    def attend(self, index: int, attention: Attention, made: Heads, rotation: Rotation) -> torch.Tensor | None:
+        keys, values, staged = self._buffers.places(index, self._entries, self._staged)
+        count, order = len(keys), self._order
+        query = by_slot(made, None if order is None else order.row, part(rotation, slice(count)), keys, values)
+        if made.beacon_key is not None:
+            place_rows(made.beacon_key, rotation=part(rotation, slice(count, None)), into=staged)
+        if query is None:
+            return None
         query = torch.unflatten(query, 1, (self._batch, -1)).permute(1, 2, 0, 3)
         keys, values = (x[index, : self._entries.stop].permute(1, 2, 0, 3) for x in self._buffers[:2])
-        return causal_attention(attention, query, keys, values)
+        out = causal_attention(attention, query, keys, values)
+        return out if order is None else out[:, order.slot]
 
 
-def project(
-    attention: Attention,
-    x: torch.Tensor,
-    rows: Rows,
-    places: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-    queries: bool,
-) -> torch.Tensor | None:
-    """Rotated queries (rows, batch * heads, head_dim) by slot of x (batch, rows, hidden), None unless `queries`. Keys
-    and values go to the places."""
-    query, key, value = by_row(attention, "", x[:, : rows.tokens], queries)
-    beacon_query = beacon_key = beacon_value = row = None
-    if rows.order is not None:
-        row = rows.order.row
-        beacon_query, beacon_key, beacon_value = by_row(attention, "beacon_", x[:, rows.tokens :], queries)
-    return compiled(by_slot, x)(
-        query,
-        key,
-        value,
-        beacon_query,
-        beacon_key,
-        beacon_value,
-        row,
-        rows.cos,
-        rows.sin,
-        *places,
-        rows.at,
-        rows.staged_at,
-    )
+def project(attention: Attention, x: torch.Tensor, tokens: int, queries: bool) -> Heads:
+    """Heads of x (batch, rows, hidden), of which the first `tokens` rows are tokens. queries: whether they are
+    wanted."""
+    own = by_row(attention, "", x[:, :tokens], queries)
+    return Heads(*own, *(by_row(attention, "beacon_", x[:, tokens:], queries) if x.shape[1] > tokens else ()))
 
 
 def by_row(
@@ -287,11 +267,10 @@ def by_row(
     """Queries (None unless `queries`), keys and values (rows, batch * heads, head_dim) of x (batch, rows, hidden), all
     of one kind."""
 
-    def part(name: str) -> torch.Tensor:
-        made = projection(attention, kind, name)(x).transpose(0, 1)
-        return torch.unflatten(made, -1, (-1, attention.head_dim)).flatten(1, 2)
-
-    return part("q") if queries else None, part("k"), part("v")
+    names = "qkv" if queries else "kv"
+    made = products([projection(attention, kind, name) for name in names], x)
+    heads = (torch.unflatten(part.transpose(0, 1), -1, (-1, attention.head_dim)).flatten(1, 2) for part in made)
+    return next(heads) if queries else None, next(heads), next(heads)
 
 
 def causal_attention(attn: Attention, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:

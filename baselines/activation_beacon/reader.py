@@ -4,11 +4,15 @@ A window of 1024 tokens has some twenty kernels in each layer, which take a GPU 
 them. All windows of one ratio launch the same ones: what differs is how many beacons stand before the window, and that
 is read from the device. So one graph serves every window of every text. The end of a text and a question are padded to
 a few lengths.
+
+A layer needs of the windows before it what their beacons left in the same layer alone. So whole windows go through the
+layers together: only their attention takes turns.
 """
 
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
@@ -16,12 +20,16 @@ import torch.nn.functional as F
 
 from baselines.activation_beacon.cache import BeaconCache, Buffers, Fill, Layout
 from baselines.activation_beacon.modeling import BeaconModel
-from baselines.activation_beacon.rows import Order
+from baselines.activation_beacon.rows import Heads, by_slot, part
 from evals.methods.decoding.replays import PAD, ReplayingReader, Replays, padded
 from evals.methods.decoding.static_attention import FirstKeys
 from evals.methods.decoding.static_decoder import supports_static_decoding
-from sharedllm.nn.layers import Attention
+from sharedllm.nn.fused import place_rows
+from sharedllm.nn.layers import Attention, Rotation
 
+TOGETHER = 4
+"""Windows that are read together: 4096 tokens are enough for matrix products at their full rate, and the beacons'
+weights are read once for all."""
 STEP = 1024
 """Entries by which buffers grow: with other buffers all graphs are captured anew."""
 
@@ -35,7 +43,7 @@ class BeaconReader(ReplayingReader[BeaconModel, torch.Tensor]):
 
     def __init__(self, model: BeaconModel, graphs: bool = True) -> None:
         may = graphs and supports_static_decoding(model) and FirstKeys.supports(model.config, model.device, model.dtype)
-        self._need = 2 * model.config.beacon_window * _row_bytes(model)
+        self._need = (TOGETHER + 1) * model.config.beacon_window * _row_bytes(model)
         super().__init__(model, may, self._need)
         self._buffers: Buffers | None = None
         self._tenant: weakref.ref[BeaconCache] | None = None
@@ -51,20 +59,23 @@ class BeaconReader(ReplayingReader[BeaconModel, torch.Tensor]):
         if not self.replaying:
             return self._model.read(ids, cache, keep)
         keep = left if keep is None else keep
-        pieces = list(cache.fill.pieces(left))
-        entries = max(f.memory + f.layout.slots(f.tokens + whole_step(f, count)) for f, count in pieces)
+        runs = list(grouped(cache.fill, left, keep))
+        entries = max(
+            f.memory + f.layout.slots(f.tokens + whole_step(f, count)) for f, count in cache.fill.pieces(left)
+        )
         self._admit(cache, ids, entries)
-        numbers = torch.tensor([[f.memory, f.tokens, f.target] for f, _ in pieces], device=ids.device)  # waits once
+        numbers = torch.tensor([[f.memory, f.tokens, f.target] for f, *_ in runs], device=ids.device)  # waits once
         hidden = []
-        for (fill, count), number in zip(pieces, numbers, strict=True):
-            tokens = whole_step(fill, count)
+        for (fill, count, windows), number in zip(runs, numbers, strict=True):
+            tokens = whole_step(fill, count) if windows == 1 else count
             piece = F.pad(ids[:, -left:][:, :count], (0, tokens - count))
             left -= count
             wanted = min(max(keep - left, 0), count)
-            key = fill.layout.ratio, tokens, wanted > 0
-            states = self._replays(key, partial(self._run, fill.layout, wanted > 0), piece, number)
+            key = fill.layout.ratio, tokens, windows, wanted > 0
+            states = self._replays(key, partial(self._run, fill.layout, windows, wanted > 0), piece, number)
             hidden.append(states[:, count - wanted : count].clone())
-            cache.advance(count)
+            for window in range(windows):
+                cache.advance(count // windows, condensed=window + 1 < windows)
         return torch.cat(hidden, dim=1)
 
     def _admit(self, cache: BeaconCache, ids: torch.Tensor, entries: int) -> None:
@@ -84,8 +95,9 @@ class BeaconReader(ReplayingReader[BeaconModel, torch.Tensor]):
             cache.move(self._buffers)
         self._tenant = weakref.ref(cache)
 
-    def _run(self, layout: Layout, whole: bool, ids: torch.Tensor, number: torch.Tensor) -> torch.Tensor:
-        """What a graph replays: tokens ids (1, n) of a window, final hidden states (1, n, hidden) if `whole`.
+    def _run(self, layout: Layout, windows: int, whole: bool, ids: torch.Tensor, number: torch.Tensor) -> torch.Tensor:
+        """What a graph replays: tokens ids (1, n) of a window, or all those of some windows, final hidden states
+        (1, n, hidden) if `whole`.
 
         number: (3,), entries before the window, tokens that it has already, and where its first beacon moves to.
         Padding stands after the text, where none of it is seen. What it leaves in the buffers is beyond what a cache
@@ -100,26 +112,74 @@ class BeaconReader(ReplayingReader[BeaconModel, torch.Tensor]):
         beacon = first // ratio + torch.arange(beacons, device=device)
         slot = torch.cat([token + token // ratio, (beacon + 1) * (ratio + 1) - 1]) - start
         rows = torch.arange(tokens + beacons, device=device)
-        order = Order(torch.empty_like(rows).scatter_(0, slot, rows)[:, None], slot)
-        at = memory + start + rows
-        seen = FirstKeys(len(rows), memory + start + len(rows), self._buffers.capacity)
-        places = BufferPlaces(self._buffers, at[:, None], beacon[:, None], seen)
-        states = self._model.read_rows(ids, order, torch.cat([at, target + beacon]), places, whole)
+        row, count = torch.empty_like(rows).scatter_(0, slot, rows), len(rows) // windows
+        before = [memory + start, *(target + window * layout.beacons for window in range(1, windows))]
+        at = torch.cat([entries + rows[:count] for entries in before])
+        seen = [FirstKeys(count, entries + count, self._buffers.capacity) for entries in before]
+        places = BufferPlaces(self._buffers, row, at, target + beacon, beacon[: beacons // windows], seen)
+        states = self._model.read_rows(ids, beacons, torch.cat([at, target + beacon]), places, whole)
         return states[:, : tokens if whole else 0]
 
 
 class BufferPlaces:
-    """Entries whose numbers are on the device; see `Places`."""
+    """Entries whose numbers are on the device, of windows that follow each other; see `Places`.
 
-    def __init__(self, buffers: Buffers, at: torch.Tensor, staged_at: torch.Tensor, seen: FirstKeys) -> None:
-        self._buffers, self.at, self.staged_at, self._seen = buffers, at, staged_at, seen
+    row: see `Order`, of the windows one after another. at: entries of the rows in this order. moved_at, staged_at:
+    where the beacons move to, and where those of the last window wait for it. seen: attention of each window.
 
-    def of(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        return self._buffers.places(index, slice(None), slice(None))
+    In each layer a window attends when the beacons of the windows before it stand in memory: they move at once.
+    """
 
-    def attend(self, index: int, attention: Attention, query: torch.Tensor) -> torch.Tensor:
-        keys, values, _ = self.of(index)
-        return self._seen.attend(query, keys, values, attention.scaling)[None]
+    def __init__(
+        self,
+        buffers: Buffers,
+        row: torch.Tensor,
+        at: torch.Tensor,
+        moved_at: torch.Tensor,
+        staged_at: torch.Tensor,
+        seen: Sequence[FirstKeys],
+    ) -> None:
+        self._buffers, self._row, self._at = buffers, row, at
+        self._moved_at, self._staged_at, self._seen = moved_at, staged_at, seen
+
+    def attend(self, index: int, attention: Attention, made: Heads, rotation: Rotation) -> torch.Tensor | None:
+        keys, values, staged = self._buffers.places(index, slice(None), slice(None))
+        assert made.beacon_key is not None
+        assert made.beacon_value is not None
+        out = None if made.query is None else made.query.new_empty(len(self._row), *made.query.shape[1:])
+        count, beacons = len(self._row) // len(self._seen), len(self._staged_at)
+        for window, seen in enumerate(self._seen):
+            rows = slice(window * count, (window + 1) * count)
+            query = by_slot(made, self._row[rows], part(rotation, rows), keys, values, self._at[rows])
+            if query is not None:
+                place_rows(seen.attend(query, keys, values, attention.scaling), into=out, at=self._row[rows])
+            own = slice(window * beacons, (window + 1) * beacons)
+            moved = part(part(rotation, slice(len(self._row), None)), own)
+            if seen is self._seen[-1]:
+                place_rows(made.beacon_key[own], rotation=moved, into=staged, at=self._staged_at)
+            else:
+                place_rows(made.beacon_key[own], rotation=moved, into=keys, at=self._moved_at[own])
+                place_rows(made.beacon_value[own], into=values, at=self._moved_at[own])
+        return None if out is None else out[None]
+
+
+def grouped(fill: Fill, tokens: int, keep: int) -> Iterator[tuple[Fill, int, int]]:
+    """The runs in which `tokens` more are read: the state before each, its tokens, and how many windows these are.
+    Whole windows of which no states are kept go together, TOGETHER at a time."""
+    waiting: list[tuple[Fill, int, int]] = []
+    left = tokens
+    for before, count in fill.pieces(tokens):
+        left -= count
+        if before.tokens == 0 and count == before.room and left >= keep:
+            waiting.append((before, count, 1))
+            if len(waiting) == TOGETHER:
+                yield waiting[0][0], count * TOGETHER, TOGETHER
+                waiting = []
+        else:
+            yield from waiting
+            waiting = []
+            yield before, count, 1
+    yield from waiting
 
 
 def step(layout: Layout) -> int:

@@ -1,39 +1,37 @@
-"""The rows of one forward pass: tokens first, then beacons, and where both stand among each other."""
+"""The rows of one forward pass: tokens first, then beacons, and where both stand among each other.
+
+They attend in the order of their slots (cache entries, which are positions too), where beacons stand between tokens.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
 from baselines.activation_beacon.cache import Fill, Layout
-from sharedllm.nn.fused import rotated
+from sharedllm.nn.fused import place_rows
+from sharedllm.nn.layers import Rotation
 
 
 class Order(NamedTuple):
-    """How rows stand in the order of their slots. row: at each slot, (count, 1). slot: of each row, from the first,
+    """How rows stand in the order of their slots. row: at each slot, (count,). slot: of each row, from the first,
     (count,)."""
 
     row: torch.Tensor
     slot: torch.Tensor
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Tokens and beacons of one forward pass: both kinds use their projections on a slice. They attend in the order of
-    their slots (cache entries, which are positions too), where beacons stand between tokens.
+class Heads(NamedTuple):
+    """What a layer makes of tokens and of the beacons among them, each kind by its own projections: queries, keys and
+    values before rotation, (rows, batch * heads, head_dim) each. None: there are none, or they are not wanted."""
 
-    tokens: rows that are tokens. order: None without beacons. cos, sin: of the slots, then of the places that the
-    beacons move to, (rows, 1, head_dim). at, staged_at: see `by_slot`.
-    """
-
-    tokens: int
-    order: Order | None
-    cos: torch.Tensor
-    sin: torch.Tensor
-    at: torch.Tensor | None = None
-    staged_at: torch.Tensor | None = None
+    query: torch.Tensor | None
+    key: torch.Tensor
+    value: torch.Tensor
+    beacon_query: torch.Tensor | None = None
+    beacon_key: torch.Tensor | None = None
+    beacon_value: torch.Tensor | None = None
 
 
 def order(layout: Layout, first: int, last: int, device: torch.device) -> Order | None:
@@ -44,7 +42,7 @@ def order(layout: Layout, first: int, last: int, device: torch.device) -> Order 
     token = torch.arange(first, last, device=device)
     beacon = torch.arange(first // ratio + 1, last // ratio + 1, device=device)
     slot = torch.cat([token + token // ratio, beacon * (ratio + 1) - 1]) - layout.slots(first)
-    return Order(slot.argsort()[:, None], slot)
+    return Order(slot.argsort(), slot)
 
 
 def positions(fill: Fill, tokens: int, device: torch.device) -> torch.Tensor:
@@ -57,42 +55,24 @@ def positions(fill: Fill, tokens: int, device: torch.device) -> torch.Tensor:
     return torch.cat([slots, moved])
 
 
+def part(rotation: Rotation, rows: slice) -> Rotation:
+    """The rotation of some of the positions; all (1, positions, head_dim)."""
+    return rotation[0][:, rows], rotation[1][:, rows]
+
+
 def by_slot(
-    query: torch.Tensor | None,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    beacon_query: torch.Tensor | None,
-    beacon_key: torch.Tensor | None,
-    beacon_value: torch.Tensor | None,
+    made: Heads,
     row: torch.Tensor | None,
-    cos: torch.Tensor,
-    sin: torch.Tensor,
+    rotation: Rotation,
     keys: torch.Tensor,
     values: torch.Tensor,
-    staged: torch.Tensor,
     at: torch.Tensor | None = None,
-    staged_at: torch.Tensor | None = None,
 ) -> torch.Tensor | None:
-    """Rotated queries in the order of their slots. Rotated keys and values go to `keys` and `values` in that order, and
-    the beacons' keys, rotated to the places that they move to, to `staged`.
+    """Rotated queries (count, batch * heads, head_dim) in the order of their slots. Rotated keys and values go to
+    `keys` and `values` in that order: at places `at` (count,), or they fill them.
 
-    All (rows, heads, head_dim), first of tokens, then of beacons, which may be missing. row: see `Order`; cos, sin: see
-    `Rows`. at, staged_at: (rows, 1) and (beacons, 1), where in `keys` and `values`, and in `staged`, they go; None:
-    they fill them. Compiled, this is at most one kernel for each tensor that is made.
+    row: see `Order`; None without beacons. rotation: of the slots. On a GPU this is one kernel for each tensor.
     """
-    count = keys.shape[0] if at is None else at.shape[0]
-
-    def ordered(own: torch.Tensor, beacon: torch.Tensor | None) -> torch.Tensor:
-        return own if beacon is None or row is None else torch.cat([own, beacon])[row[:, 0]]
-
-    def put(place: torch.Tensor, rows: torch.Tensor, at: torch.Tensor | None) -> None:
-        if at is None:
-            place.copy_(rows)
-        else:
-            place.index_copy_(0, at[:, 0], rows)
-
-    put(keys, rotated(ordered(key, beacon_key), cos[:count], sin[:count]), at)
-    put(values, ordered(value, beacon_value), at)
-    if beacon_key is not None:
-        put(staged, rotated(beacon_key, cos[count:], sin[count:]), staged_at)
-    return None if query is None else rotated(ordered(query, beacon_query), cos[:count], sin[:count])
+    place_rows(made.key, made.beacon_key, row, rotation, keys, at)
+    place_rows(made.value, made.beacon_value, row, into=values, at=at)
+    return None if made.query is None else place_rows(made.query, made.beacon_query, row, rotation)
