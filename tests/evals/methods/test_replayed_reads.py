@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from baselines.longllama import modeling
 from evals.methods.base import LongContextModel, Query
 from evals.methods.decoding import session as decoding
 from evals.methods.decoding.replays import ReplayingModel, Replays
+from sharedllm.nn import fused, launch
 
 HALF = ["beacon", "beacon-sink"]
 """Replayed on a GPU in half precision alone: there is no kernel for float32."""
@@ -79,6 +82,23 @@ def test_replayed_reads_are_launched_ones(name: str, keys: list[Any]) -> None:
         for session, other in sessions:
             equal(answers(session), answers(other))
     assert len(keys) > len(set(keys)) > 1
+
+
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="needs Triton and TRITON_INTERPRET=1")
+@pytest.mark.parametrize("name", [name for name in REPLAYED if name != "streaming-token"])  # which takes minutes
+def test_replayed_reads_in_the_interpreter(name: str, keys: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heads are placed by the kernel of a GPU."""
+    model, plain = loaded(name)
+    wanted = [plain.prefill(context, BOS).score(QUERY, TARGET) for context in CONTEXTS[1:4]]
+    launches: list[Any] = []
+    monkeypatch.setattr(launch, "launches_on", lambda x: launches.append(x) or nullcontext())
+    monkeypatch.setattr(fused, "compiles", lambda x: True)
+    monkeypatch.setattr(fused, "_compiled", lambda function, **_: function)
+    monkeypatch.setattr(fused, "FEW", 0)
+    for context, other in zip(CONTEXTS[1:4], wanted, strict=True):
+        torch.testing.assert_close(model.prefill(context, BOS).score(QUERY, TARGET), other, atol=1e-5, rtol=1e-5)
+    assert launches
+    assert keys
 
 
 @pytest.mark.parametrize("name", REPLAYED)
