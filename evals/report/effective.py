@@ -60,13 +60,20 @@ class Effective:
 @dataclass(frozen=True)
 class Point:
     """The score of one length, or the mean of several tasks' scores. draws: (DRAWS,) from its distribution. contexts:
-    of the task with the fewest; 0 where memory ran out.
+    of the task with the fewest; 0 where memory ran out. low: end of the 95 % interval that the summary gives; NaN
+    where it gives none, as for a mean over tasks.
     """
 
     score: float
     draws: Floats
     contexts: int
     chance: float
+    low: float = float("nan")
+
+    @property
+    def least(self) -> float:
+        """What the score is shown to be above: `low`, or the same quantile of the draws."""
+        return float(np.quantile(self.draws, LEVEL / 2)) if np.isnan(self.low) else self.low
 
 
 LOST = Point(-np.inf, np.full(DRAWS, -np.inf), 0, 0.0)
@@ -119,7 +126,8 @@ def _point(data: Data, row: Mapping[str, Any]) -> Point | None:
     values, codes = digest.counted, digest.counted_codes
     if not len(values):
         return LOST if row["status"] == "oom" else None
-    return Point(float(values.mean()), drawn_means(values, codes, row["cell"]), int(codes.max()) + 1, digest.chance)
+    draws = drawn_means(values, codes, row["cell"])
+    return Point(float(values.mean()), draws, int(codes.max()) + 1, digest.chance, float(row["low"]))
 
 
 def _scored(curve: Mapping[int, Point]) -> bool:
@@ -156,7 +164,7 @@ def effective_length(model: str, task: str, curve: Mapping[int, Point], threshol
     if not np.isfinite(base.score):
         return answer(None, None, None, "out of memory at the shortest length")
     bound = max(base.chance, FLOOR)
-    if base.score <= bound or np.quantile(base.draws, LEVEL / 2) <= bound:
+    if base.score <= bound or base.least <= bound:
         what = f"chance ({bound:.2g})" if bound > FLOOR else f"{bound:g}"
         return answer(None, None, None, f"the score at {lengths[0]} is not shown to be above {what}")
     place = _last(np.array([[point.score] for point in points]), threshold)[0]

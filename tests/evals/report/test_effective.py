@@ -22,8 +22,12 @@ SHARED = "synthetic-sharedllm"
 LENGTHS = (8192, 16384, 32768, 65536, 131072)
 
 
-def measured(folder, shares, samples: int = 40, chance: float | None = None, lost: int | None = None):
-    """A run whose needle has the given share of right answers at each length. lost: a length out of memory."""
+def measured(
+    folder, shares, samples: int = 40, chance: float | None = None, lost: int | None = None, per: int | None = None
+):
+    """A run whose needle has the given share of right answers at each length. lost: a length out of memory. per:
+    questions on each context, spread so that the contexts differ as little as they can.
+    """
     write_run(folder, samples=samples, models=(SHARED,), tasks=("needle", "perplexity"))
     meta = json.loads((folder / "run.json").read_text())
     length_of = {name: cell["length"] for name, cell in meta["cells"].items() if cell["task"] == "needle"}
@@ -38,7 +42,7 @@ def measured(folder, shares, samples: int = 40, chance: float | None = None, los
             right = seen[row["cell"]] < round(samples * shares[LENGTHS.index(length)])
             seen[row["cell"]] += 1
             row["metrics"] = {"exact_match": float(right)} | ({} if chance is None else {"chance": chance})
-            row["group"] = ""
+            row["group"] = str((seen[row["cell"]] - 1) % (samples // per)) if per else ""
         kept.append(row)
     for name, length in length_of.items():
         if length == lost:
@@ -109,6 +113,14 @@ def test_where_there_is_no_number_a_reason_stands_in_its_place(tmp_path, shares,
         [table] = effective_table(Data.of(load(tmp_path)))
         assert f"| \u2013 |  |  | 32768 | {reason} |" in table.markdown()
         assert table.numbers()["effective length"].isna().all()
+
+
+def test_few_contexts_are_judged_by_the_interval_of_the_summary(tmp_path) -> None:
+    data = measured(tmp_path, (0.15, 0.15, 0.1), samples=20, per=4)  # 3 of 20 right, in three of five contexts
+    [row] = data.scores[(data.scores["length"] == 8192) & (data.scores["task"] == "needle")].to_dict("records")
+    assert row["low"] < 0.05 < np.quantile(drawn_means(np.array([0.25, 0.25, 0.25, 0, 0]), np.arange(5), "x"), 0.025)
+    [found] = effective_lengths(data)
+    assert found.length is None and "not shown to be above 0.05" in found.remark
 
 
 def test_few_samples_give_no_interval(tmp_path) -> None:
