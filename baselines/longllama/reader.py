@@ -1,13 +1,13 @@
 """LongLLaMA's windows, of which a GPU replays all but the attention to memory, as CUDA graphs.
 
-Layers without memory see nothing but a window that is read for memory: those between two memory layers are one graph.
+Layers without memory see nothing but a window that is read for memory: those between two memory layers are one graph,
+and two windows go through it together. Only in the memory layers they take turns.
 What continues the local cache attends to it in every layer, and is replayed between these attentions, as
 `evals.methods.decoding.layer_reader` does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -22,6 +22,8 @@ from sharedllm.nn.attention import merged
 from sharedllm.nn.branches import finish_and_norm, input_norms
 from sharedllm.nn.fused import rms_norm
 
+TOGETHER = 2
+"""Windows that are read together: half as many kernels, and as many rows in matrix products as Activation Beacon's."""
 SHAPES = 16
 """Numbers of tokens whose graphs are remembered."""
 
@@ -33,7 +35,8 @@ class Reader(ReplayingReader[LongLlamaForCausalLM, None]):
         may = graphs and supports_static_decoding(model)
         count = len(model.decoder.layers)
         self._memory = sorted(model.config.mem_layers)
-        super().__init__(model, may, rows_of(model.window) * row_bytes(model), SHAPES * 2 * (count + 1))
+        self._rows = TOGETHER * rows_of(model.window)
+        super().__init__(model, may, self._rows * row_bytes(model), SHAPES * 2 * (count + 1))
         self._desk: Desk | None = None
 
     def forget(self) -> None:
@@ -45,9 +48,11 @@ class Reader(ReplayingReader[LongLlamaForCausalLM, None]):
         if not self.replaying or not self._memory:
             self._model.remember(ids, state)
             return
-        for piece in torch.split(ids, self._model.window, dim=1) if ids.numel() else ():
-            self._remember_window(piece, state)
-            state.flush()
+        window = self._model.window
+        whole = ids.shape[1] // window * window
+        for windows in [*torch.split(ids[:, :whole].view(-1, window), TOGETHER), ids[:, whole:]]:
+            if windows.numel():
+                self._remember_windows(windows, state)
 
     def append(self, ids: torch.Tensor, state: LongLlamaState) -> torch.Tensor:
         """`LongLlamaForCausalLM.append` of ids (1, n): final hidden states (n, hidden)."""
@@ -62,51 +67,53 @@ class Reader(ReplayingReader[LongLlamaForCausalLM, None]):
             start += piece.shape[1]
         return torch.cat(hidden)
 
-    def _remember_window(self, ids: torch.Tensor, state: LongLlamaState) -> None:
-        desk, tokens, last = self._placed(ids, 0), ids.shape[1], self._memory[-1]
+    def _remember_windows(self, ids: torch.Tensor, state: LongLlamaState) -> None:
+        """Windows ids (windows, n) that follow each other, for what they leave in memory."""
+        desk, last = self._placed(ids, 0), self._memory[-1]
         for index, until in zip([None, *self._memory], self._memory, strict=False):
             if index is not None:
-                self._attend(desk, tokens, index, state, [x[:, :, :tokens] for x in desk.heads])
-                state.layers[index].flush()  # before the next graph overwrites what it was given
+                for window in range(len(ids)):
+                    self._attend(desk, window, ids.shape[1], index, state)
+                    state.layers[index].flush()  # for the next window to see, and before a graph overwrites it
             self._replay(desk, index, until, remembering=until == last)
         cache = state.layers[last]
         assert isinstance(cache, MemoryLayer)
-        _, _, values, raw = (x[:, :, :tokens] for x in desk.heads)
-        cache.remember(raw, values)
+        _, _, values, raw = desk.heads
+        for window in range(len(ids)):
+            cache.remember(*(x[window : window + 1, :, : ids.shape[1]] for x in (raw, values)))
 
     def _read_window(self, ids: torch.Tensor, state: LongLlamaState) -> torch.Tensor:
         desk, tokens = self._placed(ids, state.local), ids.shape[1]
         self._replay(desk, None, 0)
         for index in range(len(self._model.decoder.layers)):
-            queries, *kept = (x[:, :, :tokens] for x in desk.heads)
-            self._attend(desk, tokens, index, state, [queries, *(x.clone() for x in kept)])
+            self._attend(desk, 0, tokens, index, state, kept=True)
             self._replay(desk, index, index + 1)
         state.local += tokens
         return desk.hidden[0, :tokens].clone()
 
     def _placed(self, ids: torch.Tensor, first: int) -> Desk:
+        """A desk for windows ids (windows, n), each of which begins at position `first`."""
         if self._desk is None:
             project = partial(self._model.project, self._model.decoder.layers[0].self_attn, raw=True)
-            self._desk = Desk.of(
-                self._model.decoder, rows_of(self._model.window), lambda x, rope: _all(project(x, rope.far))
-            )
-        desk = self._desk.first(rows_of(ids.shape[1]))
+            self._desk = Desk.of(self._model.decoder, self._rows, lambda x, rope: _all(project(x, rope.far)))
+        desk = self._desk.first(len(ids) * rows_of(ids.shape[1])).of_texts(len(ids))
         desk.place(ids, first)
         return desk
 
     def _attend(
-        self, desk: Desk, tokens: int, index: int, state: LongLlamaState, heads: Sequence[torch.Tensor]
+        self, desk: Desk, window: int, tokens: int, index: int, state: LongLlamaState, kept: bool = False
     ) -> None:
-        """The only thing that depends on what was read before. heads: of the tokens; their cache refers to all but the
-        queries."""
+        """The only thing that depends on what was read before: a window of the desk joins the cache and attends to it.
+        kept: whether the cache outlives what is on the desk."""
         attention = self._model.decoder.layers[index].self_attn
-        queries, new_keys, new_values, raw = heads
+        queries, *made = (x[window : window + 1, :, :tokens] for x in desk.heads)
+        new_keys, new_values, raw = (x.clone() for x in made) if kept else made
         keys, values = state.layers[index].append(raw, new_keys, new_values)
         out = attend(queries, keys, values, attention.scaling, self._model.config.mem_attention_grouping)
-        desk.attended[:, :tokens] = merged(out[..., : attention.head_dim])
+        desk.attended[window : window + 1, :tokens] = merged(out[..., : attention.head_dim])
 
     def _replay(self, desk: Desk, index: int | None, until: int, remembering: bool = False) -> None:
-        key = desk.ids.shape[1], index, until, remembering
+        key = *desk.ids.shape, index, until, remembering
         self._replays(key, partial(self._run, desk, index, until, remembering), device=self._model.device)
 
     def _run(self, desk: Desk, index: int | None, until: int, remembering: bool) -> None:

@@ -70,8 +70,21 @@ class Desk:
         rope = {name: (c[:, :, :rows], s[:, :, :rows]) for name, (c, s) in self.rope.tables.items()}
         return Desk(ids, positions, hidden, attended, [x[:, :, :rows] for x in self.heads], Rotations(rope))
 
+    def of_texts(self, count: int) -> Desk:
+        """The rows as so many texts of as many tokens, at the same positions: the 1 in all shapes becomes `count`, but
+        in those of positions and rope."""
+
+        def split(x: torch.Tensor) -> torch.Tensor:
+            return x.view(count, -1, *x.shape[2:])
+
+        tokens = self.ids.shape[1] // count
+        rope = {name: (c[:, :, :tokens], s[:, :, :tokens]) for name, (c, s) in self.rope.tables.items()}
+        heads = [split(x.transpose(1, 2)).transpose(1, 2) for x in self.heads]
+        ids, hidden, attended = (split(x) for x in (self.ids, self.hidden, self.attended))
+        return Desk(ids, self.positions[:, :tokens], hidden, attended, heads, Rotations(rope))
+
     def place(self, ids: torch.Tensor, first: int) -> None:
-        """Put ids (1, q) at positions first, first + 1, ... in front. Rows of padding hold ids of earlier reads."""
+        """Put ids (texts, q) at positions first, first + 1, ... in front. Rows of padding hold ids of earlier reads."""
         self.ids[:, : ids.shape[1]] = ids
         torch.arange(first, first + self.ids.shape[1], out=self.positions[0])
 

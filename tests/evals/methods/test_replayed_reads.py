@@ -136,19 +136,21 @@ def test_a_read_that_ends_early_is_begun_anew(name: str, keys: list[Any], monkey
 
 @pytest.mark.parametrize("grouping", [None, [2, 50]])
 def test_windows_of_longllama_of_many_lengths_are_launched_ones(keys: list[Any], grouping: list[int] | None) -> None:
-    """Two memory layers among four, windows of several shapes, and texts that move the local cache into memory."""
+    """Two memory layers among four, windows of several shapes, alone and together, and texts that move the local cache
+    into memory."""
     shape = {"num_hidden_layers": 4, "mem_layers": [1, 2], "max_position_embeddings": 320}
     settings = {"last_context_length": 90, "mem_attention_grouping": grouping}
     model, plain = (load(Case("longllama", settings | more, shape)) for more in ({}, {"eager_reads": True}))
-    text = [(7 * i * i + 3 * i) % 250 for i in range(1000)]
+    text = [(7 * i * i + 3 * i) % 250 for i in range(1400)]
     long = Query(text[:400], question=(0, 3))
-    sessions = [(model.prefill(text[:n], BOS), plain.prefill(text[:n], BOS)) for n in (1000, 30, 95, 689, 420)]
+    sessions = [(model.prefill(text[:n], BOS), plain.prefill(text[:n], BOS)) for n in (1000, 30, 95, 689, 420, 1370)]
     for _ in range(2):
         for session, other in sessions:
             equal(answers(session), answers(other))
             torch.testing.assert_close(session.score(long, TARGET), other.score(long, TARGET), atol=1e-5, rtol=1e-5)
-    windows = {key for key in keys if key[1:] == (None, 1, False) or key[3]}
-    assert windows == {(rows, *rest) for rows in (64, 512) for rest in ((None, 1, False), (1, 2, True))}
+    windows = {key for key in keys if key[2:] == (None, 1, False) or key[4]}
+    shapes = ((1, 64), (1, 512), (2, 512))
+    assert windows == {(*shape, *rest) for shape in shapes for rest in ((None, 1, False), (1, 2, True))}
 
 
 def test_windows_of_longllama_may_attend_in_parts(keys: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,12 +192,13 @@ def test_a_block_of_cepe_waits_for_no_value() -> None:
         model.reader._masked(ids[:1], torch.empty(1, dtype=torch.long, device="meta"))
 
 
-def test_windows_of_longllama_wait_for_no_value() -> None:
+@pytest.mark.parametrize("windows", [1, 2])
+def test_windows_of_longllama_wait_for_no_value(windows: int) -> None:
     """On tensors without values, where asking for one is an error."""
     model: Any = load(Case("longllama", {"last_context_length": 20}, {"num_hidden_layers": 4, "mem_layers": [1, 2]}))
     model.model.to("meta")
     model.model.model.rotary_emb.to("meta")
-    reader, ids = model.reader, torch.empty(1, 64, dtype=torch.long, device="meta")
+    reader, ids = model.reader, torch.empty(windows, 64, dtype=torch.long, device="meta")
     with torch.inference_mode(), NoWaiting():
         desk = reader._placed(ids, 0)
         for index, until in ((None, 0), (None, 1), (1, 2), (2, 3), (3, 4)):
