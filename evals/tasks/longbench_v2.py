@@ -15,7 +15,6 @@ from evals.tasks.base import Instance, Output, Task
 from evals.tasks.benchmark_rows import PlainVisible, first
 from evals.tasks.common import official_prompts
 from evals.tasks.common.files import RowFile
-from evals.tasks.common.fitting import explicit_budget
 from evals.tasks.common.hub import fetch
 from evals.tasks.common.rows import Visible, array, find, parse, validate
 from evals.tasks.controls import named
@@ -149,11 +148,8 @@ class LongBenchV2(Task):
             yield self.settings.fitting(instance, budget, f"{file}, row {number}")
 
     def _budget(self, length: int | None) -> int:
-        if self.settings.max_prompt_tokens is not None:
-            return explicit_budget(length, self.settings.max_prompt_tokens, MAX_NEW_TOKENS)
-        if length is not None and length <= MAX_NEW_TOKENS:
-            raise UserError(f"LongBench v2 may answer with {MAX_NEW_TOKENS} tokens: choose a --length above that.")
-        return OFFICIAL_BUDGET if length is None else length - MAX_NEW_TOKENS
+        budget = self.settings.prompt_budget(length, MAX_NEW_TOKENS, "LongBench v2")
+        return OFFICIAL_BUDGET if budget is None else budget
 
     def evaluate(self, instance: Instance, output: Output) -> dict[str, float]:
         """score, again under the row's difficulty and length class, and unparsed: 1 where no answer was found."""

@@ -14,6 +14,7 @@ from evals.methods.base import Stop
 from evals.records.models import OVER_LENGTH
 from evals.tasks.base import Instance
 from evals.tasks.chat_settings import ChatSettings
+from evals.tasks.common.fitting import explicit_budget
 from evals.tasks.common.prompt import Prompt
 from evals.tasks.common.stopping import stop_ids
 
@@ -42,6 +43,18 @@ class OfficialSettings(ChatSettings):
         if self.chat == "official":
             return officially and bool(tokenizer.chat_template)
         return self.chat == "always"
+
+    def prompt_budget(self, length: int | None, answer_tokens: int, task: str) -> int | None:
+        """Tokens of a prompt: `max_prompt_tokens`, else what the length leaves besides the answer; None where nothing
+        is cut. task: its name, for people. Raises UserError where the length leaves nothing.
+        """
+        if self.max_prompt_tokens is not None:
+            return explicit_budget(length, self.max_prompt_tokens, answer_tokens)
+        if length is None:
+            return None
+        if length <= answer_tokens:
+            raise UserError(f"{task} may answer with {answer_tokens} tokens: choose a --length above that.")
+        return length - answer_tokens
 
     def fitting(self, instance: Instance, budget: int | None, place: object) -> Instance:
         """The instance of a row, which is not asked where it is too long and `overlength` says so.

@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from evals.errors import UserError
 from evals.records.models import SampleRecord
 from evals.tasks.aa_lcr import rows
 from evals.tasks.aa_lcr.prompts import PROMPT, JudgeForm, judge_messages, verdict
 from evals.tasks.base import Instance, Output
 from evals.tasks.benchmark_rows import first
-from evals.tasks.common.fitting import explicit_budget
 from evals.tasks.common.prompt import fill
 from evals.tasks.common.text_f1 import normalize_en, qa_f1
 from evals.tasks.controls import named
@@ -87,12 +85,7 @@ class AaLcr(JudgedTask):
             yield self.settings.fitting(instance, budget, place)
 
     def _budget(self, length: int | None) -> int | None:
-        new_tokens = self.settings.max_new_tokens
-        if self.settings.max_prompt_tokens is not None:
-            return explicit_budget(length, self.settings.max_prompt_tokens, new_tokens)
-        if length is not None and length <= new_tokens:
-            raise UserError(f"AA-LCR may answer with {new_tokens} tokens: choose a --length above that.")
-        return None if length is None else length - new_tokens
+        return self.settings.prompt_budget(length, self.settings.max_new_tokens, "AA-LCR")
 
     def evaluate(self, instance: Instance, output: Output) -> dict[str, float]:
         """Proxies, not AA-LCR's score. proxy_f1: F1 of the words of answer and official answer. proxy_exact: 1 where

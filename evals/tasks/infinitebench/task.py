@@ -11,7 +11,7 @@ from pydantic import Field
 from evals.errors import UserError
 from evals.tasks.base import Instance, Output, Task
 from evals.tasks.common.files import RowFile
-from evals.tasks.common.fitting import explicit_budget, fitting_size
+from evals.tasks.common.fitting import fitting_size
 from evals.tasks.common.spread import order, spread
 from evals.tasks.common.view import View
 from evals.tasks.common.whole_cut import Rule
@@ -147,14 +147,7 @@ class InfiniteBench(Task):
             yield number, request
 
     def _budget(self, length: int | None) -> int | None:
-        new_tokens = self.answer_tokens()
-        if self.settings.max_prompt_tokens is not None:
-            return explicit_budget(length, self.settings.max_prompt_tokens, new_tokens)
-        if length is not None and length <= new_tokens:
-            raise UserError(
-                f"InfiniteBench {self.task} may answer with {new_tokens} tokens: choose a --length above that."
-            )
-        return None if length is None else length - new_tokens
+        return self.settings.prompt_budget(length, self.answer_tokens(), f"InfiniteBench {self.task}")
 
     def _generated(self, maker: Maker, length: int, limit: int | None, seed: int) -> Iterator[tuple[int, Request]]:
         """Rows of the official size, or of the largest that fits; never cut."""

@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from evals.errors import UserError
 from evals.records.models import SampleRecord
 from evals.tasks.base import Instance, Output
 from evals.tasks.benchmark_rows import first
-from evals.tasks.common.fitting import explicit_budget
 from evals.tasks.common.text_f1 import qa_f1
 from evals.tasks.controls import named
 from evals.tasks.judged import JudgedTask, JudgeSettings, Messages
@@ -113,12 +111,7 @@ class LEval(JudgedTask):
                 yield self.settings.fitting(instance, budget, place)
 
     def _budget(self, length: int | None) -> int | None:
-        new_tokens = self.settings.max_new_tokens
-        if self.settings.max_prompt_tokens is not None:
-            return explicit_budget(length, self.settings.max_prompt_tokens, new_tokens)
-        if length is not None and length <= new_tokens:
-            raise UserError(f"L-Eval may answer with {new_tokens} tokens: choose a --length above that.")
-        return None if length is None else length - new_tokens
+        return self.settings.prompt_budget(length, self.settings.max_new_tokens, "L-Eval")
 
     def evaluate(self, instance: Instance, output: Output) -> dict[str, float]:
         """score by the rule of the row; ROUGE sets also `rouge1` and `rouge2`, choices `unparsed`."""
