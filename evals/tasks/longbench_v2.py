@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from evals.errors import UserError
 from evals.tasks.base import Instance, Output, Task
-from evals.tasks.benchmark_rows import PlainVisible, first
+from evals.tasks.benchmark_rows import PlainVisible, first, one_or_more
 from evals.tasks.common import official_prompts
 from evals.tasks.common.files import RowFile
 from evals.tasks.common.hub import fetch
@@ -198,13 +198,9 @@ def parse_answer(response: str) -> str | None:
 
 
 def read(file: RowFile) -> Iterator[tuple[int, Row]]:
-    """Numbers and rows of a JSON array or of JSON Lines. Raises UserError for a bad row."""
+    """Numbers and rows of a JSON array or of JSON Lines. Raises UserError for a bad row, or none."""
     if file.path.suffix == ".json":
         rows = ((number, validate(value, Row, f"{file}, row {number}")) for number, value in array(file))
     else:
         rows = ((number, parse(file, number, line, Row)) for number, line in file.lines())
-    number = 0
-    for number, row in rows:
-        yield number, row
-    if not number:
-        raise UserError(f"{file} has no rows: download it again.")
+    return one_or_more(rows, file)

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from evals.errors import UserError
 from evals.tasks.aa_lcr.prompts import DOCUMENT
-from evals.tasks.benchmark_rows import REPAIR, PlainVisible
+from evals.tasks.benchmark_rows import REPAIR, PlainVisible, one_or_more
 from evals.tasks.common.files import RowFile
 from evals.tasks.common.hub import fetch
 from evals.tasks.common.rows import Visible, validate
@@ -88,9 +88,8 @@ def locate(data: DataSource) -> Files:
 
 def read(files: Files) -> Iterator[tuple[str, PackedRow]]:
     """Places (file and row) and rows with their contexts. Raises UserError for a bad row, or none."""
-    place = ""
     contexts: dict[tuple[str, ...], str] = {}
-    for number, value in _table(RowFile(files.table)):
+    for number, value in one_or_more(_table(RowFile(files.table)), files.table):
         place = f"{files.table}, row {number}"
         if files.texts is None:
             yield place, validate(value, PackedRow, place)
@@ -100,8 +99,6 @@ def read(files: Files) -> Iterator[tuple[str, PackedRow]]:
         if members not in contexts:
             contexts = {members: _context(files.texts, members)}  # the rows of a set stand together
         yield place, PackedRow(question=row.question, answer=row.answer, context=contexts[members])
-    if not place:
-        raise UserError(f"{files.table} has no rows: download it again.")
 
 
 def _table(file: RowFile) -> Iterator[tuple[int, object]]:

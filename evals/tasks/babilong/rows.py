@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from evals.errors import UserError
-from evals.tasks.benchmark_rows import REPAIR, PlainVisible
+from evals.tasks.benchmark_rows import REPAIR, PlainVisible, one_or_more
 from evals.tasks.common.files import RowFile
 from evals.tasks.common.hub import fetch
 from evals.tasks.common.rows import Visible, array, validate
@@ -67,11 +67,8 @@ def locate(task: str, name: str, data: DataSource) -> RowFile:
 def read(file: RowFile, labels: tuple[str, ...]) -> Iterator[tuple[int, Row]]:
     """Numbers and rows of a file. labels: the possible answers. Raises UserError for a bad row, or none."""
     known = {label.lower() for label in labels}
-    number = 0
-    for number, value in array(file):
+    for number, value in one_or_more(array(file), file):
         row = validate(value, Row, f"{file}, row {number}")
         if row.target.lower() not in known:
             raise UserError(f"{file}, row {number}: target is none of {', '.join(labels)}: {REPAIR}.")
         yield number, row
-    if not number:
-        raise UserError(f"{file} has no rows: download it again.")

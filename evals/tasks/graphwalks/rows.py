@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import BaseModel
 
 from evals.errors import UserError
-from evals.tasks.benchmark_rows import REPAIR, PlainVisible
+from evals.tasks.benchmark_rows import REPAIR, PlainVisible, one_or_more
 from evals.tasks.common import tables
 from evals.tasks.common.hub import fetch
 from evals.tasks.common.rows import Visible, validate
@@ -90,13 +90,10 @@ def locate(length: int, data: DataSource) -> list[Path]:
 
 def read(path: Path) -> Iterator[tuple[int, Row]]:
     """Numbers and rows of a file. Raises UserError for a bad row, or none."""
-    number = 0
-    for number, value in tables.rows(path):
+    for number, value in one_or_more(tables.rows(path), path):
         row = validate(dict(value), Row, f"{path}, row {number}")
         if not EDGES.search(row.prompt):
             raise UserError(f"{path}, row {number}: the prompt has no line `a -> b`: {REPAIR}.")
         if not row.parts[2].strip():
             raise UserError(f"{path}, row {number}: the prompt ends with its graph and asks nothing: {REPAIR}.")
         yield number, row
-    if not number:
-        raise UserError(f"{path} has no rows: download it again.")

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import AliasChoices, BaseModel, Field
 
 from evals.errors import UserError
-from evals.tasks.benchmark_rows import REPAIR, Plain, first
+from evals.tasks.benchmark_rows import REPAIR, Plain, first, one_or_more
 from evals.tasks.common.files import RowFile
 from evals.tasks.common.hub import fetch
 from evals.tasks.common.rows import Visible, find, parse
@@ -77,8 +77,7 @@ def read(task: str, file: RowFile, limit: int | None) -> Iterator[tuple[int, Inf
         chosen = spread([number for number, _ in file.lines()], limit)
     else:
         chosen = {number for number, _ in first(file.lines(), limit)}
-    number = 0
-    for number, line in file.lines():
+    for number, line in one_or_more(file.lines(), file):
         if chosen is not None and number not in chosen:
             if number > max(chosen, default=0):
                 return
@@ -91,5 +90,3 @@ def read(task: str, file: RowFile, limit: int | None) -> Iterator[tuple[int, Inf
         except ValueError as error:
             raise UserError(f"{file}, line {number}: {error}: {REPAIR}.") from error
         yield number, row, wanted
-    if not number:
-        raise UserError(f"{file} has no rows: download it again.")

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field, model_validator
 
 from evals.errors import UserError
-from evals.tasks.benchmark_rows import PlainVisible
+from evals.tasks.benchmark_rows import PlainVisible, one_or_more
 from evals.tasks.common.files import RowFile
 from evals.tasks.common.rows import Visible, find, parse
 from evals.tasks.common.source import DataSource
@@ -71,13 +71,10 @@ def locate(dataset: str, data: DataSource) -> RowFile:
 
 def read(file: RowFile, judged: bool) -> Iterator[tuple[int, Row]]:
     """Line numbers and rows whose answers are to be judged, or the others. Raises UserError for a bad row, or none."""
-    number = 0
-    for number, line in file.lines():
+    for number, line in one_or_more(file.lines(), file):
         row = parse(file, number, line, Row)
         if (row.evaluation in JUDGED) == judged:
             yield number, row
-    if not number:
-        raise UserError(f"{file} has no rows: download it again.")
 
 
 def beside(data: DataSource, name: str, instead: str) -> Path:

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, Field
 
 from evals.errors import UserError
-from evals.tasks.benchmark_rows import REPAIR, Plain, PlainVisible
+from evals.tasks.benchmark_rows import REPAIR, Plain, PlainVisible, one_or_more
 from evals.tasks.common.files import RowFile
 from evals.tasks.common.hub import fetch
 from evals.tasks.common.rows import Visible, find, parse
@@ -76,14 +76,8 @@ def locate(name: str, data: DataSource) -> RowFile:
 
 def read(name: str, file: RowFile) -> Iterator[tuple[int, LongBenchRow]]:
     """Line numbers and rows of a data set. Raises UserError for a bad line, or a file without rows."""
-    number = 0
-    for number, row in _parsed(file):
+    for number, line in one_or_more(file.lines(), file):
+        row = parse(file, number, line, LongBenchRow)
         if reason := wrong(name, row):
             raise UserError(f"{file}, line {number}: {reason}: {REPAIR}.")
         yield number, row
-    if not number:
-        raise UserError(f"{file} has no rows: download it again.")
-
-
-def _parsed(file: RowFile) -> Iterator[tuple[int, LongBenchRow]]:
-    return ((number, parse(file, number, line, LongBenchRow)) for number, line in file.lines())

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field
 
 from evals.errors import UserError
-from evals.tasks.benchmark_rows import REPAIR, PlainVisible
+from evals.tasks.benchmark_rows import REPAIR, PlainVisible, one_or_more
 from evals.tasks.common import tables
 from evals.tasks.common.files import load_json
 from evals.tasks.common.hub import fetch
@@ -86,11 +86,8 @@ def locate(subset: str, data: DataSource) -> list[Path]:
 
 def read(path: Path) -> Iterator[tuple[int, Row]]:
     """Numbers and rows of a file, their messages unread. Raises UserError for a bad row, or none."""
-    number = 0
-    for number, value in tables.rows(path):
+    for number, value in one_or_more(tables.rows(path), path):
         yield number, validate(dict(value), Row, f"{path}, row {number}")
-    if not number:
-        raise UserError(f"{path} has no rows: download it again.")
 
 
 def asked(row: Row, where: str) -> Asked:
