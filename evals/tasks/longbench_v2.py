@@ -17,8 +17,9 @@ from evals.tasks.common import official_prompts
 from evals.tasks.common.files import RowFile
 from evals.tasks.common.hub import fetch
 from evals.tasks.common.rows import Visible, array, find, parse, validate
+from evals.tasks.common.stopping import stop_at_end
 from evals.tasks.controls import named
-from evals.tasks.official import OfficialSettings, naming, stop_at_end
+from evals.tasks.official import OfficialSettings, naming
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

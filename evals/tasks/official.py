@@ -1,4 +1,4 @@
-"""What the tasks of published benchmarks share: settings for chat and truncation, the end of an answer, errors."""
+"""What the tasks of published benchmarks share: settings for chat and truncation, lengths of rows, errors."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from evals.errors import UserError
-from evals.methods.base import Stop
 from evals.records.models import OVER_LENGTH
 from evals.tasks.base import Instance
 from evals.tasks.chat_settings import ChatSettings
 from evals.tasks.common.fitting import explicit_budget
 from evals.tasks.common.prompt import Prompt
-from evals.tasks.common.stopping import stop_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -75,11 +73,6 @@ class OfficialSettings(ChatSettings):
         if self.overlength == "fail":
             raise UserError(f"{reason}: choose a larger --length, or overlength=skip or truncate.")
         return replace(instance, refused=f"{reason} (overlength=skip).", meta={**instance.meta, OVER_LENGTH: tokens})
-
-
-def stop_at_end(tokenizer: PreTrainedTokenizerBase) -> Stop:
-    """Stop where an answer ends, and nowhere else."""
-    return Stop(ids=stop_ids(tokenizer))
 
 
 def refused_if_longer(made: Instance, length: int) -> Instance:

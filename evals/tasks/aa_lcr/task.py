@@ -17,10 +17,11 @@ from evals.tasks.aa_lcr.prompts import PROMPT, JudgeForm, judge_messages, verdic
 from evals.tasks.base import Instance, Output
 from evals.tasks.benchmark_rows import first
 from evals.tasks.common.prompt import fill
+from evals.tasks.common.stopping import stop_at_end
 from evals.tasks.common.text_f1 import normalize_en, qa_f1
 from evals.tasks.controls import named
 from evals.tasks.judged import JudgedTask, JudgeSettings, Messages
-from evals.tasks.official import naming, stop_at_end
+from evals.tasks.official import naming
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

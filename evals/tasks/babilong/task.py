@@ -25,8 +25,9 @@ from evals.tasks.common import documents as data
 from evals.tasks.common.files import RowFile
 from evals.tasks.common.haystack import Haystack, hide, places, shared, window
 from evals.tasks.common.prompt import Prompt, PromptBuilder, assemble, fill
+from evals.tasks.common.stopping import stop_at_end
 from evals.tasks.controls import named
-from evals.tasks.official import naming, refused_if_longer, stop_at_end
+from evals.tasks.official import naming, refused_if_longer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

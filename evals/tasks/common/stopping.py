@@ -1,9 +1,10 @@
-"""The tokens at which an answer ends: one rule for every task and for the lm-eval plugin."""
+"""Where an answer ends: one rule for every task and for the lm-eval plugin."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from evals.methods.base import Stop
 from evals.tasks.common.chat import end_of_turn
 
 if TYPE_CHECKING:
@@ -19,3 +20,8 @@ def stop_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """
     found = {tokenizer.eos_token_id, end_of_turn(tokenizer), *getattr(tokenizer, "generation_stop_ids", ())}
     return frozenset(token for token in found if token is not None)
+
+
+def stop_at_end(tokenizer: PreTrainedTokenizerBase) -> Stop:
+    """Stop where an answer ends, and nowhere else."""
+    return Stop(ids=stop_ids(tokenizer))

@@ -21,11 +21,12 @@ from evals.tasks.benchmark_rows import first
 from evals.tasks.chat_settings import ChatSettings
 from evals.tasks.common.generated import Family, Sample, fitted
 from evals.tasks.common.prompt import Prompt, PromptBuilder
+from evals.tasks.common.stopping import stop_at_end
 from evals.tasks.controls import named
 from evals.tasks.graphwalks import rows
 from evals.tasks.graphwalks.graph import at_depth, children, draw, nodes_of, parents
 from evals.tasks.graphwalks.scores import MARK, parse, set_f1
-from evals.tasks.official import may_have, naming, of_length, stop_at_end
+from evals.tasks.official import may_have, naming, of_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

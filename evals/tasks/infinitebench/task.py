@@ -13,6 +13,7 @@ from evals.tasks.base import Instance, Output, Task
 from evals.tasks.common.files import RowFile
 from evals.tasks.common.fitting import fitting_size
 from evals.tasks.common.spread import order, spread
+from evals.tasks.common.stopping import stop_at_end
 from evals.tasks.common.view import View
 from evals.tasks.common.whole_cut import Rule
 from evals.tasks.controls import named
@@ -22,7 +23,7 @@ from evals.tasks.infinitebench.prompts import Maker, Request, Text
 from evals.tasks.infinitebench.scorers import JUNE_SCORES, SCORERS, score
 from evals.tasks.infinitebench.subsets import ASKED_INSIDE, DEPTH_SWEEPS, FOUR_CHOICES, MAX_NEW_TOKENS, TASKS, views
 from evals.tasks.infinitebench.templates import CHAT_FAMILIES, template
-from evals.tasks.official import OfficialSettings, naming, stop_at_end
+from evals.tasks.official import OfficialSettings, naming
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -12,12 +12,13 @@ from pydantic import Field
 from evals.records.models import SampleRecord
 from evals.tasks.base import Instance, Output
 from evals.tasks.benchmark_rows import first
+from evals.tasks.common.stopping import stop_at_end
 from evals.tasks.common.text_f1 import qa_f1
 from evals.tasks.controls import named
 from evals.tasks.judged import JudgedTask, JudgeSettings, Messages
 from evals.tasks.leval import rows, scores, wording
 from evals.tasks.leval.rivals import Rivals, better, rivals_file
-from evals.tasks.official import naming, stop_at_end
+from evals.tasks.official import naming
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -22,8 +22,8 @@ from evals.tasks.chat_settings import ChatSettings
 from evals.tasks.common import documents as data
 from evals.tasks.common.haystack import hide, places, shared, window
 from evals.tasks.common.prompt import Frame, Prompt, PromptBuilder, assemble
+from evals.tasks.common.stopping import stop_at_end
 from evals.tasks.longproc import households, routes, scores
-from evals.tasks.official import stop_at_end
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -23,10 +23,11 @@ from evals.tasks.chat_settings import ChatSettings
 from evals.tasks.common.conversation import written
 from evals.tasks.common.generated import Family, Sample, fitted
 from evals.tasks.common.prompt import Prompt, PromptBuilder
+from evals.tasks.common.stopping import stop_at_end
 from evals.tasks.mrcr import rows
 from evals.tasks.mrcr.scores import score
 from evals.tasks.mrcr.writer import FORMS, TOPICS, alike, text
-from evals.tasks.official import may_have, naming, of_length, stop_at_end
+from evals.tasks.official import may_have, naming, of_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, model_validator
 
 from evals.errors import UserError
-from evals.methods.base import Stop
 from evals.tasks.base import Instance, Output, Task
 from evals.tasks.chat_settings import ChatSettings
 from evals.tasks.common import documents as data
 from evals.tasks.common.haystack import Haystack
 from evals.tasks.common.prompt import Frame, Prompt, PromptBuilder, assemble
 from evals.tasks.common.source import DataSource
-from evals.tasks.common.stopping import stop_ids
+from evals.tasks.common.stopping import stop_at_end
 from evals.tasks.needle.facts import NEW_TOKENS, TEMPLATES, Fact, draw
 from evals.tasks.needle.haystack import depth_of, insert, spread
 from evals.tasks.needle.scores import score_number, score_sentence
@@ -134,7 +133,7 @@ class Needle(Task):
             return
         hay = texts.ids(length - fixed)
         context, positions = insert(hay, needles, depth, texts.ends)
-        stop = Stop(stop_ids(builder.tokenizer))
+        stop = stop_at_end(builder.tokenizer)
         reading = self.grid.reading(builder, self.grid.chat)
         for index, (frame, fact) in enumerate(zip(frames, facts, strict=False)):
             start = positions[index]

@@ -19,7 +19,7 @@ from evals.tasks.base import Instance, Output, Task
 from evals.tasks.chat_settings import ChatSettings
 from evals.tasks.common.generated import Family, Sample, fitted
 from evals.tasks.common.prompt import Prompt, PromptBuilder
-from evals.tasks.official import stop_at_end
+from evals.tasks.common.stopping import stop_at_end
 from evals.tasks.ruler import data, qa
 from evals.tasks.ruler.aggregation import CommonWords, FrequentWords
 from evals.tasks.ruler.niah import Niah
