@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from evals.errors import UserError
 from evals.tasks.common.fitting import fitting_size
-from evals.tasks.common.prompt import Prompt
+from evals.tasks.common.prompt import Prompt, PromptBuilder
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,26 @@ class Family(ABC):
     def smallest(self, index: int) -> int:
         """Units that instance `index` cannot do without."""
         return 1
+
+
+def in_full(builder: PromptBuilder, chat: bool, begun: str) -> Callable[[Sample, int | None], Prompt]:
+    """Makes the prompt of a sample, cut to a budget if there is one (`build` of `fitted`).
+
+    begun: begins the answer where there is no chat template, which opens the reply itself.
+    """
+
+    def build(sample: Sample, budget: int | None) -> Prompt:
+        return builder.build(
+            sample.before,
+            sample.context,
+            sample.lead + sample.question + sample.answer_prefix,
+            budget=budget,
+            question=sample.question,
+            answer="" if chat else begun,
+            chat=chat,
+        )
+
+    return build
 
 
 def shrinking(size: int, smallest: int) -> Iterator[int]:

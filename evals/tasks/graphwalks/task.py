@@ -19,8 +19,8 @@ from pydantic import Field, model_validator
 from evals.tasks.base import Instance, Output, Task
 from evals.tasks.benchmark_rows import first
 from evals.tasks.chat_settings import ChatSettings
-from evals.tasks.common.generated import Family, Sample, fitted
-from evals.tasks.common.prompt import Prompt, PromptBuilder
+from evals.tasks.common.generated import Family, Sample, fitted, in_full
+from evals.tasks.common.prompt import PromptBuilder
 from evals.tasks.common.stopping import stop_at_end
 from evals.tasks.controls import named
 from evals.tasks.graphwalks import rows
@@ -146,21 +146,9 @@ class GraphWalks(Task):
     def _generated(self, builder: PromptBuilder, length: int, count: int, seed: int) -> Iterator[Instance]:
         kind, chat = self.subset or "bfs", self.settings.chat
         depth = self.settings.depth if kind == "bfs" else 1
-
-        def build(sample: Sample, budget: int | None = None) -> Prompt:
-            return builder.build(
-                sample.before,
-                sample.context,
-                sample.lead + sample.question + sample.answer_prefix,
-                budget=budget,
-                question=sample.question,
-                answer="" if chat else BEGUN,
-                chat=chat,
-            )
-
         family = Walks(kind, depth, self.settings.max_new_tokens)
         key = f"graphwalks {kind}:{depth}:{seed}:{length}"
-        for index, (sample, prompt) in enumerate(fitted(family, build, key, length, count)):
+        for index, (sample, prompt) in enumerate(fitted(family, in_full(builder, chat, BEGUN), key, length, count)):
             yield Instance(
                 id=str(index),
                 prompt=prompt,

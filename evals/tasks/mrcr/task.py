@@ -21,7 +21,7 @@ from evals.tasks.base import Instance, Output, Task
 from evals.tasks.benchmark_rows import first
 from evals.tasks.chat_settings import ChatSettings
 from evals.tasks.common.conversation import written
-from evals.tasks.common.generated import Family, Sample, fitted
+from evals.tasks.common.generated import Family, Sample, fitted, in_full
 from evals.tasks.common.prompt import Prompt, PromptBuilder
 from evals.tasks.common.stopping import stop_at_end
 from evals.tasks.mrcr import rows
@@ -133,21 +133,9 @@ class Mrcr(Task):
 
     def _generated(self, builder: PromptBuilder, length: int, count: int, seed: int) -> Iterator[Instance]:
         chat = self.settings.chat
-
-        def build(sample: Sample, budget: int | None = None) -> Prompt:
-            return builder.build(
-                sample.before,
-                sample.context,
-                sample.lead + sample.question + sample.answer_prefix,
-                budget=budget,
-                question=sample.question,
-                answer="" if chat else "Assistant:",
-                chat=chat,
-            )
-
-        samples = fitted(
-            Conversation(SUBSETS[self.needles]), build, f"mrcr {self.needles}:{seed}:{length}", length, count
-        )
+        build = in_full(builder, chat, "Assistant:")
+        key = f"mrcr {self.needles}:{seed}:{length}"
+        samples = fitted(Conversation(SUBSETS[self.needles]), build, key, length, count)
         for index, (sample, prompt) in enumerate(samples):
             prefix, answer, *others = sample.answers
             yield Instance(
