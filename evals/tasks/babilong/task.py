@@ -113,7 +113,7 @@ class Babilong(Task):
     def files(self) -> Sequence[Path]:
         if self.settings.source == "official":
             return rows.files(self.task, self.data)
-        return data.folder_files(self.data.data_dir) if self.data.data_dir else []
+        return data.files(self.data)
 
     def made_to(self, length: int) -> bool:
         return self.settings.source == "generated"

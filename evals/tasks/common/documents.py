@@ -90,10 +90,10 @@ def folder_documents(folder: Path, pattern: str = "*") -> Iterator[Document]:
     that its file names. Raises UserError for a folder without such files, for one that cannot be read or has no
     rows, and for an empty or malformed document with its file and line or row.
     """
-    files = folder_files(folder, pattern)
-    if not files:
+    paths = folder_files(folder, pattern)
+    if not paths:
         raise UserError(f"There is no {KINDS} file in {shown(folder)}: name a folder with some.")
-    for path in files:
+    for path in paths:
         name = shown(path.name if path.parent == folder or path == folder else path.relative_to(folder))
         domain = shown(path.name).partition(".")[0]
         if path.suffix == TEXT:
@@ -119,13 +119,18 @@ def folder_files(folder: Path, pattern: str = "*") -> list[Path]:
     return [p for p in candidates if p.name.endswith((TEXT, *LINES)) or tables.is_table(p)]
 
 
+def files(source: DataSource) -> list[Path]:
+    """The files of the user's folder that hold documents; none without a folder."""
+    return folder_files(source.data_dir) if source.data_dir else []
+
+
 def verify(source: DataSource) -> None:
     """Read the user's compressed files to their ends, so that one that was cut short is found before a model runs.
 
     Raises UserError for a bad file, and for a folder without documents.
     """
     next(haystack(source))
-    for path in folder_files(source.data_dir) if source.data_dir else []:
+    for path in files(source):
         try:
             require_regular(path)
         except OSError as error:

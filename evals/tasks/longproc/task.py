@@ -63,8 +63,7 @@ class LongProc(Task):
             data.verify(self.data)
 
     def files(self) -> Sequence[Path]:
-        hides = self.subset == "state_tracking" and self.data.data_dir is not None
-        return data.folder_files(self.data.data_dir) if hides and self.data.data_dir else []
+        return data.files(self.data) if self.subset == "state_tracking" else []
 
     def made_to(self, length: int) -> bool:
         return True

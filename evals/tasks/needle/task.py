@@ -80,7 +80,7 @@ class Needle(Task):
         data.verify(self.data)
 
     def files(self) -> Sequence[Path]:
-        return data.folder_files(self.data.data_dir) if self.data.data_dir else []
+        return data.files(self.data)
 
     def made_to(self, length: int) -> bool:
         return True

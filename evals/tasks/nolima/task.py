@@ -97,7 +97,7 @@ class Nolima(Task):
     def files(self) -> Sequence[Path]:
         if self.settings.source == "official":
             return official.files(self.data)
-        return data.folder_files(self.data.data_dir) if self.data.data_dir else []
+        return data.files(self.data)
 
     def made_to(self, length: int) -> bool:
         return self.settings.source == "generated"

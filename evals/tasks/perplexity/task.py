@@ -68,7 +68,7 @@ class Perplexity(Task):
             )
 
     def files(self) -> Sequence[Path]:
-        return data.folder_files(self.data.data_dir) if self.data.data_dir else []
+        return data.files(self.data)
 
     def instances(
         self, tokenizer: PreTrainedTokenizerBase, length: int | None, limit: int | None, seed: int
