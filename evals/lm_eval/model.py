@@ -107,7 +107,13 @@ class AnyPreset(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
         return list(self.tokenizer.encode(string, add_special_tokens=add_special_tokens))
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        return written(self.tokenizer, chat_history, answer_next=add_generation_prompt, variables=self._template_args)
+        return written(
+            self.tokenizer,
+            chat_history,
+            answer_next=add_generation_prompt,
+            variables=self._template_args,
+            option="--apply_chat_template",
+        )
 
     @property
     def tokenizer_name(self) -> str:

@@ -1,4 +1,4 @@
-"""Whole conversations in a chat template, as lm-evaluation-harness sends them (`--apply_chat_template`)."""
+"""Whole conversations in a chat template, as MRCR asks them and lm-evaluation-harness sends them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ def written(
     *,
     answer_next: bool = True,
     variables: Mapping[str, object] | None = None,
+    option: str = "chat",
 ) -> str:
     """The text of a conversation; with `answer_next` it ends with what opens the assistant's turn, without it in the
-    middle of the last message.
+    middle of the last message. option: what a person leaves out to do without the template.
 
     The first conversation with these roles is rendered within limits (`evals.tasks.common.rendering`); those after it
     have the same shape and are rendered here. Raises UserError for a template that exceeds the limits, refuses the
@@ -28,7 +29,7 @@ def written(
     replies.)
     """
     if not tokenizer.chat_template:
-        raise UserError("This tokenizer has no chat template: leave out --apply_chat_template.")
+        raise UserError(f"This tokenizer has no chat template: leave out {option}.")
     told = {**(variables or {}), **({} if answer_next else {"continue_final_message": True})}
     tried = []
     for in_parts in (False, True):
@@ -40,7 +41,7 @@ def written(
             _KNOWN.add(key)
             return found.text
         tried.append(problem)
-    raise UserError(f"The chat template {tried[0]}: use another template, or leave out --apply_chat_template.")
+    raise UserError(f"The chat template {tried[0]}: use another template, or leave out {option}.")
 
 
 _KNOWN: set[tuple[str, tuple[str, ...], bool, bool]] = set()

@@ -69,5 +69,5 @@ def test_each_shape_of_conversation_is_rendered_within_limits_once(tokenizer, mo
 
 
 def test_no_template_is_one_sentence(tokenizer) -> None:
-    with pytest.raises(UserError, match="leave out --apply_chat_template"):
-        written(tokenizer, CHAT)
+    with pytest.raises(UserError, match="no chat template: leave out --apply_chat_template"):
+        written(tokenizer, CHAT, option="--apply_chat_template")

@@ -148,6 +148,12 @@ def test_wrong_rows_are_one_sentence(tokenizer, fields: dict[str, object], messa
         list(made.instances(tokenizer, 2000, None, 0))
 
 
+def test_a_tokenizer_without_a_chat_template_is_one_sentence_that_names_our_setting(tokenizer, tmp_path: Path) -> None:
+    made = official(tmp_path, [published(20)], chat=True)
+    with pytest.raises(UserError, match=r"row 1: This tokenizer has no chat template: leave out chat\.$"):
+        list(made.instances(tokenizer, 2000, None, 0))
+
+
 def test_missing_rows_and_settings_of_the_other_source_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"MRCR 2needle is not in .*put 2needle/\*\.parquet of"):
         Mrcr("2needle", MrcrSettings(source="official"), DataSource(tmp_path, offline=True)).check()
