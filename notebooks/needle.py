@@ -17,7 +17,7 @@ MODELS = "full-135m,truncated-135m,streamingllm-135m,sharedllm-135m"
 from IPython.display import Markdown
 
 import tools
-from evals.report.tables import hints
+from evals.report.hints import hints
 
 if FULL:
     tools.run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from evals.records.models import CellState
 from evals.report.load import Run
+from evals.report.words import place
 
 MOST_LINES = 20
 
@@ -20,6 +21,6 @@ def _left_out(run: Run, cell: str, state: CellState) -> str:
     reasons = digest.left_out
     if not reasons:
         return ""
-    where = state.task + ("" if state.length is None else f" at {state.length} tokens")
     why = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+    where = place(state.task, state.length)
     return f"{where}, {state.model}: {reasons.total()} of {digest.total} samples do not count ({why})."

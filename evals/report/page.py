@@ -24,12 +24,13 @@ from evals.records.json import Json, dumps
 from evals.records.models import SampleRecord
 from evals.report.findings import findings, verdict
 from evals.report.frames import Data
+from evals.report.hints import hints
 from evals.report.load import Run
 from evals.report.matrix import costs, matrices
 from evals.report.missing import missing
 from evals.report.pairwise import contests
 from evals.report.summary import records
-from evals.report.tables import Table, fairness_table, hints
+from evals.report.tables import Table, fairness_table
 from evals.safe_text import plain_json, plain_text
 
 TEMPLATE = Path(__file__).with_name("template")

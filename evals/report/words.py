@@ -13,6 +13,11 @@ def tokens(length: float) -> str:
     return f"{length:.0f}"
 
 
+def place(task: str, length: int | None) -> str:
+    """`needle at 8192 tokens`; the task alone where its rows have lengths of their own."""
+    return task if length is None else f"{task} at {length} tokens"
+
+
 def two_digits(value: float) -> str:
     """A time or size in two significant digits and without an exponent: 0.034, 6.2, 190."""
     return f"{float(f'{value:.2g}'):g}"

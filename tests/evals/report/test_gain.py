@@ -10,11 +10,12 @@ from fixtures.synthetic_run import write_run
 
 from evals.report import compare
 from evals.report.frames import Data
+from evals.report.hints import context_hints
 from evals.report.load import Run, load
 from evals.report.page import write_page
 from evals.report.stats.paired import paired_scores
 from evals.report.summary import records
-from evals.report.tables import context_hints, summary_table
+from evals.report.tables import summary_table
 from evals.report.verdicts import verdicts
 
 STREAM, SHARED = "synthetic-streamingllm", "synthetic-sharedllm"

@@ -15,10 +15,11 @@ from evals.cli.report import main
 from evals.errors import UserError
 from evals.report.digest import task_of
 from evals.report.frames import Data
+from evals.report.hints import ceiling_hints, hints
 from evals.report.load import load, merge
 from evals.report.stats import Interval
 from evals.report.stats.interval import FEWEST
-from evals.report.tables import Table, ceiling_hints, hints, summary_table
+from evals.report.tables import Table, summary_table
 
 FULL, SHARED = "synthetic-full", "synthetic-sharedllm"
 
