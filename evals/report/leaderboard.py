@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import re
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
 from evals.errors import UserError
 from evals.records.json import Json
 from evals.report import write
 from evals.report.frames import Data
+from evals.report.html import rendered
 from evals.report.load import Run
-from evals.report.page import TEMPLATE, script_json, scripts, visible
 from evals.report.pairwise import contests
 from evals.report.summary import records
 
@@ -44,8 +39,7 @@ def write_leaderboard(runs: Sequence[Run], folder: Path, threshold: float | None
     rows: list[Json] = []
     entries: list[Json] = []
     for name, run in zip(names, runs, strict=True):
-        write(run, folder / "runs" / name, threshold)
-        data = Data.of(run)
+        data = Data(run, write(run, folder / "runs" / name, threshold))
         rows += cells(data, name)
         entries.append(provenance(data, name))
     try:
@@ -59,17 +53,7 @@ def write_leaderboard(runs: Sequence[Run], folder: Path, threshold: float | None
 
 
 def _write_index(rows: list[Json], entries: list[Json], folder: Path) -> None:
-    env = Environment(
-        loader=PackageLoader("evals.report", "template"), autoescape=True, undefined=StrictUndefined, finalize=visible
-    )
-    script = scripts("basis", "state", "leaderboard")
-    text = env.get_template("leaderboard.html.j2").render(
-        style=Markup((TEMPLATE / "page.css").read_text(encoding="utf-8")),
-        script=script,
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        runs=entries,
-        data=script_json({"cells": rows}),
-    )
+    text = rendered("leaderboard.html.j2", ("basis", "state", "leaderboard"), {"cells": rows}, runs=entries)
     (folder / "index.html").write_text(text, encoding="utf-8")
     (folder / "README.md").write_text(SPACE, encoding="utf-8")
     (folder / ".nojekyll").touch()

@@ -1,14 +1,7 @@
-"""One self-contained HTML page per run: it opens from a disk or a mail, without network or server.
-
-Text from models and data reaches the page in two ways only: through Jinja2's escaping, or as JSON whose `<`, `>`
-and `&` are written as escapes and which the script shows through `textContent`. Both show control characters and
-bidirectional overrides as escapes. A content security policy allows the page's own script and nothing else.
-"""
+"""The report of a run as one self-contained HTML page."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -17,7 +10,6 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from evals.records.json import Json, dumps
@@ -25,15 +17,14 @@ from evals.records.models import SampleRecord
 from evals.report.findings import findings, verdict
 from evals.report.frames import Data
 from evals.report.hints import hints
+from evals.report.html import rendered
 from evals.report.load import Run
 from evals.report.matrix import costs, matrices
 from evals.report.missing import missing
 from evals.report.pairwise import contests
 from evals.report.summary import records
 from evals.report.tables import Table, fairness_table
-from evals.safe_text import plain_json, plain_text
 
-TEMPLATE = Path(__file__).with_name("template")
 MOST_SAMPLES = 5000
 MOST_CHARACTERS = 20_000_000
 """Limits of the sample browser: a page over about 20 MB opens slowly."""
@@ -51,13 +42,12 @@ def write_page(
     plan: Table | None = None,
 ) -> None:
     """Write the report of a run to `path`."""
-    env = Environment(
-        loader=PackageLoader("evals.report", "template"), autoescape=True, undefined=StrictUndefined, finalize=visible
-    )
-    script = scripts("basis", "state", "matrix", "table", "samples", "start")
     samples, left_out = embedded(data.run)
     found, cost = contests(data), costs(data)
-    text = env.get_template("page.html.j2").render(
+    text = rendered(
+        "page.html.j2",
+        ("basis", "state", "matrix", "table", "samples", "start"),
+        {"cells": with_errors(data), "samples": samples, "matrices": matrices(found), "costs": cost},
         title=title(data.run),
         facts=facts(data),
         notes=[*data.run.notes, *missing(data.run)],
@@ -66,28 +56,14 @@ def write_page(
         hints=hints(data),
         contests=found,
         costs=cost,
-        style=Markup((TEMPLATE / "page.css").read_text(encoding="utf-8")),
-        script=script,
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         plots=[inline(name, caption, file) for name, caption, file in plots],
         tables=[shown(table) for table in tables],
         plan=shown(plan) if plan else None,
         fairness=shown(fairness_table(data)),
         left_out=left_out,
         environment=json.dumps(background(data.run), indent=1, ensure_ascii=False, default=str),
-        data=script_json({"cells": with_errors(data), "samples": samples, "matrices": matrices(found), "costs": cost}),
     )
     path.write_text(text, encoding="utf-8")
-
-
-def scripts(*names: str) -> Markup:
-    """The parts of the page's script, joined: one element, whose hash the content security policy names."""
-    return Markup("\n".join((TEMPLATE / "js" / f"{name}.js").read_text(encoding="utf-8") for name in names))
-
-
-def visible(value: object) -> object:
-    """What the template writes: text with its unsafe characters as escapes. Markup is ours and stays."""
-    return plain_text(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def title(run: Run) -> str:
@@ -129,12 +105,12 @@ def embedded(run: Run) -> tuple[list[Json], str]:
             break
         taken[cell].append(chosen)
     held = list(chain.from_iterable(taken.values()))
-    missing = total - len(held)
+    lost = total - len(held)
     note = (
-        f"{missing} of {total} samples are left out to keep this page fast. All of them are in samples.jsonl "
+        f"{lost} of {total} samples are left out to keep this page fast. All of them are in samples.jsonl "
         "and count in every number on this page."
     )
-    return held, note if missing else ""
+    return held, note if lost else ""
 
 
 def _in_turn(run: Run) -> Iterator[tuple[str, SampleRecord]]:
@@ -143,14 +119,6 @@ def _in_turn(run: Run) -> Iterator[tuple[str, SampleRecord]]:
         for cell, samples in run.samples.items():
             if position < len(samples):
                 yield cell, samples[position]
-
-
-def script_json(value: Any) -> Markup:
-    """JSON that is safe inside a script element."""
-    text = plain_json(dumps(value))
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)
 
 
 def inline(name: str, caption: str, file: Path) -> dict[str, Any]:
