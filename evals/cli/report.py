@@ -85,7 +85,6 @@ def compare(
         typer.Option(metavar="A[,B]", help="The models to compare, where the runs hold more than two."),
     ] = None,
     threshold: Threshold = 0.85,
-    seed: Annotated[int, typer.Option(min=0, hidden=True, help="Without effect: nothing is resampled any more.")] = 0,
 ) -> int:
     """Is the second model better than the first? Paired differences over the samples that both answered."""
     from evals.records.json import dumps
