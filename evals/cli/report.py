@@ -11,9 +11,12 @@ import typer
 
 from evals.cli.command import new_app, run_command
 from evals.errors import UserError
+from evals.records.json import Json, dumps
 from evals.report.export import Format
+from evals.safe_text import plain_json, plain_line
 
 if TYPE_CHECKING:
+    from evals.records.shards import Merged
     from evals.report.load import Run
 
 reports, comparisons, leaderboards = new_app(completion=True), new_app(), new_app()
@@ -39,39 +42,48 @@ def report(
 
     Shards of a grid, or the folder that they are in, become one run, by default in the folder `merged` beside them.
     """
-    from evals import report as reporting
-    from evals.records.json import dumps
-    from evals.records.read import read_run
-    from evals.records.shards import merge_shards, shards_below
-    from evals.report import export as exports
     from evals.report.load import load, merge
-    from evals.report.missing import missing
-    from evals.safe_text import plain_json, plain_line
 
-    found = [shard for run in runs for shard in (shards_below(run) or [run])]
-    together = found != runs or (len(runs) > 1 and any(read_run(path).shard for path in runs))
-    merged = merge_shards(found, output or found[0].parent / "merged") if together else None
+    merged = _merged(runs, output)
+    incomplete = merged.incomplete if merged else []
     loaded = [load(path) for path in ([merged.folder] if merged else runs)]
     jobs = [(run, run.path) for run in loaded]
     if output is not None and not merged:
         jobs = [(merge(loaded, output) if len(loaded) > 1 else loaded[0], output)]
-    written = []
-    for run, folder in jobs:
-        notes = [*run.notes, *(merged.incomplete if merged else []), *missing(run)]
-        for note in notes:
-            print(plain_line(note), file=sys.stderr)
-        summary = reporting.write(run, folder, threshold)
-        print(f"{plain_line(str(folder / 'report.html'))}: {len(summary)} cells, {len(run.models)} models")
-        exported = [str(path) for chosen in export or [] for path in exports.export(run, folder, chosen)]
-        for path in exported:
-            print(plain_line(path))
-        entry = {"report": str(folder / "report.html"), "cells": len(summary), "notes": notes}
-        written.append({**entry, "exports": exported} if export else entry)
+    written = [_write(run, folder, threshold, export or [], incomplete) for run, folder in jobs]
     print(plain_json(dumps({"runs": [str(path) for path in runs], "reports": written})))
     _require_whole(loaded)
-    if merged and merged.incomplete:
-        raise UserError("This is not the whole grid: " + merged.incomplete[0])
+    if incomplete:
+        raise UserError("This is not the whole grid: " + incomplete[0])
     return 0
+
+
+def _merged(runs: Sequence[Path], output: Path | None) -> Merged | None:
+    """The one run that shards make, written to `output` or beside them; None where no run is a shard."""
+    from evals.records.read import read_run
+    from evals.records.shards import merge_shards, shards_below
+
+    found = [shard for run in runs for shard in (shards_below(run) or [run])]
+    together = found != list(runs) or (len(runs) > 1 and any(read_run(path).shard for path in runs))
+    return merge_shards(found, output or found[0].parent / "merged") if together else None
+
+
+def _write(run: Run, folder: Path, threshold: float, formats: Sequence[Format], incomplete: Sequence[str]) -> Json:
+    """Write a report and its exports, and say where they are and what they lack; returns the same for programs."""
+    from evals import report as reporting
+    from evals.report import export as exports
+    from evals.report.missing import missing
+
+    notes = [*run.notes, *incomplete, *missing(run)]
+    for note in notes:
+        print(plain_line(note), file=sys.stderr)
+    summary = reporting.write(run, folder, threshold)
+    print(f"{plain_line(str(folder / 'report.html'))}: {len(summary)} cells, {len(run.models)} models")
+    exported = [str(path) for chosen in formats for path in exports.export(run, folder, chosen)]
+    for path in exported:
+        print(plain_line(path))
+    entry = {"report": str(folder / "report.html"), "cells": len(summary), "notes": notes}
+    return {**entry, "exports": exported} if formats else entry
 
 
 @comparisons.command()
@@ -87,12 +99,10 @@ def compare(
     threshold: Threshold = 0.85,
 ) -> int:
     """Is the second model better than the first? Paired differences over the samples that both answered."""
-    from evals.records.json import dumps
     from evals.report import compare as comparison
     from evals.report.load import load
     from evals.report.verdicts import verdicts
     from evals.run.spec import split_list
-    from evals.safe_text import plain_json, plain_line
 
     runs = [load(path) for path in (run_a, run_b) if path is not None]
     for note in dict.fromkeys(note for run in runs for note in run.notes):
@@ -122,11 +132,9 @@ def leaderboard(
     threshold: Threshold = 0.85,
 ) -> int:
     """One static site of many runs, with a link to the page of each; copy the folder to serve it."""
-    from evals.records.json import dumps
     from evals.report.leaderboard import write_leaderboard
     from evals.report.load import load
     from evals.report.missing import missing
-    from evals.safe_text import plain_json, plain_line
 
     loaded = [load(path) for path in runs]
     for note in dict.fromkeys(note for run in loaded for note in [*run.notes, *missing(run)]):
