@@ -22,9 +22,10 @@ from sharedllm.modeling import SharedLLMForCausalLM
 from sharedllm.settings import SETTINGS
 from sharedllm.training import evaluate
 from sharedllm.training.corpus import Corpus, open_corpus
+from sharedllm.training.files import Files
 from sharedllm.training.loss import next_token_loss
 from sharedllm.training.methods.sharedllm import SharedLLM
-from sharedllm.training.run import Files, batch_maker
+from sharedllm.training.mixture import batch_maker
 from sharedllm.training.settings import NeedleStage, TrainSettings, preset
 from sharedllm.training.trainer import Trainer
 from sharedllm.tree import entries_per_chunk, halving_ratios

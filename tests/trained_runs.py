@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from sharedllm.training.files import Files
 from sharedllm.training.interruption import Interruption
 from sharedllm.training.methods import registry
-from sharedllm.training.run import Files, Pace, run
+from sharedllm.training.run import Pace, run
 from sharedllm.training.settings import preset_in
 
 SMALL = {"windows": 2, "chunks": [2], "running": 64, "needles": [], "repeat_share": 0.0, "steps": 2}

@@ -62,7 +62,8 @@ def train(
         with watching() as interruption:
             trained = registry.method(method)
             chosen = preset_in(trained.presets, trained.preset if preset is None else preset, changes)
-            from sharedllm.training.run import Files, Pace, run
+            from sharedllm.training.files import Files
+            from sharedllm.training.run import Pace, run
 
             files = Files(base, data or [], weight or [], heldout or [], init, output)
             pace = Pace(checkpoint_every, log_every, max_seconds, shard_mb * 2**20)

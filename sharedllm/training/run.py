@@ -6,14 +6,11 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from transformers import PreTrainedTokenizerBase
 
 from sharedllm.errors import UserError
@@ -21,14 +18,14 @@ from sharedllm.files import sha256_of, write_text
 from sharedllm.model_card import CARD, rows_of
 from sharedllm.trained_adapter import check_method
 from sharedllm.training import evaluate
-from sharedllm.training.batches import Batch, LanguageModelling, check_repeats
 from sharedllm.training.checkpoint import FILE as CHECKPOINT
 from sharedllm.training.corpus import Corpus, open_corpus
+from sharedllm.training.files import TOKENS, Files, check_files, only_writer
 from sharedllm.training.interruption import Interruption
 from sharedllm.training.loading import load_tokenizer, load_whole_base, weights_hash
 from sharedllm.training.methods.base import TrainedMethod
 from sharedllm.training.methods.sharedllm import SharedLLM
-from sharedllm.training.needles import Needles, Shape
+from sharedllm.training.mixture import batch_maker
 from sharedllm.training.plot import plot_log
 from sharedllm.training.record import (
     RunRecord,
@@ -38,25 +35,11 @@ from sharedllm.training.record import (
     read_record,
     write_record,
 )
-from sharedllm.training.settings import TrainSettings, check_size
-from sharedllm.training.sft import FineTuning, read_examples
+from sharedllm.training.settings import TrainSettings
 from sharedllm.training.trainer import Trainer
 
-LOCK = "training.lock"
 WINDOWS = 8
 """Held-out windows per file."""
-
-
-@dataclass(frozen=True)
-class Files:
-    """What a run reads and where it writes."""
-
-    base: str
-    data: list[Path]
-    weights: list[float]
-    heldout: list[Path]
-    init: Path | None
-    output: Path
 
 
 @dataclass(frozen=True)
@@ -85,12 +68,12 @@ def run(
     trained.check(settings.method)
     if settings.mode not in trained.modes:
         raise UserError(f"The method {trained.name} is not trained in the mode {settings.mode}: set mode=lm.")
-    _check_files(files, settings)
+    check_files(files, settings)
     if files.init is not None:
         check_method(trained.name, files.init)
     if pace.max_seconds is not None and not 0 <= pace.max_seconds < math.inf:
         raise UserError(f"--max-seconds is {pace.max_seconds}: give a number of seconds from 0 on.")
-    with _only_writer(files.output):
+    with only_writer(files.output):
         return _run(settings, files, pace, interruption, trained)
 
 
@@ -144,53 +127,12 @@ def _run(
     return {"output": str(files.output), **summary}
 
 
-@contextmanager
-def _only_writer(output: Path) -> Iterator[None]:
-    """Hold the output folder; of several processes of one run the first one holds it for all."""
-    lock = FileLock(output / LOCK, timeout=0)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        if int(os.environ.get("RANK", "0")) == 0:
-            lock.acquire()
-    except Timeout as error:
-        raise UserError(
-            f"Another sharedllm-train is writing to {output}: wait for it, or choose another --output."
-        ) from error
-    except FileExistsError as error:
-        raise UserError(f"--output {output} is a file: name a folder.") from error
-    except OSError as error:
-        raise UserError(f"--output {output} cannot be used ({error.strerror}): name a folder to write to.") from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _check_files(files: Files, settings: TrainSettings) -> None:
-    """Raise UserError for data that is missing, and weights that do not go with it."""
-    for file in (*files.data, *files.heldout):
-        try:
-            there = file.is_file()
-        except OSError:  # a name that is too long
-            there = False
-        if not there:
-            raise UserError(f"There is no data file {printable(file)[:200]}: name an existing file.")
-    if not files.weights:
-        return
-    if settings.mode == "sft":
-        raise UserError("--weight has no effect in the mode sft, which draws all examples alike: leave it out.")
-    if len(files.weights) != len(files.data):
-        raise UserError(f"There are {len(files.data)} --data, but {len(files.weights)} --weight: give one each.")
-    if not all(0 <= weight < math.inf for weight in files.weights) or not 0 < sum(files.weights) < math.inf:
-        raise UserError(f"--weight is {files.weights}: give numbers from 0 on, not all of them 0.")
-
-
 def _check_windows(settings: TrainSettings, method: TrainedMethod) -> None:
     """Raise UserError for windows that the method cannot learn from."""
     for chunks in settings.chunks:
         method.check_window("chunks", chunks, settings.running)
     for stage in settings.needles:
-        method.check_window("needles", stage.chunks, stage.running or settings.needle_running)
+        method.check_window("needles", stage.chunks, settings.room(stage))
 
 
 def _record(method: str, settings: TrainSettings, files: Files, base_weights: str) -> RunRecord:
@@ -207,69 +149,11 @@ def _record(method: str, settings: TrainSettings, files: Files, base_weights: st
     )
 
 
-def _corpora(paths: list[Path], tokenizer: PreTrainedTokenizerBase, output: Path) -> list[Corpus]:
-    return [open_corpus(path, tokenizer, output / "tokens") for path in paths]
-
-
-def batch_maker(
-    settings: TrainSettings, files: Files, tokenizer: PreTrainedTokenizerBase, chunk_size: int
-) -> Callable[[int, int], Batch]:
-    """(micro step, rank) -> batch, the same whenever it is called."""
-    if not files.data:
-        raise UserError("There is nothing to learn from: give --data.")
-    if settings.mode == "sft":
-        check_size("sft_batch", settings.sft_batch, settings.sft_max_chunks * chunk_size + settings.sft_running)
-        examples = [e for path in files.data for e in read_examples(path, tokenizer)]
-        tune = FineTuning(examples, settings.sft_batch, chunk_size, settings.sft_max_chunks, settings.sft_running)
-        return lambda step, rank: tune(np.random.default_rng([settings.seed, step, rank]))
-    for chunks in settings.chunks:
-        windows = max(1, settings.windows * settings.chunks[0] // chunks)
-        check_size("windows", windows, chunks * chunk_size + settings.running)
-    for stage in settings.needles:
-        room = stage.running or settings.needle_running
-        check_size("needles", stage.windows, stage.chunks * chunk_size + room)
-    if settings.repeat_share:
-        check_repeats(chunk_size, settings.running)
-    corpora = _corpora(files.data, tokenizer, files.output)
-    lm = LanguageModelling(
-        corpora,
-        files.weights or [1.0] * len(corpora),
-        settings.windows,
-        settings.chunks,
-        settings.running,
-        chunk_size,
-        settings.gap_share,
-        settings.max_chunks,
-        settings.drop_context,
-        settings.repeat_share,
-    )
-    reach = max((n.chunks for n in settings.needles), default=0) * chunk_size
-    long = [c for c in corpora if np.diff(c.starts).max() > reach]
-    if not long:
-        raise UserError(f"No document of the data has {reach} tokens, which the longest needle windows take.")
-    running = {stage.running or settings.needle_running for stage in settings.needles}
-    needles = {
-        room: Needles(tokenizer, long, chunk_size, room, settings.gap_share, settings.max_chunks) for room in running
-    }
-
-    def make(step: int, rank: int) -> Batch:
-        rng = np.random.default_rng([settings.seed, step, rank])
-        place = np.random.default_rng([settings.seed, step, 1 << 20]).random()  # every rank the same kind
-        for stage in settings.needles:
-            if place < stage.share:
-                source = needles[stage.running or settings.needle_running]
-                return source(rng, Shape(stage.windows, stage.chunks, stage.needles, stage.questions))
-            place -= stage.share
-        return lm(rng)
-
-    return make
-
-
 def held_out(
     settings: TrainSettings, files: Files, tokenizer: PreTrainedTokenizerBase, chunk_size: int
 ) -> list[Corpus]:
     """The held-out texts. Raises UserError for those that `evaluation` could not use, before hours of training."""
-    corpora = _corpora(files.heldout, tokenizer, files.output)
+    corpora = [open_corpus(path, tokenizer, files.output / TOKENS) for path in files.heldout]
     for corpus in corpora:
         length = evaluate.window_length(corpus, settings.chunks[0], chunk_size, settings.running)
         evaluate.held_out_windows(corpus, length, WINDOWS, seed=0)

@@ -98,6 +98,10 @@ class TrainSettings(BaseModel):
             raise ValueError("the shares of the needles add up to more than 1")
         return self
 
+    def room(self, stage: NeedleStage) -> int:
+        """Tokens of running text in the windows of a stage."""
+        return stage.running or self.needle_running
+
 
 def preset(name: str, /, **changes: Any) -> TrainSettings:
     """The settings of a preset of SharedLLM with some of them changed. Raises UserError as `preset_in`."""

@@ -23,10 +23,11 @@ from sharedllm.plain_yaml import assignments
 from sharedllm.training.batches import Batch, stream
 from sharedllm.training.checkpoint import LogEntry
 from sharedllm.training.cli import main
+from sharedllm.training.files import Files
 from sharedllm.training.interruption import Interrupted, Interruption
 from sharedllm.training.loading import load_tokenizer as trained
 from sharedllm.training.plot import plot_log
-from sharedllm.training.run import Files, Pace, run
+from sharedllm.training.run import Pace, run
 from sharedllm.training.settings import preset
 from sharedllm.training.texts import pieces
 

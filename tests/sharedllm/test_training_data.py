@@ -21,8 +21,9 @@ from sharedllm.errors import UserError
 from sharedllm.training import evaluate, settings, vocabulary
 from sharedllm.training.batches import Batch, LanguageModelling, check_repeats, repeat_passages
 from sharedllm.training.corpus import Corpus, open_corpus, read_texts, save_corpus
+from sharedllm.training.files import Files
+from sharedllm.training.mixture import batch_maker
 from sharedllm.training.needles import Needles, Shape, disjoint_places
-from sharedllm.training.run import Files, batch_maker
 from sharedllm.training.sft import FineTuning, read_examples
 
 CHUNK = 64
