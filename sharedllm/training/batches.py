@@ -119,11 +119,8 @@ class LanguageModelling:
             return Batch(
                 input_ids=running, labels=running, context_ids=context[:, :1], num_chunks=none, kind=NO_CONTEXT
             )
-        gaps = self._gaps(windows, chunks, rng)
+        gaps = chunk_gaps(windows, chunks, self.gap_share, self.max_chunks, rng)
         return Batch(input_ids=running, labels=running, context_ids=context, chunk_index=gaps)
-
-    def _gaps(self, windows: int, chunks: int, rng: np.random.Generator) -> torch.Tensor | None:
-        return chunk_gaps(windows, chunks, self.max_chunks, rng) if rng.random() < self.gap_share else None
 
 
 def check_repeats(chunk_size: int, running: int) -> None:
@@ -154,9 +151,11 @@ def repeat_passages(row: np.ndarray, chunks: int, chunk_size: int, rng: np.rando
         row[target : target + length] = row[source : source + length]
 
 
-def chunk_gaps(windows: int, chunks: int, most: int, rng: np.random.Generator) -> torch.Tensor | None:
-    """Increasing chunk positions below `most` with random gaps: positions of long contexts without their cost."""
-    if most <= chunks:
+def chunk_gaps(windows: int, chunks: int, share: float, most: int, rng: np.random.Generator) -> torch.Tensor | None:
+    """(windows, chunks) increasing chunk positions below `most` with random gaps: those of long contexts without their
+    cost. share: of the batches that have some; None for the others, and where there is no room for gaps.
+    """
+    if rng.random() >= share or most <= chunks:
         return None
     rows = [np.sort(rng.choice(most, size=chunks, replace=False)) for _ in range(windows)]
     return torch.from_numpy(np.stack(rows).astype(np.int64))

@@ -81,9 +81,7 @@ class Needles:
 
     def __call__(self, rng: np.random.Generator, shape: Shape) -> Batch:
         rows = [self._window(rng, shape) for _ in range(shape.windows)]
-        gaps = None
-        if rng.random() < self.gap_share:
-            gaps = chunk_gaps(shape.windows, shape.chunks, self.max_chunks, rng)
+        gaps = chunk_gaps(shape.windows, shape.chunks, self.gap_share, self.max_chunks, rng)
 
         def stacked(name: str) -> torch.Tensor:
             return torch.from_numpy(np.stack([row[name] for row in rows]))
@@ -106,7 +104,7 @@ class Needles:
         template = TEMPLATES[rng.choice(len(TEMPLATES), p=shares / shares.sum())]
         fewest = shape.needles if shape.exactly else max(1, shape.needles // 4)
         count = int(rng.integers(fewest, shape.needles + 1))
-        facts = self._draw(rng, template, max(count, 1))
+        facts = self._draw(rng, template, count)
         sentences = self._sentences(facts)
         holder = np.full(shape.chunks, -1)
         questions = 1 if rng.random() < ONE_QUESTION_SHARE else min(shape.questions, len(facts), shape.chunks)
