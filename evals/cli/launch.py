@@ -53,30 +53,15 @@ def execute(spec: RunSpec, way: Way, out: PipeConsole, err: PipeConsole) -> int:
         with terminable(), talking(way.talk, err):
             return _execute(spec, way, out, err, begin)
     except (KeyboardInterrupt, Terminated) as stop:
-        err.print(
-            "Stopped. Everything measured so far is kept: the same command goes on from there.",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        err.write_line("Stopped. Everything measured so far is kept: the same command goes on from there.")
         return INTERRUPTED if isinstance(stop, KeyboardInterrupt) else TERMINATED
 
 
 def _execute(spec: RunSpec, way: Way, out: PipeConsole, err: PipeConsole, begin: float) -> int:
-    cells = plan(spec)
-    check(cells)
-    check_room(cells)
-    judging.check(cells)
-    check_gpus(cells, *_most_gpus(spec, way.cluster))
-    check_unique(cells)
+    cells = _checked(spec, way.cluster)
     key = run_key((cell.id for cell in cells), spec.device)
     folder = way.output or RUNS / key[:12]
-    header: Json = {
-        "command": list(way.command),
-        "spec": spec.model_dump(mode="json"),
-        "environment": way.cluster.call(environment, spec.device) if way.cluster else environment(spec.device),
-        "identity_schema": SCHEMA,
-    }
+    header = _header(spec, way)
     if way.shard is not None:
         mine = part(cells, spec, way.shard, key)
         folder, cells, header["shard"] = way.shard.folder(folder), mine.cells, mine.entry
@@ -114,6 +99,27 @@ def _execute(spec: RunSpec, way: Way, out: PipeConsole, err: PipeConsole, begin:
     if problem:
         raise problem
     return exit_code(list(states.values()))
+
+
+def _checked(spec: RunSpec, cluster: Cluster | None) -> list[Cell]:
+    """The cells of a run, of which nothing is known that would keep one from running. Raises UserError."""
+    cells = plan(spec)
+    check(cells)
+    check_room(cells)
+    judging.check(cells)
+    check_gpus(cells, *_most_gpus(spec, cluster))
+    check_unique(cells)
+    return cells
+
+
+def _header(spec: RunSpec, way: Way) -> Json:
+    """What `run.json` says of this start: the command, its specification, and the machine that runs it."""
+    return {
+        "command": list(way.command),
+        "spec": spec.model_dump(mode="json"),
+        "environment": way.cluster.call(environment, spec.device) if way.cluster else environment(spec.device),
+        "identity_schema": SCHEMA,
+    }
 
 
 def _most_gpus(spec: RunSpec, cluster: Cluster | None) -> tuple[int, str]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from evals.cli.pipes import PipeConsole
 from evals.cli.tables import Column, fitted
 from evals.records.json import Json, dumps
@@ -135,7 +133,7 @@ def duration(seconds: float) -> str:
 
 
 def closing(
-    err: Console, folder: Path, timing: dict[str, float], rows: Sequence[Json], quiet: bool, others: int
+    err: PipeConsole, folder: Path, timing: dict[str, float], rows: Sequence[Json], quiet: bool, others: int
 ) -> None:
     """Why cells failed; unless quiet, also where the time went and where the results are.
 
@@ -143,17 +141,14 @@ def closing(
     """
     failures = dict.fromkeys(row["error"] for row in rows if row["status"] == "failed")
     for sentence in failures:
-        err.print(plain_line(f"Failed: {sentence}"), markup=False, highlight=False, soft_wrap=True)
+        err.write_line(plain_line(f"Failed: {sentence}"))
     if quiet:
         return
-    err.print(
+    more = f", which holds {others} more cells: its report shows all" if others else ""
+    err.write_line(
         f"{timing['wall_s']:.1f} s: models {timing['model_s']:.1f} s, loading {timing['load_s']:.1f} s, "
         f"report {timing['report_s']:.1f} s, harness {timing['harness_s']:.1f} s "
-        f"({timing['harness_share']:.1%}). Results: {folder}"
-        + (f", which holds {others} more cells: its report shows all" if others else ""),
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
+        f"({timing['harness_share']:.1%}). Results: {folder}{more}"
     )
 
 
