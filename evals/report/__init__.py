@@ -46,11 +46,12 @@ def _write(data: Data, folder: Path, threshold: float | None) -> None:
     data.summary.to_csv(folder / "summary.csv", index=False)
     with (folder / "summary.parquet").open("wb") as file:  # by name, pyarrow refuses what is not UTF-8
         data.summary.to_parquet(file, index=False)
-    lengths = list(effective_table(data, threshold or THRESHOLD))
+    share = threshold or THRESHOLD
+    lengths = list(effective_table(data, share))
     summary = "\n".join(table.markdown() for table in [summary_table(data), *lengths])
     (folder / "summary.md").write_text(summary, encoding="utf-8")
     tables, plan = [*lengths, *length_tables(data), *paper_tables(data)], plan_table(data)
     for table in (*tables, *([plan] if plan else [])):
         table.write(folder / "tables")
     plots = draw(data, folder / "plots")
-    write_page(data, plots, tables, folder / "report.html", plan)
+    write_page(data, plots, tables, folder / "report.html", plan, share)

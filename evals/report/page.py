@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from evals.records.json import Json, dumps
 from evals.records.models import SampleRecord
+from evals.report.effective import THRESHOLD
 from evals.report.findings import findings, verdict
 from evals.report.frames import Data
 from evals.report.hints import hints
@@ -40,8 +41,9 @@ def write_page(
     tables: Sequence[Table],
     path: Path,
     plan: Table | None = None,
+    threshold: float = THRESHOLD,
 ) -> None:
-    """Write the report of a run to `path`."""
+    """Write the report of a run to `path`. threshold: of the effective lengths that the findings are about."""
     samples, left_out = embedded(data.run)
     found, cost = contests(data), costs(data)
     text = rendered(
@@ -52,7 +54,7 @@ def write_page(
         facts=facts(data),
         notes=[*data.run.notes, *missing(data.run)],
         verdict=verdict(found),
-        findings=findings(data, found),
+        findings=findings(data, found, threshold),
         hints=hints(data),
         contests=found,
         costs=cost,

@@ -154,7 +154,9 @@ def test_the_commands_show_it(tmp_path, capsys) -> None:
         main([str(tmp_path), "--threshold", "0.9"])
     assert not done.value.code
     assert "## Effective length" in (tmp_path / "summary.md").read_text()
-    assert "90 %" in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert "below 90 % of its own score" in page
+    assert "85 %" not in page
     assert (tmp_path / "tables" / "effective-length.csv").read_text().splitlines()[1].split(",")[4] == "16384"
     capsys.readouterr()
     with pytest.raises(SystemExit):
