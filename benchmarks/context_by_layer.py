@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model.to(device).eval()
     use: dict[str, list[list[float]]] = {}
     begin = time.monotonic()
-    windows = [(c, held_out_windows(c, chosen.context + chosen.running, chosen.windows, 0)) for c in corpora]
+    windows = [(c, held_out_windows(c, chosen.context + chosen.running, chosen.windows)) for c in corpora]
     for i in range(chosen.windows):
         for corpus, (rows, others) in windows:
             text, own, other = (

@@ -94,7 +94,7 @@ def cluster_of(rng: np.random.Generator, n: int, sizes: str) -> Codes:
 
 def covers(found: Interval, truth: float) -> bool | None:
     """Whether an interval covers the truth; None where the report gives none."""
-    return found.low <= truth <= found.high if found.known else None
+    return None if np.isnan(found.low) else found.low <= truth <= found.high
 
 
 def mean_covers(draw: Draw, rng: np.random.Generator, n: int) -> bool | None:

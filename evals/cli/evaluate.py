@@ -113,8 +113,10 @@ def _show(tasks: list[str], models: list[str], out: PipeConsole) -> int:
 
 def _way(output: Path | None, shard: str | None, plan_from: Path | None, talk: Talk, log: Logger | None) -> Way:
     from evals.cli.way import Way
+    from evals.run.shards import Shard
 
-    return Way.of(output, ["sharedllm-eval", *sys.argv[1:]], shard, plan_from, talk, log)
+    part = None if shard is None else Shard.parse(shard)
+    return Way(output, ["sharedllm-eval", *sys.argv[1:]], part, plan_from, talk, log)
 
 
 def _plan(asked: Callable[..., RunSpec], runtime: Callable[[], Json], way: Way, out: PipeConsole) -> int:

@@ -28,16 +28,3 @@ class Way:
     talk: Talk = field(default_factory=Talk)
     logger: Logger | None = None
     cluster: Cluster | None = None
-
-    @classmethod
-    def of(
-        cls,
-        output: Path | None,
-        command: Sequence[str],
-        shard: str | None,
-        earlier: Path | None,
-        talk: Talk,
-        logger: Logger | None,
-    ) -> Way:
-        """From the values of the options; `shard` as `I/N`. Raises UserError for one that is no part."""
-        return cls(output, command, Shard.parse(shard) if shard is not None else None, earlier, talk, logger)

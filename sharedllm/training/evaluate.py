@@ -33,7 +33,6 @@ def language_modelling(
     size: int,
     running: int,
     windows: int,
-    seed: int = 0,
     read: Read | None = None,
 ) -> dict[str, dict[str, float]]:
     """Nats per token of the running text, per corpus, with its own context, another document's and none.
@@ -44,7 +43,7 @@ def language_modelling(
     read = read or reading_of(model)
     result: dict[str, dict[str, float]] = {}
     for corpus in corpora:
-        rows, others = held_out_windows(corpus, window_length(corpus, chunks, size, running), windows, seed)
+        rows, others = held_out_windows(corpus, window_length(corpus, chunks, size, running), windows)
         sums = dict.fromkeys(("own", "other", "none"), 0.0)
         for i, row in enumerate(rows):
             text = _tensor(row[-running:], model)[None]
@@ -131,7 +130,7 @@ def window_length(corpus: Corpus, chunks: int, size: int, running: int) -> int:
     return max(chunks * size, min(128 * 1024, longest - running)) + running
 
 
-def held_out_windows(corpus: Corpus, length: int, count: int, seed: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def held_out_windows(corpus: Corpus, length: int, count: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """`count` windows from all documents in turn, and for each of them one from another document."""
     if count < 2:
         raise UserError(f"One window of {corpus.name} has no other one to lend it a context: ask for two or more.")
@@ -141,7 +140,7 @@ def held_out_windows(corpus: Corpus, length: int, count: int, seed: int) -> tupl
             f"Too few documents of {corpus.name} have {length} tokens or more ({len(documents)}): the evaluation needs "
             "two of each --heldout file."
         )
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     rows = []
     for i in range(count):
         document = corpus.document(documents[i % len(documents)])

@@ -156,7 +156,7 @@ def held_out(
     corpora = [open_corpus(path, tokenizer, files.output / TOKENS) for path in files.heldout]
     for corpus in corpora:
         length = evaluate.window_length(corpus, settings.chunks[0], chunk_size, settings.running)
-        evaluate.held_out_windows(corpus, length, WINDOWS, seed=0)
+        evaluate.held_out_windows(corpus, length, WINDOWS)
     if corpora and settings.needles:
         corpora[0].window(max(n.chunks for n in settings.needles) * chunk_size, np.random.default_rng(0))
     return corpora

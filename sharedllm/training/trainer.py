@@ -52,8 +52,8 @@ class Trainer:
         make: Callable[[int, int], Batch],
         settings: TrainSettings,
         output: Path,
-        checkpoint_every: int = 500,
-        log_every: int = 20,
+        checkpoint_every: int,
+        log_every: int,
         max_seconds: float | None = None,
         interruption: Interruption | None = None,
     ) -> None:

@@ -366,7 +366,7 @@ def test_a_window_without_room_for_a_repeat_says_which_part_is_short(chunk_size:
 def test_a_single_held_out_window_is_not_blamed_on_the_documents() -> None:
     corpus = Corpus("held out", np.zeros(40, dtype=np.int64), np.array([0, 20, 40]))
     with pytest.raises(UserError, match="One window of held out has no other one to lend it a context"):
-        evaluate.held_out_windows(corpus, 10, 1, 0)
+        evaluate.held_out_windows(corpus, 10, 1)
 
 
 def test_repeated_passages_come_from_the_ends_of_chunks() -> None:

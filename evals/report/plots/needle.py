@@ -26,15 +26,14 @@ def figures(data: Data) -> Iterator[tuple[str, str, Figure]]:
     """One figure per task whose samples record the depth of the needle."""
     cells = data.ended[data.ended["length"].notna()]
     for task, rows in cells.groupby("task", sort=False):
-        metric = rows["metric"].iloc[0]
-        found = grid(data, rows, metric)
+        found = grid(data, rows)
         if found["depth"].nunique() > 1:
-            label = metric_label(metric, True)
+            label = metric_label(rows["metric"].iloc[0], True)
             caption = CAPTION.format(metric=label[:1].upper() + label[1:])
             yield file_name("depth", str(task)), caption, heat_maps(rows, found)
 
 
-def grid(data: Data, rows: pd.DataFrame, metric: str) -> pd.DataFrame:
+def grid(data: Data, rows: pd.DataFrame) -> pd.DataFrame:
     """Mean score for each model, length and depth (in percent of the context; tenths where there are many)."""
     points = [
         (row.model, row.length, float(depth), float(score))

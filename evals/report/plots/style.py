@@ -37,11 +37,11 @@ def drawn(styles: dict[str, Look], rows: pd.DataFrame, column: str) -> dict[str,
     return {model: look for model, look in styles.items() if model in shown}
 
 
-def panels(count: int, columns: int, height: float = 2.0) -> tuple[Figure, list[Axes]]:
+def panels(count: int, columns: int) -> tuple[Figure, list[Axes]]:
     """A figure of `count` equal panels: one column wide for one panel, else two columns wide."""
     columns = min(columns, count)
     rows = -(-count // columns)
-    figure = Figure(figsize=(COLUMN if count == 1 else PAGE, height * rows + 0.35), layout="constrained")
+    figure = Figure(figsize=(COLUMN if count == 1 else PAGE, 2 * rows + 0.35), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
     for spare in axes[count:]:
         spare.remove()

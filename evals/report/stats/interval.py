@@ -24,8 +24,3 @@ class Interval:
     low: float = float("nan")
     high: float = float("nan")
     se: float = float("nan")
-
-    @property
-    def known(self) -> bool:
-        """Whether there are limits."""
-        return not np.isnan(self.low)

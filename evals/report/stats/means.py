@@ -84,7 +84,7 @@ def share(mean: ClusteredMean) -> Interval:
     return Interval(mean.value, low, high, mean.se if mean.se > 0 else (high - low) / (2 * mean.t()))
 
 
-def share_limits(successes: float, n: float, level: float = LEVEL) -> tuple[float, float]:
+def share_limits(successes: float, n: float) -> tuple[float, float]:
     """Mid-p exact limits of a share (Lancaster 1961), for fractional counts too.
 
     Clopper and Pearson's limits count the whole probability of the observed number and cover more than they
@@ -96,8 +96,8 @@ def share_limits(successes: float, n: float, level: float = LEVEL) -> tuple[floa
         at_least = betainc(successes, n - successes + 1, p) if successes > 0 else 1.0
         return float(at_least + (betainc(successes + 1, n - successes, p) if successes < n else 0.0)) / 2
 
-    low = brentq(lambda p: above(p) - level / 2, 0.0, 1.0) if successes > 0 else 0.0
-    high = brentq(lambda p: above(p) - 1 + level / 2, 0.0, 1.0) if successes < n else 1.0
+    low = brentq(lambda p: above(p) - LEVEL / 2, 0.0, 1.0) if successes > 0 else 0.0
+    high = brentq(lambda p: above(p) - 1 + LEVEL / 2, 0.0, 1.0) if successes < n else 1.0
     return float(low), float(high)
 
 

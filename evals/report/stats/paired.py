@@ -180,11 +180,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in adjusted]
 
 
-def holm_level(p_values: Sequence[float], level: float = LEVEL) -> float:
+def holm_level(p_values: Sequence[float]) -> float:
     """The level of the intervals that agree with Holm's verdicts.
 
-    Holm stops at the first of the ordered p-values, with R below it, that exceeds level / (m - R). All intervals at
+    Holm stops at the first of the ordered p-values, with R below it, that exceeds LEVEL / (m - R). All intervals at
     that level leave out 0 exactly where the hypothesis was rejected.
     """
-    rejected = sum(p <= level for p in holm(p_values))
-    return level / max(len(p_values) - rejected, 1)
+    rejected = sum(p <= LEVEL for p in holm(p_values))
+    return LEVEL / max(len(p_values) - rejected, 1)
