@@ -23,6 +23,11 @@ class Tokens:
     spans: np.ndarray
     whole: bool
 
+    @property
+    def span(self) -> tuple[int, int]:
+        """Of the characters that the tokens stand for."""
+        return (int(self.spans[0, 0]), int(self.spans[-1, 1])) if len(self.ids) else (0, 0)
+
 
 class TokenStore:
     """Token ids of documents, kept for all lengths and models with the same tokenizer."""

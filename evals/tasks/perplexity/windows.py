@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from evals.errors import UserError
 from evals.tasks.common.documents import Document
-from evals.tasks.perplexity.overlap import SHARE, TARGET_SHARE, Runs, runs, shared
+from evals.tasks.common.id_lists import listed
+from evals.tasks.perplexity.overlap import SHARE, TARGET_SHARE, Runs, Span, Words, runs, shared
 from evals.tasks.perplexity.settings import PerplexitySettings
 from evals.tasks.perplexity.tokens import TokenStore
 
@@ -18,14 +19,16 @@ class Window:
     """A piece of a document: its tokens and the text of its targets.
 
     at: where it ends, in tokens from the end (0 or less) or the start of the document, as the anchor counts. span:
-    of its characters in the document. begins: whether the document begins with it.
+    of its characters in the document. read: span of what was tokenised with it. begins: whether the document begins
+    with it.
     """
 
     document: Document
     at: int
     ids: list[int]
     target: str
-    span: tuple[int, int]
+    span: Span
+    read: Span
     begins: bool
 
 
@@ -77,9 +80,9 @@ class Reader:
                 continue
             span = int(held.spans[stop - length, 0]), int(held.spans[stop - 1, 1])
             target = document.text[held.spans[stop - protocol.scored, 0] : span[1]]
-            ids = held.ids[stop - length : stop].tolist()
+            ids = listed(held.ids[stop - length : stop])
             begins = stop == length and held.spans[0, 0] == 0
-            yield Window(document, end, ids, target, span, bool(begins))
+            yield Window(document, end, ids, target, span, held.span, bool(begins))
 
     def other(self, documents: Sequence[Document], window: Window, tokens: int) -> tuple[str, list[int]]:
         """The last `tokens` tokens of the next document after the window's that has as many and shares no text with
@@ -94,8 +97,9 @@ class Reader:
             start = len(held.ids) - tokens
             if start < 0:
                 continue
-            if not self._copies.between(window, document, document.text[held.spans[start, 0] :]):
-                return document.id, held.ids[start:].tolist()
+            context = int(held.spans[start, 0]), len(document.text)
+            if not self._copies.between(window, document, context, held.span):
+                return document.id, listed(held.ids[start:])
             copies += 1
         raise UserError(
             f"The control `other` needs a second document of {tokens} tokens"
@@ -109,20 +113,40 @@ class Copies:
 
     def __init__(self) -> None:
         self._documents: dict[str, Runs] = {}
-        self._contexts: dict[tuple[str, int], Runs] = {}
+        self._words: dict[str, Words] = {}
+        self._contexts: dict[tuple[str, Span], Runs] = {}
 
-    def between(self, window: Window, document: Document, context: str) -> bool:
-        """Whether `context`, the end of `document`, shares text with the window, or the two documents do."""
+    def between(self, window: Window, document: Document, context: Span, read: Span) -> bool:
+        """Whether the span `context` of `document` shares text with the window, or the two documents do.
+
+        read: span of what was tokenised of the document.
+        """
         own = window.document
         if own.text == document.text:
             return True
-        key = document.id, len(context)
-        read = self._contexts[key] = self._contexts[key] if key in self._contexts else runs(context)
+        if shared(self._of(own), self._of(document)) > SHARE:
+            return True
+        lent = self._of_context(document, context, read)
         return (
-            shared(self._of(own), self._of(document)) > SHARE
-            or shared(runs(own.text[slice(*window.span)]), read) > SHARE
-            or shared(runs(window.target), read) > TARGET_SHARE
+            shared(self._words_of(own, window.span, window.read).runs(window.span), lent) > SHARE
+            or shared(runs(window.target), lent) > TARGET_SHARE
         )
+
+    def _of_context(self, document: Document, context: Span, read: Span) -> Runs:
+        key = document.id, context
+        if key not in self._contexts:
+            self._contexts[key] = self._words_of(document, context, read).runs(context)
+        return self._contexts[key]
+
+    def _words_of(self, document: Document, needed: Span, read: Span) -> Words:
+        """The words of a part of the document that has the span `needed`: of all that was tokenised, which the windows
+        of other lengths need as well."""
+        held = self._words.get(document.id)
+        if held is None or needed[0] < held.span[0] or held.span[1] < needed[1]:
+            spans = [needed, read] if held is None else [needed, read, held.span]
+            part = min(start for start, _ in spans), max(stop for _, stop in spans)
+            held = self._words[document.id] = Words(document.text, part)
+        return held
 
     def _of(self, document: Document) -> Runs:
         if document.id not in self._documents:

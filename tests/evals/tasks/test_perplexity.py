@@ -24,7 +24,8 @@ from evals.tasks.common.embedded import DOCUMENT_CHARS
 from evals.tasks.common.encoding import Encoded
 from evals.tasks.common.id_cache import IdCache
 from evals.tasks.common.prompt import PromptBuilder
-from evals.tasks.perplexity.overlap import runs, shared
+from evals.tasks.perplexity import overlap
+from evals.tasks.perplexity.overlap import Words, runs, shared
 from evals.tasks.perplexity.settings import PerplexitySettings
 from evals.tasks.perplexity.task import Perplexity
 from evals.tasks.perplexity.tokens import TokenStore
@@ -326,6 +327,24 @@ def test_texts_of_scripts_without_spaces_are_compared_as_well() -> None:
     assert shared(runs(text), runs(text[::-1])) < 0.05
     assert shared(runs("short text"), runs("Short, text!")) == 1
     assert shared(runs("short text"), runs("another text")) == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "One two, three FOUR five: six seven eight nine ten; eleven (twelve) it's 13 o'clock. " * 9,
+        "文 字 日本語の文 mixed with words ไทย and 中文, word_1 日x. " * 12,
+        "ΣΑΣ ΟΔΟΣ, İstanbul and Straße: lower case changes with what stands beside a letter. " * 8,
+        "a b",
+    ],
+)
+def test_the_runs_of_a_piece_are_those_of_its_text(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overlap, "SCANNED_CHARS", 100)
+    part = (3 % len(text), len(text))
+    words = Words(text, part)
+    for start in range(part[0], part[1] + 1, 7):
+        for stop in range(start, part[1] + 1, 11):
+            assert words.runs((start, stop)).tolist() == runs(text[start:stop]).tolist()
 
 
 def test_targets_without_bytes_have_no_bits_per_byte() -> None:
