@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 from evals.measure.request import cold, synchronize
@@ -93,9 +93,9 @@ class Answering:
 
         longest_first: rows of a batch then have similar lengths, and a lack of memory shows at once.
         """
-        groups: dict[str, list[Instance]] = {}
+        groups: dict[Hashable, list[Instance]] = {}
         for instance in instances:
-            key = instance.prompt.context_key if self.spec.reuse else instance.id
+            key = instance.prompt.reading if self.spec.reuse else instance.id
             groups.setdefault(key, []).append(instance)
         found = list(groups.values())
         return sorted(found, key=lambda group: -len(group[0].prompt)) if longest_first else found

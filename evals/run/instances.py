@@ -15,7 +15,7 @@ from evals.tasks.seeds import seeded
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-ROOM = 16_000_000
+ROOM = 64_000_000
 """Token ids kept for the models to come (half a gigabyte); what does not fit is made again for each of them."""
 
 

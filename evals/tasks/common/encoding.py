@@ -14,6 +14,7 @@ import tokenizers
 
 from evals.errors import UserError
 from evals.tasks.common import id_cache, passages, pieces
+from evals.tasks.common.id_lists import listed
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -144,7 +145,9 @@ class TextEncoder:
 
 
 def _encoded(encoding: Encoding) -> Encoded:
-    return Encoded(encoding.ids, np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2))
+    return Encoded(
+        listed(np.array(encoding.ids, dtype=np.int64)), np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
+    )
 
 
 def _own(tokens: Encoded, start: int) -> Encoded:

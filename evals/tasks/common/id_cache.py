@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from evals.errors import UserError
+from evals.tasks.common.id_lists import listed
 from sharedllm.files import cache_folder, write_whole
 
 FOLDER = "token-ids"
@@ -48,7 +49,7 @@ class IdCache:
         with suppress(OSError):
             os.utime(path)
         columns = np.frombuffer(payload, dtype="<u4").reshape(3, -1)
-        return columns[0].tolist(), np.ascontiguousarray(columns[1:].T.astype(np.int64))
+        return listed(columns[0]), np.ascontiguousarray(columns[1:].T.astype(np.int64))
 
     def put(self, text: str, ids: list[int], spans: np.ndarray) -> None:
         """Keep the ids and spans of a text. A full or read-only disk keeps nothing."""

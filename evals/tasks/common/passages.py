@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from evals.tasks.common.id_lists import listed
 from evals.tasks.common.piece_table import UNKNOWN, Ints, PieceTable, Tokens
 from evals.tasks.common.pieces import Pieces
 
@@ -50,7 +51,7 @@ class Passages:
             return None
         found = self._table.gather(rows)
         self._forget()
-        return found.ids.tolist(), np.stack([found.starts, found.ends], axis=1)
+        return listed(found.ids), np.stack([found.starts, found.ends], axis=1)
 
     def _learn(self, passages: Sequence[str], rows: Ints, places: Ints, chars: int) -> bool:
         """Enter new passages, and their rows at their places; False where that would take too long."""

