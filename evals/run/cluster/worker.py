@@ -7,7 +7,7 @@ import platform
 import queue
 import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 from evals.errors import UserError
 from evals.measure.hardware import devices_name
 from evals.run.answering import Spent
+from evals.run.cluster import processors
 from evals.run.cluster.messages import Ended, Message
 from evals.run.cluster.relay import Relay
 from evals.run.cluster.schedule import Job
@@ -43,7 +44,8 @@ class Place:
 class Worker:
     """The work of an actor. `start` gives it a job; `messages` has what it has to tell, the last of them `Ended`.
 
-    The work is done by a thread, so that every record leaves the process as soon as it is made.
+    The work is done by a thread, so that every record leaves the process as soon as it is made. It is one thread for
+    all jobs: cuDNN's plans and other things that libraries make for each shape belong to the thread that made them.
     """
 
     def __init__(self, spec: RunSpec, folder: str, threads: int | None, parcel: Sequence[Any] = ()) -> None:
@@ -53,7 +55,8 @@ class Worker:
         """
         if os.path.isdir(folder):
             os.chdir(folder)
-        threads = threads or _share()
+        threads = threads or processors.share()
+        processors.settle()
         os.environ["OMP_NUM_THREADS"] = str(threads)
         torch.set_num_threads(threads)
         self._spec, self._parcel = spec, parcel
@@ -62,6 +65,8 @@ class Worker:
         self._relay = Relay(self._outbox.put)
         self._spent = Spent()
         self._engine = Engine(self._relay, spec, self._relay, self._spent)
+        self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        threading.Thread(target=self._work_on, name="jobs", daemon=True).start()
 
     def place(self) -> Place:
         """Where this is; the first answer tells the driver that the worker is there."""
@@ -70,7 +75,7 @@ class Worker:
 
     def start(self, job: Job) -> None:
         """Begin a job; the one before must have ended."""
-        threading.Thread(target=self._work, args=(job,), name="job", daemon=True).start()
+        self._jobs.put(job)
 
     def messages(self, wait_s: float) -> list[Message]:
         """All messages since the last call. Waits that long for the first."""
@@ -91,6 +96,10 @@ class Worker:
         """The task as an earlier job brought it, with what was read and tokenised for that."""
         return self._tasks.setdefault(task.name, task)
 
+    def _work_on(self) -> None:
+        while True:
+            self._work(self._jobs.get())
+
     def _work(self, job: Job) -> None:
         before = Spent(self._spent.load_s, self._spent.model_s)
         error: BaseException | None = None
@@ -106,13 +115,3 @@ class Worker:
         except BaseException:  # a bug of ours ends the run; whatever it is, it can be told
             error = RuntimeError(traceback.format_exc())
         self._outbox.put(Ended(self._spent.load_s - before.load_s, self._spent.model_s - before.model_s, error))
-
-
-def _share() -> int:
-    """Processors for each worker of this node."""
-    import ray
-
-    node = ray.get_runtime_context().get_node_id()
-    resources: Mapping[str, float] = next((n["Resources"] for n in ray.nodes() if n["NodeID"] == node), {})
-    workers = int(resources.get("GPU") or resources.get("CPU") or 1)
-    return max(1, len(os.sched_getaffinity(0)) // workers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from evals.records.models import CellState
 from evals.run.cluster.messages import Appended, Ended, Message
 from evals.run.cluster.schedule import Job, jobs
 from evals.run.cluster.worker import Worker
+from evals.run.engine import Engine
 from evals.run.grid import Cell, plan
 from evals.run.spec import RunSpec
 from evals.tasks.common import documents
@@ -55,6 +57,23 @@ def test_a_worker_reads_the_texts_of_a_task_once(texts: Path, tmp_path: Path, mo
     assert len(sent) == 4
     assert all(records)
     assert len(reads) == 1
+
+
+@pytest.mark.usefixtures("standins")
+def test_one_thread_does_all_jobs(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = spec(texts, tmp_path)
+    threads = []
+    run_model = Engine.run_model
+    monkeypatch.setattr(
+        Engine, "run_model", lambda *job: (threads.append(threading.current_thread()), run_model(*job))[1]
+    )
+    worker = Worker(asked, str(tmp_path), threads=1)
+    for job in made(plan(asked)):
+        worker.start(job)
+        told(worker)
+    assert len(threads) == 4
+    assert set(threads).isdisjoint([threading.main_thread()])
+    assert len(set(threads)) == 1
 
 
 @pytest.mark.usefixtures("standins")
