@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -37,17 +38,62 @@ class GrowingFile:
 
         Returns where the content begins.
         """
-        end = self._file.seek(0, os.SEEK_END)
-        try:
-            written = 0
-            while written < len(content):
-                written += self._file.write(content[written:]) or 0
-            os.fsync(self._file.fileno())
-        except OSError:
-            self._file.truncate(end)  # shrinking works on a full disk too: no torn line remains
-            raise
+        end = self._write(content)
+        self._sync(end)
         return end
 
     def close(self) -> None:
         """What was appended stays."""
         self._file.close()
+
+    def _write(self, content: bytes) -> int:
+        """The content is in the file, and survives this process."""
+        end = self._file.seek(0, os.SEEK_END)
+        try:
+            written = 0
+            while written < len(content):
+                written += self._file.write(content[written:]) or 0
+        except OSError:
+            self._file.truncate(end)  # shrinking works on a full disk too: no torn line remains
+            raise
+        return end
+
+    def _sync(self, end: int) -> None:
+        """The file is on the disk, and survives the machine. end: where it ends if it is not."""
+        try:
+            os.fsync(self._file.fileno())
+        except OSError:
+            self._file.truncate(end)
+            raise
+
+
+class LateFile(GrowingFile):
+    """A growing file whose owner does not wait for the disk: a disk takes milliseconds, in which a small model answers.
+
+    When `append` returns, the content is in the file, where the end of this process cannot harm it, and on its way to
+    the disk; all content before is on the disk. Where the disk fails, the next call raises.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sync")
+        self._under_way: Future[None] | None = None
+
+    def append(self, content: bytes) -> int:
+        self.settle()
+        end = self._write(content)
+        self._under_way = self._thread.submit(self._sync, end)
+        return end
+
+    def settle(self) -> None:
+        """When this returns, all content is on the disk."""
+        if self._under_way is not None:
+            under_way, self._under_way = self._under_way, None
+            under_way.result()
+
+    def close(self) -> None:
+        try:
+            self.settle()
+        finally:
+            self._thread.shutdown()
+            super().close()

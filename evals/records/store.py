@@ -1,7 +1,8 @@
 """A run on disk: `run.json` with its journal (what, where, state of each cell) and `samples.jsonl` (what was measured).
 
-A record is on the disk before the next request starts, so a run that is killed loses at most the record that was
-being written; opening it again cuts that line off. Records that the disk damaged are set aside in
+A record is in the file before the next request starts, and on the disk before the next record is in the file. So a run
+that is killed loses at most the record that was being written, and one whose machine fails the record before it, too;
+opening it again cuts off a line that is not whole. Records that the disk damaged are set aside in
 `samples.damaged.jsonl` and count as not measured, so the same command measures them again.
 """
 
@@ -22,7 +23,7 @@ from filelock import FileLock, Timeout
 
 from evals.errors import UserError, unreadable
 from evals.records.amendments import Amendments
-from evals.records.disk import GrowingFile, replace_file, replacing
+from evals.records.disk import LateFile, replace_file, replacing
 from evals.records.journal import Journal
 from evals.records.json import Json, dumps
 from evals.records.lines import AnyRecord, Damaged, Head, decode, encode, head_of
@@ -86,7 +87,7 @@ class RunStore(OpenRun):
             if self._amendments.waiting:
                 self._amendments.apply()
             self._heal()
-            self._file = GrowingFile(folder / SAMPLES_FILE)
+            self._file = LateFile(folder / SAMPLES_FILE)
             self.meta = self._start(key, header, resumed)
             self.save()
         except OSError as error:
@@ -103,13 +104,17 @@ class RunStore(OpenRun):
         if self._journal.holds_changes:
             with suppress(StoreError):  # the journal has them
                 self.save()
-        self._file.close()
-        self._journal.close()
-        self._amendments.close()
-        self._lock.release()
+        try:
+            self._file.close()
+        except OSError as error:
+            raise self._disk_error(error) from error
+        finally:
+            self._journal.close()
+            self._amendments.close()
+            self._lock.release()
 
     def append(self, *records: AnyRecord) -> None:
-        """When this returns, the records are on the disk."""
+        """When this returns, the records are in the file (`LateFile`)."""
         lines = [encode(record) for record in records]
         try:
             place = self._file.append(b"".join(lines))
@@ -132,10 +137,10 @@ class RunStore(OpenRun):
     def forget(self, cells: set[str]) -> None:
         if not cells & (self.samples.keys() | self.perf):
             return
-        self._file.close()
         try:
+            self._file.close()
             self._rewrite(lambda line: "not complete" if line.record and line.record.cell in cells else line.damage)
-            self._file = GrowingFile(self.folder / SAMPLES_FILE)
+            self._file = LateFile(self.folder / SAMPLES_FILE)
         except OSError as error:
             raise self._disk_error(error) from error
 
@@ -165,10 +170,10 @@ class RunStore(OpenRun):
         """Put the records of `amend` into their places. All others stay as they are, byte by byte."""
         if not self._amendments.waiting:
             return
-        self._file.close()
         try:
+            self._file.close()
             self._amendments.apply()
-            self._file = GrowingFile(self.folder / SAMPLES_FILE)
+            self._file = LateFile(self.folder / SAMPLES_FILE)
         except OSError as error:
             raise self._disk_error(error) from error
         self.clear()
@@ -188,9 +193,11 @@ class RunStore(OpenRun):
         self._places.setdefault(cell, array("Q")).append(place)
 
     def save(self) -> None:
-        """Write `run.json` whole: a reader sees the old or the new one."""
+        """Write `run.json` whole: a reader sees the old or the new one. The records that it counts on are on the disk
+        before."""
         begin = time.monotonic()
         try:
+            self._file.settle()
             content = dumps(self.meta.as_json(), indent=1).encode()
             replace_file(self.folder / RUN_FILE, content)
             self._journal.clear(content)
@@ -205,6 +212,7 @@ class RunStore(OpenRun):
             self.save()
             return
         try:
+            self._file.settle()
             self._journal.append({cell: self.meta.cells[cell] for cell in cells})
         except OSError as error:
             raise self._disk_error(error) from error

@@ -305,7 +305,7 @@ class Driver:
             records.clear()
 
     def _report(self, hand: Hand, messages: Sequence[Message]) -> None:
-        """Tell people what a worker did. It is on the disk."""
+        """Tell people what a worker did. It is written down."""
         for message in messages:
             match message:
                 case Stepped(cell):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import resource
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evals.errors import UserError
+from evals.records import disk
 from evals.records.models import Answer, Measurement, PerfRecord, SampleRecord
 from evals.records.read import read_answers, read_records, read_run
 from evals.records.store import RunStore, StoreError
@@ -208,6 +210,32 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
     numbers = [json.loads(line)["sample"] for line in content.splitlines()]
     assert numbers == [str(number) for number in range(len(numbers))]
     assert len(numbers) > 25
+
+
+def test_what_a_disk_refuses_behind_the_run_stops_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk gets a record while the next request is answered; the record that it refuses is not in the file."""
+    with RunStore(tmp_path, "k", HEADER) as run:
+        run.append(sample(0))
+        run.save()
+        with monkeypatch.context() as full:
+            full.setattr(disk.os, "fsync", lambda file: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+            run.append(sample(1))
+            with pytest.raises(StoreError, match="No space left"):
+                run.append(sample(2))
+        assert list(read_records(tmp_path)) == [sample(0)]
+
+
+def test_a_state_is_written_after_the_records_that_it_counts_on(tmp_path: Path, monkeypatch) -> None:
+    order = []
+    with RunStore(tmp_path, "k", HEADER) as run:
+        samples = (tmp_path / "samples.jsonl").stat().st_ino
+        sync = disk.os.fsync
+        with monkeypatch.context() as watched:
+            watched.setattr(disk.os, "fsync", lambda file: (order.append(os.fstat(file).st_ino), sync(file))[1])
+            run.append(sample(0))
+            run.save()
+    assert order[0] == samples
+    assert len(order) == 2
 
 
 def test_the_answers_of_a_run_are_its_samples_without_their_seconds(tmp_path: Path) -> None:
