@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from threading import Thread
 
 import torch
 import transformers
@@ -13,7 +14,7 @@ import transformers
 from evals.cli import run_file
 from evals.cli.dry_run import earlier_runs
 from evals.cli.log import talking
-from evals.cli.outcome import by_cell, exit_code, outcome, show, timing_of, write_report
+from evals.cli.outcome import by_cell, exit_code, import_report, outcome, show, timing_of, write_report
 from evals.cli.pipes import PipeConsole
 from evals.cli.terminal import closing, last_line
 from evals.cli.way import Way
@@ -143,5 +144,6 @@ def _run(
     from evals.run.cluster.driver import Driver
 
     driver = Driver(store, spec, progress, spent, cluster)
+    Thread(target=import_report, name="report").start()  # this process mostly waits
     driver.execute(cells)
     return max(driver.most_workers, 1)

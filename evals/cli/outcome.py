@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,6 +63,12 @@ def timing_of(spent: Spent, wall_s: float, report_s: float, workers: int) -> dic
         "harness_share": harness_s / (workers * (wall_s - report_s) + report_s),
         **({"workers": workers} if workers > 1 else {}),
     }
+
+
+def import_report() -> None:
+    """What `write_report` imports, ahead of time: pandas, scipy and matplotlib take seconds."""
+    for module in ("load", "page", "paper.tables", "plots"):
+        import_module(f"evals.report.{module}")
 
 
 def write_report(folder: Path) -> tuple[Data, UserError | None]:

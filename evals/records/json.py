@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
 Json = dict[str, Any]
 """A JSON object whose keys only its writer and its reader know (settings, meta, trace, environment)."""
+_HALF = re.compile("[\ud800-\udfff]")
+"""Half a surrogate pair."""
 
 
 def dumps(value: object, indent: int | None = None) -> str:
@@ -32,7 +35,7 @@ def finite(value: object) -> object:
 def well_formed(value: object) -> object:
     """The value with half surrogate pairs, which UTF-8 does not have, replaced by U+FFFD, at any depth."""
     if isinstance(value, str):
-        return "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in value)
+        return _HALF.sub("\ufffd", value)
     if isinstance(value, dict):
         return {well_formed(key): well_formed(item) for key, item in value.items()}
     return [well_formed(item) for item in value] if isinstance(value, list | tuple) else value
