@@ -127,6 +127,13 @@ class RunStore(OpenRun):
             if isinstance(record, SampleRecord):
                 self._tell(record)
 
+    def settle(self) -> None:
+        """When this returns, all records are on the disk."""
+        try:
+            self._file.settle()
+        except OSError as error:
+            raise self._disk_error(error) from error
+
     def _tell(self, record: SampleRecord) -> None:
         """Log a sample, for those who follow a run closely."""
         if LOG.isEnabledFor(logging.DEBUG) and (state := self.meta.cells.get(record.cell)):

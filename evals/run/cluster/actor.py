@@ -1,4 +1,5 @@
-"""The process of a worker. It imports what work needs as soon as it starts, while the driver still imports and plans.
+"""The process of a worker. It imports what work needs, and opens its GPUs, as soon as it starts, while the driver still
+imports and plans.
 
 Only light imports here: the driver starts these processes first of all.
 """
@@ -21,7 +22,7 @@ class Actor:
     """A worker, once `serve` has made it."""
 
     def __init__(self) -> None:
-        import_module(WORK)  # takes seconds
+        import_module(WORK).open_gpus()  # takes seconds
         self._worker: Worker
 
     def serve(self, make: Callable[[], Worker]) -> Place:

@@ -298,6 +298,7 @@ class Driver:
             self.store.save()
         elif changed:
             self.store.save_cells(*changed)
+        self.store.settle()
 
     def _write(self, records: list[AnyRecord]) -> None:
         if records:
@@ -305,7 +306,7 @@ class Driver:
             records.clear()
 
     def _report(self, hand: Hand, messages: Sequence[Message]) -> None:
-        """Tell people what a worker did. It is written down."""
+        """Tell people what a worker did. It is on the disk."""
         for message in messages:
             match message:
                 case Stepped(cell):

@@ -22,14 +22,19 @@ def share() -> int:
 def settle() -> None:
     """Keep all threads of this process, and those to come, to the part of its GPUs; without any it goes where it is
     put."""
-    import ray
-
-    mine = [str(gpu) for gpu in ray.get_gpu_ids()] if ray.is_initialized() else []
+    mine = gpus()
     if mine and all(gpu.isdecimal() for gpu in mine):
         part = part_of(list(map(int, mine)), _gpus_of_node(), cores(os.sched_getaffinity(0)))
         for thread in os.listdir("/proc/self/task") if part else ():
             with suppress(OSError):  # it has ended
                 os.sched_setaffinity(int(thread), part)
+
+
+def gpus() -> list[str]:
+    """Numbers, or names, of the GPUs that Ray gave this process; none outside of Ray."""
+    import ray
+
+    return [str(gpu) for gpu in ray.get_gpu_ids()] if ray.is_initialized() else []
 
 
 def part_of(places: Sequence[int], count: int, found: Sequence[set[int]]) -> set[int]:

@@ -41,6 +41,12 @@ class Place:
     pid: int
 
 
+def open_gpus() -> None:
+    """Have CUDA open the GPUs that Ray gave this process, before anything is asked of them."""
+    for index in range(torch.cuda.device_count()) if processors.gpus() else ():
+        torch.cuda.synchronize(index)
+
+
 class Worker:
     """The work of an actor. `start` gives it a job; `messages` has what it has to tell, the last of them `Ended`.
 
