@@ -39,7 +39,7 @@ class Haystack:
             self._ids += new
             fresh = set(new) - self._looked_at
             self._looked_at |= fresh
-            self.ends |= {i for i in fresh if self._text(i).rstrip().endswith(".")}
+            self.ends |= {i for i in fresh if _ends_sentence(self._builder, i)}
         return self._ids[:tokens]
 
     def _tokenise(self, texts: Iterator[str]) -> Iterator[list[int]]:
@@ -47,8 +47,10 @@ class Haystack:
             for block in self._builder.encode_blocks("\n\n" + text.strip(), after="."):
                 yield block.ids
 
-    def _text(self, token: int) -> str:
-        return str(self._builder.tokenizer.decode([token]))
+
+@lru_cache(maxsize=1 << 18)
+def _ends_sentence(builder: PromptBuilder, token: int) -> bool:
+    return str(builder.tokenizer.decode([token])).rstrip().endswith(".")
 
 
 def _endless(source: DataSource) -> Iterator[str]:
