@@ -163,7 +163,7 @@ TEXTS = [
     ("array", "line 1: the row does not fit", put("a.jsonl", json.dumps([{"text": LONG}]))),
     ("a number", "line 1: the row does not fit", put("a.jsonl", "17\n")),
     ("null", "line 1: the row does not fit", put("a.jsonl", "null\n")),
-    ("no text", "line 1: text does not fit", put("a.jsonl", lines({"body": LONG}))),
+    ("no text", "line 1 has no field `text` or `content` (it has body)", put("a.jsonl", lines({"body": LONG}))),
     ("text of null", "line 1: text does not fit", put("a.jsonl", lines({"text": None}))),
     ("text of a list", "line 1: text does not fit", put("a.jsonl", lines({"text": ["x"]}))),
     ("empty row", "line 1: text does not fit", put("a.jsonl", lines({"text": ""}))),

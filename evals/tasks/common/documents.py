@@ -11,7 +11,7 @@ from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
 from evals.errors import UserError, unknown, unreadable
 from evals.tasks.common import embedded, rows, tables
-from evals.tasks.common.files import RowFile, require_regular, shown
+from evals.tasks.common.files import RowFile, load_json, require_regular, shown
 from evals.tasks.common.hub import HubSet, fetch_folder
 from evals.tasks.common.source import DataSource
 
@@ -92,7 +92,7 @@ def folder_documents(folder: Path, pattern: str = "*") -> Iterator[Document]:
     """
     paths = folder_files(folder, pattern)
     if not paths:
-        raise UserError(f"There is no {KINDS} file in {shown(folder)}: name a folder with some.")
+        raise UserError(f"There is no {KINDS} file in {shown(folder)}: {_instead(folder)}.")
     for path in paths:
         name = shown(path.name if path.parent == folder or path == folder else path.relative_to(folder))
         domain = shown(path.name).partition(".")[0]
@@ -122,6 +122,14 @@ def folder_files(folder: Path, pattern: str = "*") -> list[Path]:
 def files(source: DataSource) -> list[Path]:
     """The files of the user's folder that hold documents; none without a folder."""
     return folder_files(source.data_dir) if source.data_dir else []
+
+
+def _instead(folder: Path) -> str:
+    """What to name in place of a folder without documents: one below it that has some."""
+    for pattern in ("*/*", "*/*/*"):
+        if below := folder_files(folder, pattern):
+            return f"{shown(below[0].parent)} has some, so name that one"
+    return "name a folder with some"
 
 
 def verify(source: DataSource) -> None:
@@ -167,7 +175,11 @@ def read_text(path: Path) -> str:
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     file = RowFile(path)
     for number, line in file.lines():
-        yield number, rows.parse(file, number, line, TextRow).text
+        where = f"{file}, line {number}"
+        row = load_json(line, where, rows.REPAIR)
+        if isinstance(row, dict) and not any(column in row for column in COLUMNS):
+            raise tables.lacking(where, "field", COLUMNS, row)
+        yield number, rows.validate(row, TextRow, where).text
 
 
 def _table(path: Path) -> Iterator[tuple[int, str]]:

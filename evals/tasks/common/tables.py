@@ -6,7 +6,7 @@ It streams: a file of many gigabytes is never held. (JSON Lines are read by `eva
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -15,6 +15,8 @@ from evals.tasks.common.files import require_regular, shown
 
 SUFFIXES = {".parquet": "parquet", ".arrow": "arrow"}
 """File suffixes and the names that `datasets` has for these formats."""
+MOST_NAMES = 8
+"""Fields of a row that are told."""
 
 
 def is_table(path: Path) -> bool:
@@ -30,11 +32,17 @@ def read(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, str, object]
     for number, row in rows(path):
         column = next((name for name in columns if name in row), None)
         if column is None:
-            raise UserError(
-                f"{shown(path)} has no column {' or '.join(f'`{name}`' for name in columns)}: its columns are "
-                f"{', '.join(row)}."
-            )
+            raise lacking(shown(path), "column", columns, row)
         yield number, column, row[column]
+
+
+def lacking(where: str, kind: str, wanted: Sequence[str], found: Iterable[str]) -> UserError:
+    """Of a row that has none of the fields or columns (`kind`) in which a text stands: another benchmark's, mostly."""
+    names = ", ".join(f"{name:.40}" for name in list(found)[:MOST_NAMES]) or "none"
+    return UserError(
+        f"{where} has no {kind} {' or '.join(f'`{name}`' for name in wanted)} (it has {names}): give --data-dir a "
+        "folder that holds texts only."
+    )
 
 
 def rows(path: Path) -> Iterator[tuple[int, Mapping[str, object]]]:

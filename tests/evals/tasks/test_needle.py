@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import lzma
 from pathlib import Path
 
 import pyarrow
@@ -259,6 +260,26 @@ def test_depths_may_be_written_with_commas() -> None:
 def test_a_folder_without_text_is_refused_before_any_model(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no \.txt"):
         Needle(None, NeedleSettings(), DataSource(data_dir=tmp_path)).check()
+
+
+@pytest.mark.parametrize("below", ["PaulGrahamEssays", "texts/essays"])
+def test_a_folder_with_texts_further_down_names_where_they_are(tmp_path: Path, below: str) -> None:
+    folder = tmp_path / below
+    folder.mkdir(parents=True)
+    (folder / "a.txt").write_text("Some text.", encoding="utf-8")
+    with pytest.raises(UserError) as error:
+        Needle(None, NeedleSettings(), DataSource(data_dir=tmp_path)).check()
+    assert str(error.value).endswith(f" file in {tmp_path}: {folder} has some, so name that one.")
+
+
+def test_rows_of_another_benchmark_beside_texts_are_no_documents(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("Some text.", encoding="utf-8")
+    path = tmp_path / "multi_news.jsonl.xz"
+    path.write_bytes(lzma.compress(b'{"input": "", "context": "c", "answers": ["a"]}\n'))
+    assert refused(path) == (
+        ", line 1 has no field `text` or `content` (it has input, context, answers): give --data-dir a folder "
+        "that holds texts only."
+    )
 
 
 def refused(path: Path) -> str:

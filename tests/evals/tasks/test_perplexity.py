@@ -237,7 +237,7 @@ def test_one_document_cannot_be_its_own_control(tmp_path: Path) -> None:
     [
         ("a.jsonl", b'{"text": "x"}\n{"text": 3}\n', r"a\.jsonl, line 2: text does not fit"),
         ("a.jsonl", b'{"text": "x"}\n\n{"tex\n', r"a\.jsonl, line 3 is not JSON"),
-        ("a.jsonl", b'{"words": "x"}\n', r"a\.jsonl, line 1: text does not fit"),
+        ("a.jsonl", b'{"words": "x"}\n', r"a\.jsonl, line 1 has no field `text` or `content`"),
         ("a.txt", b"\xff\xfe", r"a\.txt is not UTF-8"),
         ("a.txt", b" \n", r"a\.txt is empty"),
         ("a.csv", b"x", r"no \.txt"),
