@@ -13,6 +13,7 @@ from evals.records.shards import shards_below
 from evals.run.dry_run import planned
 from evals.run.grid import check_here, plan
 from evals.run.room import check_room
+from evals.run.sampling import check_sampling
 from evals.run.shards import Split
 from evals.run.spec import RunSpec
 
@@ -24,6 +25,7 @@ def dry_run(spec: RunSpec, way: Way, out: PipeConsole) -> int:
     """
     cells = plan(spec)
     check_here(cells)
+    check_sampling(cells, spec.limit)
     check_room(cells)
     if way.shard is not None:
         cells = [cells[at] for at in Split.of(cells, spec, way.shard.count).places[way.shard.index - 1]]

@@ -32,6 +32,7 @@ from evals.run.identity import SCHEMA
 from evals.run.plan_record import record_plan
 from evals.run.progress import Progress
 from evals.run.room import check_room
+from evals.run.sampling import check_sampling
 from evals.run.shards import part
 from evals.run.signals import Terminated, terminable
 from evals.run.spec import RunSpec
@@ -106,6 +107,7 @@ def _checked(spec: RunSpec, cluster: Cluster | None) -> list[Cell]:
     """The cells of a run, of which nothing is known that would keep one from running. Raises UserError."""
     cells = plan(spec)
     check(cells)
+    check_sampling(cells, spec.limit)
     check_room(cells)
     judging.check(cells)
     check_gpus(cells, *_most_gpus(spec, cluster))

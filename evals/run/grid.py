@@ -116,7 +116,7 @@ def check(cells: Sequence[Cell]) -> None:
     models = {cell.model.name: cell.model.check for cell in cells}
     tasks = {cell.task.name: cell.task.task.check for cell in cells}
     lengths = {(cell.task.name, cell.length): partial(cell.task.task.check_length, cell.length) for cell in cells}
-    _all_of([partial(_check_measured, cells), *models.values(), *tasks.values(), *lengths.values()])
+    _all_of([partial(_check_served, cells), *models.values(), *tasks.values(), *lengths.values()])
 
 
 def check_here(cells: Sequence[Cell]) -> None:
@@ -127,17 +127,26 @@ def check_here(cells: Sequence[Cell]) -> None:
     models = [check for choice in choices for check in (partial(check_settings, choice), choice.check_here)]
     tasks = {cell.task.name: cell.task.check_here for cell in cells}
     lengths = {(cell.task.name, cell.length): partial(cell.task.check_length_here, cell.length) for cell in cells}
-    _all_of([partial(_check_measured, cells), *models, *tasks.values(), *lengths.values()])
+    _all_of([partial(_check_served, cells), *models, *tasks.values(), *lengths.values()])
 
 
-def _check_measured(cells: Sequence[Cell]) -> None:
+def _check_served(cells: Sequence[Cell]) -> None:
+    """Raises one UserError with a sentence for each task that needs more of a served model than its answers."""
     problems = []
-    measured = [cell for cell in cells if cell.model.method.remote and isinstance(cell.task.task, MeasuredTask)]
-    for cell in measured:
-        problems.append(
-            f"{cell.task.name} measures memory and arithmetic, which are not known of {cell.model.name}, a served "
-            "model: leave it out; its answered tasks have its times."
-        )
+    for cell in cells:
+        task, model = cell.task, cell.model.name
+        if not cell.model.method.remote:
+            continue
+        if isinstance(task.task, MeasuredTask):
+            problems.append(
+                f"{task.name} measures memory and arithmetic, which are not known of {model}, a served model: leave it "
+                "out; its answered tasks have its times."
+            )
+        elif not task.task.answer_tokens():
+            problems.append(
+                f"{task.name} needs log-probabilities of a given text, and a server gives {model} none: leave one of "
+                "them out, or load the weights here with the method full."
+            )
     if problems:
         raise UserError(" ".join(dict.fromkeys(problems)))
 

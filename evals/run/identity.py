@@ -177,29 +177,28 @@ class TaskChoice:
         self._here(lambda task: task.check_length(length))
 
     def check_room_here(self, tokenizer: PreTrainedTokenizerBase, length: int, seed: int) -> None:
-        """Make samples, without a download, until one can be asked. Raises UserError where none can."""
+        """`Task.check_room` without a download. Raises UserError."""
 
         def make(task: BaseTask) -> None:
             assert isinstance(task, Task)
-            refused = None
-            for instance in task.instances(tokenizer, length, None, seed):
-                if instance.refused is None:
-                    return
-                refused = refused or instance.refused
-            if refused is not None:
-                raise UserError(refused)
+            task.check_room(tokenizer, length, seed)
 
         self._here(make)
 
     def _here(self, check: Callable[[BaseTask], None]) -> None:
         """A check, with the hub as it is for an offline run. What such a run would miss is no fault of another one."""
-        task = copy(self.task)
-        task.data = replace(task.data, offline=True)
         try:
-            check(task)
+            check(self._offline)
         except NotHereError:
             if self.task.data.offline:
                 raise
+
+    @cached_property
+    def _offline(self) -> BaseTask:
+        """The task for checks that fetch nothing; one for all of them, so that each file is read once."""
+        task = copy(self.task)
+        task.data = replace(task.data, offline=True)
+        return task
 
     @cached_property
     def data(self) -> str | None:

@@ -1,4 +1,4 @@
-"""Whether lengths hold a sample: tried with the first ones of short cells, before a model is loaded."""
+"""Whether prompts can be made: tried with chat templates and the first samples of lengths, before a model is loaded."""
 
 from __future__ import annotations
 
@@ -11,41 +11,56 @@ from evals.methods import weights
 from evals.run.grid import Cell
 from evals.run.identity import ModelChoice
 from evals.tasks.base import Task
+from evals.tasks.chat_settings import ChatSettings, in_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-SHORT = 4096
-"""Tokens beside twice the answer: a longer cell has room for all that is not context, so its prompts are not tried."""
-
 
 def check_room(cells: Sequence[Cell]) -> None:
-    """Try to make a sample of every short cell, with the tokenizers that are on this machine.
+    """Try chat templates, and to make a sample of every cell that its task has `tried`, with the tokenizers that are on
+    this machine.
 
-    Nothing is fetched. Raises one UserError with a sentence for each length that holds no sample.
+    Nothing is fetched. Raises one UserError with a sentence for each template that does not do what is asked, and each
+    length that holds no sample.
     """
     tokenizers: dict[Hashable, PreTrainedTokenizerBase | None] = {}
     tried: set[Hashable] = set()
     problems: list[str] = []
     for cell in cells:
-        task, length = cell.task.task, cell.length
-        if not isinstance(task, Task) or length is None or length > SHORT + 2 * task.answer_tokens():
-            continue
         source = _tokenizer_source(cell.model)
-        if not task.made_to(length) or (source, cell.task.name, length) in tried:
+        if not _is_tried(cell) or (source, cell.task.name, cell.length) in tried:
             continue
-        tried.add((source, cell.task.name, length))
+        tried.add((source, cell.task.name, cell.length))
         if source not in tokenizers:
             tokenizers[source] = _tokenizer(cell.model)
         tokenizer = tokenizers[source]
         if tokenizer is None:
             continue
         try:
-            cell.task.check_room_here(tokenizer, length, cell.seed)
+            _try(cell, tokenizer)
         except UserError as error:
             problems.append(str(error))
     if problems:
         raise UserError(" ".join(dict.fromkeys(problems)))
+
+
+def _is_tried(cell: Cell) -> bool:
+    task, length = cell.task.task, cell.length
+    return isinstance(task, Task) and (in_template(task.settings) or (length is not None and task.tried(length)))
+
+
+def _try(cell: Cell, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises UserError where the template cannot be used, or the length holds no sample."""
+    task = cell.task.task
+    assert isinstance(task, Task)
+    if isinstance(task.settings, ChatSettings) and in_template(task.settings):
+        try:
+            _ = task.settings.builder(tokenizer).turn
+        except UserError as error:
+            raise UserError(f"{cell.model.name}: {error}") from error
+    if cell.length is not None and task.tried(cell.length):
+        cell.task.check_room_here(tokenizer, cell.length, cell.seed)
 
 
 def _tokenizer_source(choice: ModelChoice) -> Hashable:

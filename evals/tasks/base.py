@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict
 
+from evals.errors import UserError
 from evals.methods.base import Stop
 from evals.records.models import Control, SampleRecord
 from evals.tasks.common.prompt import Prompt
@@ -19,6 +20,9 @@ from evals.tasks.common.view import View
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+SHORT = 4096
+"""Tokens beside twice the answer up to which a length is tried out before a run."""
 
 
 class TaskSettings(BaseModel):
@@ -94,6 +98,11 @@ class BaseTask(ABC):
         self.settings = settings
         self.data = data
 
+    @property
+    def full_name(self) -> str:
+        """`task`, or `task:subset` where it has subsets."""
+        return f"{self.name}:{self.subset}" if self.subset else self.name
+
     def __reduce__(self) -> tuple[type[Self], tuple[str | None, TaskSettings, DataSource]]:
         """Another process reads and tokenises the data itself, once: they do not travel with every cell."""
         return type(self), (self.subset, self.settings, self.data)
@@ -162,10 +171,37 @@ class Task(BaseTask):
         """
 
     def made_to(self, length: int) -> bool:
-        """Whether prompts are made to a length, so that making one of a short length is cheap: a run and its plan then
-        try whether it holds a sample. False where rows have lengths of their own.
+        """Whether prompts are made to a length, so that making one of a short length is cheap (`tried`). False where
+        rows have lengths of their own.
         """
         return False
+
+    def tried(self, length: int) -> bool:
+        """Whether a run and its plan make a sample of a length before a model is loaded (`check_room`): by default
+        where prompts are made to it and it is short. A longer one has room for all that is not context.
+        """
+        return self.made_to(length) and length <= SHORT + 2 * self.answer_tokens()
+
+    def check_room(self, tokenizer: PreTrainedTokenizerBase, length: int, seed: int) -> None:
+        """Make samples until one can be asked. Raises UserError where none can."""
+        refused = None
+        for instance in self.instances(tokenizer, length, None, seed):
+            if instance.refused is None:
+                return
+            refused = refused or instance.refused
+        if refused is not None:
+            raise UserError(refused)
+
+    def contexts(self, samples: int) -> int | None:
+        """Different contexts that so many samples have, at most, for the plan of a run; None where that does not
+        matter, since the task itself makes the contexts of others (`Instance.other`).
+        """
+        return samples
+
+    @property
+    def drawn(self) -> bool:
+        """Whether samples are drawn, so that several seeds (`--set seeds=3`) ask different ones."""
+        return True
 
     @property
     def chance(self) -> float:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, JsonValue, field_validator
 
+from evals.tasks.base import TaskSettings
 from evals.tasks.common.chat import SWITCHES
 from evals.tasks.common.prompt import PromptBuilder
 from evals.tasks.common.thinking import Thinking
@@ -85,3 +86,8 @@ class ChatSettings(ContextSettings):
     def reading(self, builder: PromptBuilder, chat: bool) -> Thinking:
         """How answers are read. chat: whether the prompt is in the chat template."""
         return Thinking(strip=self.thinking == "strip", opened=chat and builder.turn.opens_thinking)
+
+
+def in_template(settings: TaskSettings) -> bool:
+    """Whether every prompt is to be in the tokenizer's chat template: the setting `chat`, which each task declares."""
+    return isinstance(settings, ChatSettings) and getattr(settings, "chat", False) in (True, "always")

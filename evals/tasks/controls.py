@@ -65,6 +65,26 @@ def named(text: str) -> frozenset[str]:
     return frozenset([hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]])
 
 
+def check_controls(task: Task, samples: int | None) -> None:
+    """Raises UserError where `--context` asks for what no sample of a task can have, as far as their number tells.
+
+    samples: of a cell, at most; None where only the data know.
+    """
+    controls = controls_of(task.settings)
+    if controls != ("own",) and task.inseparable:
+        raise UserError(f"{task.inseparable}: ask it without --context.")
+    contexts = None if samples is None else task.contexts(samples)
+    if "other" in controls and contexts is not None and contexts < 2:
+        raise UserError(_all_the_same(task))
+
+
+def _all_the_same(task: Task) -> str:
+    return (
+        f"No sample of {task.full_name} can lend another its context, as all have the same: raise --limit (and the "
+        "setting samples, where the task has it), or leave `other` out of --context."
+    )
+
+
 def controlled(task: Task, instances: Sequence[Instance]) -> Sequence[Instance]:
     """The instances of a cell, each followed by its controls as the settings of the task ask for them.
 
@@ -73,14 +93,10 @@ def controlled(task: Task, instances: Sequence[Instance]) -> Sequence[Instance]:
     controls = controls_of(task.settings)
     if controls == ("own",):
         return instances
-    if task.inseparable:
-        raise UserError(f"{task.inseparable}: ask it without --context.")
+    check_controls(task, None)
     others = _others(instances) if "other" in controls else {}
     if "other" in controls and not others:
-        raise UserError(
-            "No sample of this cell can lend another its context, as all have the same: raise --limit, or leave "
-            "`other` out of --context."
-        )
+        raise UserError(_all_the_same(task))
     found = []
     for instance in instances:
         found.append(instance)

@@ -71,7 +71,12 @@ class LongBenchV2(Task):
     def chance(self) -> float:
         return 0.25  # four choices
 
+    @property
+    def drawn(self) -> bool:
+        return False
+
     def check(self) -> None:
+        template()
         self._locate()
 
     def check_length(self, length: int | None) -> None:

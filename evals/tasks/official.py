@@ -54,18 +54,22 @@ class OfficialSettings(ChatSettings):
             raise UserError(f"{task} may answer with {answer_tokens} tokens: choose a --length above that.")
         return length - answer_tokens
 
+    def check_overlength(self, budget: int | None) -> None:
+        """Raises UserError where rows are to be compared with a budget, and there is none."""
+        if self.overlength != "truncate" and budget is None:
+            raise UserError(
+                f"overlength={self.overlength} compares rows with a length: add --length, or --set max_prompt_tokens=N."
+            )
+
     def fitting(self, instance: Instance, budget: int | None, place: object) -> Instance:
         """The instance of a row, which is not asked where it is too long and `overlength` says so.
 
         budget: tokens of the prompt, None where nothing is cut. place: of the row (file and line).
         Raises UserError for a long row under `fail`, and where there is no budget to compare with.
         """
-        if self.overlength == "truncate":
+        self.check_overlength(budget)
+        if self.overlength == "truncate" or budget is None:
             return instance
-        if budget is None:
-            raise UserError(
-                f"overlength={self.overlength} compares rows with a length: add --length, or --set max_prompt_tokens=N."
-            )
         tokens = instance.prompt.audit.uncut
         if tokens <= budget:
             return instance

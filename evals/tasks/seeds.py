@@ -22,6 +22,21 @@ def seeds_of(settings: TaskSettings) -> int:
     return settings.seeds if isinstance(settings, ChatSettings) else 1
 
 
+def check_seeds(task: Task, limit: int | None) -> None:
+    """Raises UserError where several seeds are asked for, and the limit is below their number or nothing is drawn."""
+    count = seeds_of(task.settings)
+    if count == 1:
+        return
+    if limit is not None and limit < count:
+        raise UserError(f"--limit {limit} leaves nothing for some of {count} seeds: raise it to {count} or more.")
+    if not task.drawn:
+        raise UserError(_not_drawn(task))
+
+
+def _not_drawn(task: Task) -> str:
+    return f"Nothing in {task.full_name} is drawn, so all seeds give the same samples: leave seeds out."
+
+
 def seeded(
     task: Task, tokenizer: PreTrainedTokenizerBase, length: int | None, limit: int | None, seed: int
 ) -> list[Instance]:
@@ -33,13 +48,11 @@ def seeded(
     count = seeds_of(task.settings)
     if count == 1:
         return list(task.instances(tokenizer, length, limit, seed))
-    if limit is not None and limit < count:
-        raise UserError(f"--limit {limit} leaves nothing for some of {count} seeds: raise it to {count} or more.")
+    check_seeds(task, limit)
     shares = [None if limit is None else -(-(limit - k) // count) for k in range(count)]
     drawn = [list(task.instances(tokenizer, length, share, seed + k)) for k, share in enumerate(shares)]
     if _same(drawn[0], drawn[1]):
-        name = ":".join(filter(None, [task.name, task.subset]))
-        raise UserError(f"Nothing in {name} is drawn, so all seeds give the same samples: leave seeds out.")
+        raise UserError(_not_drawn(task))
     turns = zip_longest(*(_marked(instances, seed + k) for k, instances in enumerate(drawn)))
     return [instance for instance in chain.from_iterable(turns) if instance is not None]
 

@@ -43,11 +43,15 @@ class AaLcr(JudgedTask):
     name: ClassVar[str] = "aa-lcr"
     metric: ClassVar[str] = "proxy_f1"
 
+    @property
+    def drawn(self) -> bool:
+        return False
+
     def check(self) -> None:
         rows.locate(self.data)
 
     def check_length(self, length: int | None) -> None:
-        self._budget(length)
+        self.settings.check_overlength(self._budget(length))
 
     def files(self) -> Sequence[Path]:
         found = rows.brought(self.data)

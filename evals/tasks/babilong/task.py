@@ -115,6 +115,10 @@ class Babilong(Task):
             return rows.files(self.task, self.data)
         return data.files(self.data)
 
+    @property
+    def drawn(self) -> bool:
+        return self.settings.source == "generated"
+
     def made_to(self, length: int) -> bool:
         return self.settings.source == "generated"
 

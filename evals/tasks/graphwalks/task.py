@@ -125,6 +125,10 @@ class GraphWalks(Task):
     def files(self) -> Sequence[Path]:
         return rows.files(self.data) if self.settings.source == "official" else []
 
+    @property
+    def drawn(self) -> bool:
+        return self.settings.source == "generated"
+
     def made_to(self, length: int) -> bool:
         return self.settings.source == "generated"
 

@@ -70,13 +70,20 @@ class InfiniteBench(Task):
     def inseparable(self) -> str | None:
         return f"In {self.task} the question stands in the context" if self.task in ASKED_INSIDE else None
 
+    def check(self) -> None:
+        template(self.task, self.settings.family, self.settings.templates)
+
     def check_length(self, length: int | None) -> None:
         if not self._generates(length):
-            self._budget(length)
+            self.settings.check_overlength(self._budget(length))
             rows.locate(self.task, length, self.data)
 
     def files(self) -> Sequence[Path]:
         return rows.files(self.task, self.data) if self.settings.source != "generated" else []
+
+    @property
+    def drawn(self) -> bool:
+        return self.task in GENERATORS and self.settings.source != "official"
 
     def made_to(self, length: int) -> bool:
         return self._generates(length)

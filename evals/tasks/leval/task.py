@@ -60,12 +60,16 @@ class LEval(JudgedTask):
     def _texts(self) -> dict[str, str]:
         return dict(wording.texts(self.settings.wording == "own", self.data))
 
+    @property
+    def drawn(self) -> bool:
+        return False
+
     def check(self) -> None:
         rows.locate(self.dataset, self.data)
         _ = self._texts
 
     def check_length(self, length: int | None) -> None:
-        self._budget(length)
+        self.settings.check_overlength(self._budget(length))
 
     def files(self) -> Sequence[Path]:
         found = rows.brought(self.dataset, self.data)

@@ -55,11 +55,16 @@ class LongBench(Task):
     def inseparable(self) -> str | None:
         return "In lcc the context is the code to go on with" if self.dataset == "lcc" else None
 
+    @property
+    def drawn(self) -> bool:
+        return False
+
     def check(self) -> None:
+        template(self.dataset)
         self._file()
 
     def check_length(self, length: int | None) -> None:
-        self._budget(length)
+        self.settings.check_overlength(self._budget(length))
 
     def _budget(self, length: int | None) -> int | None:
         return prompt_budget(length, self.settings.max_prompt_tokens, self.answer_tokens())

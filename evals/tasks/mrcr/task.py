@@ -113,6 +113,10 @@ class Mrcr(Task):
     def files(self) -> Sequence[Path]:
         return rows.files(self.needles, self.data) if self.settings.source == "official" else []
 
+    @property
+    def drawn(self) -> bool:
+        return self.settings.source == "generated"
+
     def made_to(self, length: int) -> bool:
         return self.settings.source == "generated"
 

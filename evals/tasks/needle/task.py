@@ -89,6 +89,13 @@ class Needle(Task):
         return len(self.grid.depths) * self.grid.samples * self.grid.questions
 
     @property
+    def drawn(self) -> bool:
+        return self.grid.template != "classic"
+
+    def contexts(self, samples: int) -> int:
+        return -(-samples // self.grid.questions)
+
+    @property
     def endless(self) -> bool:
         return "samples" not in self.grid.model_fields_set
 

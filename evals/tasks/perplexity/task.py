@@ -67,6 +67,15 @@ class Perplexity(Task):
                 f"or --set scored={max(length // 4, 1)}."
             )
 
+    def tried(self, length: int) -> bool:
+        """Always: as much text is read as a window has, and the run finds its tokens made."""
+        return True
+
+    def check_room(self, tokenizer: PreTrainedTokenizerBase, length: int, seed: int) -> None:
+        """The first window, with all its controls."""
+        for _ in self.instances(tokenizer, length, 1, seed):
+            pass
+
     def files(self) -> Sequence[Path]:
         return data.files(self.data)
 

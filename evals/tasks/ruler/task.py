@@ -114,6 +114,9 @@ class Ruler(Task):
     def sample_count(self) -> int:
         return SAMPLES
 
+    def contexts(self, samples: int) -> int | None:
+        return None if self.subset in QUESTIONS else samples
+
     def answer_tokens(self) -> int:
         return 128  # the longest budget of its families
 

@@ -1,0 +1,34 @@
+"""Whether the samples of a run can have what its settings ask for, known before one of them is made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from evals.errors import UserError
+from evals.run.grid import Cell
+from evals.run.work import sample_count
+from evals.tasks.base import Task
+from evals.tasks.controls import check_controls
+from evals.tasks.seeds import check_seeds, seeds_of
+
+
+def check_sampling(cells: Sequence[Cell], limit: int | None) -> None:
+    """Raises one UserError with a sentence for each task that cannot be asked with its seeds or its controls.
+
+    limit: samples of a cell, at most.
+    """
+    problems: list[str] = []
+    for task in {cell.task.name: cell.task.task for cell in cells}.values():
+        if isinstance(task, Task):
+            try:
+                _check(task, limit)
+            except UserError as error:
+                problems.append(str(error))
+    if problems:
+        raise UserError(" ".join(dict.fromkeys(problems)))
+
+
+def _check(task: Task, limit: int | None) -> None:
+    check_seeds(task, limit)
+    alone = seeds_of(task.settings) == 1  # another seed has contexts of its own
+    check_controls(task, sample_count(task, limit) if alone else None)
