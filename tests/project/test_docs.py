@@ -170,7 +170,7 @@ class Shell:
             return
         load = presets.load_preset
         with self.patch.context() as patch:
-            patch.setattr(presets, "load_preset", lambda name: tiny(load(name)))
+            patch.setattr(presets, "load_preset", lambda *chosen: tiny(load(*chosen)))
             assert called(main, shrink(words)) == 0
 
     def sharedllm_report(self, words: list[str], plan_only: bool) -> None:

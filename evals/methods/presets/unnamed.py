@@ -23,12 +23,13 @@ def is_folder_or_hub(name: str) -> bool:
 def for_folder_or_hub(name: str, method: str = DEFAULT_METHOD) -> Preset:
     """A preset for a folder, a GGUF file or a hub repository (`ORG/NAME` or `hub:ORG/NAME`), without settings.
 
-    The window comes from a config on this machine; the name is that of the folder or repository.
-    Raises UserError for any other name.
+    The window comes from a config on this machine. The name is that of the folder or repository, and of a method other
+    than dense attention, so that one run may hold several methods over it. Raises UserError for any other name.
     """
     source, folder = _source(name)
+    title = _title(Path(source.removeprefix("hub:")) if folder is None else folder)
     return Preset(
-        name=_title(Path(source.removeprefix("hub:")) if folder is None else folder),
+        name=title if method == DEFAULT_METHOD else f"{title}-{method}"[-100:],
         method=method,
         description=f"{source}, without a preset",
         weights=Weights(source=source),

@@ -31,6 +31,17 @@ def test_a_folder_runs_under_every_training_free_method(
     assert cell["model"].startswith("tiny-llama")
 
 
+def test_methods_over_one_folder_share_a_run(
+    command: Callable[..., Any], tiny_llama: Path, texts: Path, tmp_path: Path
+) -> None:
+    words = [*RUN, "--model", tiny_llama, "--data-dir", texts, "--output", tmp_path / "run"]
+    found = [command(*words), command(*words, "--set", "method=truncated", "window=300")]
+    names = [cell["model"] for result in found for cell in result.last["cells"]]
+    assert [result.code for result in found] == [0, 0]
+    assert names[1] == f"{names[0]}-truncated"
+    assert set(names) <= set((tmp_path / "run" / "summary.md").read_text(encoding="utf-8").split())
+
+
 def test_a_preset_keeps_its_method(command: Callable[..., Any]) -> None:
     result = command(*RUN, "method=truncated", "--model", "full-135m")
     assert result.code == 2
