@@ -110,7 +110,7 @@ COMMANDS = [
 @pytest.mark.parametrize("line", COMMANDS)
 def test_a_command_of_the_readme_can_be_planned(command: Callable[..., Any], tmp_path: Path, line: str) -> None:
     for name in ("prose", "verse"):
-        (tmp_path / f"{name}.txt").write_text(f"A sentence of the {name} is made up. " * 100, encoding="utf-8")
+        (tmp_path / f"{name}.txt").write_text(f"A sentence of the {name} is made up. " * 16_000, encoding="utf-8")
     arguments = shlex.split(line.replace("TEXTS", str(tmp_path)))[1:]
     result = command(*arguments, "--dry-run")
     assert result.code == 0, result.err

@@ -99,8 +99,8 @@ class Perplexity(Task):
                 yield from self._controls(builder, reader, ordered, window, running)
         if not made:
             raise UserError(
-                f"No document has {reader.shortest} tokens, the longest possible length here is {reader.longest}: "
-                "choose a shorter --length (or anchor, min_tokens) or give longer texts with --data-dir."
+                f"No document is long enough, the longest possible length here is {reader.longest}: choose a shorter "
+                "--length (or anchor, min_tokens) or give longer texts with --data-dir."
             )
 
     @cached_property
