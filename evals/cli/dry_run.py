@@ -11,6 +11,7 @@ from evals.records.json import Json
 from evals.records.read import RUN_FILE
 from evals.records.shards import shards_below
 from evals.run.dry_run import planned
+from evals.run.fit import check_fit
 from evals.run.grid import check_here, plan
 from evals.run.room import check_room
 from evals.run.sampling import check_sampling
@@ -26,6 +27,7 @@ def dry_run(spec: RunSpec, way: Way, out: PipeConsole) -> int:
     cells = plan(spec)
     check_here(cells)
     check_sampling(cells, spec.limit)
+    check_fit(cells)
     check_room(cells)
     if way.shard is not None:
         cells = [cells[at] for at in Split.of(cells, spec, way.shard.count).places[way.shard.index - 1]]

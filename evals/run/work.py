@@ -98,7 +98,7 @@ class _Formula:
         if self.model is not None:
             try:
                 return self.model.cost(tokens - query, query)
-            except UserError:  # a request that does not fit the method: its run will say so
+            except UserError:  # a request that does not fit the method (`check_fit` says so where all are alike)
                 pass
         weight_bytes, parameters = self._dense
         return Cost(2.0 * parameters * tokens, 2.0 * parameters, weight_bytes, 0, weight_bytes)

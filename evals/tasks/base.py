@@ -192,6 +192,10 @@ class Task(BaseTask):
         if refused is not None:
             raise UserError(refused)
 
+    def query_tokens(self, length: int) -> int | None:
+        """Tokens of query and answer, where all samples have as many, for the plan of a run; None where they differ."""
+        return None
+
     def contexts(self, samples: int) -> int | None:
         """Different contexts that so many samples have, at most, for the plan of a run; None where that does not
         matter, since the task itself makes the contexts of others (`Instance.other`).

@@ -115,6 +115,9 @@ class Perplexity(Task):
         """One reading of a window per control; without context only the running text is read."""
         return sum(self._running(length) if control == "none" else length for control in self.protocol.context)
 
+    def query_tokens(self, length: int) -> int:
+        return self._running(length)
+
     def answer_tokens(self) -> int:
         return 0
 

@@ -107,6 +107,18 @@ def test_a_second_document_that_is_too_short_is_found_in_a_plan(
     assert command(*words, "--dry-run", "--context", "own,none").code == 0
 
 
+def test_a_window_that_the_running_text_fills_is_refused_in_a_plan(
+    command: Callable[..., Any], tiny_presets: Callable[..., Path], tmp_path: Path
+) -> None:
+    words = ["--task", "perplexity", "--model", tiny_presets("truncated"), "--length", "2k", "--limit", 1]
+    filled = command(*words, "--set", "window=1024", "--dry-run")
+    assert filled.code == 2
+    assert "perplexity with truncated-tiny: Prefix, query and answer take 1024 of the 1024 tokens" in filled.err
+    (cell,) = command(*words, "--set", "window=1024", "--device", "cpu", "--output", tmp_path / "run").last["cells"]
+    assert "nothing of the context fits" in cell["error"]
+    assert command(*words, "--set", "window=1100", "--dry-run").code == 0
+
+
 def test_rows_are_compared_with_a_length_that_is_given(
     command: Callable[..., Any], tiny_presets: Callable[..., Path], tmp_path: Path
 ) -> None:
