@@ -40,9 +40,12 @@ def doctor(
     Without --fix nothing is downloaded. The last line of stdout is one JSON object. Exit code 0: no error; 1: some
     check found one.
     """
+    import transformers
+
     from evals.methods import presets
     from evals.run import doctor as checks
 
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # a table follows at once
     runtime = runtime_from(
         resolve_runtime(device, dtype, attn),
         random_weights=random_weights,
