@@ -31,6 +31,7 @@ def are_plain(projections: Sequence[Projection], x: torch.Tensor) -> bool:
     """Whether the kernels can multiply x with the weights of projections: stock ones that lie where x does."""
     return all(
         type(linear) is nn.Linear
+        and type(linear.weight) in (nn.Parameter, torch.Tensor)  # not a quantised one that says otherwise
         and linear.bias is None
         and not {"forward", "_hf_hook"} & vars(linear).keys()  # brought from elsewhere call by call
         and not (linear._forward_hooks or linear._forward_pre_hooks or linear._backward_hooks)
@@ -150,7 +151,7 @@ def rotate_and_store(
             D=size,
             WIDE=wide,
             RAW=raw is not None,
-            BLOCK=launch.power(size // 2),
+            BLOCK=launch.power(max(size // 2, wide - size)),
             num_warps=1,
         )
     return made

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.testing._internal.two_tensor import TwoTensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from sharedllm.nn import branches, fused, launch, row
@@ -68,12 +69,12 @@ def check_kernels(sizes: tuple[int, ...], dtype: torch.dtype, device: str, toler
     close(values[:, :, 41:42], value)
     assert keys.count_nonzero() == key.numel()
 
-    keys, values, raw = (torch.zeros(1, kv, 70, size + 4, dtype=dtype, device=device) for _ in range(3))
+    keys, values, raw = (torch.zeros(1, kv, 70, size + 6, dtype=dtype, device=device) for _ in range(3))
     made = row.rotate_and_store(query, key, value, rotation, place, keys, values, raw)
-    close(made, F.pad(fused.rotated(query, *rotation), (0, 4)))
-    close(keys[:, :, 41:42], F.pad(fused.rotated(key, *rotation), (0, 4)))
-    assert torch.equal(values[:, :, 41:42], F.pad(value, (0, 4)))
-    assert torch.equal(raw[:, :, 41:42], F.pad(key, (0, 4)))
+    close(made, F.pad(fused.rotated(query, *rotation), (0, 6)))
+    close(keys[:, :, 41:42], F.pad(fused.rotated(key, *rotation), (0, 6)))
+    assert torch.equal(values[:, :, 41:42], F.pad(value, (0, 6)))
+    assert torch.equal(raw[:, :, 41:42], F.pad(key, (0, 6)))
     assert raw.count_nonzero() == key.numel()
 
     keys, values = (one(1, kv, 70, size, like=x)[0].transpose(0, 1) for _ in range(2))
@@ -177,7 +178,7 @@ def test_layers_are_the_same_in_kernels(family: str, monkeypatch: pytest.MonkeyP
     assert reference.calls == wanted
 
 
-@pytest.mark.parametrize("change", ["adapter", "bias", "hook", "dtype", "rows", "offloaded"])
+@pytest.mark.parametrize("change", ["adapter", "bias", "hook", "dtype", "rows", "offloaded", "quantised"])
 def test_projections_that_are_not_plain_are_called(change: str) -> None:
     linear: Any = nn.Linear(8, 12 if change == "rows" else 16, bias=change == "bias")
     x = torch.randn(1, 8, dtype=torch.float64 if change == "dtype" else torch.float32)
@@ -187,5 +188,8 @@ def test_projections_that_are_not_plain_are_called(change: str) -> None:
         linear.register_forward_hook(lambda *args: None)
     elif change == "offloaded":
         linear.forward = lambda x: x
+    elif change == "quantised":
+        linear.weight = nn.Parameter(TwoTensor(linear.weight.data, linear.weight.data), requires_grad=False)
+        assert (type(linear), linear.weight.dtype) == (nn.Linear, x.dtype)
     assert not row.are_plain([linear], x)
     assert row.are_plain([nn.Linear(8, 16, bias=False)], torch.randn(1, 8))
