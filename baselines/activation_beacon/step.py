@@ -28,7 +28,7 @@ class BeaconStep(DecoderStep[BeaconDecoder]):
         super().__init__(model.decoder, output_head(model), used, [reach for _ in tails], tails)
         self.tokens, self._cache = tokens, cache
         self._beacon = torch.zeros_like(self.number)
-        self._staged = [layer.staged.clone() for layer in cache.layers]
+        self._staged = [layer.staged[:, :, : self._layout.beacons].clone() for layer in cache.layers]
 
     @property
     def kind(self) -> bool:
@@ -92,7 +92,7 @@ class BeaconStep(DecoderStep[BeaconDecoder]):
             layer = self._cache.layers[index]
             layer.keys[:, :, first : first + slots] = keys
             layer.values[:, :, first : first + slots] = values
-            layer.staged.copy_(self._staged[index])
+            layer.staged[:, :, : self._layout.beacons] = self._staged[index]
         self._cache.advance(self.count)
 
 

@@ -132,6 +132,18 @@ def test_buffers_that_grow_are_read_into_anew(keys: list[Any], monkeypatch: pyte
     assert len(keys) > 20
 
 
+def test_an_answer_may_outgrow_the_buffers(keys: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The session then goes on in buffers of its own, which have no room for padding."""
+    monkeypatch.setattr(reading, "STEP", 1)
+    monkeypatch.setattr("baselines.activation_beacon.cache.BeaconCache.SLACK", 0)
+    model, plain = loaded(2), loaded(2, eager=True)
+    session = model.prefill(CONTEXT[:5])
+    assert session.generate(QUERIES[0], 180) == plain.prefill(CONTEXT[:5]).generate(QUERIES[0], 180)
+    assert session._cache.buffers is not model.reader._buffers
+    close(scores(session), scores(plain.prefill(CONTEXT[:5])))
+    assert keys
+
+
 def test_a_session_alone_takes_no_memory_twice(keys: list[Any]) -> None:
     model = loaded(4)
     first = model.prefill(CONTEXT)
