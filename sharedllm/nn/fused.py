@@ -102,7 +102,8 @@ def place_rows(
     in any order of memory that keeps a head together; a new tensor where it is left out. at: which of the places each
     result goes to; None: they fill them. order and at are on the device: no size depends on them.
     """
-    return (_place_in_kernel if compiles(x) else _place)(x, more, order, rotation, into, at)
+    in_kernel = compiles(x) and x.shape[-1] % 2 == 0  # which takes a head by its halves
+    return (_place_in_kernel if in_kernel else _place)(x, more, order, rotation, into, at)
 
 
 def store(x: torch.Tensor, into: torch.Tensor) -> None:

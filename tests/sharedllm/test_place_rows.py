@@ -80,6 +80,13 @@ def test_plain_operations_serve_a_cpu(sizes: tuple[int, int, int], monkeypatch: 
     check_kernel(sizes, torch.float32, "cpu", 1e-5, monkeypatch)
 
 
+def test_heads_without_halves_are_copied_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "compiles", lambda x: True)
+    x, cache = torch.randn(1, 2, fused.FEW, 5), torch.zeros(1, 2, fused.FEW + 3, 5)
+    fused.store(x, cache[:, :, 1:-2])
+    assert torch.equal(cache[:, :, 1:-2], x)
+
+
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="needs Triton and TRITON_INTERPRET=1")
 @pytest.mark.parametrize("sizes", SIZES)
 def test_the_kernel_in_the_interpreter(sizes: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
