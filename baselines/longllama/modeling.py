@@ -27,7 +27,7 @@ from sharedllm.nn.branches import finish_and_norm, input_norms
 from sharedllm.nn.fused import rms_norm
 from sharedllm.nn.joined import join
 from sharedllm.nn.layers import Attention, Decoder, Rotation, decoder_of, output_head
-from sharedllm.nn.parts import attend_in_parts, pays
+from sharedllm.nn.parts import attend_newest
 from sharedllm.nn.rotation import rotations
 
 ALIGNMENT = 8
@@ -189,7 +189,7 @@ def attend(
     that hold scores or masks; the result is the same. Heads that share keys stay together.
     """
     if grouping is None:
-        return (attend_in_parts if pays(q, keys) else attend_last)(q, keys, values, scale)
+        return attend_newest(q, keys, values, scale)
     shared = q.shape[1] // keys.shape[1]
     heads, tokens = -(-grouping[0] // shared) * shared, grouping[1]
     before = keys.shape[2] - q.shape[2]

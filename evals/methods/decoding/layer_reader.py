@@ -51,9 +51,7 @@ class Desk:
     rope: Rotations
 
     @classmethod
-    def of(
-        cls, decoder: Decoder, rows: int, project: Callable[[torch.Tensor, Rotations], Sequence[torch.Tensor]]
-    ) -> Desk:
+    def of(cls, decoder: Decoder, rows: int, project: Projecting) -> Desk:
         """For up to so many rows. project: heads that a first layer makes of states and their rotations."""
         weight = decoder.embed_tokens.weight
         ids = torch.zeros(1, rows, dtype=torch.long, device=weight.device)

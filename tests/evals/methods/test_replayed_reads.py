@@ -16,7 +16,7 @@ from baselines.longllama import modeling
 from evals.methods.base import LongContextModel, Query
 from evals.methods.decoding import session as decoding
 from evals.methods.decoding.replays import ReplayingModel, Replays
-from sharedllm.nn import fused, launch
+from sharedllm.nn import fused, launch, parts
 
 HALF = ["beacon", "beacon-sink"]
 """Replayed on a GPU in half precision alone: there is no kernel for float32."""
@@ -163,7 +163,7 @@ def test_windows_of_longllama_may_attend_in_parts(keys: list[Any], monkeypatch: 
         asked.append(found.shape[2] > q.shape[2] and found.shape[2] % q.shape[2] == 0)
         return asked[-1]
 
-    monkeypatch.setattr(modeling, "pays", pays)
+    monkeypatch.setattr(parts, "pays", pays)
     equal(answers(model.prefill(CONTEXTS[2] * 3, BOS)), wanted, 1e-3)  # memory is rounded to bfloat16
     assert sum(asked) > 3
 
