@@ -132,10 +132,10 @@ class BeaconMixin:
             piece = input_ids[:, -left:][:, :count]
             left -= count
             wanted = min(max(keep - left, 0), count)
-            part = fill.tokens, fill.tokens + count
-            if part not in orders:
-                orders[part] = order(cache.layout, *part, piece.device)
-            hidden.append(self._read_piece(piece, cache, orders[part], wanted))
+            span = fill.tokens, fill.tokens + count
+            if span not in orders:
+                orders[span] = order(cache.layout, *span, piece.device)
+            hidden.append(self._read_piece(piece, cache, orders[span], wanted))
             cache.advance(count)
         return torch.cat(hidden, dim=1)
 
@@ -266,10 +266,9 @@ def by_row(
 ) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
     """Queries (None unless `queries`), keys and values (rows, batch * heads, head_dim) of x (batch, rows, hidden), all
     of one kind."""
-
     names = "qkv" if queries else "kv"
     made = products([projection(attention, kind, name) for name in names], x)
-    heads = (torch.unflatten(part.transpose(0, 1), -1, (-1, attention.head_dim)).flatten(1, 2) for part in made)
+    heads = (torch.unflatten(each.transpose(0, 1), -1, (-1, attention.head_dim)).flatten(1, 2) for each in made)
     return next(heads) if queries else None, next(heads), next(heads)
 
 
