@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from method_cases import BOS, CASES, CONTEXT, OTHER_QUERY, QUERY, TARGET, Case, load
+from recorded_graphs import record
 from test_sharedllm_reader import NoWaiting
 
 from baselines.longllama import modeling
@@ -82,6 +83,23 @@ def test_replayed_reads_are_launched_ones(name: str, keys: list[Any]) -> None:
         for session, other in sessions:
             equal(answers(session), answers(other))
     assert len(keys) > len(set(keys)) > 1
+
+
+@pytest.mark.parametrize("name", REPLAYED)
+def test_recorded_reads_and_steps_are_launched_ones(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two models in turns; what the first rounds recorded is replayed in the last ones."""
+    pairs = [loaded(name) for _ in range(2)]
+    contexts = [CONTEXTS[i] for i in ((3, 7) if name == "streaming-token" else (0, 2, 5))]  # one token a forward
+    wanted = [[answers(plain.prefill(context, BOS)) for context in contexts] for _, plain in pairs]
+    recordings = record(monkeypatch)
+    for turn in range(3):
+        sessions = [[model.prefill(context, BOS) for context in contexts] for model, _ in pairs]
+        for number in range(len(contexts)):
+            for own, others in zip(sessions, wanted, strict=True):
+                equal(answers(own[number]), others[number])
+        if turn == 1:
+            pairs[0][0].forget()
+    assert len(recordings) > 4
 
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="needs Triton and TRITON_INTERPRET=1")
