@@ -1,4 +1,4 @@
-"""One browser without screen or network for all pages, and what tests do with it."""
+"""Reports without figures, and one browser without screen or network for all pages."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+
+from evals.report import plots
+
+
+@pytest.fixture
+def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports without figures: drawing them takes longer than all else."""
+    monkeypatch.setattr(plots, "draw", lambda data, folder: [])
 
 
 class Browser:

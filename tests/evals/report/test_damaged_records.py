@@ -12,7 +12,6 @@ from fixtures.synthetic_run import write_run
 
 from evals.cli.report import main
 from evals.records.read import REPAIR
-from evals.report import plots
 
 MODELS = ("synthetic-full", "synthetic-sharedllm")
 Edit = Callable[[Any], object]
@@ -85,8 +84,7 @@ LINES += [("perf", name, *case) for name, case in PERF.items()]
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(plots, "draw", lambda data, folder: [])
+def folder(tmp_path: Path, no_plots: None) -> Path:
     return write_run(tmp_path / "run", samples=2, models=MODELS, tasks=("needle",))
 
 
@@ -138,6 +136,14 @@ def test_a_damaged_line_is_named_with_its_fault(
     assert says in note
     assert note.endswith("); the command of this run measures it again.")
     assert last.startswith(f"This is without a record of {folder} that could not be read: start its command again")
+
+
+def test_what_is_left_of_a_damaged_run_is_reported(folder: Path) -> None:
+    edit_lines(folder, "sample", drop("status"))
+    with pytest.raises(SystemExit) as done:
+        main([str(folder)])
+    assert done.value.code == 2
+    assert "1 damaged record is left out" in (folder / "report.html").read_text()
 
 
 def test_several_damaged_lines_are_counted(folder: Path, command: Any) -> None:

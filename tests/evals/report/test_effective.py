@@ -146,6 +146,7 @@ def test_draws_for_yes_no_scores_are_jeffreys_posterior() -> None:
     assert clustered.std() > 0.2  # two contexts, not a hundred samples
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_the_commands_show_it(tmp_path, capsys) -> None:
     data = measured(tmp_path, (1.0, 0.95, 0.85, 0.5, 0.9))
     [table] = effective_table(data, 0.9)

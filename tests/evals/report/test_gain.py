@@ -94,7 +94,7 @@ def test_compare_tests_the_gains_of_two_models_too(run) -> None:
     assert "gain" in verdicts(found, refused)
 
 
-def test_samples_without_another_context_are_counted(run, tmp_path) -> None:
+def test_samples_without_another_context_are_counted(tmp_path) -> None:
     with_controls(tmp_path, {STREAM: 0.0, SHARED: 0.0})
     lines = (tmp_path / "samples.jsonl").read_text().splitlines()
     kept = [line for line in lines if not json.loads(line).get("sample", "").endswith(("-3-other", "-4-other"))]

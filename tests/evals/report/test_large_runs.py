@@ -13,16 +13,12 @@ from evals import report
 from evals.errors import UserError
 from evals.records.models import SampleRecord
 from evals.records.read import read_records
-from evals.report import page, plots
+from evals.report import page
 from evals.report.load import Run, load, merge
 from evals.report.stored import Lines
 
 MODELS = ("synthetic-full", "synthetic-sharedllm")
-
-
-@pytest.fixture(autouse=True)
-def _no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plots, "draw", lambda data, folder: [])
+pytestmark = pytest.mark.usefixtures("no_plots")
 
 
 def test_samples_on_the_disk_are_a_sequence_of_the_newest_records(tmp_path: Path) -> None:

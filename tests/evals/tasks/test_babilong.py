@@ -132,7 +132,7 @@ def test_a_cloze_begins_with_the_fact_and_leaves_its_end_to_the_model(tokenizer,
         assert task.evaluate(instance, Output(text=f" {instance.reference}."))["score"] == 1
 
 
-def test_a_cloze_is_for_generated_qa1(tokenizer, plain_texts: DataSource) -> None:
+def test_a_cloze_is_for_generated_qa1(plain_texts: DataSource) -> None:
     with pytest.raises(UserError, match="cloze is for babilong:qa1"):
         Babilong("qa2", BabilongSettings(cloze=True), plain_texts).check()
     for wrong in ({"begin": True}, {"chat": True}, {"source": "official"}):

@@ -166,7 +166,7 @@ def test_bad_input_is_one_sentence(builder) -> None:
         builder.build("a", "b", "c", chat=True)
 
 
-def test_slow_tokenizers_are_refused(builder) -> None:
+def test_slow_tokenizers_are_refused() -> None:
     class Slow:
         is_fast = False
 

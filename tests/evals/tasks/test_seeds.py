@@ -55,7 +55,7 @@ def test_one_seed_is_as_without_the_setting() -> None:
     assert NeedleSettings(seeds=3).model_dump(mode="json")["seeds"] == 3
 
 
-def test_where_nothing_is_drawn_there_are_no_seeds(tmp_path: Path) -> None:
+def test_where_nothing_is_drawn_there_are_no_seeds() -> None:
     classic = Needle(None, NeedleSettings(template="classic", seeds=2), DataSource())
     with pytest.raises(UserError, match="Nothing in needle is drawn, so all seeds give the same samples"):
         seeded(classic, TOKENIZER, 4096, None, 0)
