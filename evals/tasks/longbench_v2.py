@@ -12,11 +12,10 @@ from pydantic import BaseModel, Field
 
 from evals.errors import UserError
 from evals.tasks.base import Instance, Output, Task
-from evals.tasks.benchmark_rows import PlainVisible, first, one_or_more
 from evals.tasks.common import official_prompts
 from evals.tasks.common.files import RowFile
 from evals.tasks.common.hub import fetch
-from evals.tasks.common.rows import Visible, array, find, parse, validate
+from evals.tasks.common.rows import PlainVisible, Visible, array, find, first, one_or_more, parse, validate
 from evals.tasks.common.stopping import stop_at_end
 from evals.tasks.controls import named
 from evals.tasks.official import OfficialSettings, naming

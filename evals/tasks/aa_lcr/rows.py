@@ -12,10 +12,9 @@ from pydantic import BaseModel
 
 from evals.errors import UserError
 from evals.tasks.aa_lcr.prompts import DOCUMENT
-from evals.tasks.benchmark_rows import REPAIR, PlainVisible, one_or_more
 from evals.tasks.common.files import RowFile
 from evals.tasks.common.hub import fetch
-from evals.tasks.common.rows import Visible, validate
+from evals.tasks.common.rows import REPAIR, PlainVisible, Visible, one_or_more, validate
 from evals.tasks.common.source import DataSource
 
 REPO = "ArtificialAnalysis/AA-LCR"

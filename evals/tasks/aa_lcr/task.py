@@ -15,8 +15,8 @@ from evals.records.models import SampleRecord
 from evals.tasks.aa_lcr import rows
 from evals.tasks.aa_lcr.prompts import PROMPT, JudgeForm, judge_messages, verdict
 from evals.tasks.base import Instance, Output
-from evals.tasks.benchmark_rows import first
 from evals.tasks.common.prompt import fill
+from evals.tasks.common.rows import first
 from evals.tasks.common.stopping import stop_at_end
 from evals.tasks.common.text_f1 import normalize_en, qa_f1
 from evals.tasks.controls import named

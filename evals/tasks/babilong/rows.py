@@ -8,10 +8,9 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from evals.errors import UserError
-from evals.tasks.benchmark_rows import REPAIR, PlainVisible, one_or_more
 from evals.tasks.common.files import RowFile
 from evals.tasks.common.hub import fetch
-from evals.tasks.common.rows import Visible, array, validate
+from evals.tasks.common.rows import REPAIR, PlainVisible, Visible, array, one_or_more, validate
 from evals.tasks.common.source import DataSource
 
 REPO = "RMT-team/babilong"

@@ -6,7 +6,7 @@ The lines are read here and not by `datasets`, whose JSON reader knows neither t
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -17,9 +17,10 @@ from evals.tasks.common.files import BROKEN, RowFile, load_json, shown
 from sharedllm.validation import misfit
 
 Row = TypeVar("Row", bound=BaseModel)
+Entry = TypeVar("Entry")
 
 SUFFIXES = ("", ".xz", ".gz")
-REPAIR = "fix or delete the line"
+LINE_REPAIR, REPAIR = "fix or delete the line", "fix the row or download the file again"
 
 
 def _visible(text: str) -> str:
@@ -30,6 +31,18 @@ def _visible(text: str) -> str:
 
 Visible = Annotated[str, AfterValidator(_visible)]
 """Text with something in it besides white space; it is kept as it is."""
+
+
+def _plain(text: str) -> str:
+    if "\x00" in text:
+        raise ValueError("it holds a NUL character")
+    return text
+
+
+Plain = Annotated[str, AfterValidator(_plain)]
+"""Text of a question or an answer, maybe empty. Contexts may hold whatever was extracted from a document."""
+PlainVisible = Annotated[Visible, AfterValidator(_plain)]
+"""As `Plain`, with something in it besides white space."""
 
 
 def find(data_dir: Path, names: Sequence[str], folder: str, archive: str | None = None) -> RowFile | None:
@@ -67,7 +80,7 @@ def _member(archive: Path, names: Sequence[str]) -> RowFile | None:
 def parse(file: RowFile, number: int, line: bytes, model: type[Row]) -> Row:
     """One line as a row. Raises UserError that names the file, the line, the field and what to do."""
     where = f"{file}, line {number}"
-    return validate(load_json(line, where, REPAIR), model, where)
+    return validate(load_json(line, where, LINE_REPAIR), model, where)
 
 
 def array(file: RowFile) -> Iterator[tuple[int, object]]:
@@ -85,4 +98,23 @@ def validate(value: object, model: type[Row], where: str) -> Row:
     except ValidationError as error:
         found = misfit(error)
         fault = f"{found.place or 'the row'} does not fit ({found.reason})"
-        raise UserError(f"{where}: {fault}: fix the row or download the file again.") from error
+        raise UserError(f"{where}: {fault}: {REPAIR}.") from error
+
+
+def one_or_more(numbered: Iterable[tuple[int, Entry]], file: object) -> Iterator[tuple[int, Entry]]:
+    """Numbers and rows (or lines) of a file as they come. Raises UserError at the end of a file without any."""
+    empty = True
+    for entry in numbered:
+        empty = False
+        yield entry
+    if empty:
+        raise UserError(f"{file} has no rows: download it again.")
+
+
+def first(rows: Iterable[Entry], limit: int | None) -> Iterator[Entry]:
+    """The first `limit` rows, or all of them; no row after them is read."""
+    if limit is None:
+        yield from rows
+        return
+    for _, row in zip(range(limit), rows, strict=False):
+        yield row

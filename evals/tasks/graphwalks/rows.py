@@ -11,10 +11,9 @@ from typing import Literal
 from pydantic import BaseModel
 
 from evals.errors import UserError
-from evals.tasks.benchmark_rows import REPAIR, PlainVisible, one_or_more
 from evals.tasks.common import tables
 from evals.tasks.common.hub import fetch
-from evals.tasks.common.rows import Visible, validate
+from evals.tasks.common.rows import REPAIR, PlainVisible, Visible, one_or_more, validate
 from evals.tasks.common.source import DataSource
 from evals.tasks.graphwalks.graph import Edge
 

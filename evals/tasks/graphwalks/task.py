@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from evals.tasks.base import Instance, Output, Task
-from evals.tasks.benchmark_rows import first
 from evals.tasks.chat_settings import ChatSettings
 from evals.tasks.common.generated import Family, Sample, fitted, in_full
 from evals.tasks.common.prompt import PromptBuilder
+from evals.tasks.common.rows import first
 from evals.tasks.common.stopping import stop_at_end
 from evals.tasks.controls import named
 from evals.tasks.graphwalks import rows

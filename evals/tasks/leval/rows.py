@@ -9,9 +9,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field, model_validator
 
 from evals.errors import UserError
-from evals.tasks.benchmark_rows import PlainVisible, one_or_more
 from evals.tasks.common.files import RowFile
-from evals.tasks.common.rows import Visible, find, parse
+from evals.tasks.common.rows import PlainVisible, Visible, find, one_or_more, parse
 from evals.tasks.common.source import DataSource
 
 CLOSED = ("coursera", "gsm100", "quality", "topic_retrieval_longchat", "tpo", "codeU", "sci_fi")

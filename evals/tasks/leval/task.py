@@ -11,7 +11,7 @@ from pydantic import Field
 
 from evals.records.models import SampleRecord
 from evals.tasks.base import Instance, Output
-from evals.tasks.benchmark_rows import first
+from evals.tasks.common.rows import first
 from evals.tasks.common.stopping import stop_at_end
 from evals.tasks.common.text_f1 import qa_f1
 from evals.tasks.controls import named

@@ -9,10 +9,9 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, Field
 
 from evals.errors import UserError
-from evals.tasks.benchmark_rows import REPAIR, Plain, PlainVisible, one_or_more
 from evals.tasks.common.files import RowFile
 from evals.tasks.common.hub import fetch
-from evals.tasks.common.rows import Visible, find, parse
+from evals.tasks.common.rows import REPAIR, Plain, PlainVisible, Visible, find, one_or_more, parse
 from evals.tasks.common.source import DataSource
 from evals.tasks.longbench import datasets
 from evals.tasks.longbench.templates import template

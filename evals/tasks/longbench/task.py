@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from evals.errors import UserError
 from evals.methods.base import Stop
 from evals.tasks.base import Instance, Output, Task
-from evals.tasks.benchmark_rows import first
 from evals.tasks.common.files import RowFile
 from evals.tasks.common.fitting import explicit_budget
+from evals.tasks.common.rows import first
 from evals.tasks.common.stopping import stop_at_end, stop_ids
 from evals.tasks.common.view import View
 from evals.tasks.controls import named

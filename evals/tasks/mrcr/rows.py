@@ -9,11 +9,10 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field
 
 from evals.errors import UserError
-from evals.tasks.benchmark_rows import REPAIR, PlainVisible, one_or_more
 from evals.tasks.common import tables
 from evals.tasks.common.files import load_json
 from evals.tasks.common.hub import fetch
-from evals.tasks.common.rows import Visible, validate
+from evals.tasks.common.rows import REPAIR, PlainVisible, Visible, one_or_more, validate
 from evals.tasks.common.source import DataSource
 from evals.tasks.mrcr.scores import score
 

@@ -13,11 +13,10 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, Field
 
 from evals.errors import UserError
-from evals.tasks.benchmark_rows import PlainVisible
 from evals.tasks.common.files import RowFile
 from evals.tasks.common.hub import fetch
 from evals.tasks.common.prompt import SLOT, fill
-from evals.tasks.common.rows import array, validate
+from evals.tasks.common.rows import PlainVisible, array, validate
 from evals.tasks.common.source import DataSource
 
 REPO = "amodaresi/NoLiMa"

@@ -11,10 +11,10 @@ from typing import Annotated, ClassVar
 from pydantic import BaseModel, BeforeValidator, Field, RootModel, model_validator
 
 from evals.errors import UserError
-from evals.tasks.benchmark_rows import PlainVisible
 from evals.tasks.common import rows
 from evals.tasks.common.files import RowFile
 from evals.tasks.common.generated import Family, Sample
+from evals.tasks.common.rows import PlainVisible
 from evals.tasks.ruler.templates import template
 
 
