@@ -53,6 +53,8 @@ def test_the_ids_are_those_of_the_official_script(
     assert kept.query == [i for i in kept.query if i >= prefix + context]
     removed = kept.cut_prefix + kept.cut_context + kept.cut_query
     assert removed == len(ids) - len(script(ids, budget))
+    left = {*kept.prefix, *kept.context, *kept.query}
+    assert [i for i in parts[1] if i not in left] == parts[1][kept.cut_at : kept.cut_at + kept.cut_context]
     assert kept.question == ((0, len(kept.query)) if kept.query else None)
 
 
