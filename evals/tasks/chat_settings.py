@@ -74,13 +74,17 @@ class ChatSettings(ContextSettings):
 
     def builder(self, tokenizer: PreTrainedTokenizerBase) -> PromptBuilder:
         """The builder whose chat prompts follow these settings."""
-        return PromptBuilder.of(tokenizer, self.chat_template_kwargs, SWITCH.get(self.thinking or ""))
+        return PromptBuilder.of(tokenizer, self.chat_template_kwargs, self._thinks)
+
+    @property
+    def _thinks(self) -> bool | None:
+        """What the chat template is told; None: nothing."""
+        return SWITCH.get(self.thinking or "")
 
     @property
     def template_variables(self) -> dict[str, object]:
         """What a chat template is given for whole conversations, its switch for thinking by all its names."""
-        thinks = SWITCH.get(self.thinking or "")
-        switches = {} if thinks is None else dict.fromkeys(SWITCHES, thinks)
+        switches = {} if self._thinks is None else dict.fromkeys(SWITCHES, self._thinks)
         return {**self.chat_template_kwargs, **switches}
 
     def reading(self, builder: PromptBuilder, chat: bool) -> Thinking:

@@ -40,7 +40,7 @@ def read_answer(tokenizer: PreTrainedTokenizerBase, ids: list[int], thinking: Th
     them. An unclosed block reaches to the end of the answer.
     """
     whole = str(tokenizer.decode(ids, skip_special_tokens=True))
-    written = str(tokenizer.decode(ids, skip_special_tokens=False))
+    written = _text(tokenizer, ids)
     blocks, unfinished = _blocks(written, thinking.opened)
     if not blocks:
         return Answer(whole)
