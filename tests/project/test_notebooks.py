@@ -75,7 +75,7 @@ def test_the_commands_at_full_size_can_be_planned(
     """The cells up to the first command, with FULL = True and a `run` that only plans."""
     planned = []
     for kind in ("prose", "verse"):
-        (tmp_path / f"{kind}.txt").write_text(f"A sentence of the {kind} is made up. " * 100, encoding="utf-8")
+        (tmp_path / f"{kind}.txt").write_text(f"A sentence of the {kind} is made up. " * 16000, encoding="utf-8")
 
     def run(line: str) -> None:
         program, *words = shlex.split(re.sub(r"--data-dir \S+", f"--data-dir {tmp_path}", line))
