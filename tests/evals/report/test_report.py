@@ -190,6 +190,13 @@ def test_table_forms() -> None:
     assert r"d\&e & oom \\" in table.latex()
 
 
+def test_a_run_without_its_answers_says_where_they_are(tmp_path) -> None:
+    write_run(tmp_path, samples=2)
+    (tmp_path / "samples.jsonl").unlink()
+    with pytest.raises(UserError, match=r"has no samples\.jsonl, which holds its answers: copy it"):
+        load(tmp_path)
+
+
 def test_summary_table_has_no_empty_columns(folder) -> None:
     frame = summary_table(Data.of(load(folder))).frame
     assert not frame.isna().all().any()
