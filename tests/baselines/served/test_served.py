@@ -272,7 +272,7 @@ def test_the_key_is_sent_and_written_nowhere(run, server, tmp_path, monkeypatch)
 
 @pytest.mark.parametrize(
     ("task", "sentence"),
-    [("perplexity", "gives no log-probabilities of a given text"), ("efficiency", "memory and arithmetic")],
+    [("perplexity", "needs log-probabilities of a given text"), ("efficiency", "memory and arithmetic")],
 )
 def test_what_a_server_cannot_say_is_one_sentence(run, task: str, sentence: str) -> None:
     result = run(task=task)
