@@ -27,8 +27,24 @@ def one(*shape: int, like: torch.Tensor) -> torch.Tensor:
 
 def check_kernels(sizes: tuple[int, ...], dtype: torch.dtype, device: str, tolerance: float) -> None:
     """Each kernel against float64."""
-    hidden, wide, size, groups, kv = sizes
     torch.manual_seed(0)
+    like = torch.empty(0, dtype=dtype, device=device)
+    check_products(sizes, like, tolerance)
+    check_heads(sizes, like, tolerance)
+    check_attention(sizes, like, tolerance)
+
+
+def close(got: torch.Tensor, wanted: torch.Tensor, tolerance: float) -> None:
+    torch.testing.assert_close(got.double(), wanted.double(), atol=tolerance, rtol=tolerance)
+
+
+def times(x: torch.Tensor, *linears: Any) -> torch.Tensor:
+    return torch.cat([x.double() @ linear.weight.double().T for linear in linears], -1)
+
+
+def check_products(sizes: tuple[int, ...], like: torch.Tensor, tolerance: float) -> None:
+    """With norm, residual and gate."""
+    hidden, wide, size, groups, kv = sizes
     config = AutoConfig.for_model(
         "llama",
         vocab_size=8,
@@ -40,59 +56,63 @@ def check_kernels(sizes: tuple[int, ...], dtype: torch.dtype, device: str, toler
         head_dim=size,
         initializer_range=0.3,
     )
-    layer = decoder_of(AutoModelForCausalLM.from_config(config).to(device, dtype)).layers[0]
+    layer = decoder_of(AutoModelForCausalLM.from_config(config).to(like)).layers[0]
     norm, attention = layer.input_layernorm, layer.self_attn
     nn.init.normal_(norm.weight, 1)
-    x, attended = one(1, 1, hidden, like=norm.weight), one(1, 1, groups * kv * size, like=norm.weight)
-
-    def close(got: torch.Tensor, wanted: torch.Tensor) -> None:
-        torch.testing.assert_close(got.double(), wanted.double(), atol=tolerance, rtol=tolerance)
-
-    def times(x: torch.Tensor, *linears: Any) -> torch.Tensor:
-        return torch.cat([x.double() @ linear.weight.double().T for linear in linears], -1)
-
+    x, attended = one(1, 1, hidden, like=like), one(1, 1, groups * kv * size, like=like)
     normed = F.rms_norm(x.double(), (hidden,), norm.weight.double(), norm.variance_epsilon)
     projections: Sequence[Any] = [attention.q_proj, attention.k_proj, attention.v_proj]
     assert row.are_plain(projections, x)
-    close(row.products(x, projections, norm), times(normed, *projections))
-    close(row.products(attended, [attention.o_proj], residual=x), x + times(attended, attention.o_proj))
+    close(row.products(x, projections, norm), times(normed, *projections), tolerance)
+    close(row.products(attended, [attention.o_proj], residual=x), x + times(attended, attention.o_proj), tolerance)
     gated = F.silu(times(normed, layer.mlp.gate_proj)) * times(normed, layer.mlp.up_proj)
-    close(row.gated(x, layer.mlp, norm), gated)
+    close(row.gated(x, layer.mlp, norm), gated, tolerance)
 
-    query, key, value = (one(1, 1, n * size, like=x).view(1, 1, n, size).transpose(1, 2) for n in (groups * kv, kv, kv))
-    keys, values = (torch.zeros(1, kv, 70, size, dtype=dtype, device=device) for _ in range(2))
-    angle = torch.rand(1, 1, 1, size // 2, device=device).repeat(1, 1, 1, 2)
-    rotation, place = (angle.cos(), angle.sin()), torch.tensor([41], device=device)
+
+def check_heads(sizes: tuple[int, ...], like: torch.Tensor, tolerance: float) -> None:
+    """Rotated and stored, as they are and padded."""
+    _, _, size, groups, kv = sizes
+    query, key, value = (
+        one(1, 1, n * size, like=like).view(1, 1, n, size).transpose(1, 2) for n in (groups * kv, kv, kv)
+    )
+    keys, values = (like.new_zeros(1, kv, 70, size) for _ in range(2))
+    angle = torch.rand(1, 1, 1, size // 2, device=like.device).repeat(1, 1, 1, 2)
+    rotation, place = (angle.cos(), angle.sin()), torch.tensor([41], device=like.device)
     assert row.rotates(query, rotation)
-    close(row.rotate_and_store(query, key, value, rotation, place, keys, values), fused.rotated(query, *rotation))
-    close(keys[:, :, 41:42], fused.rotated(key, *rotation))
-    close(values[:, :, 41:42], value)
+    made = row.rotate_and_store(query, key, value, rotation, place, keys, values)
+    close(made, fused.rotated(query, *rotation), tolerance)
+    close(keys[:, :, 41:42], fused.rotated(key, *rotation), tolerance)
+    close(values[:, :, 41:42], value, tolerance)
     assert keys.count_nonzero() == key.numel()
 
-    keys, values, raw = (torch.zeros(1, kv, 70, size + 6, dtype=dtype, device=device) for _ in range(3))
+    keys, values, raw = (like.new_zeros(1, kv, 70, size + 6) for _ in range(3))
     made = row.rotate_and_store(query, key, value, rotation, place, keys, values, raw)
-    close(made, F.pad(fused.rotated(query, *rotation), (0, 6)))
-    close(keys[:, :, 41:42], F.pad(fused.rotated(key, *rotation), (0, 6)))
+    close(made, F.pad(fused.rotated(query, *rotation), (0, 6)), tolerance)
+    close(keys[:, :, 41:42], F.pad(fused.rotated(key, *rotation), (0, 6)), tolerance)
     assert torch.equal(values[:, :, 41:42], F.pad(value, (0, 6)))
     assert torch.equal(raw[:, :, 41:42], F.pad(key, (0, 6)))
     assert raw.count_nonzero() == key.numel()
 
-    keys, values = (one(1, kv, 70, size, like=x)[0].transpose(0, 1) for _ in range(2))
-    before, after = (one(1, kv, groups, 5, size, like=x)[0] for _ in range(2))
-    grouped = query.view(kv, groups, 1, size)
+
+def check_attention(sizes: tuple[int, ...], like: torch.Tensor, tolerance: float) -> None:
+    """To places, after attention to other keys and after none."""
+    _, _, size, groups, kv = sizes
+    grouped = one(kv, groups, 1, size, like=like)
+    keys, values = (one(1, kv, 70, size, like=like)[0].transpose(0, 1) for _ in range(2))
+    before, after = (one(1, kv, groups, 5, size, like=like)[0] for _ in range(2))
     scores = (grouped.double() @ before.double().mT) * 0.3
     later = torch.einsum("hgqd,nhd->hgqn", grouped.double(), keys.double()) * 0.3
     out, log_sum = scores.softmax(-1) @ after.double(), scores.logsumexp(-1).float()
     nothing = torch.full_like(log_sum, -torch.inf)
-    at, last = torch.arange(70, device=device), torch.arange(kv, device=device)[:, None, None, None] + 41
-    for unseen in (at[None] > 41, at > last):  # the same places for all heads, and places of their own
-        bias = torch.zeros(unseen.shape, device=device).masked_fill(unseen, -torch.inf)
+    at, last = (torch.arange(n, device=like.device) for n in (70, kv))
+    for unseen in (at[None] > 41, at > last[:, None, None, None] + 41):  # for all heads alike, and for each its own
+        bias = torch.zeros(unseen.shape, device=like.device).masked_fill(unseen, -torch.inf)
         more = later + bias
         shares = torch.cat([scores, more], -1).softmax(-1)
         wanted = shares[..., :5] @ after.double() + torch.einsum("hgqn,nhd->hgqd", shares[..., 5:], values.double())
-        close(row.attend_more(keys, values, grouped, bias, out.to(dtype), log_sum, 0.3), wanted)
+        close(row.attend_more(keys, values, grouped, bias, out.to(like), log_sum, 0.3), wanted, tolerance)
         alone = torch.einsum("hgqn,nhd->hgqd", more.softmax(-1), values.double())
-        close(row.attend_more(keys, values, grouped, bias, out.to(dtype), nothing, 0.3), alone)
+        close(row.attend_more(keys, values, grouped, bias, out.to(like), nothing, 0.3), alone, tolerance)
 
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="needs Triton and TRITON_INTERPRET=1")
