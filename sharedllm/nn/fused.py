@@ -108,7 +108,7 @@ def place_rows(
 
 def store(x: torch.Tensor, into: torch.Tensor) -> None:
     """Copy x to a place of a cache, both (B, heads, S, d): as projections leave heads in memory, and as the cache holds
-    them. torch's copy between different orders of memory takes three times as long, unless tokens are few."""
+    them. torch's copy between different orders of memory is slower, unless tokens are few."""
     if not compiles(x) or x.shape[2] < FEW:
         into.copy_(x)
         return
@@ -164,7 +164,7 @@ def _compiled(function: Callable[P, T], widths: bool = True) -> Callable[P, T]:
             own.add(sizes)
         for x in tensors:  # one graph for any number of rows
             torch._dynamo.maybe_mark_dynamic(x, 0)
-            if sizes in own:  # else the second width would make one for all, which is two to three times slower
+            if sizes in own:  # else the second width would make one for all, which is slower
                 torch._dynamo.mark_static(x, list(range(1, x.ndim)))
         return made(*args, **kwargs)
 

@@ -105,7 +105,7 @@ def test_gpu_kernel(sizes: tuple[int, int, int], dtype: torch.dtype, monkeypatch
 
 
 def test_a_second_width_is_compiled_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A piece that is compiled for any width is two to three times slower; the number of rows may change."""
+    """A piece that is compiled for any width is slower; the number of rows may change."""
     made: list[list[torch.Size]] = []
 
     def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:

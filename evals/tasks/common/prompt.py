@@ -53,7 +53,7 @@ class Audit:
 
 
 class Reading:
-    """Prefix and context as a key of a dict, made in a tenth of the time of `Prompt.context_key`."""
+    """Prefix and context as a key of a dict: nothing is written out as text, as for `Prompt.context_key`."""
 
     def __init__(self, prefix: list[int], context: list[int]) -> None:
         self._ids = prefix, context

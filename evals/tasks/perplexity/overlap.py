@@ -93,7 +93,7 @@ def _runs(words: np.ndarray) -> Runs:
 
 
 def _bounds(lowered: str) -> tuple[np.ndarray, np.ndarray]:
-    """Where the words of `_WORD` begin and end, (n,) each. `findall` with positions takes twice its time."""
+    """Where the words of `_WORD` begin and end, (n,) each. Faster than a match at a time."""
     codes = np.frombuffer(lowered.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
     in_word = np.zeros(1 + int(codes.max(initial=0)), dtype=bool)
     alone = in_word.copy()
