@@ -61,7 +61,7 @@ class Effective:
 class Point:
     """The score of one length, or the mean of several tasks' scores. draws: (DRAWS,) from its distribution. contexts:
     of the task with the fewest; 0 where memory ran out. low: end of the 95 % interval that the summary gives; NaN
-    where it gives none, as for a mean over tasks.
+    where it gives none.
     """
 
     score: float
@@ -72,8 +72,11 @@ class Point:
 
     @property
     def least(self) -> float:
-        """What the score is shown to be above: `low`, or the same quantile of the draws."""
-        return float(np.quantile(self.draws, LEVEL / 2)) if np.isnan(self.low) else self.low
+        """What the score is shown to be above: `low`, or the same quantile of the draws, of which few contexts have
+        none that is honest."""
+        if not np.isnan(self.low):
+            return self.low
+        return -np.inf if self.contexts < FEWEST else float(np.quantile(self.draws, LEVEL / 2))
 
 
 LOST = Point(-np.inf, np.full(DRAWS, -np.inf), 0, 0.0)
@@ -137,15 +140,19 @@ def _scored(curve: Mapping[int, Point]) -> bool:
 def _mean(curves: Sequence[Mapping[int, Point]]) -> dict[int, Point]:
     """The mean over tasks, at the lengths that all of them have."""
     shared = sorted(set.intersection(*(set(curve) for curve in curves)))
-    return {
-        length: Point(
-            float(np.mean([curve[length].score for curve in curves])),
-            np.mean([curve[length].draws for curve in curves], axis=0),
-            min(curve[length].contexts for curve in curves),
-            float(np.mean([curve[length].chance for curve in curves])),
-        )
-        for length in shared
-    }
+    return {length: _mean_of([curve[length] for curve in curves]) for length in shared}
+
+
+def _mean_of(points: Sequence[Point]) -> Point:
+    """With few contexts its `low` is the mean of theirs, which is lower than need be."""
+    fewest = min(point.contexts for point in points)
+    return Point(
+        float(np.mean([point.score for point in points])),
+        np.mean([point.draws for point in points], axis=0),
+        fewest,
+        float(np.mean([point.chance for point in points])),
+        float(np.mean([point.low for point in points])) if fewest < FEWEST else float("nan"),
+    )
 
 
 def effective_length(model: str, task: str, curve: Mapping[int, Point], threshold: float = THRESHOLD) -> Effective:

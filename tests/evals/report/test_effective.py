@@ -123,6 +123,15 @@ def test_few_contexts_are_judged_by_the_interval_of_the_summary(tmp_path) -> Non
     assert found.length is None and "not shown to be above 0.05" in found.remark
 
 
+@pytest.mark.parametrize(("share", "shown"), [(0.15, False), (0.9, True)])
+def test_few_contexts_of_several_tasks_are_judged_by_the_intervals_of_the_summary(tmp_path, share, shown) -> None:
+    data = measured(tmp_path, (share, share), samples=20, per=4)
+    one = data.summary[data.summary["task"] == "needle"]
+    both = Data(data.run, pd.concat([one.assign(task="needle:a"), one.assign(task="needle:b")]))
+    [found] = [e for e in effective_lengths(both) if e.task == "needle (2 tasks)"]
+    assert (found.length is not None) == shown
+
+
 def test_few_samples_give_no_interval(tmp_path) -> None:
     found = effective(tmp_path, (1.0, 1.0, 0.0), samples=FEWEST - 1)
     assert (found.length, found.low, found.high) == (16384, None, None)
