@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from evals.tasks.common.prompt import Prompt as Prompt
     from evals.tasks.common.prompt import PromptBuilder as PromptBuilder
     from evals.tasks.common.source import DataSource as DataSource
-    from evals.tasks.controls import ContextSettings as ContextSettings
+    from evals.tasks.settings.controls import ContextSettings as ContextSettings
 
 _HOMES = {
     "evals.errors": ("UserError",),
@@ -68,7 +68,7 @@ _HOMES = {
     "evals.tasks.base": ("BaseTask", "Instance", "Output", "Task", "TaskSettings"),
     "evals.tasks.common.prompt": ("Prompt", "PromptBuilder"),
     "evals.tasks.common.source": ("DataSource",),
-    "evals.tasks.controls": ("ContextSettings",),
+    "evals.tasks.settings.controls": ("ContextSettings",),
 }
 _TARGETS = {name: (module, name) for module, names in _HOMES.items() for name in names}
 

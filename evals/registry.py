@@ -16,7 +16,7 @@ from sharedllm.commands import check_names
 if TYPE_CHECKING:
     from evals.methods.base import LongContextModel
     from evals.tasks.base import BaseTask
-    from evals.tasks.judged import Judge, JudgeSettings
+    from evals.tasks.settings.judged import Judge, JudgeSettings
 
 METHODS = {
     "full": "baselines.dense:FullAttention",

@@ -21,7 +21,7 @@ from evals.report.stats.means import mean_interval, mean_intervals
 from evals.report.stats.statistics import influence_intervals, influences, logarithmic
 from evals.tasks.base import BaseTask, Task
 from evals.tasks.common.source import DataSource
-from evals.tasks.controls import CONTROLS
+from evals.tasks.settings.controls import CONTROLS
 from sharedllm.validation import validate
 
 EMPTY, HIT_LIMIT = "empty", "hit_limit"

@@ -11,7 +11,7 @@ from evals.run.grid import Cell
 from evals.run.memory import expected_memory
 from evals.run.spec import RunSpec
 from evals.run.work import sample_count
-from evals.tasks.controls import readings
+from evals.tasks.settings.controls import readings
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from evals.run.grid import Cell
 from evals.run.samples import answered
 from evals.tasks.base import Instance
 from evals.tasks.common.prompt import PromptBuilder
-from evals.tasks.controls import controlled
-from evals.tasks.seeds import seeded
+from evals.tasks.settings.controls import controlled
+from evals.tasks.settings.seeds import seeded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -19,7 +19,7 @@ from evals.records.store import RunStore
 from evals.run.answering import Spent
 from evals.run.grid import Cell
 from evals.tasks.common.thinking import without_thinking
-from evals.tasks.judged import Judge, JudgedTask, Messages, judge_metric, unjudged_metric
+from evals.tasks.settings.judged import Judge, JudgedTask, Messages, judge_metric, unjudged_metric
 
 BATCH = 32
 """Answers whose verdicts are written down together: as much as a kill can lose."""

@@ -11,7 +11,7 @@ from evals.methods import weights
 from evals.run.grid import Cell
 from evals.run.identity import ModelChoice
 from evals.tasks.base import Task
-from evals.tasks.chat_settings import ChatSettings, in_template
+from evals.tasks.settings.chat import ChatSettings, in_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -8,8 +8,8 @@ from evals.errors import UserError
 from evals.run.grid import Cell
 from evals.run.work import sample_count
 from evals.tasks.base import Task
-from evals.tasks.controls import check_controls
-from evals.tasks.seeds import check_seeds, seeds_of
+from evals.tasks.settings.controls import check_controls
+from evals.tasks.settings.seeds import check_seeds, seeds_of
 
 
 def check_sampling(cells: Sequence[Cell], limit: int | None) -> None:

@@ -16,8 +16,8 @@ from evals.run.memory import expected_memory
 from evals.run.on_meta import on_meta
 from evals.run.spec import RunSpec
 from evals.tasks.base import BaseTask
-from evals.tasks.controls import controls_of, readings
-from evals.tasks.seeds import seeds_of
+from evals.tasks.settings.controls import controls_of, readings
+from evals.tasks.settings.seeds import seeds_of
 
 ASSUMED_SAMPLES = 200
 """Samples of a cell where neither a limit nor the task says how many: as many as most sets of LongBench have."""

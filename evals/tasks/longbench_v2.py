@@ -15,10 +15,10 @@ from evals.tasks.base import Instance, Output, Task
 from evals.tasks.common import official_prompts
 from evals.tasks.common.files import RowFile
 from evals.tasks.common.hub import fetch
-from evals.tasks.common.rows import PlainVisible, Visible, array, find, first, one_or_more, parse, validate
+from evals.tasks.common.rows import PlainVisible, Visible, array, find, first, naming, one_or_more, parse, validate
 from evals.tasks.common.stopping import stop_at_end
-from evals.tasks.controls import named
-from evals.tasks.official import OfficialSettings, naming
+from evals.tasks.settings.controls import named
+from evals.tasks.settings.official import OfficialSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

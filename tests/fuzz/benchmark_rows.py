@@ -16,7 +16,7 @@ from evals.methods.weights import byte_tokenizer
 from evals.tasks.base import Instance, Task
 from evals.tasks.common.source import DataSource
 from evals.tasks.longbench.task import LongBench
-from evals.tasks.official import OfficialSettings
+from evals.tasks.settings.official import OfficialSettings
 
 Json = dict[str, Any]
 LONGBENCH: Json = {

@@ -22,8 +22,8 @@ from evals.tasks.infinitebench.task import InfiniteBench, InfiniteBenchSettings
 from evals.tasks.leval.task import LEval, LEvalSettings
 from evals.tasks.longbench.task import LongBenchE
 from evals.tasks.longbench_v2 import LongBenchV2
-from evals.tasks.official import OfficialSettings
 from evals.tasks.ruler.task import Ruler, RulerSettings
+from evals.tasks.settings.official import OfficialSettings
 
 V2: Json = {
     "_id": "a", "domain": "Code", "sub_domain": "repo", "difficulty": "easy", "length": "short", "question": "Which?",

@@ -16,12 +16,11 @@ from evals.tasks.aa_lcr import rows
 from evals.tasks.aa_lcr.prompts import PROMPT, JudgeForm, judge_messages, verdict
 from evals.tasks.base import Instance, Output
 from evals.tasks.common.prompt import fill
-from evals.tasks.common.rows import first
+from evals.tasks.common.rows import first, naming
 from evals.tasks.common.stopping import stop_at_end
 from evals.tasks.common.text_f1 import normalize_en, qa_f1
-from evals.tasks.controls import named
-from evals.tasks.judged import JudgedTask, JudgeSettings, Messages
-from evals.tasks.official import naming
+from evals.tasks.settings.controls import named
+from evals.tasks.settings.judged import JudgedTask, JudgeSettings, Messages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -19,15 +19,15 @@ from evals.tasks.babilong import rows, scores
 from evals.tasks.babilong.prompts import BARE, template
 from evals.tasks.babilong.stories import KINDS, draw
 from evals.tasks.base import Instance, Output, Task
-from evals.tasks.chat_settings import ChatSettings
 from evals.tasks.common import documents as data
 from evals.tasks.common.files import RowFile
 from evals.tasks.common.haystack import Haystack, hide, places, shared, window
 from evals.tasks.common.prompt import Prompt, PromptBuilder, assemble, fill
-from evals.tasks.common.rows import first
+from evals.tasks.common.rows import first, naming
 from evals.tasks.common.stopping import stop_at_end
-from evals.tasks.controls import named
-from evals.tasks.official import naming, refused_if_longer
+from evals.tasks.settings.chat import ChatSettings
+from evals.tasks.settings.controls import named
+from evals.tasks.settings.whole_rows import refused_if_longer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -118,3 +119,12 @@ def first(rows: Iterable[Entry], limit: int | None) -> Iterator[Entry]:
         return
     for _, row in zip(range(limit), rows, strict=False):
         yield row
+
+
+@contextmanager
+def naming(place: object) -> Iterator[None]:
+    """Puts the place of a row (file and line) in front of what is wrong with it."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from error

@@ -12,18 +12,19 @@ from evals.errors import UserError
 from evals.tasks.base import Instance, Output, Task
 from evals.tasks.common.files import RowFile
 from evals.tasks.common.fitting import fitting_size
+from evals.tasks.common.rows import naming
 from evals.tasks.common.spread import order, spread
 from evals.tasks.common.stopping import stop_at_end
 from evals.tasks.common.view import View
 from evals.tasks.common.whole_cut import Rule
-from evals.tasks.controls import named
 from evals.tasks.infinitebench import rows
 from evals.tasks.infinitebench.generators import GENERATORS, Generator
 from evals.tasks.infinitebench.prompts import Maker, Request, Text
 from evals.tasks.infinitebench.scorers import JUNE_SCORES, SCORERS, score
 from evals.tasks.infinitebench.subsets import ASKED_INSIDE, DEPTH_SWEEPS, FOUR_CHOICES, MAX_NEW_TOKENS, TASKS, views
 from evals.tasks.infinitebench.templates import CHAT_FAMILIES, template
-from evals.tasks.official import OfficialSettings, naming
+from evals.tasks.settings.controls import named
+from evals.tasks.settings.official import OfficialSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -10,8 +10,8 @@ from evals.errors import UserError
 from evals.records.models import SampleRecord
 from evals.tasks.common.files import RowFile, load_json
 from evals.tasks.common.source import DataSource
-from evals.tasks.judged import Messages
 from evals.tasks.leval.rows import beside
+from evals.tasks.settings.judged import Messages
 
 TIE = 0.5
 

@@ -11,14 +11,13 @@ from pydantic import Field
 
 from evals.records.models import SampleRecord
 from evals.tasks.base import Instance, Output
-from evals.tasks.common.rows import first
+from evals.tasks.common.rows import first, naming
 from evals.tasks.common.stopping import stop_at_end
 from evals.tasks.common.text_f1 import qa_f1
-from evals.tasks.controls import named
-from evals.tasks.judged import JudgedTask, JudgeSettings, Messages
 from evals.tasks.leval import rows, scores, wording
 from evals.tasks.leval.rivals import Rivals, better, rivals_file
-from evals.tasks.official import naming
+from evals.tasks.settings.controls import named
+from evals.tasks.settings.judged import JudgedTask, JudgeSettings, Messages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

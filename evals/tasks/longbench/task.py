@@ -11,14 +11,14 @@ from evals.methods.base import Stop
 from evals.tasks.base import Instance, Output, Task
 from evals.tasks.common.files import RowFile
 from evals.tasks.common.fitting import explicit_budget
-from evals.tasks.common.rows import first
+from evals.tasks.common.rows import first, naming
 from evals.tasks.common.stopping import stop_at_end, stop_ids
 from evals.tasks.common.view import View
-from evals.tasks.controls import named
 from evals.tasks.longbench import datasets, metrics, rows
 from evals.tasks.longbench.templates import parts, template
 from evals.tasks.longbench.views import views
-from evals.tasks.official import OfficialSettings, naming
+from evals.tasks.settings.controls import named
+from evals.tasks.settings.official import OfficialSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -18,12 +18,12 @@ from pydantic import Field
 
 from evals.errors import UserError
 from evals.tasks.base import Instance, Output, Task
-from evals.tasks.chat_settings import ChatSettings
 from evals.tasks.common import documents as data
 from evals.tasks.common.haystack import hide, places, shared, window
 from evals.tasks.common.prompt import Frame, Prompt, PromptBuilder, assemble
 from evals.tasks.common.stopping import stop_at_end
 from evals.tasks.longproc import households, routes, scores
+from evals.tasks.settings.chat import ChatSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from evals.tasks.base import Instance, Output, Task
-from evals.tasks.chat_settings import ChatSettings
 from evals.tasks.common.conversation import written
 from evals.tasks.common.generated import Family, Sample, fitted, in_full
 from evals.tasks.common.prompt import Prompt, PromptBuilder
-from evals.tasks.common.rows import first
+from evals.tasks.common.rows import first, naming
 from evals.tasks.common.stopping import stop_at_end
 from evals.tasks.mrcr import rows
 from evals.tasks.mrcr.scores import score
 from evals.tasks.mrcr.writer import FORMS, TOPICS, alike, text
-from evals.tasks.official import may_have, naming, of_length
+from evals.tasks.settings.chat import ChatSettings
+from evals.tasks.settings.whole_rows import may_have, of_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -18,7 +18,6 @@ from pydantic import Field, model_validator
 
 from evals.errors import UserError
 from evals.tasks.base import Instance, Output, Task
-from evals.tasks.chat_settings import ChatSettings
 from evals.tasks.common import documents as data
 from evals.tasks.common.haystack import Haystack
 from evals.tasks.common.prompt import Frame, Prompt, PromptBuilder, assemble
@@ -27,6 +26,7 @@ from evals.tasks.common.stopping import stop_at_end
 from evals.tasks.needle.facts import NEW_TOKENS, TEMPLATES, Fact, draw
 from evals.tasks.needle.haystack import depth_of, insert, spread
 from evals.tasks.needle.scores import score_number, score_sentence
+from evals.tasks.settings.chat import ChatSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -17,16 +17,16 @@ from pydantic import Field, model_validator
 
 from evals.errors import UserError
 from evals.tasks.base import Instance, Output, Task
-from evals.tasks.chat_settings import ChatSettings
 from evals.tasks.common import documents as data
 from evals.tasks.common.haystack import Haystack, hide, places, shared, window
 from evals.tasks.common.prompt import Prompt, PromptBuilder, assemble, fill
+from evals.tasks.common.rows import naming
 from evals.tasks.common.spread import order
 from evals.tasks.common.stopping import stop_at_end
 from evals.tasks.nolima import official
 from evals.tasks.nolima.associations import CONTENT, TOPICS, draw
 from evals.tasks.nolima.books import Book, opened
-from evals.tasks.official import naming
+from evals.tasks.settings.chat import ChatSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

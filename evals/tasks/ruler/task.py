@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from evals.errors import UserError
 from evals.tasks.base import Instance, Output, Task
-from evals.tasks.chat_settings import ChatSettings
 from evals.tasks.common.generated import Family, Sample, fitted
 from evals.tasks.common.prompt import Prompt, PromptBuilder
 from evals.tasks.common.stopping import stop_at_end
@@ -25,6 +24,7 @@ from evals.tasks.ruler.aggregation import CommonWords, FrequentWords
 from evals.tasks.ruler.niah import Niah
 from evals.tasks.ruler.templates import Revision, template
 from evals.tasks.ruler.tracking import VariableTracking
+from evals.tasks.settings.chat import ChatSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -17,7 +17,7 @@ from evals.tasks.babilong.rows import fitting
 from evals.tasks.babilong.stories import KINDS, OPPOSITE
 from evals.tasks.babilong.task import Babilong, BabilongSettings
 from evals.tasks.base import DataSource, Instance, Output
-from evals.tasks.controls import controlled
+from evals.tasks.settings.controls import controlled
 from sharedllm.validation import validate
 
 MOVED = re.compile(r"(\w+) (?:went|moved|walked) to the (\w+)\.")

@@ -9,11 +9,11 @@ from transformers import PreTrainedTokenizerBase
 
 from evals.errors import UserError
 from evals.methods.weights import byte_tokenizer
-from evals.tasks.chat_settings import ChatSettings
 from evals.tasks.common import rendering
 from evals.tasks.common.chat import Turn, end_of_turn, turn
 from evals.tasks.common.prompt import PromptBuilder
 from evals.tasks.common.stopping import stop_ids
+from evals.tasks.settings.chat import ChatSettings
 from sharedllm.validation import validate
 
 TURNS = (

@@ -12,13 +12,13 @@ from evals.methods.weights import byte_tokenizer
 from evals.tasks.base import DataSource, Instance, Task
 from evals.tasks.common.prompt import Audit, Prompt
 from evals.tasks.common.spread import order
-from evals.tasks.controls import ContextSettings, controlled, readings
 from evals.tasks.graphwalks.task import GraphWalks, GraphWalksSettings
 from evals.tasks.infinitebench.task import InfiniteBench, InfiniteBenchSettings
 from evals.tasks.longbench.task import LongBench
 from evals.tasks.needle.task import Needle, NeedleSettings
-from evals.tasks.official import OfficialSettings
 from evals.tasks.perplexity.settings import PerplexitySettings
+from evals.tasks.settings.controls import ContextSettings, controlled, readings
+from evals.tasks.settings.official import OfficialSettings
 from sharedllm.validation import validate
 
 ALL = ("own", "other", "none")

@@ -26,7 +26,7 @@ from evals.tasks.longbench.datasets import DATASETS, LONGBENCH_E
 from evals.tasks.longbench.task import LongBench, LongBenchE, prompt_budget
 from evals.tasks.longbench.templates import parts, template
 from evals.tasks.longbench.views import views
-from evals.tasks.official import OfficialSettings
+from evals.tasks.settings.official import OfficialSettings
 
 GOLDEN = json.loads((folders.GOLDEN / "prompt_hashes.json").read_text())
 CHAT = "{% for m in messages %}<u>{{ m['content'] }}</u>{% endfor %}{% if add_generation_prompt %}<a>{% endif %}"

@@ -14,7 +14,7 @@ from evals.records.models import Answer, SampleRecord
 from evals.tasks.base import DataSource, Output
 from evals.tasks.common import official_prompts
 from evals.tasks.longbench_v2 import LongBenchV2, parse_answer, template
-from evals.tasks.official import OfficialSettings
+from evals.tasks.settings.official import OfficialSettings
 
 
 def row(**fields: Any) -> dict[str, Any]:

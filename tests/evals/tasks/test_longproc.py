@@ -10,10 +10,10 @@ from prompt_text import text
 from evals.errors import UserError
 from evals.tasks.base import DataSource, Instance, Output
 from evals.tasks.common.prompt import PromptBuilder
-from evals.tasks.controls import controlled
 from evals.tasks.longproc.routes import TOWNS
 from evals.tasks.longproc.scores import right_rows, route, states
 from evals.tasks.longproc.task import LongProc, LongProcSettings, lines
+from evals.tasks.settings.controls import controlled
 
 
 def walked(prompt: str) -> list[str]:

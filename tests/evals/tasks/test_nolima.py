@@ -13,10 +13,10 @@ from evals.errors import UserError
 from evals.tasks.base import DataSource, Instance, Output
 from evals.tasks.common.files import RowFile
 from evals.tasks.common.prompt import PromptBuilder
-from evals.tasks.controls import controlled
 from evals.tasks.nolima.associations import ASSOCIATIONS, LINKS, NAMES, draw, stems
 from evals.tasks.nolima.books import opened
 from evals.tasks.nolima.task import Nolima, NolimaSettings
+from evals.tasks.settings.controls import controlled
 from sharedllm.validation import validate
 
 

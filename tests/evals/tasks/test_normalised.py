@@ -9,8 +9,8 @@ from evals.tasks.base import DataSource, Instance, Output
 from evals.tasks.common.normalised import normalised, tidy
 from evals.tasks.common.prompt import Prompt
 from evals.tasks.longbench.task import LongBench
-from evals.tasks.official import OfficialSettings
 from evals.tasks.ruler.task import Ruler, RulerSettings
+from evals.tasks.settings.official import OfficialSettings
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from evals.tasks.base import DataSource, Instance, Task
 from evals.tasks.infinitebench.task import InfiniteBench, InfiniteBenchSettings
 from evals.tasks.longbench.task import LongBench
 from evals.tasks.longbench_v2 import LongBenchV2
-from evals.tasks.official import OfficialSettings
+from evals.tasks.settings.official import OfficialSettings
 
 WORDS = (100, 2000, 120, 3000)
 """Of the contexts of four rows: the second and the fourth exceed a length of 2048."""

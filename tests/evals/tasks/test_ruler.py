@@ -20,11 +20,11 @@ from evals.methods.weights import byte_tokenizer
 from evals.tasks.base import DataSource, Instance, Output
 from evals.tasks.common.fitting import fitting_size
 from evals.tasks.common.generated import shrinking
-from evals.tasks.controls import controlled
 from evals.tasks.ruler import templates
 from evals.tasks.ruler.niah import Niah, split_sentences
 from evals.tasks.ruler.qa import Documents, Question
 from evals.tasks.ruler.task import NIAH, Ruler, RulerSettings, score
+from evals.tasks.settings.controls import controlled
 
 LENGTH = 16384
 """With a tokenizer of bytes: some 4,000 ordinary tokens."""

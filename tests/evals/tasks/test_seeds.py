@@ -12,13 +12,13 @@ from evals.errors import UserError
 from evals.methods.weights import byte_tokenizer
 from evals.run.work import sample_count
 from evals.tasks.base import DataSource, Task
-from evals.tasks.controls import controlled
 from evals.tasks.graphwalks.task import GraphWalks, GraphWalksSettings
 from evals.tasks.infinitebench.task import InfiniteBench, InfiniteBenchSettings
 from evals.tasks.mrcr.task import Mrcr, MrcrSettings
 from evals.tasks.needle.task import Needle, NeedleSettings
 from evals.tasks.ruler.task import Ruler, RulerSettings
-from evals.tasks.seeds import seeded
+from evals.tasks.settings.controls import controlled
+from evals.tasks.settings.seeds import seeded
 
 TOKENIZER = byte_tokenizer(258)
 

@@ -10,7 +10,7 @@ from evals.tasks.base import TaskSettings
 from evals.tasks.common.chat import SWITCHES
 from evals.tasks.common.prompt import PromptBuilder
 from evals.tasks.common.thinking import Thinking
-from evals.tasks.controls import ContextSettings
+from evals.tasks.settings.controls import ContextSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -49,7 +49,7 @@ class ChatSettings(ContextSettings):
 
     context: with whose contexts each question is asked: its `own`, that of an `other` sample, `none`.
 
-    seeds: how many seeds the samples are drawn with, from --seed on, where they are drawn (`evals.tasks.seeds`).
+    seeds: how many seeds the samples are drawn with, from --seed on, where they are drawn (`seeded`).
     """
 
     chat_template_kwargs: dict[str, JsonValue] = Field(default_factory=dict)

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from evals.records.models import SampleRecord
 from evals.settings import PlainUrl, RequestFields, VariableName
 from evals.tasks.base import Task
-from evals.tasks.official import OfficialSettings
+from evals.tasks.settings.official import OfficialSettings
 
 Messages = Sequence[Mapping[str, str]]
 """A conversation: `role` and `content` of each message."""

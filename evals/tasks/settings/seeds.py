@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from evals.errors import UserError
 from evals.tasks.base import Instance, TaskSettings
-from evals.tasks.chat_settings import ChatSettings
+from evals.tasks.settings.chat import ChatSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
