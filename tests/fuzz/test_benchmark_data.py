@@ -15,7 +15,8 @@ from benchmark_rows import BYTES, LONGBENCH, Json, asked, changed, line, longben
 
 from evals.methods.weights import byte_tokenizer
 from evals.tasks.aa_lcr.task import AaLcr, AaLcrSettings
-from evals.tasks.babilong.task import Babilong, BabilongSettings
+from evals.tasks.babilong.settings import BabilongSettings
+from evals.tasks.babilong.task import Babilong
 from evals.tasks.base import Task
 from evals.tasks.common.source import DataSource
 from evals.tasks.infinitebench.task import InfiniteBench, InfiniteBenchSettings

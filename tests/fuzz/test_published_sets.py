@@ -12,9 +12,12 @@ from benchmark_rows import BYTES, asked
 from evals.errors import UserError
 from evals.tasks.base import Task
 from evals.tasks.common.source import DataSource
-from evals.tasks.graphwalks.task import GraphWalks, GraphWalksSettings
-from evals.tasks.mrcr.task import Mrcr, MrcrSettings
-from evals.tasks.nolima.task import Nolima, NolimaSettings
+from evals.tasks.graphwalks.settings import GraphWalksSettings
+from evals.tasks.graphwalks.task import GraphWalks
+from evals.tasks.mrcr.settings import MrcrSettings
+from evals.tasks.mrcr.task import Mrcr
+from evals.tasks.nolima.settings import NolimaSettings
+from evals.tasks.nolima.task import Nolima
 
 
 def graphwalks(folder: Path) -> Task:

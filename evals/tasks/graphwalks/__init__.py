@@ -1,1 +1,1 @@
-"""GraphWalks, generated."""
+"""GraphWalks, generated or official."""

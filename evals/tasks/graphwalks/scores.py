@@ -10,6 +10,8 @@ import re
 from collections.abc import Collection
 
 MARK = "Final Answer:"
+BEGUN = f"{MARK} ["
+"""Begins the answer of a model without a chat template."""
 
 
 def parse(text: str) -> list[str] | None:

@@ -1,1 +1,1 @@
-"""MRCR, generated."""
+"""MRCR, generated or official."""

@@ -1,141 +1,96 @@
-"""The published needle sets and books: amodaresi/NoLiMa on the hub, or the same folders below the data folder.
-
-Nothing of them is in this project: their licence is for research that is not commercial.
-"""
+"""NoLiMa, official: the published needles, books and prompts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import random
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from typing import Annotated
-
-from pydantic import AfterValidator, BaseModel, Field
 
 from evals.errors import UserError
-from evals.tasks.common.files import RowFile
-from evals.tasks.common.hub import fetch
-from evals.tasks.common.prompt import SLOT, fill
-from evals.tasks.common.rows import PlainVisible, array, validate
+from evals.tasks.base import Instance
+from evals.tasks.common.prompt import Prompt, PromptBuilder, fill
+from evals.tasks.common.rows import naming
 from evals.tasks.common.source import DataSource
+from evals.tasks.common.spread import order
+from evals.tasks.common.stopping import stop_at_end
+from evals.tasks.nolima import rows
+from evals.tasks.nolima.books import Book, opened
+from evals.tasks.nolima.settings import NolimaSettings
+from evals.tasks.settings.source import Source
 
-REPO = "amodaresi/NoLiMa"
-REVISION = "378115b1f136b6ba78f90f78682bc55f70ec3ddd"
-"""A revision that several public evaluations pin."""
-NEEDLES = "needlesets"
-BOOKS = "haystack/rand_shuffle"
-BOOK_NAMES = tuple(f"rand_book_{number}.txt" for number in range(1, 6))
-NAME = "{CHAR}"
-
-
-def _template(text: str) -> str:
-    """The template with our name of the slot for the text. Raises ValueError for one that cannot be filled."""
-    renamed = text.replace("{haystack}", SLOT)
-    if "{question}" not in renamed:
-        raise ValueError("it has no {question}")
-    try:
-        fill(renamed, question="")
-    except (KeyError, IndexError) as error:
-        raise ValueError(f"it has the unknown slot {error}") from error
-    return renamed
-
-
-def _named(text: str) -> str:
-    if NAME not in text:
-        raise ValueError(f"it has no {NAME}")
-    return text
-
-
-class Test(BaseModel):
-    """What fills {1}, {2}, ... of a needle and its questions."""
-
-    input_args: list[PlainVisible]
-
-
-class Experiment(BaseModel):
-    """An entry of a needle set. questions: by kind (direct, onehop, twohop). task_template: the whole prompt."""
-
-    id: PlainVisible
-    needle: Annotated[PlainVisible, AfterValidator(_named)]
-    questions: dict[str, PlainVisible]
-    character_set: Annotated[list[PlainVisible], Field(min_length=1)]
-    tests: dict[str, Test]
-    task_template: Annotated[PlainVisible, AfterValidator(_template)]
+DEPTHS = 26
+"""Number of depths, from the beginning to the end."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A needle and its question, without the name."""
+class Official(Source):
+    """hops: name of the subset. Drawn, as the seed gives each needle its character."""
 
-    id: str
-    needle: str
-    question: str
-    names: tuple[str, ...]
-    template: str
+    drawn = True
 
+    hops: str
+    settings: NolimaSettings
+    data: DataSource
 
-def asked(file: RowFile, kind: str) -> list[Asked]:
-    """All questions of a kind in a needle set. Raises UserError for a bad entry, and where there are none."""
-    found = []
-    for number, value in array(file):
-        entry = validate(value, Experiment, f"{file}, row {number}")
-        if kind not in entry.questions:
-            continue
-        for name, test in entry.tests.items():
-            slots = {f"{{{i}}}": text for i, text in enumerate(test.input_args, start=1)}
-            found.append(
-                Asked(
-                    f"{entry.id}_{name}_{kind}",
-                    _filled(entry.needle, slots),
-                    _filled(entry.questions[kind], slots),
-                    tuple(entry.character_set),
-                    entry.task_template,
-                )
+    @property
+    def _set(self) -> str:
+        return "needle_set_ONLYDirect" if self.hops == "direct" else self.settings.set
+
+    def check(self) -> None:
+        rows.asked(rows.needles(self._set, self.data), self.hops)
+        rows.books(self.data)
+
+    def files(self) -> Sequence[Path]:
+        return rows.files(self.data)
+
+    def instances(self, builder: PromptBuilder, length: int, limit: int | None, seed: int) -> Iterator[Instance]:
+        """Every question at every depth of every book, in an order whose every start is spread over them."""
+        asked = rows.asked(rows.needles(self._set, self.data), self.hops)
+        books = [opened(file, builder) for file in rows.books(self.data)]
+        grid = list(product(range(len(asked)), range(len(books)), range(DEPTHS)))
+        ranked = [grid[i] for i in sorted(range(len(grid)), key=order)]
+        for which, book, depth in ranked[:limit]:
+            name = f"{asked[which].id}-book{book + 1}-depth{depth:02d}"
+            character = random.Random(f"nolima {name}:{seed}").choice(asked[which].names)
+            chosen = asked[which].about(character)
+            with naming(books[book].name):
+                prompt = self._placed(books[book], chosen, length, depth / (DEPTHS - 1))
+            yield Instance(
+                id=name,
+                prompt=prompt,
+                max_new_tokens=self.settings.answer_tokens,
+                stop=stop_at_end(builder.tokenizer),
+                thinking=self.settings.reading(builder, self.settings.chat),
+                reference=character,
+                group=name,
+                meta={
+                    "source": "official",
+                    "question": chosen.question,
+                    "needle": chosen.needle,
+                    "others": [],
+                    "depth_percent": round(100 * depth / (DEPTHS - 1), 2),
+                },
             )
-    if not found:
-        raise UserError(f"{file} asks no question of the kind {kind}: choose another set.")
-    return found
 
-
-def _filled(text: str, slots: Mapping[str, str]) -> str:
-    for slot, value in slots.items():
-        text = text.replace(slot, value)
-    return text
-
-
-def needles(name: str, data: DataSource) -> RowFile:
-    """The file of a needle set. Raises UserError that says how to get it."""
-    if data.data_dir is None:
-        return RowFile(fetch(REPO, f"{NEEDLES}/{name}.json", REVISION, data.offline))
-    for place in _places(data.data_dir):
-        if (path := place / NEEDLES / f"{name}.json").is_file():
-            return RowFile(path)
-    raise UserError(
-        f"The needle set {name} of NoLiMa is not in {data.data_dir}: put {NEEDLES}/{name}.json of "
-        f"https://huggingface.co/datasets/{REPO} there."
-    )
-
-
-def books(data: DataSource) -> list[RowFile]:
-    """The texts in which needles are hidden, by name. Raises UserError that says how to get them."""
-    if data.data_dir is None:
-        return [RowFile(fetch(REPO, f"{BOOKS}/{name}", REVISION, data.offline)) for name in BOOK_NAMES]
-    for place in _places(data.data_dir):
-        if found := sorted((place / BOOKS).glob("*.txt")):
-            return [RowFile(path) for path in found]
-    raise UserError(
-        f"The books of NoLiMa are not in {data.data_dir}: put {BOOKS}/*.txt of "
-        f"https://huggingface.co/datasets/{REPO} there."
-    )
-
-
-def files(data: DataSource) -> list[Path]:
-    """Needle sets and books of the data folder."""
-    if data.data_dir is None:
-        return []
-    patterns = (f"{NEEDLES}/*.json", f"{BOOKS}/*.txt")
-    return sorted(path for place in _places(data.data_dir) for pattern in patterns for path in place.glob(pattern))
-
-
-def _places(folder: Path) -> Iterator[Path]:
-    yield from (folder, folder / "data", folder / "nolima")
+    def _placed(self, book: Book, asked: rows.Asked, length: int, depth: float) -> Prompt:
+        """The published prompt, of at most `length` ids with the answer."""
+        before, after = fill(asked.template, question=asked.question)
+        budget = length - self.settings.answer_tokens
+        tokens = budget - len(book.builder.encode(before + asked.needle + after))
+        while tokens > 0:
+            start, rest = book.around(tokens, depth)
+            prompt = book.builder.build(
+                before,
+                f"{start} {asked.needle}\n{rest}",
+                after,
+                chat=self.settings.chat,
+                question=asked.question,
+                template=asked.template,
+                evidence=(len(start) + 1, len(start) + 1 + len(asked.needle)),
+            )
+            if len(prompt) <= budget:
+                return prompt
+            tokens -= len(prompt) - budget
+        raise UserError(f"A length of {length} tokens cannot hold NoLiMa: choose a larger --length.")

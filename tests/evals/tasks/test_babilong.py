@@ -14,8 +14,9 @@ from evals.errors import UserError
 from evals.tasks.babilong import scores
 from evals.tasks.babilong.prompts import template
 from evals.tasks.babilong.rows import fitting
+from evals.tasks.babilong.settings import BabilongSettings
 from evals.tasks.babilong.stories import KINDS, OPPOSITE
-from evals.tasks.babilong.task import Babilong, BabilongSettings
+from evals.tasks.babilong.task import Babilong
 from evals.tasks.base import DataSource, Instance, Output
 from evals.tasks.settings.controls import controlled
 from sharedllm.validation import validate

@@ -12,7 +12,8 @@ from evals.methods.weights import byte_tokenizer
 from evals.tasks.base import DataSource, Instance, Task
 from evals.tasks.common.prompt import Audit, Prompt
 from evals.tasks.common.spread import order
-from evals.tasks.graphwalks.task import GraphWalks, GraphWalksSettings
+from evals.tasks.graphwalks.settings import GraphWalksSettings
+from evals.tasks.graphwalks.task import GraphWalks
 from evals.tasks.infinitebench.task import InfiniteBench, InfiniteBenchSettings
 from evals.tasks.longbench.task import LongBench
 from evals.tasks.needle.task import Needle, NeedleSettings

@@ -14,9 +14,11 @@ from prompt_text import text
 
 from evals.errors import UserError
 from evals.tasks.base import DataSource, Output
+from evals.tasks.graphwalks.generated import MOST_NODES
 from evals.tasks.graphwalks.graph import at_depth, children, draw, nodes_of, parents
 from evals.tasks.graphwalks.scores import parse, set_f1
-from evals.tasks.graphwalks.task import MOST_NODES, GraphWalks, GraphWalksSettings
+from evals.tasks.graphwalks.settings import GraphWalksSettings
+from evals.tasks.graphwalks.task import GraphWalks
 from sharedllm.validation import validate
 
 

@@ -13,8 +13,10 @@ import pytest
 from evals.errors import UserError
 from evals.methods.weights import byte_tokenizer
 from evals.tasks.base import DataSource, Output
+from evals.tasks.mrcr.generated import ORDINALS, SUBSETS
 from evals.tasks.mrcr.scores import score
-from evals.tasks.mrcr.task import ORDINALS, SUBSETS, Mrcr, MrcrSettings
+from evals.tasks.mrcr.settings import MrcrSettings
+from evals.tasks.mrcr.task import Mrcr
 from sharedllm.validation import validate
 
 

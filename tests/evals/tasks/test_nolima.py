@@ -15,7 +15,8 @@ from evals.tasks.common.files import RowFile
 from evals.tasks.common.prompt import PromptBuilder
 from evals.tasks.nolima.associations import ASSOCIATIONS, LINKS, NAMES, draw, stems
 from evals.tasks.nolima.books import opened
-from evals.tasks.nolima.task import Nolima, NolimaSettings
+from evals.tasks.nolima.settings import NolimaSettings
+from evals.tasks.nolima.task import Nolima
 from evals.tasks.settings.controls import controlled
 from sharedllm.validation import validate
 

@@ -12,9 +12,11 @@ from evals.errors import UserError
 from evals.methods.weights import byte_tokenizer
 from evals.run.work import sample_count
 from evals.tasks.base import DataSource, Task
-from evals.tasks.graphwalks.task import GraphWalks, GraphWalksSettings
+from evals.tasks.graphwalks.settings import GraphWalksSettings
+from evals.tasks.graphwalks.task import GraphWalks
 from evals.tasks.infinitebench.task import InfiniteBench, InfiniteBenchSettings
-from evals.tasks.mrcr.task import Mrcr, MrcrSettings
+from evals.tasks.mrcr.settings import MrcrSettings
+from evals.tasks.mrcr.task import Mrcr
 from evals.tasks.needle.task import Needle, NeedleSettings
 from evals.tasks.ruler.task import Ruler, RulerSettings
 from evals.tasks.settings.controls import controlled

@@ -1,0 +1,59 @@
+"""Settings of BABILong."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from evals.tasks.babilong import rows
+from evals.tasks.babilong.prompts import BARE, template
+from evals.tasks.settings.chat import ChatSettings
+
+MOST_FACTS = 200
+
+
+class BabilongSettings(ChatSettings):
+    """source: `generated` facts in your own text (--data-dir, else Python's own help), or the `official` rows. set:
+    which of them, 0k to 1M; not given: the longest that --length can hold. facts: how many are generated (1 to
+    200; qa4 has 2); not given: drawn as in the originals. start: percent of the text before the first fact; the higher,
+    the easier for methods with a window. prompt: `official`, or `bare` without instruction and examples. begin: begin
+    the answer with "Answer:" as the examples do, for base models. cloze: begin it with the deciding fact itself, up to
+    the place that is asked for: a model need only find the sentence and copy its end (generated qa1). max_new_tokens:
+    answer budget, officially 20. chat: wrap the prompt in the tokenizer's chat template.
+    """
+
+    source: Literal["generated", "official"] = "generated"
+    set: str | None = None
+    facts: int | None = Field(None, ge=1, le=MOST_FACTS)
+    start: float = Field(0, ge=0, le=100)
+    prompt: Literal["official", "bare"] = "official"
+    begin: bool = False
+    cloze: bool = False
+    max_new_tokens: int = Field(20, ge=1)
+    chat: bool = False
+
+    added_later: ClassVar[tuple[str, ...]] = (*ChatSettings.added_later, "cloze")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> BabilongSettings:
+        if self.source == "official" and (self.facts is not None or self.start or self.cloze):
+            raise ValueError("facts, start and cloze are settings of source=generated: the official rows have theirs")
+        if self.cloze and (self.begin or self.chat):
+            raise ValueError("cloze begins the answer itself, in plain text: leave out begin and chat")
+        if self.set is not None and self.source != "official":
+            raise ValueError("set names official rows: add source=official")
+        if self.set is not None and self.set not in rows.SETS:
+            raise ValueError(f"set is one of {', '.join(rows.SETS)}")
+        return self
+
+    def template(self, task: str) -> str:
+        """The prompt of a task, with the slots {context} and {question}. Raises UserError as `prompts.template`."""
+        return template(task) if self.prompt == "official" else BARE
+
+    @property
+    def begun(self) -> str:
+        """What the answer is begun with."""
+        if not self.begin:
+            return ""
+        return "Answer:" if self.chat else "\nAnswer:"

@@ -1,0 +1,28 @@
+"""Settings of MRCR."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from evals.tasks.settings.chat import ChatSettings
+
+
+class MrcrSettings(ChatSettings):
+    """source: `generated` conversations, or the `official` ones. chat: the tokenizer's chat template, around a
+    generated conversation as one message, around each message of an official one. max_new_tokens: answer budget of
+    official rows; not given: what the answer takes, and 32 more.
+    """
+
+    source: Literal["generated", "official"] = "generated"
+    chat: bool = False
+    max_new_tokens: int | None = Field(None, ge=1)
+
+    added_later: ClassVar[tuple[str, ...]] = (*ChatSettings.added_later, "source", "max_new_tokens")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> MrcrSettings:
+        if self.source == "generated" and self.max_new_tokens is not None:
+            raise ValueError("max_new_tokens is a setting of source=official: generated answers have 200")
+        return self
