@@ -39,7 +39,7 @@ TASKS = {
     "perplexity": "evals.tasks.perplexity.task:Perplexity",
     "longbench": "evals.tasks.longbench.task:LongBench",
     "longbench-e": "evals.tasks.longbench.task:LongBenchE",
-    "longbench-v2": "evals.tasks.longbench_v2:LongBenchV2",
+    "longbench-v2": "evals.tasks.longbench_v2.task:LongBenchV2",
     "infinitebench": "evals.tasks.infinitebench.task:InfiniteBench",
     "aa-lcr": "evals.tasks.aa_lcr.task:AaLcr",
     "leval": "evals.tasks.leval.task:LEval",

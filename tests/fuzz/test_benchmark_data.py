@@ -22,7 +22,7 @@ from evals.tasks.common.source import DataSource
 from evals.tasks.infinitebench.task import InfiniteBench, InfiniteBenchSettings
 from evals.tasks.leval.task import LEval, LEvalSettings
 from evals.tasks.longbench.task import LongBenchE
-from evals.tasks.longbench_v2 import LongBenchV2
+from evals.tasks.longbench_v2.task import LongBenchV2
 from evals.tasks.ruler.task import Ruler, RulerSettings
 from evals.tasks.settings.official import OfficialSettings
 

@@ -13,7 +13,9 @@ from evals.methods.weights import byte_tokenizer
 from evals.records.models import Answer, SampleRecord
 from evals.tasks.base import DataSource, Output
 from evals.tasks.common import official_prompts
-from evals.tasks.longbench_v2 import LongBenchV2, parse_answer, template
+from evals.tasks.longbench_v2.prompts import template
+from evals.tasks.longbench_v2.scores import parse_answer
+from evals.tasks.longbench_v2.task import LongBenchV2
 from evals.tasks.settings.official import OfficialSettings
 
 

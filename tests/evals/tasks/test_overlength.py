@@ -18,7 +18,7 @@ from evals.report.tables import summary_table
 from evals.tasks.base import DataSource, Instance, Task
 from evals.tasks.infinitebench.task import InfiniteBench, InfiniteBenchSettings
 from evals.tasks.longbench.task import LongBench
-from evals.tasks.longbench_v2 import LongBenchV2
+from evals.tasks.longbench_v2.task import LongBenchV2
 from evals.tasks.settings.official import OfficialSettings
 
 WORDS = (100, 2000, 120, 3000)
