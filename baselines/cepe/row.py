@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from sharedllm.nn import launch, row
+from sharedllm.nn.flash_decoding import join
 from sharedllm.nn.layers import Projection
 
 WIDEST = 1024
@@ -72,7 +73,6 @@ def mix(query: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
     block = 16 if heads <= 16 else HEADS
     mixed = query.new_empty(parts, heads, width)
     log_sums = query.new_empty(parts, heads, dtype=torch.float32)
-    made = torch.empty_like(query)
     with launch.launches_on(query):
         row_kernels.attend_part[(parts, -(-heads // block))](
             query,
@@ -90,10 +90,7 @@ def mix(query: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
             STAGES=STAGES,
             num_warps=WARPS,
         )
-        row_kernels.join[(heads, -(-width // 64))](
-            mixed, log_sums, made, parts, heads, width, PARTS=PARTS, COLUMNS=64, num_warps=8
-        )
-    return made
+    return join(mixed, log_sums, torch.empty_like(query))
 
 
 def _has_room(device: torch.device) -> bool:

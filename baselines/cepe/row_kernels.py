@@ -74,22 +74,6 @@ def attend_part(
 
 
 @triton.jit
-def join(mixed, log_sums, made, parts, heads, E, PARTS: tl.constexpr, COLUMNS: tl.constexpr):
-    """made (heads, E) = attention to the states of all parts, by what `attend_part` left. One program for COLUMNS
-    columns of a head."""
-    head = tl.program_id(0)
-    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    part = tl.arange(0, PARTS)
-    exists = part < parts
-    log_sum = tl.load(log_sums + part * heads + head, mask=exists, other=float("-inf"))
-    weights = tl.exp(log_sum - tl.max(log_sum, 0))
-    own = exists[:, None] & (column < E)[None, :]
-    read = tl.load(mixed + (part * heads + head)[:, None] * E + column[None, :], mask=own, other=0.0)
-    result = tl.sum(weights[:, None] * read.to(tl.float32), 0) / tl.sum(weights, 0)
-    tl.store(made + head * E + column, result.to(made.dtype.element_ty), mask=column < E)
-
-
-@triton.jit
 def narrow(mixed, weight, made, groups, D, E: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """made (heads, D) = the values' projection (kv heads * D, E) times mixed (heads, E), each head by its own D rows,
     which `groups` heads share. One program for ROWS of them."""

@@ -86,14 +86,19 @@ class DecoderStep(StaticStep, Generic[D]):
 
     def attend(self, index: int, layer: DecoderLayer, hidden: torch.Tensor, rows: Rows) -> torch.Tensor:
         """States (1, q, hidden) after the attention branch of layer `index`."""
-        tail = self.tails[index]
-        query, keys, values = self.project(index, layer, hidden)
-        query = tail.take(query, keys, values, rows.place, rows.rotation)
-        return self.output(index, layer, hidden, merged(tail.attend(query, rows.bias, layer.self_attn.scaling)))
+        made = self.project(index, layer, hidden)
+        mixed = self.mix(self.tails[index], made, rows, layer.self_attn.scaling)
+        return self.output(index, layer, hidden, merged(mixed))
 
     def project(self, index: int, layer: DecoderLayer, hidden: torch.Tensor) -> Projected:
         """What layer `index` makes of its states (1, q, hidden), before rotation."""
         return project(layer, hidden)
+
+    def mix(self, tail: Tail, made: Projected, rows: Rows, scale: float) -> torch.Tensor:
+        """Attention to a tail, which takes the new keys and values: (1, heads, q, head_dim)."""
+        query, keys, values = made
+        query = tail.take(query, keys, values, rows.place, rows.rotation)
+        return tail.attend(query, rows.bias, scale)
 
     def output(self, index: int, layer: DecoderLayer, hidden: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
         """States (1, q, hidden) after the attention branch. attended: (1, q, heads * head_dim)."""

@@ -24,7 +24,7 @@ from evals.methods.decoding.cuda_graph import Arrival, GraphRunner
 from evals.methods.decoding.session import CachedSession
 from evals.methods.decoding.static_attention import Reach, Tail
 from evals.methods.decoding.static_decoder import DecoderStep
-from sharedllm.nn import launch, row
+from sharedllm.nn import flash_decoding, launch, row
 from sharedllm.nn.layers import Decoder
 
 NEW = 24
@@ -276,6 +276,30 @@ def test_a_tail_is_attention_in_a_window(held: int, tokens: int, window: int | N
     assert torch.equal(tail.new(tokens)[1], values[:, :, pinned + held :])
 
 
+@pytest.mark.parametrize("fits", [True, False])
+def test_longllama_attends_by_its_kernels_where_they_fit(fits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To what is held, and to its own keys and values, stored as they say; memory layers keep raw keys, too."""
+    raws = []
+
+    def attend(query: Any, key: Any, value: Any, rotation: Any, place: Any, *state: Any) -> torch.Tensor:
+        held, new, scale, raw = state
+        reach = Reach(held[0].shape[2], new[0].shape[2], None, place.device)
+        tail = Tail(reach, held, head_dim=query.shape[-1])
+        tail.keys, tail.values, tail.raw = *new, raw
+        raws.append(raw is not None)
+        return tail.attend(tail.take(query, key, value, place, rotation), reach.bias(place), scale)
+
+    session = load("longllama-padded-heads").prefill(CONTEXT, BOS)
+    wanted, forwards = generate(session, graphs_on="none")
+    monkeypatch.setattr(flash_decoding, "fits", lambda *args: fits)
+    monkeypatch.setattr(flash_decoding, "attend", attend)
+    got, steps = generate(session)
+    assert steps.static
+    torch.testing.assert_close(torch.stack(steps.logits), torch.stack(forwards.logits), atol=1e-4, rtol=1e-5)
+    assert got == wanted
+    assert set(raws) == ({True, False} if fits else set())
+
+
 # the interpreter of Triton 3.6 runs no loops with bounds like CEPE's under numpy 2.4; that of 3.9 does
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="needs Triton and TRITON_INTERPRET=1")
 @pytest.mark.parametrize("name", ["full", "cepe", "longllama", "longllama-shared-heads", "longllama-padded-heads"])
@@ -285,8 +309,11 @@ def test_steps_of_kernels_equal_forwards(name: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(row, "_fits", lambda x: True)
     monkeypatch.setattr(launch, "launches_on", lambda x: nullcontext())
     monkeypatch.setattr(cepe_row, "_has_room", lambda device: True)
+    calls, attend = [], flash_decoding.attend
+    monkeypatch.setattr(flash_decoding, "attend", lambda *args: (calls.append(None), attend(*args))[1])
     got, steps = generate(session)
     assert steps.static
+    assert bool(calls) == name.startswith("longllama")
     torch.testing.assert_close(torch.stack(steps.logits), torch.stack(forwards.logits), atol=1e-4, rtol=1e-5)
     assert got == wanted
 
@@ -327,8 +354,10 @@ def test_gpu_graph_equals_forwards(name: str, dtype: str) -> None:
 )
 def test_gpu_kernels_of_a_row_equal_plain_operations(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     session = load(name, device="cuda", dtype="bfloat16").prefill(CONTEXT, BOS)
-    calls, attend_more = [], row.attend_more
-    monkeypatch.setattr(row, "attend_more", lambda *args: (calls.append(None), attend_more(*args))[1])
+    calls: list[None] = []
+    for module, kernel in ((row, "attend_more"), (flash_decoding, "attend")):
+        plain = getattr(module, kernel)
+        monkeypatch.setattr(module, kernel, lambda *args, plain=plain: (calls.append(None), plain(*args))[1])
     fast = generate(session, graphs_on="cuda")[1].logits
     made = len(calls)
     monkeypatch.setattr(row, "_fits", lambda x: False)
