@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,23 +74,52 @@ def load(path: Path) -> Run:
 
 
 def merge(runs: Sequence[Run], path: Path) -> Run:
-    """Several runs as one. A model name that stands for different weights or settings gets its run's folder name."""
-    identities: dict[str, set[str]] = {}
-    for run in runs:
-        for name, model in run.models.items():
-            identities.setdefault(name, set()).add(_identity(model))
+    """Several runs as one. A model name that stands for different models, or that runs asked a task in different ways,
+    gets its run's folder name.
+    """
+    unlike = _unlike(runs)
+    labels = dict(zip((run.path.resolve() for run in runs), _labels(runs), strict=True))
     merged = Run(path, runs[0].meta.model_copy(update={"models": {}, "cells": {}, "merged": []}), {}, {})
     for run in runs:
-        names = {n: n if len(identities[n]) == 1 else f"{n} ({run.path.name})" for n in run.models}
+        label = labels[run.path.resolve()]
+        names = {n: f"{n} ({label})" if n in unlike else n for n in _names(run)}
         merged.models.update({names[n]: model for n, model in run.models.items()})
         for cell, state in run.cells.items():
-            merged.cells[cell] = state.model_copy(update={"model": names.get(state.model, state.model)})
+            merged.cells[cell] = state.model_copy(update={"model": names[state.model]})
         for cell, samples in run.samples.items():
             merged.samples[cell] = _together(cell, merged.samples[cell], samples) if cell in merged.samples else samples
         merged.perf.update(run.perf)
         merged.notes.extend(run.notes)
         merged.meta.merged.append({"path": run.path.name, "environment": run.meta.environment})
     return merged
+
+
+def _names(run: Run) -> Iterable[str]:
+    """The models of a run, those too that were never loaded."""
+    return dict.fromkeys([*run.models, *(state.model for state in run.cells.values())])
+
+
+def _unlike(runs: Sequence[Run]) -> set[str]:
+    """Names of models that are not the same in all runs, or were not asked the same: what a run itself refuses to hold
+    under one name (`evals.run.difference`).
+    """
+    found: dict[tuple[str, str], set[str]] = {}
+    for run in runs:
+        for name, model in run.models.items():
+            found.setdefault((name, ""), set()).add(_identity(model))
+        for state in run.cells.values():
+            way = [state.settings, state.task_version, state.data, run.meta.spec.get("seed")]
+            found.setdefault((state.model, state.task), set()).add(dumps(way))
+    return {name for (name, _), ways in found.items() if len(ways) > 1}
+
+
+def _labels(runs: Sequence[Run]) -> list[str]:
+    """For each run the last folders of its path, as many as tell the runs apart."""
+    parts = [run.path.resolve().parts[1:] for run in runs]
+    for depth in range(1, max(map(len, parts), default=1)):
+        if len({found[-depth:] for found in parts}) == len(set(parts)):
+            return ["/".join(found[-depth:]) for found in parts]
+    return ["/".join(found) for found in parts]
 
 
 def _together(cell: str, first: Sequence[SampleRecord], second: Sequence[SampleRecord]) -> list[SampleRecord]:

@@ -14,6 +14,7 @@ from evals import report
 from evals.cli.report import main
 from evals.errors import UserError
 from evals.report.digest import task_of
+from evals.report.effective import effective_lengths
 from evals.report.frames import Data
 from evals.report.hints import ceiling_hints, hints
 from evals.report.load import load, merge
@@ -157,6 +158,35 @@ def test_merging_tells_models_of_one_name_apart(tmp_path) -> None:
     merged = merge([first, second], tmp_path)
     assert set(merged.models) == {f"{SHARED} (a)", f"{SHARED} (b)"}
     assert {c.model for c in merged.cells.values()} == set(merged.models)
+
+
+def test_merging_tells_models_of_folders_with_one_name_apart(tmp_path) -> None:
+    runs = [load(write_run(tmp_path / where / "run", samples=2, models=(SHARED,))) for where in "ab"]
+    runs[1].models[SHARED].identity = "other weights"
+    for cell in list(runs[1].cells):
+        runs[1].cells[cell + "x"] = runs[1].cells.pop(cell)
+    merged = merge([*runs, runs[0]], tmp_path)
+    assert set(merged.models) == {f"{SHARED} (a/run)", f"{SHARED} (b/run)"}
+    assert {merged.cells[cell].model for cell in runs[0].cells} == {f"{SHARED} (a/run)"}
+
+
+def test_merging_tells_runs_apart_that_asked_one_model_in_different_ways(tmp_path) -> None:
+    """Under one name, the scores of one of them would stand for both in every table that has a place for one."""
+    first = load(write_run(tmp_path / "a", samples=2, models=(FULL, SHARED), tasks=("needle",)))
+    others = {}
+    for name in ("seed", "settings"):
+        others[name] = load(write_run(tmp_path / name, samples=2, models=(SHARED,), tasks=("needle",)))
+        for cell in list(others[name].cells):
+            others[name].cells[cell + name] = others[name].cells.pop(cell)
+            others[name].samples[cell + name] = others[name].samples.pop(cell, [])
+    others["seed"].meta.spec["seed"] = 1
+    for state in others["settings"].cells.values():
+        state.settings["needles"] = 4
+    for name, other in others.items():
+        merged = merge([first, other], tmp_path)
+        assert list(merged.models) == [FULL, f"{SHARED} (a)", f"{SHARED} ({name})"]
+        lengths = effective_lengths(Data.of(merged))
+        assert [e.model for e in lengths] == list(merged.models)
 
 
 def test_a_task_that_is_not_installed_is_one_sentence(tmp_path) -> None:
