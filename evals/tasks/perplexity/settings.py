@@ -13,7 +13,7 @@ from evals.tasks.common import documents as data
 
 class PerplexitySettings(TaskSettings):
     """scored: targets at the end of a window. running: tokens after the context, targets included; at most half
-    of the length, and at least one more than `scored`. context: the controls.
+    of the length, and at least one more than `scored`. context: the controls; `own` comes first.
 
     anchor: where windows end. `end`: at the end of the document, then `stride` tokens earlier, ..., so that all
     lengths score the same tokens. `start`: the first window begins with the document (CEPE, YaRN), so lengths
@@ -48,4 +48,4 @@ class PerplexitySettings(TaskSettings):
     def _own_first(cls, value: tuple[Control, ...]) -> tuple[Control, ...]:
         if not value:
             raise ValueError("name at least one of own, other, none")
-        return tuple(dict.fromkeys(value))
+        return tuple(sorted(dict.fromkeys(value), key=lambda control: control != "own"))

@@ -14,8 +14,9 @@ LARGEST_NLL = 700.0
 
 
 def summarize(samples: Sequence[SampleRecord], protocol: PerplexitySettings) -> dict[str, float]:
-    """ppl and nll of the first control named (as a rule `own`), those of the other controls with their name,
-    use_of_context, bits_per_byte, and ppl and use_of_context of each domain where there is more than one.
+    """ppl and nll of the first control named (`own` unless it was left out), those of the other controls with their
+    name, use_of_context over the windows that have both scores, bits_per_byte, and ppl and use_of_context of each domain
+    where there is more than one. A control without samples has no numbers, and no other takes its place.
     """
     domains = sorted({sample.meta["domain"] for sample in samples})
     metrics = _of_all(samples, protocol)
@@ -37,15 +38,24 @@ def _of_all(samples: Sequence[SampleRecord], protocol: PerplexitySettings) -> di
         if by_control[control]
     }
     metrics: dict[str, float] = {}
-    main = next(iter(nll), None)
+    main = protocol.context[0]
     for control, value in nll.items():
         suffix = "" if control == main else f"_{control}"
         metrics |= {f"ppl{suffix}": math.exp(min(value, LARGEST_NLL)), f"nll{suffix}": value}
-    if "own" in nll and "other" in nll:
-        metrics["use_of_context"] = nll["other"] - nll["own"]
-    if main is not None and (bits := bits_per_byte(by_control[main])) is not None:
+    own, other = (_windows(by_control[control]) for control in ("own", "other"))
+    if both := own.keys() & other.keys():
+        lost, kept = (
+            aggregate([s for w, s in found.items() if w in both], protocol.aggregate) for found in (other, own)
+        )
+        metrics["use_of_context"] = lost - kept
+    if main in nll and (bits := bits_per_byte(by_control[main])) is not None:
         metrics["bits_per_byte"] = bits
     return metrics
+
+
+def _windows(samples: Sequence[SampleRecord]) -> dict[str, SampleRecord]:
+    """Samples of one control by their windows."""
+    return {sample.meta["window"]: sample for sample in samples}
 
 
 def aggregate(samples: Sequence[SampleRecord], how: str) -> float:

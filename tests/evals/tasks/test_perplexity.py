@@ -175,6 +175,7 @@ def test_longer_lengths_use_a_start_of_the_documents_of_shorter_ones(tokenizer, 
 def sample(control: str, document: str, nll: float, tokens: int = 10, domain: str = "d") -> SampleRecord:
     meta = {
         "control": control,
+        "window": f"{document}@0",
         "document": document,
         "domain": domain,
         "target_tokens": tokens,
@@ -211,6 +212,23 @@ def test_use_of_context_is_what_the_right_context_gives_over_another(tokenizer, 
     assert metrics["ppl/y"] == pytest.approx(math.exp(2.0))
     (instance, *_) = make(tokenizer, texts)
     assert task.evaluate(instance, Output(logprobs=[-1.0, -3.0])) == {"nll": 2.0}
+
+
+def test_no_control_takes_the_place_of_another(tokenizer, texts) -> None:
+    """As where a model loses its own long context to overflow or memory, and is asked without a context all the same."""
+    task = Perplexity(None, PerplexitySettings(), DataSource())
+    lost = [sample("none", "a", 1.7), sample("other", "a", 1.5)]
+    assert task.summarize(lost).keys() == {"ppl_other", "nll_other", "ppl_none", "nll_none"}
+    part = [*lost, sample("own", "b", 2.0), sample("other", "b", 2.25)]
+    assert task.summarize(part)["use_of_context"] == pytest.approx(0.25)
+    assert task.summarize(part)["nll"] == pytest.approx(2.0)
+
+
+def test_the_own_context_is_the_first_control_in_whatever_order_they_are_named() -> None:
+    named = PerplexitySettings.model_validate({"context": "none,own,none"})
+    assert named.context == ("own", "none")
+    metrics = Perplexity(None, named, DataSource()).summarize([sample("none", "a", 3.0), sample("own", "a", 2.0)])
+    assert (metrics["nll"], metrics["nll_none"]) == (2.0, 3.0)
 
 
 def test_a_length_beyond_the_documents_names_the_longest_possible(tokenizer, texts) -> None:
