@@ -113,9 +113,10 @@ def _others(instances: Sequence[Instance]) -> dict[str, list[int]]:
 
     It is what the task made for the purpose (`Instance.other`), else the context of the nearest instance before it
     that holds nothing of what its own holds, or after it where there is none before. Looking back first, a larger
-    limit changes nothing about the samples of a smaller one.
+    limit changes nothing about the samples of a smaller one. Empty contexts lend nothing, and need none.
     """
-    usable = sorted((i for i in instances if i.refused is None), key=lambda instance: instance.order)
+    usable = [i for i in instances if i.refused is None and i.prompt.context]
+    usable.sort(key=lambda instance: instance.order)
     holds = [instance.holds or frozenset([instance.group or instance.prompt.context_key]) for instance in usable]
     found = {}
     for place, instance in enumerate(usable):

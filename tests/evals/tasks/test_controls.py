@@ -81,6 +81,15 @@ def test_no_question_gets_a_context_that_holds_what_its_own_does() -> None:
     assert set(contexts(controlled(task_with(), made), "none")) == {"a", "b", "c", "d"}
 
 
+def test_an_empty_context_lends_nothing_and_is_replaced_by_none() -> None:
+    made = [instance("a", [1, 1]), instance("b", []), instance("c", [2, 2])]
+    found = controlled(task_with(), made)
+    assert contexts(found, "other") == {"a": [2, 2], "c": [1, 1]}
+    assert contexts(found, "none") == {"a": [], "b": [], "c": []}
+    with pytest.raises(UserError, match="raise --limit"):
+        controlled(task_with(), made[:2])
+
+
 def test_questions_on_one_context_do_not_lend_it_to_each_other() -> None:
     made = [instance("a", [1, 1]), instance("b", [1, 1]), instance("c", [2, 2])]
     assert contexts(controlled(task_with(), made), "other") == {"a": [2, 2], "b": [2, 2], "c": [1, 1]}
