@@ -86,10 +86,12 @@ class LateFile(GrowingFile):
         return end
 
     def settle(self) -> None:
-        """When this returns, all content is on the disk."""
+        """When this returns, all content is on the disk. Where it is not, every further call raises: what was lost is
+        no longer in the file, and nobody may count on it.
+        """
         if self._under_way is not None:
-            under_way, self._under_way = self._under_way, None
-            under_way.result()
+            self._under_way.result()
+            self._under_way = None
 
     def close(self) -> None:
         try:

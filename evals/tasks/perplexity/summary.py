@@ -15,8 +15,8 @@ LARGEST_NLL = 700.0
 
 def summarize(samples: Sequence[SampleRecord], protocol: PerplexitySettings) -> dict[str, float]:
     """ppl and nll of the first control named (`own` unless it was left out), those of the other controls with their
-    name, use_of_context over the windows that have both scores, bits_per_byte, and ppl and use_of_context of each domain
-    where there is more than one. A control without samples has no numbers, and no other takes its place.
+    name, use_of_context over the windows that have both scores, bits_per_byte, and ppl and use_of_context of each
+    domain where there is more than one. A control without samples has no numbers, and no other takes its place.
     """
     domains = sorted({sample.meta["domain"] for sample in samples})
     metrics = _of_all(samples, protocol)

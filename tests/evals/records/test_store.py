@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from evals.errors import UserError
 from evals.records import disk
-from evals.records.models import Answer, Measurement, PerfRecord, SampleRecord
+from evals.records.models import Answer, CellState, Measurement, PerfRecord, SampleRecord
 from evals.records.read import read_answers, read_records, read_run
 from evals.records.store import RunStore, StoreError
 
@@ -213,16 +213,26 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
 
 
 def test_what_a_disk_refuses_behind_the_run_stops_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The disk gets a record while the next request is answered; the record that it refuses is not in the file."""
-    with RunStore(tmp_path, "k", HEADER) as run:
-        run.append(sample(0))
-        run.save()
-        with monkeypatch.context() as full:
-            full.setattr(disk.os, "fsync", lambda file: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-            run.append(sample(1))
-            with pytest.raises(StoreError, match="No space left"):
-                run.append(sample(2))
-        assert list(read_records(tmp_path)) == [sample(0)]
+    """The disk gets a record while the next request is answered; the record that it refuses is not in the file, and
+    nothing is written that counts on it, though the disk takes everything else.
+    """
+    run = RunStore(tmp_path, "k", HEADER)
+    run.append(sample(0))
+    run.meta.cells["c"] = CellState(
+        model="m", task="t", length=1, settings={}, task_version=1, metric="score", higher_is_better=True
+    )
+    run.save()
+    with monkeypatch.context() as full:
+        full.setattr(disk.os, "fsync", lambda file: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        run.append(sample(1))
+        with pytest.raises(StoreError, match="No space left"):
+            run.append(sample(2))
+    run.meta.cells["c"].status = "ok"
+    for write in (run.save, lambda: run.save_cells("c"), lambda: run.__exit__(None, None, None)):
+        with pytest.raises(StoreError, match="No space left"):
+            write()
+    assert list(read_records(tmp_path)) == [sample(0)]
+    assert read_run(tmp_path).cells["c"].status == "pending"
 
 
 def test_a_state_is_written_after_the_records_that_it_counts_on(tmp_path: Path, monkeypatch) -> None:
