@@ -214,8 +214,8 @@ def test_use_of_context_is_what_the_right_context_gives_over_another(tokenizer, 
     assert task.evaluate(instance, Output(logprobs=[-1.0, -3.0])) == {"nll": 2.0}
 
 
-def test_no_control_takes_the_place_of_another(tokenizer, texts) -> None:
-    """As where a model loses its own long context to overflow or memory, and is asked without a context all the same."""
+def test_no_control_takes_the_place_of_another() -> None:
+    """As where a model answers without a context, and its own long one overflows or does not fit into memory."""
     task = Perplexity(None, PerplexitySettings(), DataSource())
     lost = [sample("none", "a", 1.7), sample("other", "a", 1.5)]
     assert task.summarize(lost).keys() == {"ppl_other", "nll_other", "ppl_none", "nll_none"}
