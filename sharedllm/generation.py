@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any, cast
 
 import torch
@@ -11,7 +12,7 @@ from transformers.utils.generic import ModelOutput
 from sharedllm.configuration import SharedLLMConfig
 from sharedllm.context import CompressedContext
 from sharedllm.errors import UserError
-from sharedllm.inputs import RAW
+from sharedllm.inputs import RAW, ids_tensor
 from sharedllm.prompt import TEMPLATE, ask_about
 
 
@@ -39,8 +40,8 @@ class Generation(GenerationMixin):
         does not see them. Raises UserError as `ask_about`.
         """
         prompt = ask_about(tokenizer, context, question, self.config.chunk_size, template, answer_start)
-        chunks = torch.tensor(prompt.chunks, dtype=torch.long, device=self.device)
-        running = torch.tensor([prompt.running], device=self.device)
+        chunks = ids_tensor([*chain.from_iterable(prompt.chunks)], self.device)
+        running = ids_tensor(prompt.running, self.device)
         start, end = prompt.question
         new: torch.Tensor = self.generate(  # type: ignore[assignment,misc]  # a mixin that is not typed
             running,

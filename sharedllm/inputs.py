@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from transformers.cache_utils import Cache
 
@@ -52,3 +54,9 @@ class ContextInputs:
 
 RAW = ("context_ids", "query_length", "query_start", "chunk_question", "num_chunks", "chunk_index", "trees")
 """Inputs that a compressed context replaces."""
+
+
+def ids_tensor(ids: Sequence[int], device: torch.device | None = None) -> torch.Tensor:
+    """Token ids as a batch of one text, (1, n). `torch.tensor` takes six times as long over a list: 14 ms for 127
+    thousand ids on one core, as long as a GPU takes to read thousands of tokens."""
+    return torch.from_numpy(np.array(ids, dtype=np.int64)[None]).to(device)

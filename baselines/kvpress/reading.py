@@ -16,6 +16,7 @@ from baselines.kvpress.context_only import pressed
 from baselines.kvpress.sizes import shortest
 from evals.methods.boundary import reading
 from evals.methods.decoding.prefill import check_length
+from sharedllm.inputs import ids_tensor
 from sharedllm.nn.base_config import key_value_heads
 from sharedllm.nn.layers import KeysValues, decoder_of, stock_decoder
 
@@ -67,7 +68,7 @@ def read_context(
     """
     tokens = len(prefix) + len(context)
     check_length(model.config, tokens)
-    ids = torch.tensor([[*prefix, *context]], device=model.device)
+    ids = ids_tensor([*prefix, *context], model.device)
     press, cache = recipe.press(), DynamicCache()
     compressed = len(context) >= shortest(press)
     with _marks_removed(model, eager=recipe.weights) as modules:

@@ -31,6 +31,7 @@ from sharedllm.adapter_files import AdapterRecord, adapter_settings, check_files
 from sharedllm.cost import arithmetic
 from sharedllm.cross_attention import CrossAttention
 from sharedllm.entry_budget import columns, entries
+from sharedllm.inputs import ids_tensor
 from sharedllm.prompt import whole_chunks
 from sharedllm.settings import DEFAULTS, partial_settings
 from sharedllm.trained_adapter import check_method
@@ -127,7 +128,7 @@ class SharedLLM(ReplayingModel):
     @torch.inference_mode()
     def prefill(self, context_ids: Sequence[int], prefix_ids: Sequence[int] = ()) -> Session:
         chunks, size = self._split(len(context_ids), bool(prefix_ids)), self.model.config.chunk_size
-        ids = torch.tensor([list(context_ids[: chunks * size])], dtype=torch.long, device=self.device)
+        ids = ids_tensor(context_ids[: chunks * size], self.device)
         lead = [*prefix_ids, *context_ids[chunks * size :]]
         return SharedLLMSession(self.model, self.reader, ids.view(1, chunks, size), lead)
 

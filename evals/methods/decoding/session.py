@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from evals.methods.base import NotFiniteError, Query, Session, Stop
 from evals.methods.decoding.cuda_graph import FEWEST, LONGEST, GraphRunner, StaticStep, likeliest
+from sharedllm.inputs import ids_tensor
 from sharedllm.nn.layers import output_head
 
 M = TypeVar("M", bound=PreTrainedModel)
@@ -69,7 +70,7 @@ class CachedSession(Session, Generic[M]):
         return self.context_hidden
 
     def _tensor(self, ids: Sequence[int]) -> torch.Tensor:
-        return torch.tensor([list(ids)], dtype=torch.long, device=self.device)
+        return ids_tensor(ids, self.device)
 
     @torch.inference_mode()
     def generate(
