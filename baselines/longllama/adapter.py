@@ -12,6 +12,7 @@ import torch
 from pydantic import BaseModel, Field
 from transformers import PreTrainedConfig
 
+from baselines.longllama.heads import pad_heads, padded
 from baselines.longllama.modeling import LongLlamaConfig, LongLlamaForCausalLM
 from baselines.longllama.reader import Reader
 from baselines.longllama.step import LongLLaMAStep
@@ -106,6 +107,8 @@ class LongLLaMA(ReplayingModel):
 
     model: LongLlamaForCausalLM
     reader: Reader
+    padding_bytes: int
+    """Of the weights, as `pad_heads` says."""
 
     @classmethod
     def inspect_adapter(cls, preset: Preset, folder: Path) -> TrainedRecord:
@@ -127,7 +130,7 @@ class LongLLaMA(ReplayingModel):
             if not runtime.random_weights:
                 check_checkpoint(resolve(preset.weights, runtime))
             model, tokenizer = load_class(LongLlamaForCausalLM, preset.weights, runtime, preset.shape)
-        model.join()
+        padding = pad_heads(model.decoder)
         config = model.config
         config.update(settings.model_dump(exclude_none=True, exclude={"eager_reads"}))
         check_local(preset.name, config.last_context_length, model.window)
@@ -148,14 +151,15 @@ class LongLLaMA(ReplayingModel):
             trained=not runtime.random_weights,
             decode=decode_mode(model),
         )
-        return cls(**fields, model=model, reader=reader)
+        return cls(**fields, model=model, reader=reader, padding_bytes=padding)
 
     @torch.inference_mode()
     def prefill(self, context_ids: Sequence[int], prefix_ids: Sequence[int] = ()) -> LongLLaMASession:
         return LongLLaMASession(self.model, self.reader, [*prefix_ids, *context_ids])
 
     def cost(self, context_tokens: int, query_tokens: int) -> Cost:
-        """See `LongContextModel.cost`; head sizes count as they lie in the caches, where they are padded."""
+        """See `LongContextModel.cost`; head sizes count in attention as they lie in the caches, where they are padded,
+        and in the weights as the checkpoint has them."""
         config, count = self.model.config, Count(self.model)
         total = count.read(context_tokens)
         state_bytes = count.state_bytes()
@@ -163,9 +167,9 @@ class LongLLaMA(ReplayingModel):
         return Cost(
             prefill_flops=total + flops.head_flops(config),
             decode_flops=count.append(1) + flops.head_flops(config),
-            weight_bytes=flops.weight_bytes(self.model),
+            weight_bytes=flops.weight_bytes(self.model) - self.padding_bytes,
             state_bytes=state_bytes,
-            decode_bytes=flops.decode_weight_bytes(self.model) + count.attended_bytes(),
+            decode_bytes=flops.decode_weight_bytes(self.model) - self.padding_bytes + count.attended_bytes(),
         )
 
 
@@ -192,8 +196,9 @@ class Count:
         self.config, self.window = model.config, model.window
         self.mem = sorted(model.config.mem_layers)
         self.plain = model.config.num_hidden_layers - len(self.mem)
-        self.heads_width = model.config.num_attention_heads * model.padded_head_dim
-        self.entry = key_value_heads(model.config) * model.padded_head_dim * model.dtype.itemsize
+        size = padded(head_dim(model.config))
+        self.heads_width = model.config.num_attention_heads * size
+        self.entry = key_value_heads(model.config) * size * model.dtype.itemsize
         self.local = self.stored = 0
 
     def read(self, tokens: int) -> float:

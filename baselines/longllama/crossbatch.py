@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 import torch
 
+from baselines.longllama.heads import project
 from baselines.longllama.modeling import LongLlamaForCausalLM
 from sharedllm.nn import fused
-from sharedllm.nn.attention import attend_last
+from sharedllm.nn.attention import attend_last, merged
 from sharedllm.nn.layers import DecoderLayer, Rotation
 from sharedllm.nn.rotation import rotations
 
@@ -63,12 +64,12 @@ def read_entries(
     runs: of a memory layer; None for one without memory.
     """
     attention, x = layer.self_attn, fused.rms_norm(layer.input_layernorm, hidden)
-    q, keys, values, raw = model.project(attention, x, rotation, raw=runs is not None)
+    q, keys, values, raw = project(attention, x, rotation, raw=runs is not None)
     if runs is None or raw is None:
         heads = attend_alone(q, keys, values, model.window, attention.scaling)
     else:
         heads = attend_entries(q, raw, keys, values, model.window, runs, attention.scaling)
-    hidden, normed = fused.add_norm(layer.post_attention_layernorm, hidden, model.merged(attention, heads))
+    hidden, normed = fused.add_norm(layer.post_attention_layernorm, hidden, attention.o_proj(merged(heads)))
     return hidden + fused.mlp(layer.mlp, normed)
 
 

@@ -1,20 +1,24 @@
-"""Queries, keys and values of a LongLLaMA layer as they lie in its caches: rotated, and padded with zeros."""
+"""Queries, keys and values of a LongLLaMA layer, and how wide a head is when it is computed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from sharedllm.nn.fused import compiled, rotated
-from sharedllm.nn.joined import products
-from sharedllm.nn.layers import Attention, Projection, Rotation
+from sharedllm.nn.attention import project_keys, project_queries, project_values
+from sharedllm.nn.layers import Attention, Decoder, Rotation
+from sharedllm.nn.rotation import apply_rotation
+
+ALIGNMENT = 8
+"""Fused attention wants head sizes that are multiples of 8; the 3B model has 100."""
 
 
 class Heads(NamedTuple):
-    """(batch, heads, tokens, padded head_dim) each. raw: keys without rotation, where they were asked for."""
+    """(batch, heads, tokens, head_dim) each. raw: keys without rotation, where they were asked for."""
 
     queries: torch.Tensor
     keys: torch.Tensor
@@ -22,54 +26,64 @@ class Heads(NamedTuple):
     raw: torch.Tensor | None
 
 
-def project(attention: Attention, x: torch.Tensor, rotation: Rotation, size: int, raw: bool) -> Heads:
-    """Of normed states x (batch, tokens, hidden); rotation: (1, 1, tokens, head_dim) each, size: of a padded head."""
-    cos, sin = (t.transpose(1, 2).expand(len(x), -1, -1, -1).flatten(0, 1) for t in rotation)
-    query, key, value = _by_token([attention.q_proj, attention.k_proj, attention.v_proj], attention, x)
-    queries, keys, values, plain = compiled(_rotated_and_padded, x)(query, key, value, cos, sin, size, raw)
-    batch = len(x)
-    return Heads(
-        _by_head(queries, batch),
-        _by_head(keys, batch),
-        _by_head(values, batch),
-        None if plain is None else _by_head(plain, batch),
-    )
+def project(
+    attention: Attention, x: torch.Tensor, rotation: Rotation, raw: bool, into: Sequence[torch.Tensor] | None = None
+) -> Heads:
+    """Of normed states x (batch, tokens, hidden). rotation: (1, 1, tokens, head_dim) each. into: where queries, keys,
+    values and, if asked for, raw keys go; new tensors where it is left out."""
+    query, key, value = project_queries(attention, x), project_keys(attention, x), project_values(attention, x)
+    if into is None:
+        return Heads(apply_rotation(query, rotation), apply_rotation(key, rotation), value, key if raw else None)
+    queries, keys = apply_rotation(query, rotation, into[0]), apply_rotation(key, rotation, into[1])
+    return Heads(queries, keys, into[2].copy_(value), into[3].copy_(key) if raw else None)
 
 
-def remembered(attention: Attention, x: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+def remembered(attention: Attention, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Keys without rotation and values, all that memory takes; see `project`."""
-    key, value = _by_token([attention.k_proj, attention.v_proj], attention, x)
-    return _by_head(_padded(key, size), len(x)), _by_head(_padded(value, size), len(x))
+    return project_keys(attention, x), project_values(attention, x)
 
 
-def _by_token(projections: Sequence[Projection], attention: Attention, x: torch.Tensor) -> list[torch.Tensor]:
-    """(batch, tokens, hidden) -> (batch * tokens, heads, head_dim) of each projection."""
-    return [torch.unflatten(made.flatten(0, 1), -1, (-1, attention.head_dim)) for made in products(projections, x)]
+def padded(size: int) -> int:
+    """The head size that kernels take, for one of a checkpoint."""
+    return -(-size // ALIGNMENT) * ALIGNMENT
 
 
-def _by_head(x: torch.Tensor, batch: int) -> torch.Tensor:
-    """(batch * tokens, heads, d) -> (batch, heads, tokens, d)."""
-    return torch.unflatten(x, 0, (batch, -1)).transpose(1, 2)
+@torch.no_grad()
+def pad_heads(decoder: Decoder) -> int:
+    """Widen the heads of a decoder to `padded` by zeros in its projections, after each half of a head: the rotation,
+    which pairs the halves, then takes a head as any other, and nothing is padded while the model runs. Returns the
+    bytes that this adds to the weights.
+
+    The model computes the same function. Its weights have no longer the form of its config.
+    """
+    added = 0
+    for attention in (layer.self_attn for layer in decoder.layers):
+        size = attention.head_dim
+        more = (padded(size) - size) // 2
+        if not more:
+            return 0
+        for projection in (attention.q_proj, attention.k_proj, attention.v_proj):
+            linear = cast(nn.Linear, projection)
+            added -= linear.weight.nbytes
+            linear.weight.data = _padded(linear.weight, size, more)
+            linear.out_features = len(linear.weight)
+            added += linear.weight.nbytes
+            if linear.bias is not None:
+                linear.bias.data = _padded(linear.bias, size, more)
+        output = cast(nn.Linear, attention.o_proj)
+        added -= output.weight.nbytes
+        output.weight.data = _padded(output.weight.T, size, more).T.contiguous()
+        output.in_features = output.weight.shape[1]
+        added += output.weight.nbytes
+        attention.head_dim = padded(size)  # type: ignore[misc]  # read-only for all others
+    rotary, half = cast(nn.Module, decoder.rotary_emb), padded(size) // 2
+    frequencies = cast(torch.Tensor, rotary.inv_freq)  # of 0 for the zeros: they stay where they are
+    rotary.register_buffer("inv_freq", F.pad(frequencies, (0, half - len(frequencies))), persistent=False)
+    return added
 
 
-def _padded(x: torch.Tensor, size: int) -> torch.Tensor:
-    pad = size - x.shape[-1]
-    return F.pad(x, (0, pad)) if pad else x
-
-
-def _rotated_and_padded(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    cos: torch.Tensor,
-    sin: torch.Tensor,
-    size: int,
-    raw: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Queries, keys, values and, if asked for, keys without rotation, padded to `size`; all (rows, heads, d)."""
-    return (
-        _padded(rotated(query, cos, sin), size),
-        _padded(rotated(key, cos, sin), size),
-        _padded(value, size),
-        _padded(key, size) if raw else None,
-    )
+def _padded(x: torch.Tensor, size: int, more: int) -> torch.Tensor:
+    """x (heads * size, ...) with `more` zeros after each half of a head."""
+    halves = torch.unflatten(x, 0, (-1, size // 2))
+    zeros = halves.new_zeros(len(halves), more, *halves.shape[2:])
+    return torch.cat([halves, zeros], 1).flatten(0, 1)

@@ -18,21 +18,15 @@ from torch import nn
 from transformers import LlamaConfig, LlamaModel
 from transformers.models.llama.modeling_llama import LlamaPreTrainedModel
 
-from baselines.longllama.heads import Heads, project, remembered
+from baselines.longllama.heads import project, remembered
 from baselines.longllama.memory import LongLlamaState, MemoryLayer
 from evals.errors import UnfitError
 from sharedllm.nn.attention import attend_last, merged
-from sharedllm.nn.base_config import head_dim
 from sharedllm.nn.branches import finish_and_norm, input_norms
 from sharedllm.nn.fused import rms_norm
-from sharedllm.nn.joined import join
-from sharedllm.nn.layers import Attention, Decoder, Rotation, decoder_of, output_head
+from sharedllm.nn.layers import Decoder, Rotation, decoder_of, output_head
 from sharedllm.nn.parts import attend_newest
 from sharedllm.nn.rotation import rotations
-
-ALIGNMENT = 8
-"""Fused kernels want head sizes that are multiples of 8; the 3B model has 100. Padding new keys once is cheaper than
-leaving it to the kernel, which would copy the whole memory at every step."""
 
 
 class LongLlamaConfig(LlamaConfig):  # type: ignore[no-untyped-call]  # its hook is untyped in transformers
@@ -71,17 +65,6 @@ class LongLlamaForCausalLM(LlamaPreTrainedModel):  # type: ignore[no-untyped-cal
     def decoder(self) -> Decoder:
         """The stack of layers."""
         return decoder_of(self)
-
-    @property
-    def padded_head_dim(self) -> int:
-        """Size of a head as it lies in the caches."""
-        return -(-head_dim(self.config) // ALIGNMENT) * ALIGNMENT
-
-    def join(self) -> None:
-        """Let one product make queries, keys and values of a layer, where padding copies them anyway."""
-        if self.padded_head_dim > head_dim(self.config):
-            for attention in (layer.self_attn for layer in self.decoder.layers):
-                join([attention.q_proj, attention.k_proj, attention.v_proj])
 
     def new_state(self, reserve: int = 0) -> LongLlamaState:
         """An empty state with room for `reserve` tokens, memory and local cache together, in the memory layers."""
@@ -152,7 +135,7 @@ class LongLlamaForCausalLM(LlamaPreTrainedModel):  # type: ignore[no-untyped-cal
         normed = self._run(ids, state, last)
         cache = state.layers[last]
         assert isinstance(cache, MemoryLayer)
-        cache.remember(*remembered(self.decoder.layers[last].self_attn, normed, self.padded_head_dim))
+        cache.remember(*remembered(self.decoder.layers[last].self_attn, normed))
 
     def _run(self, ids: torch.Tensor, state: LongLlamaState, count: int) -> torch.Tensor:
         """States (batch, tokens, hidden) after the first `count` layers and the norm that follows them."""
@@ -161,19 +144,11 @@ class LongLlamaForCausalLM(LlamaPreTrainedModel):  # type: ignore[no-untyped-cal
         normed = rms_norm(norms[0], hidden)
         for layer, cache, follower in zip(layers[:count], state.layers, norms[1:], strict=False):
             attention = layer.self_attn
-            made = self.project(attention, normed, rotation, raw=isinstance(cache, MemoryLayer))
+            made = project(attention, normed, rotation, raw=isinstance(cache, MemoryLayer))
             keys, values = cache.append(made.raw, made.keys, made.values)
             out = attend(made.queries, keys, values, attention.scaling, self.config.mem_attention_grouping)
-            hidden, normed = finish_and_norm(layer, hidden, self.merged(attention, out), follower)
+            hidden, normed = finish_and_norm(layer, hidden, attention.o_proj(merged(out)), follower)
         return normed
-
-    def project(self, attention: Attention, x: torch.Tensor, rotation: Rotation, raw: bool) -> Heads:
-        """Queries, keys and values of normed states (batch, tokens, hidden); raw: keys without rotation too."""
-        return project(attention, x, rotation, self.padded_head_dim, raw)
-
-    def merged(self, attention: Attention, out: torch.Tensor) -> torch.Tensor:
-        """What is added to the states (batch, tokens, hidden), of attended values (batch, heads, tokens, padded d)."""
-        return attention.o_proj(merged(out[..., : attention.head_dim]))
 
 
 def attend(

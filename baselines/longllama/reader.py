@@ -12,7 +12,7 @@ from functools import partial
 
 import torch
 
-from baselines.longllama.heads import Heads, remembered
+from baselines.longllama.heads import project, remembered
 from baselines.longllama.memory import LongLlamaState, MemoryLayer
 from baselines.longllama.modeling import LongLlamaForCausalLM, attend
 from evals.methods.decoding.layer_reader import Desk, put, row_bytes, rows_of
@@ -21,6 +21,8 @@ from evals.methods.decoding.static_decoder import supports_static_decoding
 from sharedllm.nn.attention import merged
 from sharedllm.nn.branches import finish_and_norm, input_norms
 from sharedllm.nn.fused import rms_norm
+from sharedllm.nn.layers import Attention
+from sharedllm.nn.rotation import Rotations
 
 TOGETHER = 2
 """Windows that are read together: half as many kernels, and as many rows in matrix products as Activation Beacon's."""
@@ -94,8 +96,8 @@ class Reader(ReplayingReader[LongLlamaForCausalLM, None]):
     def _placed(self, ids: torch.Tensor, first: int) -> Desk:
         """A desk for windows ids (windows, n), each of which begins at position `first`."""
         if self._desk is None:
-            project = partial(self._model.project, self._model.decoder.layers[0].self_attn, raw=True)
-            self._desk = Desk.of(self._model.decoder, self._rows, lambda x, rope: _all(project(x, rope.far)))
+            first_layer = self._model.decoder.layers[0].self_attn
+            self._desk = Desk.of(self._model.decoder, self._rows, partial(_heads, first_layer))
         desk = self._desk.first(len(ids) * rows_of(ids.shape[1])).of_texts(len(ids))
         desk.place(ids, first)
         return desk
@@ -110,7 +112,7 @@ class Reader(ReplayingReader[LongLlamaForCausalLM, None]):
         new_keys, new_values, raw = (x.clone() for x in made) if kept else made
         keys, values = state.layers[index].append(raw, new_keys, new_values)
         out = attend(queries, keys, values, attention.scaling, self._model.config.mem_attention_grouping)
-        desk.attended[window : window + 1, :tokens] = merged(out[..., : attention.head_dim])
+        desk.attended[window : window + 1, :tokens] = merged(out)
 
     def _replay(self, desk: Desk, index: int | None, until: int, remembering: bool = False) -> None:
         key = *desk.ids.shape, index, until, remembering
@@ -130,20 +132,19 @@ class Reader(ReplayingReader[LongLlamaForCausalLM, None]):
         grouping = self._model.config.mem_attention_grouping
         for layer, follower in zip(layers[start:until], norms[start + 1 : until + 1], strict=True):
             attention = layer.self_attn
-            made = self._model.project(attention, normed, desk.rope.far, raw=False)
+            made = project(attention, normed, desk.rope.far, raw=False)
             out = attend(made.queries, made.keys, made.values, attention.scaling, grouping)
-            hidden, normed = finish_and_norm(layer, hidden, self._model.merged(attention, out), follower)
+            hidden, normed = finish_and_norm(layer, hidden, attention.o_proj(merged(out)), follower)
         if until == len(layers):
             desk.hidden.copy_(normed)
         elif remembering:
             _, _, values, raw = desk.heads
-            put((raw, values), remembered(layers[until].self_attn, normed, self._model.padded_head_dim))
+            put((raw, values), remembered(layers[until].self_attn, normed))
         else:
             desk.hidden.copy_(hidden)
-            made = self._model.project(layers[until].self_attn, normed, desk.rope.far, raw=until in self._memory)
-            put(desk.heads if until in self._memory else desk.heads[:3], _all(made))
+            project(layers[until].self_attn, normed, desk.rope.far, until in self._memory, desk.heads)
 
 
-def _all(heads: Heads) -> list[torch.Tensor]:
-    """Queries, keys, values and, where they were asked for, keys without rotation."""
-    return [x for x in heads if x is not None]
+def _heads(attention: Attention, x: torch.Tensor, rope: Rotations) -> list[torch.Tensor]:
+    """Queries, keys, values and keys without rotation, of normed states x (1, tokens, hidden)."""
+    return [made for made in project(attention, x, rope.far, raw=True) if made is not None]

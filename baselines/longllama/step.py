@@ -9,7 +9,6 @@ from baselines.longllama.modeling import LongLlamaForCausalLM
 from evals.methods.decoding.static_attention import Reach, Tail
 from evals.methods.decoding.static_decoder import DecoderStep, Projected, Rows
 from sharedllm.nn import flash_decoding
-from sharedllm.nn.base_config import head_dim
 from sharedllm.nn.layers import Decoder, decoder_of, output_head
 
 
@@ -21,9 +20,8 @@ class LongLLaMAStep(DecoderStep[Decoder]):
         held = [layer.held() for layer in state.layers]
         lengths = [keys.shape[2] for keys, _ in held]
         reach = Reach(max(lengths), tokens, None, model.device)  # all that is held is seen, however long
-        size = head_dim(model.config)
         tails = [
-            Tail(reach, pair, head_dim=size, raw=isinstance(layer, MemoryLayer))
+            Tail(reach, pair, raw=isinstance(layer, MemoryLayer))
             for pair, layer in zip(held, state.layers, strict=True)
         ]
         super().__init__(decoder_of(model), output_head(model), state.local, [reach] * len(tails), tails)

@@ -15,9 +15,9 @@ from released import write_sentencepiece
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from baselines.longllama.adapter import Count, LongLLaMA
+from baselines.longllama.heads import pad_heads
 from baselines.longllama.memory import LongLlamaState
 from baselines.longllama.modeling import LongLlamaConfig, LongLlamaForCausalLM, attend
 from evals.errors import UserError
@@ -235,20 +235,28 @@ def test_batch_equals_single(model: LongLlamaForCausalLM) -> None:
     close(model(ids), torch.cat([model(row[None]) for row in ids]))
 
 
-def test_heads_of_odd_size_are_padded() -> None:
-    """Heads of 10 lie in the caches as 16; within the last context the model is Llama, and memory keeps its logits."""
-    shape = fields() | {"hidden_size": 40, "initializer_range": 0.3, "last_context_length": 16}
+@pytest.mark.parametrize("bias", [False, True])
+def test_padded_heads_compute_the_same(bias: bool) -> None:
+    """Heads of 10 become 16: the same logits within a window, past it and from memory."""
+    shape = fields() | {"hidden_size": 40, "initializer_range": 0.3, "last_context_length": 16, "attention_bias": bias}
     torch.manual_seed(0)
     model = LongLlamaForCausalLM(LongLlamaConfig(**shape)).eval()
-    dense = LlamaForCausalLM(LlamaConfig(**shape)).eval()
-    dense.load_state_dict(model.state_dict())
-    ids = torch.tensor([IDS[:16]])
+    for name, weight in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(weight)
+    ids, states, logits = torch.tensor([IDS[:90]]), [], []
     with torch.inference_mode():
-        close(model(ids), dense(ids).logits)
-        state = model.new_state()
-        model.read(ids, state)
-    assert state.layers[1].keys.shape[-1] == 16
-    assert state.nbytes == model_bytes(state, 16)
+        for pad in (False, True):
+            added = pad_heads(model.decoder) if pad else 0
+            state = model.new_state()
+            hidden = [model.read(ids[:, :80], state), model.append(ids[:, 80:], state)]
+            logits.append(model.lm_head(torch.cat(hidden, 1)))
+            states.append(state)
+    close(logits[1], logits[0])
+    assert [state.layers[1].keys.shape[-1] for state in states] == [10, 16]
+    assert states[1].nbytes == model_bytes(states[1], 16)
+    assert added == 4 * 4 * (4 * 6) * 40 * 4  # layers, projections, rows of zeros, hidden, float32
+    assert pad_heads(model.decoder) == 0
 
 
 def model_bytes(state: LongLlamaState, head_dim: int) -> int:
@@ -375,6 +383,14 @@ def test_cost_counts_the_state_and_what_is_read(context: int) -> None:
     per_token = 2 * 4 * 4 * 16 * 4
     longer, shorter = (method.cost(40, query).decode_bytes for query in (9, 8))
     assert longer - shorter == per_token
+
+
+def test_cost_leaves_out_the_zeros_of_padded_heads() -> None:
+    shape = fields() | {"hidden_size": 40, "vocab_size": 258}
+    wanted = LongLlamaForCausalLM(LongLlamaConfig(**shape))
+    method = LongLLaMA.load(preset("nowhere").model_copy(update={"shape": shape}), Runtime(random_weights=True))
+    assert method.model.decoder.layers[0].self_attn.head_dim == 16
+    assert method.cost(40, 8).weight_bytes == sum(weight.nbytes for weight in wanted.parameters())
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2])

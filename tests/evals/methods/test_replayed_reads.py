@@ -13,7 +13,6 @@ from method_cases import BOS, CASES, CONTEXT, OTHER_QUERY, QUERY, TARGET, Case, 
 from recorded_graphs import record
 from test_sharedllm_reader import NoWaiting
 
-from baselines.longllama import modeling
 from evals.methods.base import LongContextModel, Query
 from evals.methods.decoding import session as decoding
 from evals.methods.decoding.replays import ReplayingModel, Replays
@@ -184,19 +183,6 @@ def test_windows_of_longllama_may_attend_in_parts(keys: list[Any], monkeypatch: 
     monkeypatch.setattr(parts, "pays", pays)
     equal(answers(model.prefill(CONTEXTS[2] * 3, BOS)), wanted, 1e-3)  # memory is rounded to bfloat16
     assert sum(asked) > 3
-
-
-def test_padded_heads_of_longllama_come_from_one_product(keys: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    case = Case("longllama", {"last_context_length": 20}, {"head_dim": 12, "mem_layers": [1]})
-    model: Any = load(case)
-    with monkeypatch.context() as patch:
-        patch.setattr(modeling, "join", lambda projections: None)
-        plain = load(case)
-    attention = model.model.decoder.layers[0].self_attn
-    places = {getattr(attention, f"{name}_proj").weight.untyped_storage().data_ptr() for name in "qkv"}
-    assert len(places) == 1
-    for context in CONTEXTS:
-        equal(answers(model.prefill(context, BOS)), answers(plain.prefill(context, BOS)))
 
 
 def test_a_block_of_cepe_waits_for_no_value() -> None:
