@@ -17,7 +17,7 @@ from sharedllm.nn.layers import KeysValues, Rotation
 ALIGNED = 8
 """Numbers of half precision in the 16 bytes that a thread reads at a time: strides are multiples of it."""
 WIDEST = 128
-"""Of a head as it lies in memory: blocks of wider ones were not tried."""
+"""Of a head: blocks of wider ones were not tried."""
 PARTS, LEAST = 99, 32
 """The most parts, and the fewest tokens of one. With 32 heads, 99 parts are three programs for each of the 132
 multiprocessors of an H200; with fewer tokens, what a program does before its first key weighs more."""
@@ -48,7 +48,7 @@ def attend(
     """A token's attention to all keys held, to the new ones before its place and to itself: (1, heads, 1, d).
 
     query: (1, heads, 1, d) and key, value: (1, kv heads, 1, d), before rotation. place: (1,), on the device, the number
-    of new tokens so far. held: keys and values (1, kv heads, n, w), with zeros from d on. new: such places, where the
+    of new tokens so far. held: keys and values (1, kv heads, n, d). new: such places, where the
     key, rotated, and the value are stored; raw: where the key is also stored without rotation, as in new.
     """
     from sharedllm.nn import flash_decoding_kernels
@@ -83,8 +83,7 @@ def attend(
             *(x.stride(i) // ALIGNED for x in (held[0], new[0]) for i in (2, 1)),
             scale,
             D=size,
-            WIDE=new[0].shape[-1],
-            BLOCK=launch.power(new[0].shape[-1]),
+            BLOCK=launch.power(size),
             RAW=raw is not None,
             ALIGNED=ALIGNED,
             TOKENS=TOKENS,

@@ -1,6 +1,6 @@
 """Triton kernels of one token's attention to keys in parts. Called by `sharedllm.nn.flash_decoding` alone.
 
-Sizes: D head size, WIDE as heads lie in memory; names in capitals are constants of a compiled kernel.
+Sizes: D head size; names in capitals are constants of a compiled kernel.
 """
 
 from __future__ import annotations
@@ -53,7 +53,6 @@ def attend_part(
     new_stride,
     scale,
     D: tl.constexpr,
-    WIDE: tl.constexpr,
     BLOCK: tl.constexpr,
     RAW: tl.constexpr,
     ALIGNED: tl.constexpr,
@@ -100,11 +99,10 @@ def attend_part(
             sums = read.to(tl.float32)
     token = tl.arange(0, TOKENS)
     offset = (shared * stride * ALIGNED)[:, None] + d[None, :]
-    seen = known[:, None] & (d < WIDE)[None, :]
     for first in tl.range(begin, end, TOKENS, num_stages=STAGES):
         exists = first + token < end
         where = (first + token).to(tl.int64)[:, None, None] * step * ALIGNED + offset[None, :, :]
-        mask = exists[:, None, None] & seen[None, :, :]
+        mask = exists[:, None, None] & own[None, :, :]
         read_keys = tl.load(keys + where, mask=mask, other=0.0).to(tl.float32)
         read_values = tl.load(values + where, mask=mask, other=0.0).to(tl.float32)
         scores = tl.where(exists[:, None], tl.sum(read_keys * asked[None, :, :], 2), float("-inf"))

@@ -1,7 +1,6 @@
 """Projections of the same states whose weights lie one after another in memory: one product reads them all.
 
-That pays where a product is too small to fill a GPU. The weights of a few rows are read faster in one piece, and at
-2048 rows each projection of LongLLaMA 3B alone has tiles for one and a half waves.
+That pays where a product is too small to fill a GPU: the weights of a few rows are read faster in one piece.
 """
 
 from __future__ import annotations

@@ -121,18 +121,17 @@ def rotate_and_store(
     values: torch.Tensor,
     raw: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The query, rotated and with zeros up to w; the key, rotated, and the value are stored in keys and values
-    (1, kv heads, places, w), of which dimensions from d on stay as they are.
+    """The query, rotated; the key, rotated, and the value are stored in keys and values (1, kv heads, places, d).
 
     query: (1, heads, 1, d). key, value: (1, kv heads, 1, d). place: (1,), on the device. raw: where the key is also
     stored without rotation, as keys.
     """
     from sharedllm.nn import row_kernels
 
-    heads, size, wide = query.shape[1], query.shape[-1], keys.shape[-1]
+    heads, size = query.shape[1], query.shape[-1]
     query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))
     cos, sin = (x.to(query.device).contiguous() for x in rotation)
-    made = query.new_empty((*query.shape[:-1], wide))
+    made = query.new_empty(query.shape)
     with launch.launches_on(query):
         row_kernels.rotate_and_store[(heads + 2 * key.shape[1],)](
             query,
@@ -149,9 +148,8 @@ def rotate_and_store(
             key.shape[1],
             *(x.stride(1) for x in (query, key, value, keys, values, keys if raw is None else raw)),
             D=size,
-            WIDE=wide,
             RAW=raw is not None,
-            BLOCK=launch.power(max(size // 2, wide - size)),
+            BLOCK=launch.power(size // 2),
             num_warps=1,
         )
     return made

@@ -93,37 +93,33 @@ def rotate_and_store(
     values_stride,
     raw_stride,
     D: tl.constexpr,
-    WIDE: tl.constexpr,
     RAW: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """made = query, rotated; keys and values at a place = key, rotated, and value; RAW: raw there = key. One program
-    for each head; strides are those of heads, WIDE is the step from one place to the next. WIDE above D: zeros follow
-    the query."""
+    for each head; strides are those of heads, D is the step from one place to the next."""
     head, at = tl.program_id(0), tl.load(place)
     half = tl.arange(0, BLOCK)
     inside = half < D // 2
     other = D // 2 + half
     if head < query_heads + key_heads:
-        source, target = query + head * query_stride, made + head * WIDE
+        source, target = query + head * query_stride, made + head * D
         if head >= query_heads:
             source = key + (head - query_heads) * key_stride
-            target = keys + (head - query_heads) * keys_stride + at * WIDE
+            target = keys + (head - query_heads) * keys_stride + at * D
         left = tl.load(source + half, mask=inside).to(tl.float32)
         right = tl.load(source + other, mask=inside).to(tl.float32)
         left_cos, left_sin = tl.load(cos + half, mask=inside), tl.load(sin + half, mask=inside)
         right_cos, right_sin = tl.load(cos + other, mask=inside), tl.load(sin + other, mask=inside)
         tl.store(target + half, (left * left_cos - right * left_sin).to(made.dtype.element_ty), mask=inside)
         tl.store(target + other, (right * right_cos + left * right_sin).to(made.dtype.element_ty), mask=inside)
-        if WIDE > D and head < query_heads:
-            tl.store(target + D + half, tl.zeros((BLOCK,), made.dtype.element_ty), mask=half < WIDE - D)
         if RAW and head >= query_heads:
-            target = raw + (head - query_heads) * raw_stride + at * WIDE
+            target = raw + (head - query_heads) * raw_stride + at * D
             tl.store(target + half, left.to(made.dtype.element_ty), mask=inside)
             tl.store(target + other, right.to(made.dtype.element_ty), mask=inside)
     else:
         source = value + (head - query_heads - key_heads) * value_stride
-        target = values + (head - query_heads - key_heads) * values_stride + at * WIDE
+        target = values + (head - query_heads - key_heads) * values_stride + at * D
         tl.store(target + half, tl.load(source + half, mask=inside), mask=inside)
         tl.store(target + other, tl.load(source + other, mask=inside), mask=inside)
 

@@ -11,7 +11,6 @@ joined by their log-sum-exps, which is exact.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from transformers import PreTrainedConfig
 
 from sharedllm.nn import row
@@ -58,8 +57,8 @@ class Reach:
 class Tail:
     """What one layer attends to in a run: keys and values of its core, as they lie in the state, and the places.
 
-    keys, values: the places, (1, kv heads, places, w). Heads are held with zeros up to w where the layer's are
-    narrower. raw: places like those of the keys, for keys without rotation, where they are wanted.
+    keys, values: the places, (1, kv heads, places, head_dim). raw: places like those of the keys, for keys without
+    rotation, where they are wanted.
     """
 
     def __init__(
@@ -67,12 +66,11 @@ class Tail:
         reach: Reach,
         held: KeysValues,
         pinned: KeysValues | None = None,
-        head_dim: int | None = None,
         raw: bool = False,
     ) -> None:
-        """held: keys and values (1, kv heads, reach.held, w); pinned: those of reach.pinned more. head_dim: of the
-        layer; w by default. raw: whether keys are wanted without rotation too."""
-        self._offset, self._size = reach.offset, head_dim or held[0].shape[-1]
+        """held: keys and values (1, kv heads, reach.held, head_dim); pinned: those of reach.pinned more. raw: whether
+        keys are wanted without rotation too."""
+        self._offset = reach.offset
         self.core = held[0][:, :, reach.core], held[1][:, :, reach.core]
         self.keys, self.values = (
             torch.cat([*([] if pinned is None else [pinned[i]]), x[:, :, reach.leaving], _zeros(x, reach.places)], 2)
@@ -93,40 +91,37 @@ class Tail:
         place: torch.Tensor,
         rotation: Rotation | None,
     ) -> torch.Tensor:
-        """The query (1, heads, q, head_dim), rotated and as wide as the places; keys, rotated, and values of its tokens
-        are stored at places (q,)."""
+        """The query (1, heads, q, head_dim), rotated; keys, rotated, and values of its tokens are stored at places
+        (q,)."""
         if rotation is not None and row.rotates(query, rotation):
             return row.rotate_and_store(query, keys, values, rotation, place, self.keys, self.values, self.raw)
         if self.raw is not None:
             store(self.raw, place, keys)
         self.write(place, apply_rotation(keys, rotation), values)
-        query = apply_rotation(query, rotation)
-        missing = self.keys.shape[-1] - self._size
-        return F.pad(query, (0, missing)) if missing else query
+        return apply_rotation(query, rotation)
 
     def attend(self, query: torch.Tensor, bias: torch.Tensor, scale: float) -> torch.Tensor:
-        """(1, heads, q, w) -> (1, heads, q, head_dim); bias: `Reach.bias`."""
+        """(1, heads, q, head_dim) -> the same; bias: `Reach.bias`."""
         grouped = torch.unflatten(query, 1, (self.keys.shape[1], -1))  # heads that share keys are rows of one product
         out, log_sum = self.attend_core(grouped.flatten(2, 3), scale)
         out, log_sum = out.reshape(grouped.shape)[0], log_sum.view(grouped.shape[1:-1])
         keys, values = self.keys[0].transpose(0, 1), self.values[0].transpose(0, 1)
-        keys, values, query, out = (x[..., : self._size] for x in (keys, values, grouped[0], out))
-        made = attend_places(keys, values, query, bias, out, log_sum, scale)
+        made = attend_places(keys, values, grouped[0], bias, out, log_sum, scale)
         return made.reshape(1, -1, *made.shape[2:])
 
     def attend_core(self, query: torch.Tensor, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """Attention of (1, kv heads, q, w) to the core, and its log-sum-exp (1, kv heads, q)."""
+        """Attention of (1, kv heads, q, head_dim) to the core, and its log-sum-exp (1, kv heads, q)."""
         return attend_all(query, *self.core, scale)
 
     def new(self, count: int) -> KeysValues:
-        """Keys and values (1, kv heads, count, w) of the first `count` new tokens."""
+        """Keys and values (1, kv heads, count, head_dim) of the first `count` new tokens."""
         part = slice(self._offset, self._offset + count)
         return self.keys[:, :, part], self.values[:, :, part]
 
 
 def store(places: torch.Tensor, place: torch.Tensor, new: torch.Tensor) -> None:
-    """Put (1, kv heads, q, head_dim) at places (q,) of (1, kv heads, places, w), at the beginning of its heads."""
-    places[..., : new.shape[-1]].index_copy_(2, place, new)
+    """Put (1, kv heads, q, head_dim) at places (q,) of (1, kv heads, places, head_dim)."""
+    places.index_copy_(2, place, new)
 
 
 class FirstKeys:

@@ -284,7 +284,7 @@ def test_longllama_attends_by_its_kernels_where_they_fit(fits: bool, monkeypatch
     def attend(query: Any, key: Any, value: Any, rotation: Any, place: Any, *state: Any) -> torch.Tensor:
         held, new, scale, raw = state
         reach = Reach(held[0].shape[2], new[0].shape[2], None, place.device)
-        tail = Tail(reach, held, head_dim=query.shape[-1])
+        tail = Tail(reach, held)
         tail.keys, tail.values, tail.raw = *new, raw
         raws.append(raw is not None)
         return tail.attend(tail.take(query, key, value, place, rotation), reach.bias(place), scale)
