@@ -13,7 +13,9 @@ It runs once as a warm-up, then timed (median of --repeats), then under the prof
     rate         floor over matmul + attention: the share of that large product's rate which they reach together
 
 So wall is about floor / rate + elementwise + copies + other + idle; below each row are the kernels that take longest.
-OUTPUT gets profile.csv with the rows and profile.json, which also names the kernels, after every row.
+The first line also says what that large product reaches when it goes on for a second: a GPU at its power limit lowers
+its clock after some tens of milliseconds, and reads that last longer meet this lower rate. OUTPUT gets profile.csv with
+the rows and profile.json, which also has both rates and names the kernels, after every row.
 """
 
 from __future__ import annotations
@@ -22,9 +24,12 @@ import argparse
 import csv
 import gc
 import json
+import statistics
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +38,10 @@ from kernel_kinds import KINDS, Profile, profiled
 
 from evals import registry
 from evals.errors import UserError
-from evals.measure.device import Rates, measure_rates
+from evals.measure.device import MATMUL_SIZE, Rates, measure_rates
 from evals.measure.efficiency import Efficiency, EfficiencySettings
 from evals.measure.hardware import device_name
-from evals.measure.request import cold, first_line, is_out_of_memory, request
+from evals.measure.request import cold, first_line, is_out_of_memory, request, synchronize
 from evals.methods import kernels, presets
 from evals.methods.base import LongContextModel
 from evals.records.models import Measurement
@@ -47,6 +52,8 @@ from sharedllm.files import writing
 
 SHOWN = ("wall", "floor", *KINDS, "idle", "rate", "kernels")
 LARGEST, LARGEST_OTHER, NAME_WIDTH = 5, 3, 90
+SUSTAINED_S, PRODUCTS = 1.0, 16
+"""Seconds of a product that goes on, and how many of them are timed together."""
 
 
 def row(perf: Measurement, rates: Rates, found: Profile) -> dict[str, float]:
@@ -75,6 +82,21 @@ def measure(model: LongContextModel, length: int, repeats: int, rates: Rates) ->
     largest = found.largest(LARGEST) + found.largest(LARGEST_OTHER, "other")
     shown = {kernel.name: {"kind": kernel.kind, **asdict(kernel)} for kernel in largest}
     return {"status": "ok", **row(perf, rates, found), "largest": list(shown.values())}
+
+
+def sustained_flops(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of the product of `measure_rates` in the second half of SUSTAINED_S."""
+    size = MATMUL_SIZE[device.type]
+    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    product = torch.empty_like(left)
+    marks = [time.perf_counter()]
+    while marks[-1] - marks[0] < SUSTAINED_S or len(marks) < 3:
+        for _ in range(PRODUCTS):
+            torch.mm(left, right, out=product)
+        synchronize([device])
+        marks.append(time.perf_counter())
+    later = marks[len(marks) // 2 :]
+    return 2 * size**3 * PRODUCTS / statistics.median(b - a for a, b in pairwise(later))
 
 
 def rows(choice: ModelChoice, lengths: Sequence[int], repeats: int, rates: Rates) -> Iterator[dict[str, Any]]:
@@ -107,9 +129,9 @@ def shown(found: dict[str, Any]) -> str:
     return "\n".join((start + "".join(cells), *lines))
 
 
-def write(folder: Path, device: str, rates: Rates, found: Sequence[dict[str, Any]]) -> None:
+def write(folder: Path, device: str, rates: dict[str, float], found: Sequence[dict[str, Any]]) -> None:
     """profile.json and profile.csv of all rows so far."""
-    record = {"device": device, "torch": torch.__version__, "rates": asdict(rates), "rows": found}
+    record = {"device": device, "torch": torch.__version__, "rates": rates, "rows": found}
     (folder / "profile.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     with (folder / "profile.csv").open("w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, ["model", "length", "status", *SHOWN, "error"], extrasaction="ignore")
@@ -153,7 +175,9 @@ def profile_all(options: argparse.Namespace) -> None:
     device = torch.device(runtime.device)
     rates = measure_rates(device, getattr(torch, runtime.dtype))
     check_profiler(device)
-    print(f"{device_name(device)}, {runtime.dtype}: {rates.matmul_flops / 1e12:.1f} TFLOP/s; times in seconds")
+    sustained = sustained_flops(device, getattr(torch, runtime.dtype))
+    both = f"{rates.matmul_flops / 1e12:.1f} TFLOP/s, {sustained / 1e12:.1f} after half a second"
+    print(f"{device_name(device)}, {runtime.dtype}: {both}; times in seconds")
     print(f"{'model':18} {'length':>8}" + "".join(f"{key:>12}" for key in SHOWN), flush=True)
     found: list[dict[str, Any]] = []
     for choice in asked:
@@ -162,7 +186,7 @@ def profile_all(options: argparse.Namespace) -> None:
                 found.append(line)
                 print(shown(line), flush=True)
                 if options.output:
-                    write(options.output, device_name(device), rates, found)
+                    write(options.output, device_name(device), asdict(rates) | {"sustained_flops": sustained}, found)
         gc.collect()
         if device.type == "cuda":
             torch.cuda.empty_cache()

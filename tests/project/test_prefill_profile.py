@@ -94,14 +94,17 @@ def preset(folder: Path, method: str, **settings: Any) -> str:
 
 
 def test_every_model_at_every_length_is_profiled_and_written(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(script, "SUSTAINED_S", 0.05)
     models = [
         preset(tmp_path, "full"),
         preset(tmp_path, "sharedllm", chunk_size=64, ratios=[4, 2], lower_layers=2),
     ]
     script.main(["--model", ",".join(models), "--length", "256,128", "--device", "cpu", "--output", str(tmp_path)])
     record = json.loads((tmp_path / "profile.json").read_text(encoding="utf-8"))
+    assert set(record["rates"]) == {"matmul_flops", "copy_bytes", "sustained_flops"}
+    assert all(rate > 0 for rate in record["rates"].values())
     assert [(row["model"], row["length"]) for row in record["rows"]] == [
         ("tiny full", 128),
         ("tiny full", 256),
