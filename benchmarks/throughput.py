@@ -4,8 +4,9 @@
     python benchmarks/throughput.py --preset full-7b --random-weights --dtype bfloat16 --length 8k --new-tokens 64 \\
       --workload shared,drawn --batch-sizes 1,8 --seconds 10 --output runs/throughput.jsonl
 
-multi_news: official LongBench prompts, nothing shared. drawn: random words instead, with lengths like those of the
-longer multi_news rows. shared: ten questions about each of a few long texts.
+multi_news: official LongBench prompts, nothing shared. qmsum: official, with up to eleven questions about a meeting.
+drawn: random words instead, with lengths like those of the longer multi_news rows. shared: ten questions about each of
+a few long texts.
 
 Both sides answer the same requests through lm-eval's interface, piece by piece and in turn, after one batch of each
 size as a warm-up. --seconds ends a workload after the piece in which that much time was measured; what counts are the
@@ -139,7 +140,7 @@ def results(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     settings = {key: getattr(options, key) for key in keys}
     asked = Asked(options.rows, options.length, options.shortest, options.new_tokens, options.data_dir)
     settings |= {"device": device_name(torch.device(options.device)), "torch": torch.__version__}
-    settings["data"] = data_digests(asked)
+    settings["data"] = data_digests(options.workload, asked)
     kept, sides = Record(options.output, settings), load(options)
     for workload in options.workload:
         rows = WORKLOADS[workload](sides["ours"].tokenizer, asked)
@@ -170,11 +171,11 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--preset", default="full-135m", help="name or YAML file of a full-attention preset")
     parser.add_argument("--random-weights", action="store_true", help="of the preset's shape")
     parser.add_argument("--workload", type=workloads, default=["shared"], help=", ".join(WORKLOADS))
-    parser.add_argument("--data-dir", type=Path, help="folder with multi_news.jsonl")
+    parser.add_argument("--data-dir", type=Path, help="folder with multi_news.jsonl or qmsum.jsonl")
     parser.add_argument("--rows", type=whole, default=40)
     parser.add_argument("--length", type=parse_length, default=4096)
     parser.add_argument("--shortest", type=parse_length, default=0, help="tokens of an official prompt, at least")
-    parser.add_argument("--new-tokens", type=whole, help="default: those of multi_news, else 32")
+    parser.add_argument("--new-tokens", type=whole, help="default: those of an official task, else 32")
     parser.add_argument("--batch-sizes", type=lambda text: sorted({whole(n) for n in text.split(",")}), default=[1])
     parser.add_argument("--seconds", type=float, help="measured time after which a workload ends")
     parser.add_argument("--require-equal", action="store_true", help="exit code 1 where an answer differs (float32)")

@@ -7,6 +7,7 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,30 +47,34 @@ class Asked:
     data_dir: Path | None = None
 
 
-def multi_news(tokenizer: Any, asked: Asked) -> list[Row]:
-    """Prompts of the official rows as text, with the official number of new tokens if no other is asked for.
+def official(task: str, tokenizer: Any, asked: Asked) -> list[Row]:
+    """Prompts of a LongBench task's official rows as text, with its number of new tokens if no other is asked for.
 
     Raises UserError where no row is long enough.
     """
-    task, found = _official(asked), []
-    for instance in task.instances(tokenizer, asked.length, None, 0):
+    found = []
+    for instance in _longbench(task, asked).instances(tokenizer, asked.length, None, 0):
         ids = [*instance.prompt.context, *instance.prompt.query]
         if len(ids) >= asked.shortest and len(found) < asked.rows:
             new_tokens = asked.new_tokens or instance.max_new_tokens
             found.append(Row(tokenizer.decode(ids), len(ids), new_tokens))
     if not found:
-        raise UserError(f"No row of multi_news has {asked.shortest} tokens: choose a smaller --shortest.")
+        raise UserError(f"No row of {task} has {asked.shortest} tokens: choose a smaller --shortest.")
     return found
 
 
-def data_digests(asked: Asked) -> list[str]:
-    """Hashes of the official rows in the folder that was given, if any."""
-    return digests_of_files(_official(asked).files()) if asked.data_dir else []
+def data_digests(workloads: Sequence[str], asked: Asked) -> list[str]:
+    """Hashes of the official rows that these workloads read in the folder that was given, if any."""
+    if not asked.data_dir:
+        return []
+    return digests_of_files(
+        [path for task in OFFICIAL if task in workloads for path in _longbench(task, asked).files()]
+    )
 
 
-def _official(asked: Asked) -> BaseTask:
+def _longbench(task: str, asked: Asked) -> BaseTask:
     cls = registry.task("longbench")
-    return cls("multi_news", cls.settings_model(), DataSource(data_dir=asked.data_dir, offline=True))
+    return cls(task, cls.settings_model(), DataSource(data_dir=asked.data_dir, offline=True))
 
 
 def drawn(tokenizer: Any, asked: Asked) -> list[Row]:
@@ -112,7 +117,8 @@ def shared(tokenizer: Any, asked: Asked) -> list[Row]:
     raise UserError(f"{QUESTIONS} needles and an answer take {longest} tokens: choose a longer --length.")
 
 
-WORKLOADS = {"multi_news": multi_news, "drawn": drawn, "shared": shared}
+OFFICIAL = ("multi_news", "qmsum")
+WORKLOADS = {**{task: partial(official, task) for task in OFFICIAL}, "drawn": drawn, "shared": shared}
 
 
 def pieces(workload: str, rows: Sequence[Row], batch_sizes: Sequence[int]) -> list[list[Row]]:

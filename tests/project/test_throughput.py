@@ -75,15 +75,18 @@ def test_other_settings_are_not_mixed(run: Callable[..., Any], capsys: pytest.Ca
     assert "new_tokens" in capsys.readouterr().err
 
 
-def test_other_rows_are_not_mixed(run: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("task", ["multi_news", "qmsum"])
+def test_other_rows_are_not_mixed(
+    task: str, run: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = tmp_path / "data"
     data.mkdir()
-    row = {"input": "", "context": "one two three " * 9, "answers": ["x"], "length": 27, "dataset": "multi_news"}
+    row = {"input": "what?", "context": "one two three " * 9, "answers": ["x"], "length": 27, "dataset": task}
     row |= {"language": "en", "all_classes": None, "_id": "0"}
-    words = ("--workload", "multi_news", "--data-dir", str(data), "--batch-sizes", "1", "--rows", "1", "--length", "1k")
-    (data / "multi_news.jsonl").write_text(json.dumps(row) + "\n")
+    words = ("--workload", task, "--data-dir", str(data), "--batch-sizes", "1", "--rows", "1", "--length", "1k")
+    (data / f"{task}.jsonl").write_text(json.dumps(row) + "\n")
     assert run(*words)[0][0]["samples"] == 1
-    (data / "multi_news.jsonl").write_text(json.dumps(row | {"context": "four five " * 9}) + "\n")
+    (data / f"{task}.jsonl").write_text(json.dumps(row | {"context": "four five " * 9}) + "\n")
     with pytest.raises(SystemExit) as end:
         run(*words)
     assert end.value.code == 2
