@@ -10,6 +10,7 @@ from typing import Any
 import folders
 import pytest
 import torch
+from not_empty import not_empty
 from safetensors import safe_open
 from safetensors.torch import load_file
 from trained_runs import adapter, train
@@ -173,7 +174,7 @@ def test_a_stopped_run_resumes_to_the_same_adapter_and_another_starts_from_it(
     log = [json.loads(line) for line in (tmp_path / "cut" / "log.jsonl").read_text().splitlines()]
     assert {kind for entry in log for kind in entry["loss"]} >= {"lm", "needle 1"}
     mine, expected = adapter(tmp_path / "cut"), adapter(tmp_path / "whole")
-    assert all(torch.equal(mine[n], expected[n]) for n in expected)
+    assert all(torch.equal(mine[n], expected[n]) for n in not_empty(expected))
     further = {"init": tmp_path / "cut" / "adapter", "steps": 1, "lr": 1e-9, "chunks": [1]}
     train("beacon", tiny_llama, texts, tmp_path / "further", options, **further)
     again = adapter(tmp_path / "further")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from not_empty import not_empty
 
 pytest.importorskip("kvpress")
 
@@ -74,7 +75,7 @@ def test_the_hooks_run_where_nothing_is_removed(monkeypatch: pytest.MonkeyPatch)
 def test_the_prefix_stays_whole(press: str, dense: FullAttention) -> None:
     method = load(press, **PRESSES[press])
     session, whole, alone = method.prefill(CONTEXT, PREFIX), dense.prefill(CONTEXT, PREFIX), method.prefill(CONTEXT)
-    layers = zip(session._cache.keys_values(), whole._cache.keys_values(), strict=True)
+    layers = not_empty(zip(session._cache.keys_values(), whole._cache.keys_values(), strict=True))
     for index, (got, wanted) in enumerate(layers):
         for x, y in zip(got, wanted, strict=True):
             torch.testing.assert_close(x[:, :, : len(PREFIX)], y[:, :, : len(PREFIX)], atol=1e-5, rtol=0)

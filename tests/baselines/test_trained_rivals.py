@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from not_empty import not_empty
 from trained_runs import adapter, train
 
 SETTINGS: dict[str, Any] = {"steps": 3, "drop_context": 0.3, "lr": 0.01, "warmup": 0, "gradient_checkpointing": False}
@@ -24,7 +25,7 @@ def test_a_stopped_run_resumes_to_the_same_adapter(name: str, tiny_llama: Path, 
     assert summary["tokens"] == whole["tokens"]
     mine, expected = adapter(tmp_path / "cut"), adapter(tmp_path / "whole")
     assert mine.keys() == expected.keys()
-    assert all(torch.equal(mine[n], expected[n]) for n in expected)
+    assert all(torch.equal(mine[n], expected[n]) for n in not_empty(expected))
     assert f"--method {name}" in (tmp_path / "cut" / "adapter" / "README.md").read_text()
 
 

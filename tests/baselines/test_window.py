@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from not_empty import not_empty
 from trained_runs import adapter, train
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
@@ -116,7 +117,7 @@ def test_a_stopped_run_resumes_to_the_same_adapter_and_another_starts_from_it(
         summary = train("window", tiny_llama, texts, tmp_path / "cut", max_seconds=0, **settings)
         assert summary["step"] == step
     mine, expected = adapter(tmp_path / "cut"), adapter(tmp_path / "whole")
-    assert all(torch.equal(mine[n], expected[n]) for n in expected)
+    assert all(torch.equal(mine[n], expected[n]) for n in not_empty(expected))
     assert all(t.abs().max() > 0 for t in mine.values())
     assert summary["tokens"] == whole["tokens"] == sum_of_tokens(tmp_path / "whole", whole)
     card = (tmp_path / "cut" / "adapter" / "README.md").read_text()

@@ -294,9 +294,11 @@ def test_plots_of_strange_names(name: str, folder: Path, capsys: pytest.CaptureF
             cell["model"] = name
     (folder / "run.json").write_text(json.dumps(record))
     code, _ = behaves(folder, capsys)
-    for plot in (folder / "plots").glob("*.svg"):
-        assert not any(c in plot.read_text() for c in ("\x1b", "\u202e", "<script>"))
     assert code == (2 if name == "\ud800" else 0)
+    plots = list((folder / "plots").glob("*.svg"))
+    assert bool(plots) == (code == 0)
+    for plot in plots:
+        assert not any(c in plot.read_text() for c in ("\x1b", "\u202e", "<script>"))
 
 
 @pytest.mark.parametrize("name", ["run.json", "samples.jsonl"])

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from benchmark_scripts import load
 from fixtures.efficiency_run import write_efficiency_run
+from not_empty import not_empty
 
 SHARES = {"sharedllm-7b": (0.7, 0.8), "beacon-7b": (0.65, 0.78), "cepe-7b": (0.5, 0.4)}
 """Of the floors until the first token and per token."""
@@ -40,7 +41,7 @@ def run(tmp_path: Path) -> Path:
 def test_the_quotient_of_ratios_is_that_of_the_shares(script: Any, run: Path, tmp_path: Path) -> None:
     script.main([str(run), "--new-tokens", "100", "--output", str(tmp_path)])
     rows = pd.read_csv(tmp_path / "ratios.csv")
-    for row in rows.to_dict("records"):
+    for row in not_empty(rows.to_dict("records")):
         assert row["measured / floors"] == pytest.approx(row["measured"] / row["floors"])
         assert row["measured / floors"] == pytest.approx(row["share of the other"] / row["share"])
     pair = (rows["model"] == "cepe-7b") & (rows["over"] == "sharedllm-7b") & (rows["length"] == "128K")

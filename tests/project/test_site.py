@@ -10,6 +10,7 @@ from pathlib import Path
 
 import folders
 import pytest
+from not_empty import not_empty
 
 pytest.importorskip("mkdocs", reason="the site needs the extra `docs` (make docs)")
 pytest.importorskip("mkdocstrings", reason="the site needs the extra `docs` (make docs)")
@@ -54,7 +55,7 @@ def test_the_reference_describes_the_public_names(site: Path, page: str, names: 
 
 
 def test_stylesheets_and_scripts_of_the_pages_are_there(site: Path) -> None:
-    for page in site.rglob("*.html"):
+    for page in not_empty(site.rglob("*.html")):
         text = page.read_text(encoding="utf-8")
         wanted = re.findall(r'<(?:script|link rel="stylesheet")[^>]*\s(?:src|href)="([^"]+)"', text)
         assert wanted
@@ -63,7 +64,7 @@ def test_stylesheets_and_scripts_of_the_pages_are_there(site: Path) -> None:
 
 
 def test_pages_load_nothing_from_a_network(site: Path) -> None:
-    for page in site.rglob("*.html"):
+    for page in not_empty(site.rglob("*.html")):
         text = page.read_text(encoding="utf-8")
         loaded = re.findall(r'<(?:script|img|iframe)[^>]*\ssrc="(https?:[^"]+)"', text)
         loaded += re.findall(r'<link[^>]*rel="(?:stylesheet|preconnect)"[^>]*href="(https?:[^"]+)"', text)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from not_empty import not_empty
 from torch import nn
 from trained_runs import OPTIONS, adapter, train
 from transformers import AutoModelForCausalLM
@@ -234,7 +235,7 @@ def test_a_killed_run_of_another_method_resumes_to_the_same_adapter(
     train("window", tiny_llama, texts, folder, steps=60, lr=0.01)
     mine, expected = adapter(folder), adapter(tmp_path / "whole")
     assert mine.keys() == expected.keys()
-    assert all(torch.equal(mine[n], expected[n]) for n in expected)
+    assert all(torch.equal(mine[n], expected[n]) for n in not_empty(expected))
 
 
 def test_a_checkpoint_of_another_method_is_refused(tiny_llama: Path, texts: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from not_empty import not_empty
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.skipif(
@@ -73,7 +74,7 @@ def test_two_processes_that_are_killed_resume_to_the_same_weights(
     assert "step 1/12" not in err
     mine, expected = weights(killed), weights(whole)
     assert mine.keys() == expected.keys()
-    assert all(torch.equal(mine[name], expected[name]) for name in mine)
+    assert all(torch.equal(mine[name], expected[name]) for name in not_empty(mine))
 
     code, err = ended(command(name, tiny_llama, texts, killed, "--steps", "14", "--max-seconds", "0"))
     assert code == 0, err  # both processes stop after the same step

@@ -121,7 +121,7 @@ def test_every_request_ends_on_its_own(llama: LongContextModel, steps: list[Batc
     assert [len(new) for new in found[:2]] == [2, 5]
     assert found[3:] == [[], []]
     assert len({*steps}) == 1
-    assert all(new == [] for new in llama.generate_batch([Request(r.session, r.query, 0) for r in requests]))
+    assert llama.generate_batch([Request(r.session, r.query, 0) for r in requests]) == [[]] * len(requests)
 
 
 def test_the_device_is_one_step_ahead(llama: LongContextModel, monkeypatch: pytest.MonkeyPatch) -> None:

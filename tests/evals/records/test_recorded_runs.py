@@ -17,6 +17,7 @@ from pathlib import Path
 
 import folders
 import pytest
+from not_empty import not_empty
 
 from evals import registry
 from evals.methods.presets import Preset
@@ -96,13 +97,13 @@ def test_there_are_recorded_runs() -> None:
 
 @pytest.mark.parametrize("folder", RUNS, ids=NAMES)
 def test_a_recorded_run_loads_without_a_loss(folder: Path) -> None:
-    lines = list(read_lines(folder))
+    lines = not_empty(read_lines(folder))
     run = load(folder)
     assert run.notes == []
     assert all(line.record is not None for line in lines)
     assert sum(map(len, run.samples.values())) + len(run.perf) == len(lines)
     assert all(run.models[state.model].fairness for state in run.cells.values() if state.status == "ok")
-    for cell, state in run.cells.items():
+    for cell, state in not_empty(run.cells.items()):
         assert state.status != "ok" or run.samples.get(cell) or run.perf.get(cell), cell
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats
 from fixtures.synthetic_run import write_run
+from not_empty import not_empty
 
 from evals.cli.report import main
 from evals.errors import UserError
@@ -53,14 +54,14 @@ def test_a_clear_difference_is_shown_and_its_direction_follows_the_metric(run) -
 def test_swapping_the_models_mirrors_the_result(run) -> None:
     ahead, _ = differences(compare.choose([run], [STREAM, SHARED]))
     back, _ = differences(compare.choose([run], [SHARED, STREAM]))
-    for key, d in ahead.items():
+    for key, d in not_empty(ahead.items()):
         assert d.difference == pytest.approx(-back[key].difference)
         assert d.p == pytest.approx(back[key].p)
 
 
 def test_a_model_against_itself_shows_nothing(run) -> None:
     found, _ = differences(compare.choose([run, run], [SHARED, SHARED]))
-    for d in found.values():
+    for d in not_empty(found.values()):
         assert d.difference == 0
         assert d.p == 1.0
         assert d.verdict == "no difference shown"
@@ -94,7 +95,7 @@ def test_the_interval_leaves_out_zero_exactly_where_a_verdict_is_given(tmp_path)
     for samples in (4, 6, 20, 60):
         small = load(write_run(tmp_path / str(samples), samples=samples))
         for pair in ([STREAM, SHARED], [FULL, SHARED]):
-            for d in differences(compare.choose([small], pair))[0].values():
+            for d in not_empty(differences(compare.choose([small], pair))[0].values()):
                 shown = d.verdict != "no difference shown"
                 assert shown == (d.p_holm <= 0.05) == (not d.low <= 0 <= d.high)
 
@@ -102,7 +103,9 @@ def test_the_interval_leaves_out_zero_exactly_where_a_verdict_is_given(tmp_path)
 def test_one_group_shows_nothing_and_says_why(tmp_path) -> None:
     single = change(write_run(tmp_path, samples=4), lambda r: r.update(group="one document"))
     found, refused = compare.compare(compare.choose([single], [STREAM, SHARED]))
-    assert all(d.verdict == "no difference shown" and math.isnan(d.low) and math.isinf(d.smallest) for d in found)
+    assert all(
+        d.verdict == "no difference shown" and math.isnan(d.low) and math.isinf(d.smallest) for d in not_empty(found)
+    )
     assert "too few groups" in verdicts(found, refused)
 
 

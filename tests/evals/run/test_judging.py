@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from not_empty import not_empty
 from openai_server import OpenAIServer
 from records_read import records_read
 
@@ -76,8 +77,10 @@ def test_verdicts_are_scores_with_the_name_of_the_judge(ask, server, tmp_path, m
     assert (cell["metric"], cell["n"]) == ("judge_wise", 3)
     assert cell["metrics"]["judge_wise"] == pytest.approx(1 / 3)
     assert server.keys == [f"Bearer {KEY}"] * 3
-    assert all(body["temperature"] == 0 and body["model"] == "wise" for body in server.asked)
-    written = "".join(path.read_text(errors="replace") for path in (tmp_path / "run").rglob("*") if path.is_file())
+    assert all(body["temperature"] == 0 and body["model"] == "wise" for body in not_empty(server.asked))
+    written = "".join(
+        path.read_text(errors="replace") for path in not_empty((tmp_path / "run").rglob("*")) if path.is_file()
+    )
     assert KEY not in written + result.out + result.err
 
 
@@ -133,7 +136,7 @@ def test_a_judge_that_is_gone_or_speaks_in_riddles_leaves_the_answers_unjudged(a
     assert [s.verdicts["wise"].replies for s in samples(tmp_path / "run")] == [["Perhaps."]] * 3
     server.faults = ["400"] * 3
     assert ask(*judged_by(server)).code == 0
-    assert all("judge_wise" not in s.metrics for s in samples(tmp_path / "run"))
+    assert all("judge_wise" not in s.metrics for s in not_empty(samples(tmp_path / "run")))
     assert read_run(tmp_path / "run").cells.popitem()[1].status == "ok"
 
 
@@ -161,7 +164,7 @@ def test_another_model_does_not_judge_in_the_name_of_one_that_is_not_there(ask, 
     assert (result.code, (tmp_path / "run").exists()) == (2, False)
     monkeypatch.setattr(judging, "check", lambda cells: None)  # as where its server starts during the run
     assert "3 of 3 answers have no verdict of wise (The server at" in ask(*judged_by(server)).err
-    assert all("judge_wise" not in s.metrics for s in samples(tmp_path / "run"))
+    assert all("judge_wise" not in s.metrics for s in not_empty(samples(tmp_path / "run")))
     assert not any("messages" in body for body in server.asked)
 
 
@@ -183,7 +186,9 @@ def test_a_judge_that_repeats_the_key_does_not_write_it_down(ask, server, tmp_pa
     server.faults = ["401"] * 3
     result = ask(*judged_by(server, "judge_key_variable=WISE_KEY", "judge_form=v1.0"))
     assert "name its variable with --set judge_key_variable=NAME" in result.err
-    assert not any(KEY.encode() in path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file())
+    assert not any(
+        KEY.encode() in path.read_bytes() for path in not_empty((tmp_path / "run").rglob("*")) if path.is_file()
+    )
     assert KEY not in result.err
 
 
@@ -229,7 +234,7 @@ def test_a_judge_that_says_nothing_is_given_up(ask, server, tmp_path, monkeypatc
     finally:
         over.set()
     assert result.code == 0
-    assert all("judge_wise" not in s.metrics for s in samples(tmp_path / "run"))
+    assert all("judge_wise" not in s.metrics for s in not_empty(samples(tmp_path / "run")))
     assert "3 of 3 answers have no verdict of wise" in result.err
     assert "said nothing for 0.05 s: give it more time with --set judge_timeout=SECONDS" in result.err
 
@@ -258,7 +263,7 @@ def test_a_kill_loses_at_most_the_verdict_that_was_being_written(ask, server, tm
         ask(*judged_by(server))
     waiting = tmp_path / "run" / ".samples.amended.jsonl"
     waiting.write_bytes(waiting.read_bytes()[:-30])
-    assert not any(s.verdicts for s in samples(tmp_path / "run"))
+    assert not any(s.verdicts for s in not_empty(samples(tmp_path / "run")))
     result = ask(*judged_by(server))
     assert len(server.asked) == 4, "two of three verdicts were on the disk"
     assert [s.metrics["judge_wise"] for s in samples(tmp_path / "run")] == [1.0, 0.0, 0.0]

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from not_empty import not_empty
 from prompt_text import text
 from pydantic import ValidationError
 
@@ -84,7 +85,7 @@ def solved(task: str, facts: list[str], question: str) -> str:
 @pytest.mark.parametrize("task", KINDS)
 def test_the_answer_follows_from_the_facts_in_the_prompt(tokenizer, plain_texts: DataSource, task: str) -> None:
     made = Babilong(task, BabilongSettings(), plain_texts)
-    for instance in made.instances(tokenizer, 4096, 40, 0):
+    for instance in not_empty(made.instances(tokenizer, 4096, 40, 0)):
         facts = told(tokenizer, instance)
         assert len(facts) == instance.meta["facts"]
         assert KINDS[task].facts[0] <= len(facts) <= KINDS[task].facts[1]
@@ -109,7 +110,7 @@ def test_instances_depend_on_the_arguments_alone(tokenizer, plain_texts: DataSou
 def test_difficulty_is_set_by_the_number_of_facts_and_where_they_begin(tokenizer, plain_texts: DataSource) -> None:
     for task, facts in (("qa1", 1), ("qa1", 40), ("qa2", 2), ("qa3", 3), ("qa5", 2)):
         made = Babilong(task, BabilongSettings(facts=facts, start=90), plain_texts)
-        for instance in made.instances(tokenizer, 8192, 3, 0):
+        for instance in not_empty(made.instances(tokenizer, 8192, 3, 0)):
             assert instance.meta["facts"] == facts
             assert solved(task, told(tokenizer, instance), instance.meta["question"]) == instance.reference
             context = tokenizer.decode(instance.prompt.context)
@@ -126,7 +127,7 @@ def test_a_bare_prompt_has_no_instruction_and_the_answer_may_be_begun(tokenizer,
 
 def test_a_cloze_begins_with_the_fact_and_leaves_its_end_to_the_model(tokenizer, plain_texts: DataSource) -> None:
     task = Babilong("qa1", BabilongSettings(cloze=True, facts=6), plain_texts)
-    for instance in task.instances(tokenizer, 2048, 20, 0):
+    for instance in not_empty(task.instances(tokenizer, 2048, 20, 0)):
         begun = text(tokenizer, instance).rpartition("\nAnswer: ")[2]
         last = [fact for fact in told(tokenizer, instance) if fact.split()[0] == begun.split()[0]][-1]
         assert last == f"{begun} {instance.reference}."

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
+from not_empty import not_empty
 from standins import Sum, SumSettings
 
 from evals.errors import UserError
@@ -107,6 +108,7 @@ def test_a_larger_limit_keeps_the_controls_of_a_smaller_one() -> None:
 
     found = [of(limit) for limit in range(2, 10)]
     for smaller, larger in pairwise(found):
+        assert smaller
         assert smaller == {name: larger[name] for name in smaller}
 
 
@@ -150,7 +152,7 @@ def test_needles_and_graphs_get_contexts_of_the_same_length_without_the_answer()
         Needle(None, NeedleSettings(depths=(0, 50), needles=2, questions=2, context=ALL), DataSource()),
         GraphWalks("parents", GraphWalksSettings(context=ALL, max_new_tokens=40), DataSource()),
     ):
-        made = list(task.instances(tokenizer, 2048, 4, 0))
+        made = not_empty(task.instances(tokenizer, 2048, 4, 0))
         found = controlled(task, made)
         own, other = ({i.id.partition("-other")[0]: i for i in found if i.control == c} for c in ("own", "other"))
         assert own.keys() == other.keys() == {i.id for i in made}

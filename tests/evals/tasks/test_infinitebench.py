@@ -15,6 +15,7 @@ import folders
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from not_empty import not_empty
 
 from evals.errors import UserError
 from evals.methods.weights import byte_tokenizer
@@ -103,14 +104,14 @@ def test_generated_rows_fit_the_length_and_answer_themselves(name: str) -> None:
 
 def test_needles_are_where_their_meta_says() -> None:
     for name in ("passkey", "number_string", "kv_retrieval"):
-        for instance in instances(task(name), 4096, limit=6):
+        for instance in not_empty(instances(task(name), 4096, limit=6)):
             at = 100 * decode(instance.prompt.context).index(instance.reference) / len(instance.prompt.context)
             assert at == pytest.approx(instance.meta["depth"], abs=5)
             assert instance.prompt.audit.needle_survived
 
 
 def test_a_context_holds_the_answer_to_its_question() -> None:
-    for instance in instances(task("math_find"), 4096, limit=14):
+    for instance in not_empty(instances(task("math_find"), 4096, limit=14)):
         numbers = json.loads(decode(instance.prompt.context))
         ordered = sorted(set(numbers))
         asked = re.search(r"The (.+) number of", decode(instance.prompt.query))
@@ -123,7 +124,7 @@ def test_a_context_holds_the_answer_to_its_question() -> None:
             "median": sum(middle) / 2,
         }[asked.group(1)]  # fmt: skip
         assert instance.reference == expected
-    for instance in instances(task("code_run"), 4096, limit=10):
+    for instance in not_empty(instances(task("code_run"), 4096, limit=10)):
         space: dict[str, Any] = {}
         header, code = decode(instance.prompt.context)[: len(HEADER)], decode(instance.prompt.context)[len(HEADER) :]
         assert header == HEADER
@@ -131,7 +132,7 @@ def test_a_context_holds_the_answer_to_its_question() -> None:
         call = re.search(r"func_\d+\(-?\d+\)", decode(instance.prompt.query))
         assert call
         assert eval(call.group(0), space) == instance.reference
-    for instance in instances(task("math_calc"), 4096, limit=3):
+    for instance in not_empty(instances(task("math_calc"), 4096, limit=3)):
         parts = decode(instance.prompt.context).split(" ")
         values = [eval("".join(parts[: 2 * i + 1])) for i in range(1, len(parts) // 2 + 1)]
         assert values == instance.reference

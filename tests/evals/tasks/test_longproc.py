@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from not_empty import not_empty
 from prompt_text import text
 
 from evals.errors import UserError
@@ -53,7 +54,7 @@ def test_the_answer_follows_from_the_prompt_and_fits(
     tokenizer, plain_texts: DataSource, task: str, length: int
 ) -> None:
     made = LongProc(task, LongProcSettings(), plain_texts)
-    for instance in made.instances(tokenizer, length, 8, 0):
+    for instance in not_empty(made.instances(tokenizer, length, 8, 0)):
         prompt = text(tokenizer, instance)
         assert (walked if task == "path_traversal" else replayed)(prompt) == instance.reference
         answer = "\n".join(instance.reference) + "\n</Route>"
@@ -67,7 +68,9 @@ def test_the_answer_follows_from_the_prompt_and_fits(
 
 
 def test_all_connections_leave_different_towns(tokenizer, plain_texts: DataSource) -> None:
-    for instance in LongProc("path_traversal", LongProcSettings(), plain_texts).instances(tokenizer, 20000, 2, 0):
+    for instance in not_empty(
+        LongProc("path_traversal", LongProcSettings(), plain_texts).instances(tokenizer, 20000, 2, 0)
+    ):
         starts = re.findall(r"^A \w+ leaves (.+) for ", text(tokenizer, instance), re.M)
         assert len(starts) == len(set(starts)) > 200
     assert len(set(TOWNS)) == len(TOWNS)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from not_empty import not_empty
 
 from evals.errors import UserError
 from evals.methods.weights import byte_tokenizer
@@ -33,7 +34,7 @@ def task(subset: str = "2needle", **settings) -> Mrcr:
 @pytest.mark.parametrize("length", [3000, 8192])
 def test_the_reference_is_the_nth_alike_text_of_the_prompt(tokenizer, subset: str, length: int) -> None:
     made = task(subset)
-    for instance in made.instances(tokenizer, length, 4, 0):
+    for instance in not_empty(made.instances(tokenizer, length, 4, 0)):
         prompt = instance.prompt
         text = tokenizer.decode([*prompt.prefix, *prompt.context, *prompt.query], skip_special_tokens=True)
         prefix, ordinal, what = re.search(r"Write (\w{10}) and .* repeat the (\w+) (.*)\. Write nothing", text).groups()

@@ -11,6 +11,7 @@ import pyarrow.parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from not_empty import not_empty
 from pydantic import ValidationError
 from transformers import PreTrainedTokenizerBase
 
@@ -100,7 +101,7 @@ def test_prompts_hold_their_needle_and_keep_their_length(tokenizer, template, le
 
 def test_needles_stand_behind_a_full_stop_near_their_depth(tokenizer, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("A sentence of words. " * 100, encoding="utf-8")
-    for instance in make(tokenizer, depths=(20, 40, 60, 80), data_dir=tmp_path):
+    for instance in not_empty(make(tokenizer, depths=(20, 40, 60, 80), data_dir=tmp_path)):
         before = instance.prompt.context[: instance.meta["token"] - 1]
         assert text_of(tokenizer, before).endswith(" A sentence of words.")
         assert 0 <= instance.meta["depth"] * 0.97 - instance.meta["depth_percent"] < 5
@@ -109,7 +110,7 @@ def test_needles_stand_behind_a_full_stop_near_their_depth(tokenizer, tmp_path: 
 def test_a_cell_of_the_grid_does_not_depend_on_the_others(tokenizer) -> None:
     alone = {i.id: i for i in make(tokenizer, depths=50)}
     among = {i.id: i for i in make(tokenizer, depths=(0, 50, 70), samples=2)}
-    for name, instance in alone.items():
+    for name, instance in not_empty(alone.items()):
         assert among[name] == instance
     assert make(tokenizer, limit=2) == make(tokenizer)[:2]
 

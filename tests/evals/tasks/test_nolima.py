@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from not_empty import not_empty
 from prompt_text import text
 
 from evals.errors import UserError
@@ -57,7 +58,7 @@ def test_chains_of_a_topic_lead_to_different_places() -> None:
 @pytest.mark.parametrize("hops", Nolima.subsets)
 def test_one_needle_answers_the_question(tokenizer, texts: DataSource, hops: str) -> None:
     made = Nolima(hops, NolimaSettings(), texts)
-    for instance in made.instances(tokenizer, 3000, 30, 0):
+    for instance in not_empty(made.instances(tokenizer, 3000, 30, 0)):
         prompt = text(tokenizer, instance)
         meta = instance.meta
         names = [instance.reference, *meta["others"]]
@@ -98,7 +99,7 @@ def test_instances_depend_on_the_arguments_alone(tokenizer, texts: DataSource) -
 
 def test_difficulty_is_set_by_the_others_and_where_needles_begin(tokenizer, texts: DataSource) -> None:
     made = Nolima("direct", NolimaSettings(others=0, start=80), texts)
-    for instance in made.instances(tokenizer, 3000, 5, 0):
+    for instance in not_empty(made.instances(tokenizer, 3000, 5, 0)):
         assert instance.meta["depth_percent"] >= 79
         assert made.evaluate(instance, Output(text=instance.reference)) == {"score": 1, "alone": 1, "chance": 0}
     assert next(Nolima("direct", NolimaSettings(others=7), texts).instances(tokenizer, 3000, 1, 0)).meta["others"][6]

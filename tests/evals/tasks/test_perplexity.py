@@ -9,6 +9,7 @@ import math
 from pathlib import Path
 
 import pytest
+from not_empty import not_empty
 from pydantic import ValidationError
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -96,7 +97,7 @@ def test_a_document_is_read_once_where_its_tokenizer_drops_white_space_at_the_en
 
 def test_a_window_is_the_end_of_its_document(tokenizer, texts) -> None:
     documents = {document.id: document.text for document in folder_documents(texts)}
-    for instance in make(tokenizer, texts, context="own"):
+    for instance in not_empty(make(tokenizer, texts, context="own")):
         text = documents[instance.meta["document"]]
         ids = whole(instance)
         assert len(ids) == 512

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from not_empty import not_empty
 from transformers import PreTrainedTokenizerFast
 
 from evals.errors import UserError
@@ -125,7 +126,7 @@ class TestNeedles:
     @pytest.mark.parametrize("task", NIAH)
     def test_needles_and_wording(self, task: str, tokenizer: PreTrainedTokenizerFast, data: Path) -> None:
         config = NIAH[task]
-        for instance in instances(task, tokenizer, data, 2):
+        for instance in not_empty(instances(task, tokenizer, data, 2)):
             text, query = context(instance, tokenizer), tokenizer.decode(instance.prompt.query)
             answers = instance.reference
             assert len(answers) == config.values * config.queries
@@ -165,7 +166,7 @@ class TestQuestions:
         return re.split(r"(?:^|\n\n)Document \d+:\n", text)[1:]
 
     def test_squad(self, tokenizer: PreTrainedTokenizerFast, data: Path) -> None:
-        for instance in instances("qa_1", tokenizer, data, 7):
+        for instance in not_empty(instances("qa_1", tokenizer, data, 7)):
             found = self.documents(context(instance, tokenizer))
             question = tokenizer.decode(instance.prompt.query)
             article, paragraph = re.search(r"answer of (\d+) (\d+)\?", question).groups()
@@ -176,7 +177,7 @@ class TestQuestions:
             assert instance.reference == [str(int(article) * 10 + int(paragraph)), "another"]
 
     def test_hotpotqa(self, tokenizer: PreTrainedTokenizerFast, data: Path) -> None:
-        for i, instance in enumerate(instances("qa_2", tokenizer, data, 3)):
+        for i, instance in enumerate(not_empty(instances("qa_2", tokenizer, data, 3))):
             found = self.documents(context(instance, tokenizer))
             assert sum(d.startswith(f"Title {i} ") for d in found) == 10
             assert f"Title {i} 0\nOne sentence. Two: {i}." in found
@@ -356,11 +357,11 @@ def test_end_to_end(command: Callable[..., Any], tiny_presets: Callable[..., Pat
 @pytest.mark.parametrize("subset", ["qa_1", "qa_2"])
 def test_another_context_of_a_question_never_has_its_answer(tokenizer, data, subset) -> None:
     task = Ruler(subset, RulerSettings(context=("own", "other")), DataSource(data_dir=data))
-    made = list(task.instances(tokenizer, 2048, 3, 0))
+    made = not_empty(task.instances(tokenizer, 2048, 3, 0))
     for own, other in zip(made, controlled(task, made)[1::2], strict=True):
         text = tokenizer.decode(other.prompt.context)
         assert len(other.prompt) == len(own.prompt)
         assert other.control == "other"
         gold = task._documents.questions[int(own.id)].gold
         assert not any(task._documents.documents[d][:60] in text for d in gold)
-        assert all(task._documents.documents[d][:60] in tokenizer.decode(own.prompt.context) for d in gold)
+        assert all(task._documents.documents[d][:60] in tokenizer.decode(own.prompt.context) for d in not_empty(gold))
