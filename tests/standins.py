@@ -149,7 +149,8 @@ class Sum(Task):
         if trouble == "long rows" and i in (1, 2):
             return Instance(f"{i:03}", Prompt([], [], []), refused=f"Row {i} is too long: choose a larger --length.")
         target = [question, 2, 3] if question % 2 else None
-        return Instance(f"{i:03}", prompt, target, max_new_tokens=3, reference=read, meta={"question": question})
+        name = "000" if trouble == "one id" else f"{i:03}"
+        return Instance(name, prompt, target, max_new_tokens=3, reference=read, meta={"question": question})
 
     def evaluate(self, instance: Instance, output: Output) -> dict[str, float]:
         time.sleep(self.settings.pause)

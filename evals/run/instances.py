@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections import Counter
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
 from evals.run.grid import Cell
-from evals.run.samples import answered
+from evals.run.samples import AuditError, answered
 from evals.tasks.base import Instance
 from evals.tasks.common.prompt import PromptBuilder
 from evals.tasks.settings.controls import controlled
@@ -33,9 +34,17 @@ class Instances:
         if key not in self.kept:
             task = answered(cell)
             made = list(controlled(task, seeded(task, tokenizer, cell.length, self.limit, cell.seed)))
+            _require_unique(made, cell)
             size = sum(len(i.prompt) + len(i.target or ()) for i in made)
             if size > self.room:
                 return made
             self.room -= size
             self.kept[key] = made
         return self.kept[key]
+
+
+def _require_unique(instances: Sequence[Instance], cell: Cell) -> None:
+    """Raises AuditError where two instances of a cell have one id: only one of their records would count."""
+    for name, times in Counter(instance.id for instance in instances).most_common(1):
+        if times > 1:
+            raise AuditError(f"{cell.task.name}: {times} samples have the id {name}; each needs one of its own.")

@@ -282,6 +282,16 @@ def test_a_broken_prompt_stops_the_run(tmp_path: Path, monkeypatch: pytest.Monke
         main(["--task", "sum", "--model", str(preset), "--random-weights", "--set", "trouble=two bos"])
 
 
+def test_samples_with_one_id_end_the_run_before_any_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The report would count one of them, and the cell would never be complete."""
+    from evals.cli.evaluate import main
+
+    monkeypatch.chdir(tmp_path)
+    preset = write_preset(tmp_path, "a")
+    with pytest.raises(AuditError, match="sum: 6 samples have the id 000"):
+        main(["--task", "sum", "--model", str(preset), "--random-weights", "--set", "trouble=one id"])
+
+
 def test_missing_data_and_weights_are_all_named_before_anything_runs(
     command: Callable[..., Any], tmp_path: Path
 ) -> None:
