@@ -135,6 +135,11 @@ class Perplexity(Task):
         ids = window.ids[len(prefix) :]  # the BOS counts: all windows have `length` tokens
         frame = Frame(prefix, ids[-running:-scored], None, bos=len(prefix))
         own = ids[:-running]
+        if not own and len(self.protocol.context) > 1:
+            raise UserError(
+                f"Windows of {len(window.ids)} tokens that score {scored} have no context for the controls: choose a "
+                f"longer --length or --set scored={max(len(window.ids) // 4, 1)}, or leave them out, --set context=own."
+            )
         for control in self.protocol.context:
             context, other = own, None
             if control == "other":

@@ -42,7 +42,7 @@ class TokenStore:
         Where the text is cut (at a line break) MARGIN more are made, so that the cut does not change the tokens used.
         """
         held = self._held.get((document.id, from_end))
-        take = need
+        take = max(need, 1)
         while held is None or not (held.whole or len(held.ids) >= need + MARGIN):
             held = self._read(document, take, from_end)
             take *= 2

@@ -29,7 +29,7 @@ from evals.tasks.perplexity import overlap
 from evals.tasks.perplexity.overlap import Words, runs, shared
 from evals.tasks.perplexity.settings import PerplexitySettings
 from evals.tasks.perplexity.task import Perplexity
-from evals.tasks.perplexity.tokens import TokenStore
+from evals.tasks.perplexity.tokens import MARGIN, TokenStore
 from evals.tasks.perplexity.windows import in_turn
 
 
@@ -230,6 +230,19 @@ def test_the_own_context_is_the_first_control_in_whatever_order_they_are_named()
     assert named.context == ("own", "none")
     metrics = Perplexity(None, named, DataSource()).summarize([sample("none", "a", 3.0), sample("own", "a", 2.0)])
     assert (metrics["nll"], metrics["nll_none"]) == (2.0, 3.0)
+
+
+def test_windows_without_a_context_have_no_controls(tokenizer, texts) -> None:
+    """All of a window but its BOS and one token is scored, as YaRN does: there is nothing to replace."""
+    assert [len(i.target) for i in make(tokenizer, texts, length=600, scored=598, context="own", limit=1)] == [598]
+    for context in ("own,other", "own,none"):
+        with pytest.raises(UserError, match=r"600 tokens that score 598 have no context.*--set context=own"):
+            make(tokenizer, texts, length=600, scored=598, context=context, limit=1)
+
+
+def test_no_tokens_of_a_document_are_found_at_once(tokenizer) -> None:
+    held = TokenStore(PromptBuilder.of(tokenizer)).tokens(Document("a", "d", "line\n" * 400), 0, from_end=True)
+    assert len(held.ids) >= MARGIN
 
 
 def test_a_length_beyond_the_documents_names_the_longest_possible(tokenizer, texts) -> None:
