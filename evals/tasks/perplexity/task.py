@@ -66,6 +66,12 @@ class Perplexity(Task):
                 f"A length of {length} tokens is too short to score {self.protocol.scored}: choose a longer --length "
                 f"or --set scored={max(length // 4, 1)}."
             )
+        anchor = self.protocol.anchor
+        if isinstance(anchor, int) and anchor + (self.protocol.windows - 1) * self.protocol.stride < length:
+            raise UserError(
+                f"Windows of {length} tokens that end at token {anchor} would begin before their document: choose a "
+                "shorter --length or a larger anchor."
+            )
 
     def tried(self, length: int) -> bool:
         """Always: as much text is read as a window has, and the run finds its tokens made."""

@@ -245,6 +245,13 @@ def test_no_tokens_of_a_document_are_found_at_once(tokenizer) -> None:
     assert len(held.ids) >= MARGIN
 
 
+def test_an_anchor_before_the_end_of_the_first_window_is_refused(tokenizer, texts) -> None:
+    assert make(tokenizer, texts, length=512, anchor=512, limit=1)
+    assert make(tokenizer, texts, length=512, anchor=500, windows=2, stride=12, limit=1)
+    with pytest.raises(UserError, match="512 tokens that end at token 500 would begin before their document"):
+        make(tokenizer, texts, length=512, anchor=500, windows=2, stride=11)
+
+
 def test_a_length_beyond_the_documents_names_the_longest_possible(tokenizer, texts) -> None:
     longest = max(len(d.text.encode()) for d in folder_documents(texts))
     with pytest.raises(UserError, match=f"longest possible length here is {longest}"):
