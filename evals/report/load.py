@@ -63,11 +63,13 @@ class Run:
 
 def load(path: Path) -> Run:
     """Read a run folder. Raises UserError where it is none, or where nothing was recorded yet."""
-    run = _collect(path, read_run(path))
+    meta = read_run(path)
+    measured = any(cell.status == "ok" for cell in meta.cells.values())  # as `run.json` says, before records are missed
+    run = _collect(path, meta)
     if not run.samples and not run.perf:
-        if not (path / SAMPLES_FILE).exists() and any(cell.status == "ok" for cell in run.cells.values()):
+        if measured:
             raise UserError(
-                f"The run {path} has no {SAMPLES_FILE}, which holds its answers: copy it from where the run was made."
+                f"The answers of the run {path} are not in its {SAMPLES_FILE}: copy that from where the run was made."
             )
         raise UserError(f"The run {path} is empty: nothing was measured yet, so start it again to go on with it.")
     return run

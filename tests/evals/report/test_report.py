@@ -221,10 +221,17 @@ def test_table_forms() -> None:
     assert r"d\&e & oom \\" in table.latex()
 
 
-def test_a_run_without_its_answers_says_where_they_are(tmp_path) -> None:
+@pytest.mark.parametrize("left", [None, b"", b"not a record\n"])
+def test_a_run_without_its_answers_says_where_they_are(tmp_path, left) -> None:
     write_run(tmp_path, samples=2)
+    record = json.loads((tmp_path / "run.json").read_text())
+    for state in record["cells"].values():
+        state["samples"] = 2  # as every run says of a complete cell
+    (tmp_path / "run.json").write_text(json.dumps(record))
     (tmp_path / "samples.jsonl").unlink()
-    with pytest.raises(UserError, match=r"has no samples\.jsonl, which holds its answers: copy it"):
+    if left is not None:
+        (tmp_path / "samples.jsonl").write_bytes(left)
+    with pytest.raises(UserError, match=r"answers of the run .* are not in its samples\.jsonl: copy"):
         load(tmp_path)
 
 
