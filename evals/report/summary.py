@@ -20,7 +20,7 @@ LAST = [*TOO_LONG, "metric", "higher_is_better", "groups", "gain_n", "tests_cont
 
 
 RESERVED = {*FIRST, *COST, *LAST}
-"""Columns that no metric may be named after."""
+"""Columns that no metric may be named after; the ends of an interval are others."""
 
 
 def summarize(run: Run) -> pd.DataFrame:
@@ -89,8 +89,10 @@ def _row(run: Run, cell: str, state: CellState) -> dict[str, Any]:
         "status": _status(state, perf),
         "n": digest.n,
     }
-    for name, found in {**digest.intervals, **digest.use.metrics}.items():
-        if name in RESERVED:
+    metrics = {**digest.intervals, **digest.use.metrics}
+    taken = RESERVED | {f"{name}_{side}" for name in metrics for side in ("low", "high")}
+    for name, found in metrics.items():
+        if name in taken:
             raise UserError(
                 f"The cell {cell} of {run.path} ({state.task}) has a metric '{name}', a column of every report."
             )

@@ -235,6 +235,18 @@ def test_a_run_without_its_answers_says_where_they_are(tmp_path, left) -> None:
         load(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["n", "exact_match_low", "exact_match_high"])
+def test_no_metric_takes_the_place_of_another_number(tmp_path, name) -> None:
+    write_run(tmp_path, samples=2, models=(FULL,), tasks=("needle",))
+    rows = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    for row in rows:
+        if row["kind"] == "sample":
+            row["metrics"][name] = 0.5
+    (tmp_path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match=f"has a metric '{name}', a column of every report"):
+        Data.of(load(tmp_path))
+
+
 def test_summary_table_has_no_empty_columns(folder) -> None:
     frame = summary_table(Data.of(load(folder))).frame
     assert not frame.isna().all().any()
