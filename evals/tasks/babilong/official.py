@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from evals.tasks.babilong import rows, scores
@@ -12,40 +11,36 @@ from evals.tasks.base import Instance
 from evals.tasks.common.files import RowFile
 from evals.tasks.common.prompt import PromptBuilder, fill
 from evals.tasks.common.rows import first, naming
-from evals.tasks.common.source import DataSource
 from evals.tasks.common.stopping import stop_at_end
 from evals.tasks.settings.controls import named
 from evals.tasks.settings.source import Source
 from evals.tasks.settings.whole_rows import refused_if_longer
 
 
-@dataclass(frozen=True)
 class Official(Source):
-    """task: name of the subset."""
+    """The published rows of the set that the length can hold."""
 
-    samples = rows.SAMPLES
+    samples = 100  # every published set has as many
 
-    task: str
     settings: BabilongSettings
-    data: DataSource
 
     def check_length(self, length: int | None) -> None:
         if length is not None:
             self._file(length)
 
     def files(self) -> Sequence[Path]:
-        return rows.files(self.task, self.data)
+        return rows.files(self.subset, self.data)
 
     def _set(self, length: int) -> str:
         return self.settings.set or rows.fitting(length)
 
     def _file(self, length: int) -> RowFile:
-        return rows.locate(self.task, self._set(length), self.data)
+        return rows.locate(self.subset, self._set(length), self.data)
 
     def instances(self, builder: PromptBuilder, length: int, limit: int | None, seed: int) -> Iterator[Instance]:
         """Rows in file order, never cut: one that is too long for its cell is refused. seed is not used."""
-        asked, template, file = self.settings, self.settings.template(self.task), self._file(length)
-        for number, row in first(rows.read(file, scores.LABELS[self.task]), limit):
+        asked, template, file = self.settings, self.settings.template(self.subset), self._file(length)
+        for number, row in first(rows.read(file, scores.LABELS[self.subset]), limit):
             question = row.question.strip()
             before, after = fill(template, question=question)
             with naming(f"{file}, row {number}"):

@@ -20,9 +20,6 @@ SETS = ("0k", "1k", "2k", "4k", "8k", "16k", "32k", "64k", "128k", "256k", "512k
 """Published lengths, in thousands of tokens of GPT-2's tokenizer, of which 300 are left for the instruction. (The file
 of 10M is too large to be read.)"""
 
-SAMPLES = 100
-"""Rows of a set for each task; as many are generated."""
-
 
 class Row(BaseModel):
     """One published row. input: the text with the facts in it."""

@@ -8,12 +8,12 @@ from pydantic import Field, model_validator
 
 from evals.tasks.babilong import rows
 from evals.tasks.babilong.prompts import BARE, template
-from evals.tasks.settings.chat import ChatSettings
+from evals.tasks.settings.source import SourceSettings
 
 MOST_FACTS = 200
 
 
-class BabilongSettings(ChatSettings):
+class BabilongSettings(SourceSettings):
     """source: `generated` facts in your own text (--data-dir, else Python's own help), or the `official` rows. set:
     which of them, 0k to 1M; not given: the longest that --length can hold. facts: how many are generated (1 to
     200; qa4 has 2); not given: drawn as in the originals. start: percent of the text before the first fact; the higher,
@@ -23,7 +23,6 @@ class BabilongSettings(ChatSettings):
     answer budget, officially 20. chat: wrap the prompt in the tokenizer's chat template.
     """
 
-    source: Literal["generated", "official"] = "generated"
     set: str | None = None
     facts: int | None = Field(None, ge=1, le=MOST_FACTS)
     start: float = Field(0, ge=0, le=100)
@@ -33,7 +32,7 @@ class BabilongSettings(ChatSettings):
     max_new_tokens: int = Field(20, ge=1)
     chat: bool = False
 
-    added_later: ClassVar[tuple[str, ...]] = (*ChatSettings.added_later, "cloze")
+    added_later: ClassVar[tuple[str, ...]] = (*SourceSettings.added_later, "cloze")
 
     @model_validator(mode="after")
     def _consistent(self) -> BabilongSettings:

@@ -16,7 +16,7 @@ from evals.tasks.babilong.official import Official
 from evals.tasks.babilong.settings import BabilongSettings
 from evals.tasks.babilong.stories import KINDS
 from evals.tasks.base import Instance, Output
-from evals.tasks.settings.source import Source, SourcedTask
+from evals.tasks.settings.source import SourcedTask
 
 
 class Babilong(SourcedTask):
@@ -24,28 +24,18 @@ class Babilong(SourcedTask):
 
     settings: BabilongSettings
     settings_model = BabilongSettings
+    generated = Generated
+    official = Official
     name: ClassVar[str] = "babilong"
     subsets: ClassVar[Sequence[str]] = tuple(KINDS)
     lengths: ClassVar[Sequence[int]] = (4096, 8192, 16384, 32768)
 
-    @property
-    def task(self) -> str:
-        """Name of the subset."""
-        assert self.subset is not None, "the grid gives every cell one subset"
-        return self.subset
-
-    @property
-    def source(self) -> Source:
-        if self.settings.source == "official":
-            return Official(self.task, self.settings, self.data)
-        return Generated(self.task, self.settings, self.data)
-
     def check(self) -> None:
-        if self.settings.cloze and self.task != "qa1":
+        if self.settings.cloze and self.source.subset != "qa1":
             raise UserError(
                 "cloze is for babilong:qa1, where one fact ends with the answer: ask for that subset alone."
             )
-        self.settings.template(self.task)
+        self.settings.template(self.source.subset)
         super().check()
 
     def answer_tokens(self) -> int:
@@ -53,7 +43,7 @@ class Babilong(SourcedTask):
 
     def evaluate(self, instance: Instance, output: Output) -> dict[str, float]:
         """score: as published. chance: that of a label of the right kind, drawn at random."""
-        labels, question = scores.LABELS[self.task], instance.meta["question"]
+        labels, question = scores.LABELS[self.source.subset], instance.meta["question"]
         return {
             "score": scores.score(output.text, instance.reference, question, labels),
             "chance": scores.chance(instance.reference, question, labels),

@@ -17,9 +17,8 @@ from evals.tasks.common.stopping import stop_at_end
 from evals.tasks.graphwalks.graph import at_depth, children, draw, nodes_of, parents
 from evals.tasks.graphwalks.scores import BEGUN, MARK
 from evals.tasks.graphwalks.settings import GraphWalksSettings
-from evals.tasks.settings.source import Source
+from evals.tasks.settings.source import GeneratedSource
 
-SAMPLES = 100
 MOST_NODES = 8
 """Largest answer: with its brackets it takes at most 110 characters, so it fits the default answer budget."""
 
@@ -69,23 +68,17 @@ class Walks(Family):
                     )
 
 
-@dataclass(frozen=True)
-class Generated(Source):
-    """kind: name of the subset."""
+class Generated(GeneratedSource):
+    """Graphs that fill the length."""
 
-    drawn = True
-    made_to_length = True
-    samples = SAMPLES
-
-    kind: str
     settings: GraphWalksSettings
 
     def instances(self, builder: PromptBuilder, length: int, limit: int | None, seed: int) -> Iterator[Instance]:
         chat = self.settings.chat
-        depth = self.settings.depth if self.kind == "bfs" else 1
-        family = Walks(self.kind, depth, self.settings.max_new_tokens)
-        key = f"graphwalks {self.kind}:{depth}:{seed}:{length}"
-        build, count = in_full(builder, chat, BEGUN), min(SAMPLES, limit or SAMPLES)
+        depth = self.settings.depth if self.subset == "bfs" else 1
+        family = Walks(self.subset, depth, self.settings.max_new_tokens)
+        key = f"graphwalks {self.subset}:{depth}:{seed}:{length}"
+        build, count = in_full(builder, chat, BEGUN), self.count(limit)
         for index, (sample, prompt) in enumerate(fitted(family, build, key, length, count)):
             yield Instance(
                 id=str(index),

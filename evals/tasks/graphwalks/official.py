@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from evals.tasks.base import Instance
 from evals.tasks.common.prompt import PromptBuilder
 from evals.tasks.common.rows import first, naming
-from evals.tasks.common.source import DataSource
 from evals.tasks.common.stopping import stop_at_end
 from evals.tasks.graphwalks import rows
 from evals.tasks.graphwalks.graph import nodes_of
@@ -23,13 +21,10 @@ SPARE = 32
 """Tokens that a row leaves besides its answer."""
 
 
-@dataclass(frozen=True)
 class Official(Source):
-    """kind: name of the subset."""
+    """The published prompts that have the length."""
 
-    kind: str
     settings: GraphWalksSettings
-    data: DataSource
 
     def check_length(self, length: int | None) -> None:
         if length is not None:
@@ -47,7 +42,7 @@ class Official(Source):
         chat = self.settings.chat
         for file in rows.locate(length, self.data):
             for number, row in rows.read(file):
-                if row.problem_type != self.kind:
+                if row.problem_type != self.subset:
                     continue
                 answer = builder.encode(f"{BEGUN}{', '.join(row.answer_nodes)}]")
                 new_tokens = max(self.settings.max_new_tokens, len(answer) + SPARE)

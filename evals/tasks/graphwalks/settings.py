@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from pydantic import Field, model_validator
 
-from evals.tasks.settings.chat import ChatSettings
+from evals.tasks.settings.source import SourceSettings
 
 DEPTH = 2
 
 
-class GraphWalksSettings(ChatSettings):
+class GraphWalksSettings(SourceSettings):
     """source: `generated` graphs, or the `official` prompts. depth: edges from the start to the nodes asked for, of
     generated `bfs`. max_new_tokens: answer budget, part of the length; an official row gets what its answer takes, if
     that is more. chat: wrap the prompt in the tokenizer's chat template; the reply is then not begun for the model,
     which may reason before the last line.
     """
 
-    source: Literal["generated", "official"] = "generated"
     depth: int = Field(DEPTH, ge=1, le=4)
     max_new_tokens: int = Field(128, ge=1)
     chat: bool = False
 
-    added_later: ClassVar[tuple[str, ...]] = (*ChatSettings.added_later, "source")
+    added_later: ClassVar[tuple[str, ...]] = (*SourceSettings.added_later, "source")
 
     @model_validator(mode="after")
     def _consistent(self) -> GraphWalksSettings:

@@ -15,7 +15,7 @@ from evals.tasks.graphwalks.generated import QUESTIONS, Generated
 from evals.tasks.graphwalks.official import Official
 from evals.tasks.graphwalks.scores import BEGUN, parse, set_f1
 from evals.tasks.graphwalks.settings import GraphWalksSettings
-from evals.tasks.settings.source import Source, SourcedTask
+from evals.tasks.settings.source import SourcedTask
 
 
 class GraphWalks(SourcedTask):
@@ -23,22 +23,12 @@ class GraphWalks(SourcedTask):
 
     settings: GraphWalksSettings
     settings_model = GraphWalksSettings
+    generated = Generated
+    official = Official
     name: ClassVar[str] = "graphwalks"
     metric: ClassVar[str] = "f1"
     subsets: ClassVar[Sequence[str]] = tuple(QUESTIONS)
     lengths: ClassVar[Sequence[int]] = (4096, 8192, 16384, 32768)
-
-    @property
-    def kind(self) -> str:
-        """Name of the subset."""
-        assert self.subset is not None, "the grid gives every cell one subset"
-        return self.subset
-
-    @property
-    def source(self) -> Source:
-        if self.settings.source == "official":
-            return Official(self.kind, self.settings, self.data)
-        return Generated(self.kind, self.settings)
 
     def answer_tokens(self) -> int:
         return self.settings.max_new_tokens

@@ -18,9 +18,8 @@ from evals.tasks.common.stopping import stop_at_end
 from evals.tasks.mrcr.scores import score
 from evals.tasks.mrcr.settings import MrcrSettings
 from evals.tasks.mrcr.writer import FORMS, TOPICS, alike, text
-from evals.tasks.settings.source import Source
+from evals.tasks.settings.source import GeneratedSource
 
-SAMPLES = 100
 PREFIX_CHARS = 10
 NEW_TOKENS = 200
 """Answer budget: one token per character of prefix and longest text is enough."""
@@ -57,21 +56,15 @@ class Conversation(Family):
         )
 
 
-@dataclass(frozen=True)
-class Generated(Source):
-    """needles: name of the subset."""
+class Generated(GeneratedSource):
+    """Conversations that fill the length."""
 
-    drawn = True
-    made_to_length = True
-    samples = SAMPLES
-
-    needles: str
     settings: MrcrSettings
 
     def instances(self, builder: PromptBuilder, length: int, limit: int | None, seed: int) -> Iterator[Instance]:
         chat = self.settings.chat
-        family, build = Conversation(SUBSETS[self.needles]), in_full(builder, chat, "Assistant:")
-        key, count = f"mrcr {self.needles}:{seed}:{length}", min(SAMPLES, limit or SAMPLES)
+        family, build = Conversation(SUBSETS[self.subset]), in_full(builder, chat, "Assistant:")
+        key, count = f"mrcr {self.subset}:{seed}:{length}", self.count(limit)
         for index, (sample, prompt) in enumerate(fitted(family, build, key, length, count)):
             prefix, answer, *others = sample.answers
             yield Instance(

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from evals.tasks.base import Instance
 from evals.tasks.common.conversation import written
 from evals.tasks.common.prompt import Prompt, PromptBuilder
 from evals.tasks.common.rows import first, naming
-from evals.tasks.common.source import DataSource
 from evals.tasks.common.stopping import stop_at_end
 from evals.tasks.mrcr import rows
 from evals.tasks.mrcr.settings import MrcrSettings
@@ -21,19 +19,16 @@ SPARE = 32
 """Tokens that a row leaves besides its answer."""
 
 
-@dataclass(frozen=True)
 class Official(Source):
-    """needles: name of the subset."""
+    """The published conversations that have the length."""
 
-    needles: str
     settings: MrcrSettings
-    data: DataSource
 
     def check(self) -> None:
-        rows.locate(self.needles, self.data)
+        rows.locate(self.subset, self.data)
 
     def files(self) -> Sequence[Path]:
-        return rows.files(self.needles, self.data)
+        return rows.files(self.subset, self.data)
 
     def instances(self, builder: PromptBuilder, length: int, limit: int | None, seed: int) -> Iterator[Instance]:
         """Rows in file order. seed is not used: nothing is random."""
@@ -42,7 +37,7 @@ class Official(Source):
     def _possible(self, builder: PromptBuilder, length: int) -> Iterator[Instance]:
         """The rows without those that cannot have the length."""
         chat = self.settings.chat
-        for part, file in enumerate(rows.locate(self.needles, self.data)):
+        for part, file in enumerate(rows.locate(self.subset, self.data)):
             for number, row in rows.read(file):
                 new_tokens = self.settings.max_new_tokens or len(builder.encode(row.answer)) + SPARE
                 if not may_have(row.prompt, new_tokens, length):

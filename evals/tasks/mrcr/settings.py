@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from pydantic import Field, model_validator
 
-from evals.tasks.settings.chat import ChatSettings
+from evals.tasks.settings.source import SourceSettings
 
 
-class MrcrSettings(ChatSettings):
+class MrcrSettings(SourceSettings):
     """source: `generated` conversations, or the `official` ones. chat: the tokenizer's chat template, around a
     generated conversation as one message, around each message of an official one. max_new_tokens: answer budget of
     official rows; not given: what the answer takes, and 32 more.
     """
 
-    source: Literal["generated", "official"] = "generated"
     chat: bool = False
     max_new_tokens: int | None = Field(None, ge=1)
 
-    added_later: ClassVar[tuple[str, ...]] = (*ChatSettings.added_later, "source", "max_new_tokens")
+    added_later: ClassVar[tuple[str, ...]] = (*SourceSettings.added_later, "source", "max_new_tokens")
 
     @model_validator(mode="after")
     def _consistent(self) -> MrcrSettings:

@@ -15,7 +15,7 @@ from evals.tasks.mrcr.generated import NEW_TOKENS, SUBSETS, Generated
 from evals.tasks.mrcr.official import Official
 from evals.tasks.mrcr.scores import score
 from evals.tasks.mrcr.settings import MrcrSettings
-from evals.tasks.settings.source import Source, SourcedTask
+from evals.tasks.settings.source import SourcedTask
 
 NEXT = "\n\nUser:"
 """Begins the next turn of a conversation in plain text, with which a base model goes on."""
@@ -26,21 +26,11 @@ class Mrcr(SourcedTask):
 
     settings: MrcrSettings
     settings_model = MrcrSettings
+    generated = Generated
+    official = Official
     name: ClassVar[str] = "mrcr"
     subsets: ClassVar[Sequence[str]] = tuple(SUBSETS)
     lengths: ClassVar[Sequence[int]] = (4096, 8192, 16384, 32768)
-
-    @property
-    def needles(self) -> str:
-        """Name of the subset."""
-        assert self.subset is not None, "the grid gives every cell one subset"
-        return self.subset
-
-    @property
-    def source(self) -> Source:
-        if self.settings.source == "official":
-            return Official(self.needles, self.settings, self.data)
-        return Generated(self.needles, self.settings)
 
     def answer_tokens(self) -> int:
         return self.settings.max_new_tokens or NEW_TOKENS

@@ -6,58 +6,34 @@ An instance depends on (hops, others, start, seed, length, index, tokenizer, tex
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 from evals.errors import UserError
 from evals.tasks.base import Instance
-from evals.tasks.common import documents
-from evals.tasks.common.haystack import Haystack, hide, places, shared, window
+from evals.tasks.common.haystack import Haystack, hide, places, window
 from evals.tasks.common.prompt import PromptBuilder, assemble
-from evals.tasks.common.source import DataSource
 from evals.tasks.common.stopping import stop_at_end
 from evals.tasks.nolima.associations import CONTENT, draw
 from evals.tasks.nolima.settings import NolimaSettings
-from evals.tasks.settings.source import Source
+from evals.tasks.settings.source import HiddenSource
 
-SAMPLES = 100
 INSTRUCTION = "Some sentences about people are hidden in the following text.\n\n"
 FORM = "\nAnswer with the name of the character alone."
 BEGUN = "\nAnswer: The name of the character is"
 """Begins the answer of a model without a chat template."""
 
 
-@dataclass(frozen=True)
-class Generated(Source):
-    """hops: name of the subset."""
+class Generated(HiddenSource):
+    """Needles with our own associations."""
 
-    drawn = True
-    made_to_length = True
-    samples = SAMPLES
-
-    hops: str
     settings: NolimaSettings
-    data: DataSource
 
-    def check(self) -> None:
-        documents.verify(self.data)
-
-    def files(self) -> Sequence[Path]:
-        return documents.files(self.data)
-
-    def instances(self, builder: PromptBuilder, length: int, limit: int | None, seed: int) -> Iterator[Instance]:
-        texts = shared(builder, self.data)
-        for index in range(min(SAMPLES, limit or SAMPLES)):
-            yield self._instance(builder, texts, length, seed, index)
-
-    def _instance(self, builder: PromptBuilder, texts: Haystack, length: int, seed: int, index: int) -> Instance:
+    def instance(self, builder: PromptBuilder, texts: Haystack, length: int, seed: int, index: int) -> Instance:
         asked = self.settings
-        rng = random.Random(f"nolima {self.hops}:{asked.others}:{asked.start:g}:{seed}:{length}:{index}")
+        rng = random.Random(f"nolima {self.subset}:{asked.others}:{asked.start:g}:{seed}:{length}:{index}")
         around = window(rng, texts, length, length)  # a little too long; what is used of it is cut below
         words = CONTENT.findall(str(builder.tokenizer.decode(around)).lower())
-        association, name, others = draw(rng, self.hops, asked.others, words)
-        question = association.question(self.hops)
+        association, name, others = draw(rng, self.subset, asked.others, words)
+        question = association.question(self.subset)
         told = [association.needle(name), *(other.needle(whose) for other, whose in others)]
         needles = [builder.encode(" " + text, after=".") for text in told]
         after = f"\n\nQuestion: {question}{FORM}"

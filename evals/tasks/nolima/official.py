@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from evals.errors import UserError
 from evals.tasks.base import Instance
 from evals.tasks.common.prompt import Prompt, PromptBuilder, fill
 from evals.tasks.common.rows import naming
-from evals.tasks.common.source import DataSource
 from evals.tasks.common.spread import order
 from evals.tasks.common.stopping import stop_at_end
 from evals.tasks.nolima import rows
@@ -24,22 +22,19 @@ DEPTHS = 26
 """Number of depths, from the beginning to the end."""
 
 
-@dataclass(frozen=True)
 class Official(Source):
-    """hops: name of the subset. Drawn, as the seed gives each needle its character."""
+    """All published questions in all books. Drawn, as the seed gives each needle its character."""
 
     drawn = True
 
-    hops: str
     settings: NolimaSettings
-    data: DataSource
 
     @property
     def _set(self) -> str:
-        return "needle_set_ONLYDirect" if self.hops == "direct" else self.settings.set
+        return "needle_set_ONLYDirect" if self.subset == "direct" else self.settings.set
 
     def check(self) -> None:
-        rows.asked(rows.needles(self._set, self.data), self.hops)
+        rows.asked(rows.needles(self._set, self.data), self.subset)
         rows.books(self.data)
 
     def files(self) -> Sequence[Path]:
@@ -47,7 +42,7 @@ class Official(Source):
 
     def instances(self, builder: PromptBuilder, length: int, limit: int | None, seed: int) -> Iterator[Instance]:
         """Every question at every depth of every book, in an order whose every start is spread over them."""
-        asked = rows.asked(rows.needles(self._set, self.data), self.hops)
+        asked = rows.asked(rows.needles(self._set, self.data), self.subset)
         books = [opened(file, builder) for file in rows.books(self.data)]
         grid = list(product(range(len(asked)), range(len(books)), range(DEPTHS)))
         ranked = [grid[i] for i in sorted(range(len(grid)), key=order)]

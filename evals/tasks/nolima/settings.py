@@ -7,14 +7,14 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from evals.tasks.nolima.associations import TOPICS
-from evals.tasks.settings.chat import ChatSettings
+from evals.tasks.settings.source import SourceSettings
 
 NEW_TOKENS = {"generated": 16, "official": 192}
 OTHERS = 3
 MOST_OTHERS = min(len(topic.chains) for topic in TOPICS) - 1
 
 
-class NolimaSettings(ChatSettings):
+class NolimaSettings(SourceSettings):
     """source: `generated` needles in your own text (--data-dir, else Python's own help), or the `official` ones.
     set: official needle set, `needle_set` or `needle_set_hard`; the subset `direct` has its own. others: generated
     needles of the same kind about other characters (0 to 7). start: percent of the text before the first generated
@@ -22,7 +22,6 @@ class NolimaSettings(ChatSettings):
     template.
     """
 
-    source: Literal["generated", "official"] = "generated"
     set: Literal["needle_set", "needle_set_hard"] = "needle_set"
     others: int = Field(OTHERS, ge=0, le=MOST_OTHERS)
     start: float = Field(0, ge=0, le=100)

@@ -13,7 +13,7 @@ from evals.tasks.base import Instance, Output
 from evals.tasks.nolima.generated import Generated
 from evals.tasks.nolima.official import Official
 from evals.tasks.nolima.settings import NolimaSettings
-from evals.tasks.settings.source import Source, SourcedTask
+from evals.tasks.settings.source import SourcedTask
 
 
 class Nolima(SourcedTask):
@@ -21,21 +21,11 @@ class Nolima(SourcedTask):
 
     settings: NolimaSettings
     settings_model = NolimaSettings
+    generated = Generated
+    official = Official
     name: ClassVar[str] = "nolima"
     subsets: ClassVar[Sequence[str]] = ("onehop", "twohop", "direct")
     lengths: ClassVar[Sequence[int]] = (1024, 2048, 4096, 8192, 16384, 32768)
-
-    @property
-    def hops(self) -> str:
-        """Name of the subset."""
-        assert self.subset is not None, "the grid gives every cell one subset"
-        return self.subset
-
-    @property
-    def source(self) -> Source:
-        if self.settings.source == "official":
-            return Official(self.hops, self.settings, self.data)
-        return Generated(self.hops, self.settings, self.data)
 
     def answer_tokens(self) -> int:
         return self.settings.answer_tokens

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from evals.tasks.base import Instance, Task
+from evals.tasks.common import documents
+from evals.tasks.common.haystack import Haystack, shared
 from evals.tasks.common.prompt import PromptBuilder
+from evals.tasks.common.source import DataSource
 from evals.tasks.settings.chat import ChatSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+SAMPLES = 100
+"""Generated samples of a cell."""
 
+
+class SourceSettings(ChatSettings):
+    """source: `generated` instances, or the `official` ones."""
+
+    source: Literal["generated", "official"] = "generated"
+
+
+@dataclass(frozen=True)
 class Source(ABC):
     """Where the instances of a task come from. The members answer for `Task`, which describes them.
 
@@ -24,6 +38,10 @@ class Source(ABC):
     drawn: ClassVar[bool] = False
     made_to_length: ClassVar[bool] = False
     samples: ClassVar[int | None] = None
+
+    subset: str
+    settings: SourceSettings
+    data: DataSource
 
     def check(self) -> None:  # noqa: B027 - a source that brings its own data has nothing to check
         """As `Task.check`."""
@@ -40,15 +58,51 @@ class Source(ABC):
         """As `Task.instances`."""
 
 
+class GeneratedSource(Source):
+    """Instances that are made to the length."""
+
+    drawn = True
+    made_to_length = True
+    samples = SAMPLES
+
+    @staticmethod
+    def count(limit: int | None) -> int:
+        """How many are made under a limit."""
+        return min(SAMPLES, limit or SAMPLES)
+
+
+class HiddenSource(GeneratedSource):
+    """Instances that are hidden in the user's own text."""
+
+    def check(self) -> None:
+        documents.verify(self.data)
+
+    def files(self) -> Sequence[Path]:
+        return documents.files(self.data)
+
+    def instances(self, builder: PromptBuilder, length: int, limit: int | None, seed: int) -> Iterator[Instance]:
+        texts = shared(builder, self.data)
+        for index in range(self.count(limit)):
+            yield self.instance(builder, texts, length, seed, index)
+
+    @abstractmethod
+    def instance(self, builder: PromptBuilder, texts: Haystack, length: int, seed: int, index: int) -> Instance:
+        """One instance. Raises UserError where the length has no room for it."""
+
+
 class SourcedTask(Task):
     """A task whose settings name the source of its instances."""
 
-    settings: ChatSettings
+    settings: SourceSettings
+    generated: ClassVar[type[Source]]
+    official: ClassVar[type[Source]]
 
     @property
-    @abstractmethod
     def source(self) -> Source:
         """The source that the settings name."""
+        assert self.subset is not None, "the grid gives every cell one subset"
+        named = self.official if self.settings.source == "official" else self.generated
+        return named(self.subset, self.settings, self.data)
 
     def check(self) -> None:
         self.source.check()
