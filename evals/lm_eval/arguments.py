@@ -42,6 +42,7 @@ class Arguments:
 
 def check(
     method: str | None,
+    /,
     *,
     preset: str | int | float | None = None,
     device: str = "auto",
@@ -60,7 +61,12 @@ def check(
     seed: int = 0,
     **settings: Any,
 ) -> Arguments:
-    """The arguments of a model whose preset must have `method` (None: any). Raises UserError for what does not fit."""
+    """The arguments of a model whose preset must have `method` (None: any); a folder or hub repository gets it.
+
+    Raises UserError for what does not fit.
+    """
+    if "method" in settings:
+        raise UserError("The name behind --model is the method: name it there, and leave method=... out.")
     chosen = _preset(None if preset is None else str(preset), method).override(settings)
     auto = str(batch_size).startswith("auto")
     most = AUTO_BATCH if max_batch_size is None else whole("max_batch_size", max_batch_size, 1)
@@ -96,7 +102,7 @@ def _preset(name: str | None, method: str | None) -> presets.Preset:
     known = [n for n in presets.names() if method in (None, presets.load_preset(n).method)]
     if name is None:
         raise UserError(f"Name a preset: --model_args preset=NAME, NAME one of {', '.join(known) or 'yours'}.")
-    preset = presets.load_preset(name)
+    preset = presets.load_preset(name) if method is None else presets.load_preset(name, method)
     if method not in (None, preset.method):
         raise unknown(f"preset of the method {method}", name, known)
     return preset

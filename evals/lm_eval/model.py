@@ -37,7 +37,7 @@ class AnyPreset(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
     """A preset as a model of lm-eval.
 
     Arguments (`--model_args`):
-        preset: name or YAML file.
+        preset: name or YAML file; or a folder, a GGUF file or a hub repository, with the method's default settings.
         query_tokens: the longest query in ids; what stands before it in a prompt is context (`PromptSplitter`).
         max_length: ids of prompt and answer; longer prompts are cut on the left, as lm-eval does. Default: what the
             preset was made for.

@@ -150,6 +150,14 @@ class TestArguments:
         with pytest.raises(UserError, match="streaming_llm"):
             for_method("streaming_llm")(preset=str(tiny_presets("full")), device="cpu")
 
+    def test_a_model_without_a_preset_gets_the_method(self, tiny_llama: Path) -> None:
+        lm = for_method("truncated")(preset=str(tiny_llama), device="cpu", window=64)
+        assert (lm.model.fairness["window"], lm.model.name) == (64, f"{tiny_llama.name}-truncated")
+
+    def test_the_method_is_no_argument(self, tiny_llama: Path) -> None:
+        with pytest.raises(UserError, match="behind --model is the method"):
+            AnyPreset(preset=str(tiny_llama), device="cpu", method="truncated")
+
     def test_without_a_preset_the_known_ones_are_named(self) -> None:
         with pytest.raises(UserError, match=r"preset=NAME.*streamingllm-135m"):
             for_method("streaming_llm")(device="cpu")
