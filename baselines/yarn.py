@@ -39,11 +39,17 @@ Kind = Literal["released", "yarn", "linear", "ntk"]
 
 class RopeSettings(DenseSettings):
     """rope: how to stretch; `released` takes what the checkpoint's own config says. factor: s, for all lengths.
-    dynamic: s by length instead."""
+    dynamic: s by length instead, as without a factor."""
 
     rope: Kind = "yarn"
     factor: float | None = Field(None, ge=1, le=65536)
     dynamic: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_length(cls, given: dict[str, Any]) -> dict[str, Any]:
+        stretches = given.get("rope") != "released" and given.get("factor") is None
+        return {"dynamic": True, **given} if stretches else given
 
     @model_validator(mode="after")
     def _one_factor(self) -> Self:
