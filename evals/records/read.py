@@ -18,6 +18,7 @@ from sharedllm.validation import misfit
 RUN_FILE = "run.json"
 SAMPLES_FILE = "samples.jsonl"
 DAMAGED_FILE = "samples.damaged.jsonl"
+MOST_NAMED = 8
 REPAIR = "put a whole copy of it back, or measure again with another --output"
 
 
@@ -39,7 +40,7 @@ def read_run(folder: Path) -> RunMeta:
     path = folder / RUN_FILE
     content = _content(path)
     if content is None:
-        raise UserError(f"{folder} is not a run: it holds no {RUN_FILE}.")
+        raise UserError(f"{folder} is not a run: {_instead(folder)}.")
     journal = _content(folder / JOURNAL_FILE) or b""
     try:
         content.decode()
@@ -50,6 +51,17 @@ def read_run(folder: Path) -> RunMeta:
         raise UserError(f"{path} {_fault(error)}: {REPAIR}.") from error
     take_in(journal, content, meta)
     return meta
+
+
+def _instead(folder: Path) -> str:
+    """What a folder without a run is, and what to name in its place."""
+    if not folder.is_dir():
+        return "there is no such folder; name the --output of a `sharedllm-eval`, by default below runs/"
+    runs = sorted(str(path.parent) for path in folder.glob(f"*/{RUN_FILE}"))
+    if not runs:
+        return f"it holds no {RUN_FILE}, so name a folder that `sharedllm-eval` made"
+    more = f" and {len(runs) - MOST_NAMED} more" if len(runs) > MOST_NAMED else ""
+    return f"it holds no {RUN_FILE}; the runs in it are {', '.join(runs[:MOST_NAMED])}{more}, so name those"
 
 
 def _content(path: Path) -> bytes | None:

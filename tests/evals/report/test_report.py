@@ -104,7 +104,9 @@ def test_the_newest_record_of_a_sample_counts(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [
-        (lambda f: None, "is not a run"),
+        (lambda f: None, "is not a run: it holds no run.json, so name a folder"),
+        (lambda f: f.rmdir(), "is not a run: there is no such folder"),
+        (lambda f: (f / "one").mkdir() or (f / "one" / "run.json").touch(), "one, so name those"),
         (lambda f: (f / "run.json").write_text("{"), "not valid JSON"),
         (lambda f: (f / "run.json").write_text('{"format": 9}'), "format"),
         (lambda f: (f / "run.json").write_bytes(b'{"format": "\xe9"}'), "not UTF-8"),
