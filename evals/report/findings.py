@@ -145,8 +145,11 @@ def _broken(contest: Contest, lengths: Sequence[Effective], threshold: float) ->
         keep, own = ("keeps", "its own score") if len(models) == 1 else ("keep", "their own scores")
         yield f"Up to {tokens(length)} {listed(models)} {keep} at least {below.format(own)}."
     for length, models in sorted(floor.items()):
-        score = "scores" if len(models) == 1 else "score"
-        yield f"At {tokens(length)} {listed(models)} {score} too near chance to fall at any length."
+        are, break_ = ("is", "it breaks") if len(models) == 1 else ("are", "they break")
+        yield (
+            f"At {tokens(length)} {listed(models)} {are} not shown to score above chance, "
+            f"so where {break_} is not judged."
+        )
 
 
 def _grown(contest: Contest) -> Iterator[str]:

@@ -173,6 +173,12 @@ def test_the_verdict_says_what_the_tests_show(data: Data) -> None:
     assert "synthetic-full runs out of memory" in said["cost"]
 
 
+def test_too_few_samples_are_not_called_a_low_score(tmp_path) -> None:
+    data = Data.of(load(write_run(tmp_path, samples=1, models=(FULL,), tasks=("needle",))))
+    [said] = (" ".join(f.sentences) for f in findings(data, contests(data)) if f.title == "needle")
+    assert f"At 8K {FULL} is not shown to score above chance, so where it breaks is not judged." in said
+
+
 def test_one_model_has_nobody_to_beat(tmp_path) -> None:
     data = Data.of(load(write_run(tmp_path, samples=10, models=(TRUNCATED,), tasks=("needle",))))
     assert verdict(contests(data)).startswith("No two models have scores")
