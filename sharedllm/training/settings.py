@@ -118,4 +118,8 @@ def preset_in(place: tuple[str, str], name: str, changes: Mapping[str, object]) 
     if name not in known:
         raise UserError(f"Unknown training preset '{name}': known are {', '.join(known)}.")
     values = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8"))
+    own = values.get("method", {})
+    if misplaced := {key: value for key, value in changes.items() if key in own}:
+        options = yaml.safe_dump({**own, **misplaced}, default_flow_style=True, sort_keys=False, width=1000).strip()
+        raise UserError(f'{", ".join(misplaced)}: options of the method go in one setting, --set "method={options}".')
     return validate(TrainSettings, {**values, **changes})

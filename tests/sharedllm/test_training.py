@@ -290,6 +290,11 @@ def test_what_does_not_fit_ends_with_one_sentence(
     cases: list[tuple[list[str], str]] = [
         ([*good, "--preset", "big"], "Unknown training preset 'big': known are joint, needle, paper, small"),
         ([*good, "--set", "stepps=3"], "There is no setting stepps: did you mean steps?"),
+        (
+            [*good, "--set", "injection_start=1", "lower_layers=2"],
+            'injection_start, lower_layers: options of the method go in one setting, --set "method={chunk_size: 1024, '
+            'ratios: [64, 32, 16, 1], lower_layers: 2, injection_start: 1, policy: maxsim, leaf_overlap: 16}".',
+        ),
         ([*good, "--set", "steps=many"], "The setting steps does not fit: expected a whole number, found 'many'."),
         ([*good, "--set", "lr=0"], "The setting lr does not fit: expected more than 0, found 0."),
         ([*good, "--set", "windows=true"], "The setting windows does not fit: expected a whole number, found true."),
