@@ -16,10 +16,10 @@ from evals.tasks.aa_lcr import rows
 from evals.tasks.aa_lcr.prompts import PROMPT, JudgeForm, judge_messages, verdict
 from evals.tasks.base import Instance, Output
 from evals.tasks.common.prompt import fill
-from evals.tasks.common.rows import first, naming
+from evals.tasks.common.rows import errors_at, first
 from evals.tasks.common.stopping import stop_at_end
 from evals.tasks.common.text_f1 import normalize_en, qa_f1
-from evals.tasks.settings.controls import named
+from evals.tasks.settings.controls import one_document
 from evals.tasks.settings.judged import JudgedTask, JudgeSettings, Messages
 
 if TYPE_CHECKING:
@@ -70,11 +70,11 @@ class AaLcr(JudgedTask):
         chat = self.settings.wraps(tokenizer, officially=True)
         for number, (place, row) in enumerate(first(rows.read(rows.locate(self.data)), limit), 1):
             before, after = fill(PROMPT, question=row.question)
-            with naming(place):
+            with errors_at(place):
                 prompt = builder.build(
                     before, row.context, after, budget=budget, chat=chat, question=row.question, template=PROMPT
                 )
-            documents = named(row.context)
+            documents = one_document(row.context)
             instance = Instance(
                 id=f"{number:04d}",
                 prompt=prompt,

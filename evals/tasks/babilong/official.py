@@ -10,9 +10,9 @@ from evals.tasks.babilong.settings import BabilongSettings
 from evals.tasks.base import Instance
 from evals.tasks.common.files import RowFile
 from evals.tasks.common.prompt import PromptBuilder, fill
-from evals.tasks.common.rows import first, naming
+from evals.tasks.common.rows import errors_at, first
 from evals.tasks.common.stopping import stop_at_end
-from evals.tasks.settings.controls import named
+from evals.tasks.settings.controls import one_document
 from evals.tasks.settings.source import Source
 from evals.tasks.settings.whole_rows import refused_if_longer
 
@@ -43,7 +43,7 @@ class Official(Source):
         for number, row in first(rows.read(file, scores.LABELS[self.subset]), limit):
             question = row.question.strip()
             before, after = fill(template, question=question)
-            with naming(f"{file}, row {number}"):
+            with errors_at(f"{file}, row {number}"):
                 prompt = builder.build(
                     before,
                     row.input.strip(),
@@ -62,6 +62,6 @@ class Official(Source):
                 reference=row.target,
                 group=f"{number:04d}",
                 meta={"source": "official", "question": question, "set": self._set(length)},
-                holds=named(row.input),
+                holds=one_document(row.input),
             )
             yield refused_if_longer(made, length)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from evals.errors import UserError, unknown, unreadable
 from evals.tasks.common import embedded, rows, tables
@@ -19,18 +18,6 @@ TEXT = ".txt"
 LINES = (".jsonl", ".jsonl.gz", ".jsonl.xz", ".json.gz")
 KINDS = ".txt, .jsonl (.gz, .xz), .json.gz, .parquet or .arrow"
 COLUMNS = ("text", "content")
-
-
-def _split(value: object) -> object:
-    """`--set depths=0,50,100` arrives as one string, `--set depths=50` as a number."""
-    if isinstance(value, str):
-        return [part.strip() for part in value.split(",") if part.strip()]
-    return value if isinstance(value, (list, tuple)) else [value]
-
-
-Commas = BeforeValidator(_split)
-"""Lets a setting that is a tuple be written with commas."""
-Numbers = Annotated[tuple[float, ...], Commas]
 
 
 @dataclass(frozen=True)

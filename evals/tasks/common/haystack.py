@@ -9,7 +9,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from evals.errors import UserError
-from evals.tasks.common import documents as data
+from evals.tasks.common import documents
 from evals.tasks.common.prompt import PromptBuilder
 from evals.tasks.common.source import DataSource
 
@@ -55,7 +55,7 @@ def _ends_sentence(builder: PromptBuilder, token: int) -> bool:
 
 def _endless(source: DataSource) -> Iterator[str]:
     while True:
-        yield from data.haystack(source)
+        yield from documents.haystack(source)
 
 
 @lru_cache(maxsize=2)

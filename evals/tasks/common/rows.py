@@ -122,7 +122,7 @@ def first(rows: Iterable[Entry], limit: int | None) -> Iterator[Entry]:
 
 
 @contextmanager
-def naming(place: object) -> Iterator[None]:
+def errors_at(place: object) -> Iterator[None]:
     """Puts the place of a row (file and line) in front of what is wrong with it."""
     try:
         yield

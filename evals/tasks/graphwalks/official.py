@@ -7,13 +7,13 @@ from pathlib import Path
 
 from evals.tasks.base import Instance
 from evals.tasks.common.prompt import PromptBuilder
-from evals.tasks.common.rows import first, naming
+from evals.tasks.common.rows import errors_at, first
 from evals.tasks.common.stopping import stop_at_end
 from evals.tasks.graphwalks import rows
 from evals.tasks.graphwalks.graph import nodes_of
 from evals.tasks.graphwalks.scores import BEGUN
 from evals.tasks.graphwalks.settings import GraphWalksSettings
-from evals.tasks.settings.controls import named
+from evals.tasks.settings.controls import one_document
 from evals.tasks.settings.source import Source
 from evals.tasks.settings.whole_rows import may_have, of_length
 
@@ -50,7 +50,7 @@ class Official(Source):
                     continue
                 before, context, after = row.parts
                 begun = "" if chat else f"\n{BEGUN}"
-                with naming(f"{file}, row {number}"):
+                with errors_at(f"{file}, row {number}"):
                     prompt = builder.build(before, context, after, question=row.question, answer=begun, chat=chat)
                 name = f"{number:04d}" if file.name == rows.SHORT else f"long-{number:04d}"
                 yield Instance(
@@ -62,5 +62,5 @@ class Official(Source):
                     reference=row.answer_nodes,
                     group=name,
                     meta={"source": "official", "edges": len(row.edges), "nodes": len(nodes_of(row.edges))},
-                    holds=named(context),
+                    holds=one_document(context),
                 )

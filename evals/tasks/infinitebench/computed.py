@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 
-from evals.tasks.infinitebench.generated import GeneratedRow
+from evals.tasks.infinitebench.generated_row import GeneratedRow
 from evals.tasks.infinitebench.labels import Number
 
 TARGETS = (

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from evals.tasks.infinitebench import computed, needles
-from evals.tasks.infinitebench.generated import OFFICIAL_LENGTH, GeneratedRow
+from evals.tasks.infinitebench.generated_row import OFFICIAL_LENGTH, GeneratedRow
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable
 from typing import NamedTuple
 
-from evals.tasks.infinitebench.generated import OFFICIAL_LENGTH, GeneratedRow
+from evals.tasks.infinitebench.generated_row import OFFICIAL_LENGTH, GeneratedRow
 
 NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again.\n"
 PASSKEY = "The pass key is {key}. Remember it. {key} is the pass key.\n", "What is the pass key?"

@@ -12,7 +12,7 @@ from evals.errors import UserError
 from evals.tasks.base import Instance, Output, Task
 from evals.tasks.common.files import RowFile
 from evals.tasks.common.fitting import fitting_size
-from evals.tasks.common.rows import naming
+from evals.tasks.common.rows import errors_at
 from evals.tasks.common.spread import order, spread
 from evals.tasks.common.stopping import stop_at_end
 from evals.tasks.common.view import View
@@ -23,7 +23,7 @@ from evals.tasks.infinitebench.prompts import Maker, Request, Text
 from evals.tasks.infinitebench.scorers import JUNE_SCORES, SCORERS, score
 from evals.tasks.infinitebench.subsets import ASKED_INSIDE, DEPTH_SWEEPS, FOUR_CHOICES, MAX_NEW_TOKENS, TASKS, views
 from evals.tasks.infinitebench.templates import CHAT_FAMILIES, template
-from evals.tasks.settings.controls import named
+from evals.tasks.settings.controls import one_document
 from evals.tasks.settings.official import OfficialSettings
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class InfiniteBench(Task):
                 thinking=settings.reading(builder, chat),
                 reference=request.text.answer,
                 meta={**request.text.meta, "family": settings.family, "chat": chat},
-                holds=named(request.text.context),
+                holds=one_document(request.text.context),
                 order=request.text.order,
             )
             yield settings.fitting(instance, budget, f"{file}, line {number}") if file else instance
@@ -151,7 +151,7 @@ class InfiniteBench(Task):
                 {"source": "official"},
                 order(number - 1) if self.task in DEPTH_SWEEPS else 0.0,
             )
-            with naming(f"{file}, line {number}"):
+            with errors_at(f"{file}, line {number}"):
                 request = maker.request(text, budget)
             yield number, request
 

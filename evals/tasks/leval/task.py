@@ -11,12 +11,12 @@ from pydantic import Field
 
 from evals.records.models import SampleRecord
 from evals.tasks.base import Instance, Output
-from evals.tasks.common.rows import first, naming
+from evals.tasks.common.rows import errors_at, first
 from evals.tasks.common.stopping import stop_at_end
 from evals.tasks.common.text_f1 import qa_f1
 from evals.tasks.leval import rows, scores, wording
 from evals.tasks.leval.rivals import Rivals, better, rivals_file
-from evals.tasks.settings.controls import named
+from evals.tasks.settings.controls import one_document
 from evals.tasks.settings.judged import JudgedTask, JudgeSettings, Messages
 
 if TYPE_CHECKING:
@@ -87,10 +87,10 @@ class LEval(JudgedTask):
         builder, file = self.settings.builder(tokenizer), rows.locate(self.dataset, self.data)
         chat = self.settings.wraps(tokenizer, officially=True)
         for line, row in rows.read(file, self.judged_rows):
-            place, document = f"{file}, line {line}", named(row.input)
+            place, document = f"{file}, line {line}", one_document(row.input)
             for number, (question, reference) in enumerate(zip(row.instructions, row.outputs, strict=True), 1):
                 text = wording.prompt(self._texts, self.dataset, question, reference)
-                with naming(place):
+                with errors_at(place):
                     prompt = builder.build(
                         text.before,
                         row.input,

@@ -11,13 +11,13 @@ from evals.methods.base import Stop
 from evals.tasks.base import Instance, Output, Task
 from evals.tasks.common.files import RowFile
 from evals.tasks.common.fitting import explicit_budget
-from evals.tasks.common.rows import first, naming
+from evals.tasks.common.rows import errors_at, first
 from evals.tasks.common.stopping import stop_at_end, stop_ids
 from evals.tasks.common.view import View
 from evals.tasks.longbench import datasets, metrics, rows
 from evals.tasks.longbench.templates import parts, template
 from evals.tasks.longbench.views import views
-from evals.tasks.settings.controls import named
+from evals.tasks.settings.controls import one_document
 from evals.tasks.settings.official import OfficialSettings
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class LongBench(Task):
         stop, thinking = stop_rule(self.dataset, tokenizer), self.settings.reading(builder, chat)
         for line, row in first(rows.read(self.dataset, file), limit):
             text = parts(self.dataset, row.context, row.input)
-            with naming(f"{file}, line {line}"):
+            with errors_at(f"{file}, line {line}"):
                 prompt = builder.build(
                     text.before,
                     text.context,
@@ -110,7 +110,7 @@ class LongBench(Task):
                 thinking=thinking,
                 reference=row.answers,
                 meta=self._meta(row, chat),
-                holds=named(row.context),
+                holds=one_document(row.context),
             )
             yield self.settings.fitting(instance, budget, f"{file}, line {line}")
 

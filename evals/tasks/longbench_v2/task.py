@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evals.tasks.base import Instance, Output, Task
-from evals.tasks.common.rows import first, naming
+from evals.tasks.common.rows import errors_at, first
 from evals.tasks.common.stopping import stop_at_end
 from evals.tasks.longbench_v2 import rows
 from evals.tasks.longbench_v2.prompts import render, template
 from evals.tasks.longbench_v2.scores import parse_answer
-from evals.tasks.settings.controls import named
+from evals.tasks.settings.controls import one_document
 from evals.tasks.settings.official import OfficialSettings
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class LongBenchV2(Task):
         budget, file = self._budget(length), rows.locate(self.data)
         for number, row in first(rows.read(file), limit):
             before, after, question = render(row)
-            with naming(f"{file}, row {number}"):
+            with errors_at(f"{file}, row {number}"):
                 prompt = builder.build(
                     before,
                     row.context.strip(),
@@ -92,7 +92,7 @@ class LongBenchV2(Task):
                     "length": row.length,
                     "chat": chat,
                 },
-                holds=named(row.context),
+                holds=one_document(row.context),
             )
             yield self.settings.fitting(instance, budget, f"{file}, row {number}")
 

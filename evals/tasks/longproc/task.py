@@ -18,7 +18,7 @@ from pydantic import Field
 
 from evals.errors import UserError
 from evals.tasks.base import Instance, Output, Task
-from evals.tasks.common import documents as data
+from evals.tasks.common import documents
 from evals.tasks.common.haystack import hide, places, shared, window
 from evals.tasks.common.prompt import Frame, Prompt, PromptBuilder, assemble
 from evals.tasks.common.stopping import stop_at_end
@@ -60,10 +60,10 @@ class LongProc(Task):
 
     def check(self) -> None:
         if self.subset == "state_tracking":
-            data.verify(self.data)
+            documents.verify(self.data)
 
     def files(self) -> Sequence[Path]:
-        return data.files(self.data) if self.subset == "state_tracking" else []
+        return documents.files(self.data) if self.subset == "state_tracking" else []
 
     def made_to(self, length: int) -> bool:
         return True

@@ -8,7 +8,7 @@ from pathlib import Path
 from evals.tasks.base import Instance
 from evals.tasks.common.conversation import written
 from evals.tasks.common.prompt import Prompt, PromptBuilder
-from evals.tasks.common.rows import first, naming
+from evals.tasks.common.rows import errors_at, first
 from evals.tasks.common.stopping import stop_at_end
 from evals.tasks.mrcr import rows
 from evals.tasks.mrcr.settings import MrcrSettings
@@ -44,7 +44,7 @@ class Official(Source):
                     continue
                 where = f"{file}, row {number}"
                 asked = rows.asked(row, where)
-                with naming(where):
+                with errors_at(where):
                     prompt = self._conversation(builder, asked)
                 name = f"{part}-{number:04d}"
                 yield Instance(

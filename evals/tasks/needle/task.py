@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 
 from evals.errors import UserError
 from evals.tasks.base import Instance, Output, Task
-from evals.tasks.common import documents as data
+from evals.tasks.common import documents
 from evals.tasks.common.haystack import Haystack
 from evals.tasks.common.prompt import Frame, Prompt, PromptBuilder, assemble
 from evals.tasks.common.source import DataSource
@@ -27,6 +27,7 @@ from evals.tasks.needle.facts import NEW_TOKENS, TEMPLATES, Fact, draw
 from evals.tasks.needle.haystack import depth_of, insert, spread
 from evals.tasks.needle.scores import score_number, score_sentence
 from evals.tasks.settings.chat import ChatSettings
+from evals.tasks.settings.commas import Numbers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,7 +40,7 @@ class NeedleSettings(ChatSettings):
     original's. chat: wrap the prompt in the tokenizer's chat template.
     """
 
-    depths: data.Numbers = (0, 25, 50, 75, 100)
+    depths: Numbers = (0, 25, 50, 75, 100)
     samples: int = Field(1, ge=1)
     needles: int = Field(1, ge=1, le=32)
     questions: int = Field(1, ge=1)
@@ -60,47 +61,47 @@ class NeedleSettings(ChatSettings):
 class Needle(Task):
     """A grid of depths at one length; heat maps put the lengths side by side."""
 
+    settings: NeedleSettings
+    settings_model = NeedleSettings
     name = "needle"
     version = 2  # 2: 1,234,567 and full-width digits are the number 1234567; strict_match is the score of version 1
     metric = "exact_match"
     lengths = (1024, 2048, 4096, 8192)
-    settings_model = NeedleSettings
 
-    def __init__(self, subset: str | None, settings: NeedleSettings, source: DataSource) -> None:
-        super().__init__(subset, settings, source)
+    def __init__(self, subset: str | None, settings: NeedleSettings, data: DataSource) -> None:
+        super().__init__(subset, settings, data)
         self.wording = TEMPLATES[settings.template]
-        self.grid = settings
         self._haystacks: dict[tuple[str, int], Haystack] = {}  # by tokenizer and sample, for all lengths
 
     @property
     def inseparable(self) -> str | None:
-        return "The classic needle is the same in every context" if self.grid.template == "classic" else None
+        return "The classic needle is the same in every context" if self.settings.template == "classic" else None
 
     def check(self) -> None:
-        data.verify(self.data)
+        documents.verify(self.data)
 
     def files(self) -> Sequence[Path]:
-        return data.files(self.data)
+        return documents.files(self.data)
 
     def made_to(self, length: int) -> bool:
         return True
 
     def sample_count(self) -> int:
-        return len(self.grid.depths) * self.grid.samples * self.grid.questions
+        return len(self.settings.depths) * self.settings.samples * self.settings.questions
 
     @property
     def drawn(self) -> bool:
-        return self.grid.template != "classic"
+        return self.settings.template != "classic"
 
     def contexts(self, samples: int) -> int:
-        return -(-samples // self.grid.questions)
+        return -(-samples // self.settings.questions)
 
     @property
     def endless(self) -> bool:
-        return "samples" not in self.grid.model_fields_set
+        return "samples" not in self.settings.model_fields_set
 
     def answer_tokens(self) -> int:
-        return NEW_TOKENS[self.grid.template]
+        return NEW_TOKENS[self.settings.template]
 
     def instances(
         self, tokenizer: PreTrainedTokenizerBase, length: int | None, limit: int | None, seed: int
@@ -110,13 +111,13 @@ class Needle(Task):
         """
         if length is None:
             raise UserError("The task needle needs a length: add --length 4k.")
-        builder = self.grid.builder(tokenizer)
+        builder = self.settings.builder(tokenizer)
         made = 0
-        for sample in count() if self.endless and limit is not None else range(self.grid.samples):
+        for sample in count() if self.endless and limit is not None else range(self.settings.samples):
             key = builder.fingerprint, sample
             texts = self._haystacks.setdefault(key, Haystack(builder, self.data, first=sample))
-            for depth in spread(self.grid.depths):
-                facts = draw(self.grid.template, self.grid.needles, seed, length, depth, sample)
+            for depth in spread(self.settings.depths):
+                facts = draw(self.settings.template, self.settings.needles, seed, length, depth, sample)
                 for instance in self._ask(builder, texts, facts, length, depth, sample):
                     if limit is not None and made == limit:
                         return
@@ -127,9 +128,9 @@ class Needle(Task):
         self, builder: PromptBuilder, texts: Haystack, facts: list[Fact], length: int, depth: float, sample: int
     ) -> Iterator[Instance]:
         """One context, and a question about each of the first needles; refused where the length has no room."""
-        frames = [self._frame(builder, fact.key) for fact in facts[: self.grid.questions]]
+        frames = [self._frame(builder, fact.key) for fact in facts[: self.settings.questions]]
         needles = [builder.encode(" " + fact.sentence, after=".") for fact in facts]
-        new_tokens = NEW_TOKENS[self.grid.template]
+        new_tokens = NEW_TOKENS[self.settings.template]
         fixed = max(map(len, frames)) + new_tokens + sum(map(len, needles))
         if length <= fixed:
             reason = (
@@ -141,7 +142,7 @@ class Needle(Task):
         hay = texts.ids(length - fixed)
         context, positions = insert(hay, needles, depth, texts.ends)
         stop = stop_at_end(builder.tokenizer)
-        reading = self.grid.reading(builder, self.grid.chat)
+        reading = self.settings.reading(builder, self.settings.chat)
         for index, (frame, fact) in enumerate(zip(frames, facts, strict=False)):
             start = positions[index]
             prompt = assemble(frame, context, budget=length, evidence=(start, start + len(needles[index])))
@@ -164,7 +165,7 @@ class Needle(Task):
             )
 
     def _refused(self, facts: list[Fact], depth: float, sample: int, reason: str) -> Iterator[Instance]:
-        for index, fact in enumerate(facts[: self.grid.questions]):
+        for index, fact in enumerate(facts[: self.settings.questions]):
             yield Instance(
                 id=_name(depth, sample, index),
                 prompt=Prompt([], [], []),
@@ -177,13 +178,13 @@ class Needle(Task):
     def _frame(self, builder: PromptBuilder, key: str) -> Frame:
         question = self.wording.question.format(key=key)
         stem = self.wording.stem.format(key=key)
-        if self.grid.chat:
+        if self.settings.chat:
             return builder.frame("", f"\n\n{question}", chat=True, question=question, answer=stem.lstrip())
         return builder.frame("", f"\n\nQuestion: {question}\nAnswer:", question=question, answer=stem)
 
     def evaluate(self, instance: Instance, output: Output) -> dict[str, float]:
         """Scores of the first number in the answer (`score_number`); of the classic needle, `score_sentence`."""
-        if self.grid.template == "classic":
+        if self.settings.template == "classic":
             return score_sentence(output.text, instance.reference)
         return score_number(output.text, instance.reference)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from evals.errors import UserError
 from evals.tasks.base import Instance
 from evals.tasks.common.prompt import Prompt, PromptBuilder, fill
-from evals.tasks.common.rows import naming
+from evals.tasks.common.rows import errors_at
 from evals.tasks.common.spread import order
 from evals.tasks.common.stopping import stop_at_end
 from evals.tasks.nolima import rows
@@ -50,7 +50,7 @@ class Official(Source):
             name = f"{asked[which].id}-book{book + 1}-depth{depth:02d}"
             character = random.Random(f"nolima {name}:{seed}").choice(asked[which].names)
             chosen = asked[which].about(character)
-            with naming(books[book].name):
+            with errors_at(books[book].name):
                 prompt = self._placed(books[book], chosen, length, depth / (DEPTHS - 1))
             yield Instance(
                 id=name,

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from evals.records.models import Control
 from evals.tasks.base import TaskSettings
-from evals.tasks.common import documents as data
+from evals.tasks.settings.commas import Commas
 
 
 class PerplexitySettings(TaskSettings):
@@ -27,7 +27,7 @@ class PerplexitySettings(TaskSettings):
 
     scored: int = Field(256, ge=1)
     running: int = Field(2048, ge=1)
-    context: Annotated[tuple[Control, ...], data.Commas] = ("own", "other", "none")
+    context: Annotated[tuple[Control, ...], Commas] = ("own", "other", "none")
     anchor: int | Literal["end", "start"] = "end"
     stride: int = Field(16384, ge=1)
     windows: int = Field(1, ge=1)

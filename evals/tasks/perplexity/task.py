@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from evals.errors import UserError, unknown
 from evals.records.models import SampleRecord
 from evals.tasks.base import Instance, Output, Task
-from evals.tasks.common import documents as data
+from evals.tasks.common import documents
 from evals.tasks.common.documents import Document
 from evals.tasks.common.prompt import Frame, PromptBuilder, assemble
 from evals.tasks.common.source import DataSource
@@ -37,37 +37,37 @@ if TYPE_CHECKING:
 class Perplexity(Task):
     """nll in nats per token; `limit` counts windows, each of which gives one instance per control."""
 
+    settings: PerplexitySettings
+    settings_model = PerplexitySettings
     name = "perplexity"
     version = 2  # 2: every row is a document of its own; `other` shares no text with the window
     metric = "ppl"
     higher_is_better = False
     lengths = (1024, 2048, 4096, 8192)
-    settings_model = PerplexitySettings
 
-    def __init__(self, subset: str | None, settings: PerplexitySettings, source: DataSource) -> None:
-        super().__init__(subset, settings, source)
-        self.protocol = settings
+    def __init__(self, subset: str | None, settings: PerplexitySettings, data: DataSource) -> None:
+        super().__init__(subset, settings, data)
         self._stores: dict[str, TokenStore] = {}  # by tokenizer, for all models and lengths
         self._copies = Copies()
 
     def check(self) -> None:
-        if self.protocol.dataset is not None and self.protocol.dataset not in data.HUB:
-            raise unknown("dataset", self.protocol.dataset, data.HUB)
+        if self.settings.dataset is not None and self.settings.dataset not in documents.HUB:
+            raise unknown("dataset", self.settings.dataset, documents.HUB)
         different = len({document.text for document in self._documents})
-        if "other" in self.protocol.context and different < 2:
+        if "other" in self.settings.context and different < 2:
             copies = f", and all {len(self._documents)} are the same" if len(self._documents) > 1 else ""
             raise UserError(f"The control `other` needs two documents{copies}: add one, or --set context=own,none.")
 
     def check_length(self, length: int | None) -> None:
         if length is None:
             raise UserError("The task perplexity needs a length: add --length 4k.")
-        if self.protocol.scored + 2 > length:
+        if self.settings.scored + 2 > length:
             raise UserError(
-                f"A length of {length} tokens is too short to score {self.protocol.scored}: choose a longer --length "
+                f"A length of {length} tokens is too short to score {self.settings.scored}: choose a longer --length "
                 f"or --set scored={max(length // 4, 1)}."
             )
-        anchor = self.protocol.anchor
-        if isinstance(anchor, int) and anchor + (self.protocol.windows - 1) * self.protocol.stride < length:
+        anchor = self.settings.anchor
+        if isinstance(anchor, int) and anchor + (self.settings.windows - 1) * self.settings.stride < length:
             raise UserError(
                 f"Windows of {length} tokens that end at token {anchor} would begin before their document: choose a "
                 "shorter --length or a larger anchor."
@@ -83,7 +83,7 @@ class Perplexity(Task):
             pass
 
     def files(self) -> Sequence[Path]:
-        return data.files(self.data)
+        return documents.files(self.data)
 
     def instances(
         self, tokenizer: PreTrainedTokenizerBase, length: int | None, limit: int | None, seed: int
@@ -94,7 +94,7 @@ class Perplexity(Task):
         running = self._running(length)
         builder = PromptBuilder.of(tokenizer)
         store = self._stores.setdefault(builder.fingerprint, TokenStore(builder))
-        reader = Reader(store, self._copies, self.protocol, length)
+        reader = Reader(store, self._copies, self.settings, length)
         ordered = in_turn(self._documents)
         made = 0
         for document in ordered:
@@ -111,15 +111,15 @@ class Perplexity(Task):
 
     @cached_property
     def _documents(self) -> list[Document]:
-        return list(data.documents(self.data, self.protocol.dataset))
+        return list(documents.documents(self.data, self.settings.dataset))
 
     def _running(self, length: int) -> int:
         """Tokens of a window that are not context."""
-        return max(min(self.protocol.running, length // 2), self.protocol.scored + 1)
+        return max(min(self.settings.running, length // 2), self.settings.scored + 1)
 
     def sample_tokens(self, length: int) -> int:
         """One reading of a window per control; without context only the running text is read."""
-        return sum(self._running(length) if control == "none" else length for control in self.protocol.context)
+        return sum(self._running(length) if control == "none" else length for control in self.settings.context)
 
     def query_tokens(self, length: int) -> int:
         return self._running(length)
@@ -135,18 +135,18 @@ class Perplexity(Task):
         window: Window,
         running: int,
     ) -> Iterator[Instance]:
-        scored = self.protocol.scored
-        has_bos = builder.bos is not None and (self.protocol.bos == "window" or window.begins)
+        scored = self.settings.scored
+        has_bos = builder.bos is not None and (self.settings.bos == "window" or window.begins)
         prefix = [builder.bos] if has_bos and builder.bos is not None else []
         ids = window.ids[len(prefix) :]  # the BOS counts: all windows have `length` tokens
         frame = Frame(prefix, ids[-running:-scored], None, bos=len(prefix))
         own = ids[:-running]
-        if not own and len(self.protocol.context) > 1:
+        if not own and len(self.settings.context) > 1:
             raise UserError(
                 f"Windows of {len(window.ids)} tokens that score {scored} have no context for the controls: choose a "
                 f"longer --length or --set scored={max(len(window.ids) // 4, 1)}, or leave them out, --set context=own."
             )
-        for control in self.protocol.context:
+        for control in self.settings.context:
             context, other = own, None
             if control == "other":
                 other, context = reader.other(documents, window, len(own))
@@ -172,4 +172,4 @@ class Perplexity(Task):
         return {"nll": -sum(output.logprobs) / len(output.logprobs)}
 
     def summarize(self, samples: Sequence[SampleRecord]) -> dict[str, float]:
-        return summarize(samples, self.protocol)
+        return summarize(samples, self.settings)

@@ -16,8 +16,8 @@ from pydantic import SerializerFunctionWrapHandler, field_validator, model_seria
 from evals.errors import UserError
 from evals.records.models import Control
 from evals.tasks.base import Instance, TaskSettings
-from evals.tasks.common.documents import Commas
 from evals.tasks.common.prompt import Audit, Prompt
+from evals.tasks.settings.commas import Commas
 
 if TYPE_CHECKING:
     from evals.tasks.base import Task
@@ -60,7 +60,7 @@ def readings(settings: TaskSettings) -> int:
     return sum(control != "none" for control in controls_of(settings))
 
 
-def named(text: str) -> frozenset[str]:
+def one_document(text: str) -> frozenset[str]:
     """`Instance.holds` of a context that is one document, before any truncation."""
     return frozenset([hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]])
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from evals.tasks.common import official_prompts
 from evals.tasks.infinitebench.computed import HEADER, TARGETS
-from evals.tasks.infinitebench.generated import GeneratedRow
+from evals.tasks.infinitebench.generated_row import GeneratedRow
 from evals.tasks.infinitebench.generators import GENERATORS
 from evals.tasks.infinitebench.needles import number_string_key
 
