@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from evals.report.compare import Difference, Refusal
-from evals.report.effective import Effective
+from evals.report.effective import THRESHOLD, Effective
+from evals.report.stats.interval import LEVEL
 from evals.safe_text import plain_line
 
 HEAD = (
@@ -16,7 +17,10 @@ HEAD = (
 
 
 def verdicts(
-    found: Sequence[Difference], refused: Sequence[Refusal], lengths: Sequence[Effective] = (), threshold: float = 0.85
+    found: Sequence[Difference],
+    refused: Sequence[Refusal],
+    lengths: Sequence[Effective] = (),
+    threshold: float = THRESHOLD,
 ) -> str:
     """One line per task and length, what could not be compared, and the effective lengths at the threshold."""
     lines = []
@@ -27,12 +31,12 @@ def verdicts(
     if lengths:
         lines += ["", f"Effective length: the score stays at {100 * threshold:.4g} % or more of that at the shortest."]
         lines += [plain_line(f"{e.task}, {e.model}: {e}") for e in lengths] + [""]
-    confidence = found[0].confidence if found else 0.95
+    confidence = found[0].confidence if found else 1 - LEVEL
     adjusted = "" if len(found) == 1 else f", adjusted by Holm for the {len(found)} lines"
     lines.append(
         f"p: two-sided{adjusted}. Interval: {100 * confidence:.4g} %, the inversion of the same test: it leaves out 0 "
-        "exactly where p is at most 0.05. Detectable: the true difference that this many samples show 4 times in 5 at "
-        "p < 0.05, before any adjustment."
+        f"exactly where p is at most {LEVEL:g}. Detectable: the true difference that this many samples show 4 times in "
+        f"5 at p < {LEVEL:g}, before any adjustment."
     )
     return "\n".join(lines)
 

@@ -19,6 +19,7 @@ from evals.records.json import Json, dumps
 from evals.records.models import SampleRecord
 from evals.report.export.cells import LIBRARY, base_name, cell_name, path_name, scored
 from evals.report.frames import Data
+from evals.report.stats.interval import LEVEL
 from evals.report.summary import COST
 
 SCHEMA_VERSION = "0.3.0"
@@ -99,7 +100,7 @@ def _model(data: Data, model: str, base: str) -> Json:
 def _result(data: Data, row: Json) -> Json:
     metric, n = row["metric"], row["n"]
     low, high = row["intervals"].get(metric, (None, None))
-    interval = {"lower": low, "upper": high, "confidence_level": 0.95, "method": "over contexts or documents"}
+    interval = {"lower": low, "upper": high, "confidence_level": 1 - LEVEL, "method": "over contexts or documents"}
     known = low is not None and high is not None
     details = {name: row[name] for name in COST if name in row}
     others = {name: value for name, value in row["metrics"].items() if name != metric}

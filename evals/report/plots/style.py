@@ -66,27 +66,9 @@ def out_of_memory(
         return
     height = 0.97 - CROSS_ROW * row
     where = ax.get_xaxis_transform()
-    ax.plot(
-        lengths,
-        [height] * len(lengths),
-        marker,
-        color=look.colour,
-        transform=where,
-        clip_on=False,
-        ms=4.5,
-        mew=1.4,
-    )
-    ax.annotate(
-        label,
-        (min(lengths), height),
-        xycoords=where,
-        xytext=(-5, 0),
-        textcoords="offset points",
-        ha="right",
-        va="center",
-        fontsize=6,
-        color=look.colour,
-    )
+    heights = [height] * len(lengths)
+    ax.plot(lengths, heights, marker, color=look.colour, transform=where, clip_on=False, ms=4.5, mew=1.4)
+    _note(ax, label, min(lengths), height, look, size=6, gap=5)
 
 
 def headroom(ax: Axes, rows: int) -> None:
@@ -126,17 +108,23 @@ def at_edge(ax: Axes, lengths: Sequence[float], values: Sequence[float], look: L
     where = ax.get_xaxis_transform()
     ax.plot(lengths, [height] * len(lengths), look.marker, color=look.colour, transform=where, clip_on=False, ms=4)
     for x, value in zip(lengths, values, strict=True):
-        ax.annotate(
-            f"{value:,.0f}" if value < 1e6 else f"{value:.0e}",
-            (x, height),
-            xycoords=where,
-            xytext=(-4, 0),
-            textcoords="offset points",
-            ha="right",
-            va="center",
-            fontsize=5.5,
-            color=look.colour,
-        )
+        number = f"{value:,.0f}" if value < 1e6 else f"{value:.0e}"
+        _note(ax, number, x, height, look, size=5.5, gap=4)
+
+
+def _note(ax: Axes, text: str, x: float, height: float, look: Look, size: float, gap: float) -> None:
+    """A text that ends `gap` points before x; height: as a share of the panel. size: in points."""
+    ax.annotate(
+        text,
+        (x, height),
+        xycoords=ax.get_xaxis_transform(),
+        xytext=(-gap, 0),
+        textcoords="offset points",
+        ha="right",
+        va="center",
+        fontsize=size,
+        color=look.colour,
+    )
 
 
 def legend(figure: Figure, found: dict[str, Look], more: Sequence[Line2D] = ()) -> None:
