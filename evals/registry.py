@@ -54,6 +54,27 @@ TASKS = {
     "efficiency-maxlen": "evals.measure.efficiency:MaxLength",
 }
 
+ABOUT = {
+    "needle": "find numbers in sentences that are hidden in a long text",
+    "perplexity": "predict a text after its own context, another document's, and none",
+    "longbench": "21 data sets: questions, summaries, examples, counting, code; official prompts and scores",
+    "longbench-e": "13 of them, with scores by length",
+    "longbench-v2": "multiple choice about long texts",
+    "infinitebench": "12 tasks beyond 100K tokens",
+    "aa-lcr": "questions about several documents; a model judges the answers",
+    "leval": "L-Eval's questions that are scored without a judge",
+    "leval-judged": "L-Eval's open-ended questions, which a model judges",
+    "ruler": "13 generated tasks: needles, tracing variables, counting words, questions among documents",
+    "graphwalks": "walk along the edges of a graph",
+    "mrcr": "repeat the n-th of several alike answers in a conversation",
+    "babilong": "reason about facts that are hidden in a long text",
+    "nolima": "find a needle that shares no words with the question",
+    "longproc": "write a long answer, row by row, from a long input",
+    "efficiency": "time and memory of a request, beside the device's floors",
+    "efficiency-maxlen": "the longest context that fits in memory",
+}
+"""What each built-in task asks: `--list` must not wait for their modules."""
+
 JUDGES = {"served": "baselines.served.judge:Judge"}
 """What asks a model for a verdict."""
 

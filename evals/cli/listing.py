@@ -36,9 +36,9 @@ def show(tasks: Sequence[str], models: Sequence[str], out: Console) -> None:
             Column("description", [preset.description for preset in known], left=True, rank=3, least=30),
         ],
     )
-    table = new_table(("task", "from"), left=("task", "from"))
+    table = new_table(("task", "description"), left=("task", "description"))
     for name, target in registry.tasks().items():
-        add_row(table, name, target.partition(":")[0])
+        add_row(table, name, registry.ABOUT.get(name) or f"of the package {target.partition('.')[0].partition(':')[0]}")
     out.print(table)
     for package in FETCHED:
         if advice := missing(package):
@@ -91,6 +91,13 @@ def _show_model(name: str, out: Console) -> None:
     out.print(_settings(cls.settings_model, cls.settings_in_force(preset)))
 
 
+def _as_set(value: object) -> str:
+    """A value as `--set` takes it."""
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(map(_as_set, value))}]"
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
+
+
 def _settings(model: type[BaseModel] | None, values: Mapping[str, object]) -> Group:
     """What the settings are about, and each with its value in the preset, or its default."""
     fields = model.model_fields if model else {}
@@ -101,5 +108,5 @@ def _settings(model: type[BaseModel] | None, values: Mapping[str, object]) -> Gr
         field = fields.get(key)
         default = field.get_default(call_default_factory=True) if field and not field.is_required() else ""
         meaning = [field.description or "" if field else ""] if described else []
-        add_row(table, key, values.get(key, default), *meaning)
+        add_row(table, key, _as_set(values.get(key, default)), *meaning)
     return Group(plain(cleandoc(model.__doc__ or "") if model else ""), table)

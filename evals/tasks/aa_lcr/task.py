@@ -27,11 +27,14 @@ if TYPE_CHECKING:
 
 
 class AaLcrSettings(JudgeSettings):
-    """judge_form: text and reply of the judge, by version of the data card: v1.1 (with rules, replies in JSON) or v1.0.
-    max_new_tokens: answer budget; officially 16384."""
+    """What the judge is asked, and how long an answer may be."""
 
-    judge_form: JudgeForm = Field("v1.1", exclude=True)
-    max_new_tokens: int = Field(1024, ge=1)
+    judge_form: JudgeForm = Field(
+        "v1.1",
+        exclude=True,
+        description="text and reply of the judge, by version of the data card: v1.1 (rules, replies in JSON) or v1.0",
+    )
+    max_new_tokens: int = Field(1024, ge=1, description="answer budget; officially 16384")
 
 
 class AaLcr(JudgedTask):

@@ -14,23 +14,27 @@ MOST_FACTS = 200
 
 
 class BabilongSettings(SourceSettings):
-    """source: `generated` facts in your own text (--data-dir, else Python's own help), or the `official` rows. set:
-    which of them, 0k to 1M; not given: the longest that --length can hold. facts: how many are generated (1 to
-    200; qa4 has 2); not given: drawn as in the originals. start: percent of the text before the first fact; the higher,
-    the easier for methods with a window. prompt: `official`, or `bare` without instruction and examples. begin: begin
-    the answer with "Answer:" as the examples do, for base models. cloze: begin it with the deciding fact itself, up to
-    the place that is asked for: a model need only find the sentence and copy its end (generated qa1). max_new_tokens:
-    answer budget, officially 20. chat: wrap the prompt in the tokenizer's chat template.
-    """
+    """Facts are hidden in your own text (--data-dir, else Python's own help)."""
 
-    set: str | None = None
-    facts: int | None = Field(None, ge=1, le=MOST_FACTS)
-    start: float = Field(0, ge=0, le=100)
-    prompt: Literal["official", "bare"] = "official"
-    begin: bool = False
-    cloze: bool = False
-    max_new_tokens: int = Field(20, ge=1)
-    chat: bool = False
+    set: str | None = Field(None, description="which official rows, 0k to 1M; null: the longest that --length can hold")
+    facts: int | None = Field(
+        None, ge=1, le=MOST_FACTS, description="how many are generated (qa4 has 2); null: drawn as in the originals"
+    )
+    start: float = Field(
+        0,
+        ge=0,
+        le=100,
+        description="percent of the text before the first fact; the higher, the easier for methods with a window",
+    )
+    prompt: Literal["official", "bare"] = Field("official", description="bare: without instruction and examples")
+    begin: bool = Field(False, description="begin the answer with 'Answer:' as the examples do, for base models")
+    cloze: bool = Field(
+        False,
+        description="begin the answer with the deciding fact itself, up to the place that is asked for: a model need "
+        "only find the sentence and copy its end (generated qa1)",
+    )
+    max_new_tokens: int = Field(20, ge=1, description="answer budget, officially 20")
+    chat: bool = Field(False, description="wrap the prompt in the tokenizer's chat template")
 
     added_later: ClassVar[tuple[str, ...]] = (*SourceSettings.added_later, "cloze")
 

@@ -12,15 +12,19 @@ DEPTH = 2
 
 
 class GraphWalksSettings(SourceSettings):
-    """source: `generated` graphs, or the `official` prompts. depth: edges from the start to the nodes asked for, of
-    generated `bfs`. max_new_tokens: answer budget, part of the length; an official row gets what its answer takes, if
-    that is more. chat: wrap the prompt in the tokenizer's chat template; the reply is then not begun for the model,
-    which may reason before the last line.
-    """
+    """What is asked of a graph."""
 
-    depth: int = Field(DEPTH, ge=1, le=4)
-    max_new_tokens: int = Field(128, ge=1)
-    chat: bool = False
+    depth: int = Field(DEPTH, ge=1, le=4, description="edges from the start to the nodes asked for, of generated bfs")
+    max_new_tokens: int = Field(
+        128,
+        ge=1,
+        description="answer budget, part of the length; an official row gets what its answer takes, if that is more",
+    )
+    chat: bool = Field(
+        False,
+        description="wrap the prompt in the tokenizer's chat template; the reply is then not begun for the model, "
+        "which may reason before the last line",
+    )
 
     added_later: ClassVar[tuple[str, ...]] = (*SourceSettings.added_later, "source")
 

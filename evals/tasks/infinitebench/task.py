@@ -36,16 +36,20 @@ SMALLEST = 2
 
 
 class InfiniteBenchSettings(OfficialSettings):
-    """source: official rows, or rows generated at --length ("auto": generated where a length is given, the task can
-    be generated and the data folder has no rows of it). family: prompt family; "official" chat is for those made for
-    chat models (all but yarn_mistral). templates: file with the family's texts (none needed for gpt4). scorer:
-    generation of the official scorer. max_new_tokens: answer budget, in place of the official one."""
+    """Which rows, prompts and scorer are used."""
 
-    source: Literal["auto", "official", "generated"] = "auto"
-    family: str = "gpt4"
-    templates: Path | None = None
-    scorer: Literal["2024-08", "2024-06"] = "2024-08"
-    max_new_tokens: int | None = Field(None, ge=1)
+    source: Literal["auto", "official", "generated"] = Field(
+        "auto",
+        description="official rows, or rows generated at --length; auto: generated where a length is given, the task "
+        "can be generated and the data folder has no rows of it",
+    )
+    family: str = Field(
+        "gpt4",
+        description="prompt family; chat=official is for those made for chat models (all but yarn_mistral)",
+    )
+    templates: Path | None = Field(None, description="file with the family's texts (none needed for gpt4)")
+    scorer: Literal["2024-08", "2024-06"] = Field("2024-08", description="generation of the official scorer")
+    max_new_tokens: int | None = Field(None, ge=1, description="answer budget, in place of the official one")
 
 
 class InfiniteBench(Task):

@@ -27,13 +27,17 @@ FOUR_CHOICES = ("quality", "tpo")
 
 
 class LEvalSettings(JudgeSettings):
-    """wording: `official` texts out of the clone, or `own` ones. max_new_tokens: answer budget. rival: whose published
-    answers the judge compares with, a file below Predictions/ of the clone without its ending.
-    """
+    """How the questions are put, and what the judge compares with."""
 
-    wording: Literal["official", "own"] = "official"
-    max_new_tokens: int = Field(MAX_NEW_TOKENS, ge=1)
-    rival: str = Field("llm_turbo_eval/turbo-16k-0613", pattern=r"^[\w.-]+/[\w.-]+$", exclude=True)
+    wording: Literal["official", "own"] = Field("official", description="official texts out of the clone, or own ones")
+    max_new_tokens: int = Field(MAX_NEW_TOKENS, ge=1, description="answer budget")
+    rival: str = Field(
+        "llm_turbo_eval/turbo-16k-0613",
+        pattern=r"^[\w.-]+/[\w.-]+$",
+        exclude=True,
+        description="whose published answers the judge compares with: a file below Predictions/ of the clone without "
+        "its ending",
+    )
 
 
 class LEval(JudgedTask):

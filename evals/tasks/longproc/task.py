@@ -38,15 +38,16 @@ PROBE = 100
 
 
 class LongProcSettings(ChatSettings):
-    """output: answer budget, part of the length; the published sizes are 512, 2048 and 8192. steps: most rows of an
-    answer; not given: as many as the output holds. rooms: of a house, for state_tracking (2 to 8). chat: wrap the
-    prompt in the tokenizer's chat template.
-    """
+    """How long an answer is asked for."""
 
-    output: int = Field(512, ge=64, le=16384)
-    steps: int | None = Field(None, ge=1, le=MOST_STEPS)
-    rooms: int = Field(2, ge=2, le=8)
-    chat: bool = False
+    output: int = Field(
+        512, ge=64, le=16384, description="answer budget, part of the length; published sizes are 512, 2048 and 8192"
+    )
+    steps: int | None = Field(
+        None, ge=1, le=MOST_STEPS, description="most rows of an answer; null: as many as the output holds"
+    )
+    rooms: int = Field(2, ge=2, le=8, description="of a house, for state_tracking")
+    chat: bool = Field(False, description="wrap the prompt in the tokenizer's chat template")
 
 
 class LongProc(Task):

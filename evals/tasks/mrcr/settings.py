@@ -10,13 +10,16 @@ from evals.tasks.settings.source import SourceSettings
 
 
 class MrcrSettings(SourceSettings):
-    """source: `generated` conversations, or the `official` ones. chat: the tokenizer's chat template, around a
-    generated conversation as one message, around each message of an official one. max_new_tokens: answer budget of
-    official rows; not given: what the answer takes, and 32 more.
-    """
+    """How a conversation is put."""
 
-    chat: bool = False
-    max_new_tokens: int | None = Field(None, ge=1)
+    chat: bool = Field(
+        False,
+        description="use the tokenizer's chat template, around a generated conversation as one message, around each "
+        "message of an official one",
+    )
+    max_new_tokens: int | None = Field(
+        None, ge=1, description="answer budget of official rows; null: what the answer takes, and 32 more"
+    )
 
     added_later: ClassVar[tuple[str, ...]] = (*SourceSettings.added_later, "source", "max_new_tokens")
 

@@ -34,18 +34,23 @@ if TYPE_CHECKING:
 
 
 class NeedleSettings(ChatSettings):
-    """depths: percent of the haystack before the (first) needle. samples: contexts per depth; by default one, or as
-    many as `--limit` asks for. needles: how many are in a context, the first at the depth and the others spread evenly
-    after it. questions: how many of them are asked on one read. template: the sentence that is hidden; `classic` is the
-    original's. chat: wrap the prompt in the tokenizer's chat template.
-    """
+    """What is hidden where."""
 
-    depths: Numbers = (0, 25, 50, 75, 100)
-    samples: int = Field(1, ge=1)
-    needles: int = Field(1, ge=1, le=32)
-    questions: int = Field(1, ge=1)
-    template: Literal["city", "item", "classic"] = "city"
-    chat: bool = False
+    depths: Numbers = Field(
+        (0, 25, 50, 75, 100), description="percent of the haystack before the (first) needle; 0,50,100 is three depths"
+    )
+    samples: int = Field(1, ge=1, description="contexts per depth; not given: one, or as many as --limit asks for")
+    needles: int = Field(
+        1,
+        ge=1,
+        le=32,
+        description="how many are in a context, the first at the depth, the others spread evenly after it",
+    )
+    questions: int = Field(1, ge=1, description="how many of the needles are asked for on one read")
+    template: Literal["city", "item", "classic"] = Field(
+        "city", description="the sentence that is hidden; classic is the original's"
+    )
+    chat: bool = Field(False, description="wrap the prompt in the tokenizer's chat template")
 
     @model_validator(mode="after")
     def _consistent(self) -> NeedleSettings:

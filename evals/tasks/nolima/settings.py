@@ -15,18 +15,17 @@ MOST_OTHERS = min(len(topic.chains) for topic in TOPICS) - 1
 
 
 class NolimaSettings(SourceSettings):
-    """source: `generated` needles in your own text (--data-dir, else Python's own help), or the `official` ones.
-    set: official needle set, `needle_set` or `needle_set_hard`; the subset `direct` has its own. others: generated
-    needles of the same kind about other characters (0 to 7). start: percent of the text before the first generated
-    needle. max_new_tokens: answer budget; not given: 16, officially 192. chat: wrap the prompt in the tokenizer's chat
-    template.
-    """
+    """Needles are hidden in your own text (--data-dir, else Python's own help)."""
 
-    set: Literal["needle_set", "needle_set_hard"] = "needle_set"
-    others: int = Field(OTHERS, ge=0, le=MOST_OTHERS)
-    start: float = Field(0, ge=0, le=100)
-    max_new_tokens: int | None = Field(None, ge=1)
-    chat: bool = False
+    set: Literal["needle_set", "needle_set_hard"] = Field(
+        "needle_set", description="official needles; the subset direct has its own"
+    )
+    others: int = Field(
+        OTHERS, ge=0, le=MOST_OTHERS, description="generated needles of the same kind about other characters"
+    )
+    start: float = Field(0, ge=0, le=100, description="percent of the text before the first generated needle")
+    max_new_tokens: int | None = Field(None, ge=1, description="answer budget; null: 16, officially 192")
+    chat: bool = Field(False, description="wrap the prompt in the tokenizer's chat template")
 
     @model_validator(mode="after")
     def _consistent(self) -> NolimaSettings:

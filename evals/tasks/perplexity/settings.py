@@ -12,29 +12,39 @@ from evals.tasks.settings.commas import Commas
 
 
 class PerplexitySettings(TaskSettings):
-    """scored: targets at the end of a window. running: tokens after the context, targets included; at most half
-    of the length, and at least one more than `scored`. context: the controls; `own` comes first.
+    """Which tokens of which documents are scored, after which context."""
 
-    anchor: where windows end. `end`: at the end of the document, then `stride` tokens earlier, ..., so that all
-    lengths score the same tokens. `start`: the first window begins with the document (CEPE, YaRN), so lengths
-    score different tokens. A number: at that token, then `stride` tokens later, ...; windows that would begin
-    before the document are left out. windows: how many of a document. min_tokens: shorter documents are left out
-    (at least the length itself; give the longest length of a sweep to compare on the same documents).
-
-    aggregate: means over windows, over documents (of their means), or over tokens. bos: before each `window`, or
-    only where a window begins a `document`. dataset: a set of the hub instead of --data-dir or the embedded text.
-    """
-
-    scored: int = Field(256, ge=1)
-    running: int = Field(2048, ge=1)
-    context: Annotated[tuple[Control, ...], Commas] = ("own", "other", "none")
-    anchor: int | Literal["end", "start"] = "end"
-    stride: int = Field(16384, ge=1)
-    windows: int = Field(1, ge=1)
-    min_tokens: int = Field(0, ge=0)
-    aggregate: Literal["window", "document", "token"] = "window"
-    bos: Literal["window", "document"] = "window"
-    dataset: str | None = None
+    scored: int = Field(256, ge=1, description="targets at the end of a window")
+    running: int = Field(
+        2048,
+        ge=1,
+        description="tokens after the context, targets included; at most half of the length, and more than scored",
+    )
+    context: Annotated[tuple[Control, ...], Commas] = Field(
+        ("own", "other", "none"), description="the text's own context, that of another document, none"
+    )
+    anchor: int | Literal["end", "start"] = Field(
+        "end",
+        description="where windows end. end: at the end of the document, then stride tokens earlier, ..., so that all "
+        "lengths score the same tokens. start: the first window begins with the document (CEPE, YaRN), so lengths "
+        "score different tokens. A number: at that token, then stride tokens later, ...; windows that would begin "
+        "before the document are left out",
+    )
+    stride: int = Field(16384, ge=1, description="tokens between the ends of two windows")
+    windows: int = Field(1, ge=1, description="how many of a document")
+    min_tokens: int = Field(
+        0,
+        ge=0,
+        description="shorter documents are left out (at least the length itself; give the longest length of a sweep to "
+        "compare on the same documents)",
+    )
+    aggregate: Literal["window", "document", "token"] = Field(
+        "window", description="means over windows, over documents (of their means), or over tokens"
+    )
+    bos: Literal["window", "document"] = Field(
+        "window", description="before each window, or only where a window begins a document"
+    )
+    dataset: str | None = Field(None, description="a set of the hub instead of --data-dir or the embedded text")
 
     @field_validator("anchor")
     @classmethod

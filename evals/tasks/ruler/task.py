@@ -14,6 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from pydantic import Field
+
 from evals.errors import UserError
 from evals.tasks.base import Instance, Output, Task
 from evals.tasks.common.generated import Family, Sample, fitted
@@ -46,11 +48,16 @@ QUESTIONS = ("qa_1", "qa_2")
 
 
 class RulerSettings(ChatSettings):
-    """chat: wrap the prompt in the tokenizer's chat template; the answer prefix then begins the reply. prompts:
-    revision of the official texts and formats, "2025-06" (current) or "2024-12" (the paper's, and lm-eval's)."""
+    """Which prompts are used."""
 
-    chat: bool = False
-    prompts: Revision = "2025-06"
+    chat: bool = Field(
+        False,
+        description="wrap the prompt in the tokenizer's chat template; the answer prefix then begins the reply",
+    )
+    prompts: Revision = Field(
+        "2025-06",
+        description="revision of the official texts and formats: 2025-06 (current) or 2024-12 (paper, lm-eval)",
+    )
 
 
 class Ruler(Task):

@@ -41,21 +41,20 @@ RESERVED = frozenset(
 
 
 class ChatSettings(ContextSettings):
-    """chat_template_kwargs: variables for the chat template, e.g. '{reasoning_effort: low}'.
+    """Chat templates, and samples of several seeds."""
 
-    thinking: `off` and `on` tell the chat template, where one is used, whether the model shall think; `strip` cuts
-    blocks of thinking out of the answers before they are scored (their tokens count). Not given: as the template has
-    it.
-
-    context: with whose contexts each question is asked: its `own`, that of an `other` sample, `none`.
-
-    seeds: how many seeds the samples are drawn with, from --seed on, where they are drawn (`seeded`).
-    """
-
-    chat_template_kwargs: dict[str, JsonValue] = Field(default_factory=dict)
-    thinking: Literal["off", "on", "strip"] | None = None
-
-    seeds: int = Field(1, ge=1, le=1000)
+    chat_template_kwargs: dict[str, JsonValue] = Field(
+        default_factory=dict, description="variables for the chat template, as '{reasoning_effort: low}'"
+    )
+    thinking: Literal["off", "on", "strip"] | None = Field(
+        None,
+        description="off and on tell the chat template, where one is used, whether the model shall think; strip cuts "
+        "blocks of thinking out of the answers before they are scored (their tokens count); null: as the template has "
+        "it",
+    )
+    seeds: int = Field(
+        1, ge=1, le=1000, description="how many seeds the samples are drawn with, from --seed on, where they are drawn"
+    )
 
     added_later: ClassVar[tuple[str, ...]] = ("context", "chat_template_kwargs", "thinking", "seeds")
 

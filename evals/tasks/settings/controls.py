@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import SerializerFunctionWrapHandler, field_validator, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from evals.errors import UserError
 from evals.records.models import Control
@@ -26,9 +26,11 @@ CONTROLS: tuple[Control, ...] = ("own", "other", "none")
 
 
 class ContextSettings(TaskSettings):
-    """context: with whose contexts each question is asked: its `own`, that of an `other` sample, `none`."""
+    """Whether the questions are asked with other contexts, too."""
 
-    context: Annotated[tuple[Control, ...], Commas] = ("own",)
+    context: Annotated[tuple[Control, ...], Commas] = Field(
+        ("own",), description="with whose contexts each question is asked: its own, that of an other sample, none"
+    )
 
     added_later: ClassVar[tuple[str, ...]] = ("context",)
     """Settings that stand in a cell's identity only where they differ from their default: cells recorded before they

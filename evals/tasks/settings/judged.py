@@ -34,19 +34,27 @@ class Judge(Protocol):
 
 
 class JudgeSettings(OfficialSettings):
-    """judge: address of an OpenAI-compatible API (http://HOST:PORT/v1) whose model judges the answers. judge_model: its
-    name there. judge_key_variable: the environment variable with the API key. judge_request: fields added to every
-    request, e.g. '{max_tokens: 512}'; null takes one out ('{temperature: null}'). judge_timeout: seconds without a word
-    from the server, until an attempt counts as failed.
-
-    None of them is part of a cell's id, since answers do not depend on them: the scores carry the judge's name.
+    """The model that judges. None of this is part of a cell's id, since answers do not depend on it: the scores carry
+    the judge's name.
     """
 
-    judge: PlainUrl | None = Field(None, exclude=True)
-    judge_model: str | None = Field(None, min_length=1, exclude=True)
-    judge_key_variable: VariableName | None = Field(None, exclude=True)
-    judge_request: RequestFields = Field(default_factory=dict, exclude=True)
-    judge_timeout: float = Field(120, gt=0, exclude=True)
+    judge: PlainUrl | None = Field(
+        None,
+        exclude=True,
+        description="address of an OpenAI-compatible API (http://HOST:PORT/v1) whose model judges the answers",
+    )
+    judge_model: str | None = Field(None, min_length=1, exclude=True, description="name of that model there")
+    judge_key_variable: VariableName | None = Field(
+        None, exclude=True, description="the environment variable with the API key"
+    )
+    judge_request: RequestFields = Field(
+        default_factory=dict,
+        exclude=True,
+        description="fields added to every request, as '{max_tokens: 512}'; null takes one out",
+    )
+    judge_timeout: float = Field(
+        120, gt=0, exclude=True, description="seconds without a word from the server, until an attempt counts as failed"
+    )
 
     @model_validator(mode="after")
     def _named(self) -> JudgeSettings:

@@ -18,14 +18,21 @@ if TYPE_CHECKING:
 
 
 class OfficialSettings(ChatSettings):
-    """chat: "official" wraps the prompt in the tokenizer's chat template, if it has one, where the official script
-    does. max_prompt_tokens: truncation budget of the prompt, in place of the one that --length implies. overlength:
-    what happens to a row whose prompt exceeds that budget: `truncate` cuts it by the official rule, `skip` does not
-    ask it, `fail` ends the cell."""
+    """Chat template and budget of a benchmark with an official script."""
 
-    chat: Literal["official", "never", "always"] = "official"
-    max_prompt_tokens: int | None = Field(None, ge=1)
-    overlength: Literal["truncate", "skip", "fail"] = "truncate"
+    chat: Literal["official", "never", "always"] = Field(
+        "official",
+        description="when to wrap the prompt in the tokenizer's chat template; official: if it has one, where the "
+        "official script does",
+    )
+    max_prompt_tokens: int | None = Field(
+        None, ge=1, description="truncation budget of the prompt, in place of the one that --length implies"
+    )
+    overlength: Literal["truncate", "skip", "fail"] = Field(
+        "truncate",
+        description="what happens to a row whose prompt exceeds that budget: truncate cuts it by the official rule, "
+        "skip does not ask it, fail ends the cell",
+    )
 
     added_later: ClassVar[tuple[str, ...]] = (*ChatSettings.added_later, "overlength")
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from pydantic import Field
+
 from evals.tasks.base import Instance, Task
 from evals.tasks.common import documents
 from evals.tasks.common.haystack import Haystack, shared
@@ -23,9 +25,11 @@ SAMPLES = 100
 
 
 class SourceSettings(ChatSettings):
-    """source: `generated` instances, or the `official` ones."""
+    """Where the instances come from."""
 
-    source: Literal["generated", "official"] = "generated"
+    source: Literal["generated", "official"] = Field(
+        "generated", description="instances that are generated at --length, or the published ones"
+    )
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from standins import write_preset
+
+from evals import registry
 
 HEAVY = ("torch", "transformers", "pandas", "matplotlib", "datasets", "huggingface_hub", "lm_eval")
 NOTHING_HEAVY = f"""
@@ -26,11 +29,22 @@ def test_help_and_list_import_nothing_heavy(start: Callable[..., Any], option: s
     if option == "--list":
         names = json.loads(out.splitlines()[-1])
         assert {"sum", "needle", "perplexity", "longbench"} <= set(names["tasks"])
-        assert "sum" in out
+        assert re.search(r"needle +find numbers in sentences", out)
+        assert re.search(r"sum +of the package standins", out)
         assert "full-135m" in names["models"]
     else:
         for flag in ("--task", "--length", "--limit", "--data-dir", "--offline", "--checkpoint", "--dry-run"):
             assert flag in out
+
+
+def test_list_says_what_every_built_in_task_asks() -> None:
+    assert registry.ABOUT.keys() == registry.TASKS.keys()
+
+
+@pytest.mark.parametrize("name", registry.TASKS)
+def test_every_setting_of_a_task_has_a_meaning(name: str) -> None:
+    fields = registry.task(name).settings_model.model_fields
+    assert [key for key, field in fields.items() if not field.description] == []
 
 
 @pytest.mark.usefixtures("standins")
@@ -45,7 +59,9 @@ def test_list_of_a_task_and_a_model_shows_their_settings(command: Callable[..., 
 def test_list_shows_what_an_adapter_was_trained_with(command: Callable[..., Any]) -> None:
     result = command("--list", "--task", "needle", "--model", "sharedllm-135m,sharedllm-7b")
     assert result.code == 0
-    assert "depths: percent of the haystack" in result.out
+    assert re.search(r"depths +\[0, 25, 50, 75, 100\] +percent of the haystack", result.out)
+    assert re.search(r"context +\[own\] +with whose contexts each question is asked", result.out)
+    assert re.search(r"thinking +null +off and on tell the chat template", result.out)
     shipped, paper = result.out.split("model sharedllm-7b")
     assert "[64, 32, 16, 1]" in shipped
     assert "[16, 8, 4]" in paper
