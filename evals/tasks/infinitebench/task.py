@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -10,18 +10,14 @@ from pydantic import Field
 
 from evals.errors import UserError
 from evals.tasks.base import Instance, Output, Task
-from evals.tasks.common.files import RowFile
-from evals.tasks.common.fitting import fitting_size
-from evals.tasks.common.rows import errors_at
-from evals.tasks.common.spread import order, spread
 from evals.tasks.common.stopping import stop_at_end
 from evals.tasks.common.view import View
 from evals.tasks.common.whole_cut import Rule
-from evals.tasks.infinitebench import rows
-from evals.tasks.infinitebench.generators import GENERATORS, Generator
-from evals.tasks.infinitebench.prompts import Maker, Request, Text
+from evals.tasks.infinitebench import generated, official, rows
+from evals.tasks.infinitebench.generators import GENERATORS
+from evals.tasks.infinitebench.prompts import Maker
 from evals.tasks.infinitebench.scorers import JUNE_SCORES, SCORERS, score
-from evals.tasks.infinitebench.subsets import ASKED_INSIDE, DEPTH_SWEEPS, FOUR_CHOICES, MAX_NEW_TOKENS, TASKS, views
+from evals.tasks.infinitebench.subsets import ASKED_INSIDE, FOUR_CHOICES, MAX_NEW_TOKENS, TASKS, views
 from evals.tasks.infinitebench.templates import CHAT_FAMILIES, template
 from evals.tasks.settings.controls import one_document
 from evals.tasks.settings.official import OfficialSettings
@@ -30,9 +26,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 __all__ = ["InfiniteBench", "score"]
-
-SMALLEST = 2
-"""Units (noise lines, pairs, ...) of the shortest generated row."""
 
 
 class InfiniteBenchSettings(OfficialSettings):
@@ -101,19 +94,19 @@ class InfiniteBench(Task):
     ) -> Iterator[Instance]:
         """Rows in file order (generated: in row order); a limit takes rows of all depths (`spread`)."""
         settings = self.settings
-        official = template(self.task, settings.family, settings.templates)
+        text = template(self.task, settings.family, settings.templates)
         chat = settings.wraps(tokenizer, officially=settings.family in CHAT_FAMILIES)
         builder = settings.builder(tokenizer)
         rule: Rule = "uneven" if settings.family in CHAT_FAMILIES else "even"  # eval_utils.py, eval_yarn_mistral.py
-        maker = Maker(self.task, official, builder, chat, rule, settings.max_new_tokens)
+        maker = Maker(self.task, text, builder, chat, rule, settings.max_new_tokens)
         file, budget = None, None
         if self._generates(length):
             assert length is not None
-            requests = self._generated(maker, length, limit, seed)
+            requests = generated.requests(maker, length, limit, seed)
         else:
             budget = self._budget(length)
             file = rows.locate(self.task, length, self.data)
-            requests = self._official(maker, file, budget, limit)
+            requests = official.requests(maker, file, budget, limit)
         for number, request in requests:
             instance = Instance(
                 id=f"{number:04d}",
@@ -141,55 +134,8 @@ class InfiniteBench(Task):
             return False
         return rows.brought(self.task, length, self.data) is None
 
-    def _official(
-        self, maker: Maker, file: RowFile, budget: int | None, limit: int | None
-    ) -> Iterator[tuple[int, Request]]:
-        for number, row, answer in rows.read(self.task, file, limit):
-            evidence = answer[0] if isinstance(answer, list) else answer
-            text = Text(
-                row.context,
-                row.input,
-                answer,
-                row.options,
-                str(evidence) if self.task in DEPTH_SWEEPS else None,
-                {"source": "official"},
-                order(number - 1) if self.task in DEPTH_SWEEPS else 0.0,
-            )
-            with errors_at(f"{file}, line {number}"):
-                request = maker.request(text, budget)
-            yield number, request
-
     def _budget(self, length: int | None) -> int | None:
         return self.settings.prompt_budget(length, self.answer_tokens(), f"InfiniteBench {self.task}")
-
-    def _generated(self, maker: Maker, length: int, limit: int | None, seed: int) -> Iterator[tuple[int, Request]]:
-        """Rows of the official size, or of the largest that fits; never cut."""
-        generator = GENERATORS[self.task]
-        count = generator.count(length)
-        chosen = sorted(spread(list(range(count)), limit)) if limit is not None else range(count)
-
-        def make(index: int, size: int) -> Request:
-            row = generator.row(self.task, seed, index, size, length)
-            meta: dict[str, str | float] = {"source": "generated", "size": size, **row.meta}
-            return maker.request(Text(row.context, row.input, row.answer, [], row.evidence, meta, order(index)))
-
-        size = self._size(generator, length, lambda size: make(0, size).tokens)
-        for index in chosen:
-            request = make(index, size)
-            for smaller in range(size - 1, SMALLEST - 1, -max(1, size // 100)):
-                if request.tokens <= length:
-                    break
-                request = make(index, smaller)
-            yield index, request
-
-    def _size(self, generator: Generator, length: int, tokens: Callable[[int], int]) -> int:
-        """Units of row 0. Raises UserError where the length cannot hold the shortest row."""
-        official = generator.official_size(length)
-        if official is not None and tokens(official) <= length:
-            return official
-        if tokens(SMALLEST) > length:
-            raise UserError(f"InfiniteBench {self.task} needs a longer --length than {length}.")
-        return fitting_size(tokens, length, SMALLEST, official)
 
     def evaluate(self, instance: Instance, output: Output) -> dict[str, float]:
         """score by the chosen scorer; where the two generations differ, also the score of each by name."""
