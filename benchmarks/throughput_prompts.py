@@ -18,7 +18,7 @@ from evals.errors import UserError
 from evals.hashing import digests_of_files
 from evals.tasks.base import BaseTask, DataSource
 from evals.tasks.common.fitting import fitting_size
-from evals.tasks.common.prompt import PromptBuilder
+from evals.tasks.common.prompt_builder import PromptBuilder
 from evals.tasks.ruler.niah import Niah
 
 QUESTIONS = 10

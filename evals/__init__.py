@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from evals.tasks.base import Task as Task
     from evals.tasks.base import TaskSettings as TaskSettings
     from evals.tasks.common.prompt import Prompt as Prompt
-    from evals.tasks.common.prompt import PromptBuilder as PromptBuilder
+    from evals.tasks.common.prompt_builder import PromptBuilder as PromptBuilder
     from evals.tasks.common.source import DataSource as DataSource
     from evals.tasks.settings.controls import ContextSettings as ContextSettings
 
@@ -66,7 +66,8 @@ _HOMES = {
     "evals.methods.weights": ("load_base",),
     "evals.registry": ("method",),
     "evals.tasks.base": ("BaseTask", "Instance", "Output", "Task", "TaskSettings"),
-    "evals.tasks.common.prompt": ("Prompt", "PromptBuilder"),
+    "evals.tasks.common.prompt": ("Prompt",),
+    "evals.tasks.common.prompt_builder": ("PromptBuilder",),
     "evals.tasks.common.source": ("DataSource",),
     "evals.tasks.settings.controls": ("ContextSettings",),
 }

@@ -19,7 +19,8 @@ from evals.methods.base import LongContextModel, Query, Runtime
 from evals.methods.presets import Preset
 from evals.methods.weights import resolve
 from evals.run.environment import environment
-from evals.tasks.common.prompt import Prompt, PromptBuilder
+from evals.tasks.common.prompt import Prompt
+from evals.tasks.common.prompt_builder import PromptBuilder
 from sharedllm.files import cache_folder
 
 GIB = 1 << 30

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from evals.run.grid import Cell
 from evals.run.samples import AuditError, answered
 from evals.tasks.base import Instance
-from evals.tasks.common.prompt import PromptBuilder
+from evals.tasks.common.prompt_builder import PromptBuilder
 from evals.tasks.settings.controls import controlled
 from evals.tasks.settings.seeds import seeded
 

@@ -15,7 +15,7 @@ from evals.records.models import SampleRecord
 from evals.tasks.aa_lcr import rows
 from evals.tasks.aa_lcr.prompts import PROMPT, JudgeForm, judge_messages, verdict
 from evals.tasks.base import Instance, Output
-from evals.tasks.common.prompt import fill
+from evals.tasks.common.prompt_builder import fill
 from evals.tasks.common.rows import errors_at, first
 from evals.tasks.common.stopping import stop_at_end
 from evals.tasks.common.text_f1 import normalize_en, qa_f1

@@ -12,7 +12,8 @@ from evals.tasks.babilong.settings import BabilongSettings
 from evals.tasks.babilong.stories import draw
 from evals.tasks.base import Instance
 from evals.tasks.common.haystack import Haystack, hide, places, window
-from evals.tasks.common.prompt import PromptBuilder, assemble, fill
+from evals.tasks.common.prompt import assemble
+from evals.tasks.common.prompt_builder import PromptBuilder, fill
 from evals.tasks.common.stopping import stop_at_end
 from evals.tasks.settings.source import HiddenSource
 

@@ -9,7 +9,7 @@ from evals.tasks.babilong import rows, scores
 from evals.tasks.babilong.settings import BabilongSettings
 from evals.tasks.base import Instance
 from evals.tasks.common.files import RowFile
-from evals.tasks.common.prompt import PromptBuilder, fill
+from evals.tasks.common.prompt_builder import PromptBuilder, fill
 from evals.tasks.common.rows import errors_at, first
 from evals.tasks.common.stopping import stop_at_end
 from evals.tasks.settings.controls import one_document

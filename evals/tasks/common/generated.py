@@ -10,7 +10,8 @@ from typing import ClassVar
 
 from evals.errors import UserError
 from evals.tasks.common.fitting import fitting_size
-from evals.tasks.common.prompt import Prompt, PromptBuilder
+from evals.tasks.common.prompt import Prompt
+from evals.tasks.common.prompt_builder import PromptBuilder
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from evals.errors import UserError
 from evals.tasks.common import documents
-from evals.tasks.common.prompt import PromptBuilder
+from evals.tasks.common.prompt_builder import PromptBuilder
 from evals.tasks.common.source import DataSource
 
 MOST_EMPTY = 10_000

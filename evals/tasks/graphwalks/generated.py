@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from evals.tasks.base import Instance
 from evals.tasks.common.generated import Family, Sample, fitted, in_full
-from evals.tasks.common.prompt import PromptBuilder
+from evals.tasks.common.prompt_builder import PromptBuilder
 from evals.tasks.common.stopping import stop_at_end
 from evals.tasks.graphwalks.graph import at_depth, children, draw, nodes_of, parents
 from evals.tasks.graphwalks.scores import BEGUN, MARK

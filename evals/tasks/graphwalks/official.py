@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from evals.tasks.base import Instance
-from evals.tasks.common.prompt import PromptBuilder
+from evals.tasks.common.prompt_builder import PromptBuilder
 from evals.tasks.common.rows import errors_at, first
 from evals.tasks.common.stopping import stop_at_end
 from evals.tasks.graphwalks import rows

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from evals.tasks.common.prompt import Prompt, PromptBuilder, fill
+from evals.tasks.common.prompt import Prompt
+from evals.tasks.common.prompt_builder import PromptBuilder, fill
 from evals.tasks.common.whole_cut import Rule
 from evals.tasks.infinitebench.labels import Label
 from evals.tasks.infinitebench.subsets import MAX_NEW_TOKENS

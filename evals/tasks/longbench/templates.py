@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from evals.errors import UserError
 from evals.tasks.common import official_prompts
-from evals.tasks.common.prompt import fill
+from evals.tasks.common.prompt_builder import fill
 
 REPAIRS: dict[str, tuple[int | None, str]] = {
     "triviaqa": (151, "\n"),

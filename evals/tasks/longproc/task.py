@@ -20,7 +20,8 @@ from evals.errors import UserError
 from evals.tasks.base import Instance, Output, Task
 from evals.tasks.common import documents
 from evals.tasks.common.haystack import hide, places, shared, window
-from evals.tasks.common.prompt import Frame, Prompt, PromptBuilder, assemble
+from evals.tasks.common.prompt import Frame, Prompt, assemble
+from evals.tasks.common.prompt_builder import PromptBuilder
 from evals.tasks.common.stopping import stop_at_end
 from evals.tasks.longproc import households, routes, scores
 from evals.tasks.settings.chat import ChatSettings

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from evals.tasks.base import Instance
 from evals.tasks.common.conversation import written
-from evals.tasks.common.prompt import Prompt, PromptBuilder
+from evals.tasks.common.prompt import Prompt
+from evals.tasks.common.prompt_builder import PromptBuilder
 from evals.tasks.common.rows import errors_at, first
 from evals.tasks.common.stopping import stop_at_end
 from evals.tasks.mrcr import rows

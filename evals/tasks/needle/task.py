@@ -20,7 +20,8 @@ from evals.errors import UserError
 from evals.tasks.base import Instance, Output, Task
 from evals.tasks.common import documents
 from evals.tasks.common.haystack import Haystack
-from evals.tasks.common.prompt import Frame, Prompt, PromptBuilder, assemble
+from evals.tasks.common.prompt import Frame, Prompt, assemble
+from evals.tasks.common.prompt_builder import PromptBuilder
 from evals.tasks.common.source import DataSource
 from evals.tasks.common.stopping import stop_at_end
 from evals.tasks.needle.facts import NEW_TOKENS, TEMPLATES, Fact, draw

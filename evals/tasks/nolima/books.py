@@ -9,7 +9,7 @@ import numpy as np
 
 from evals.errors import UserError
 from evals.tasks.common.files import RowFile
-from evals.tasks.common.prompt import PromptBuilder
+from evals.tasks.common.prompt_builder import PromptBuilder
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ import random
 from evals.errors import UserError
 from evals.tasks.base import Instance
 from evals.tasks.common.haystack import Haystack, hide, places, window
-from evals.tasks.common.prompt import PromptBuilder, assemble
+from evals.tasks.common.prompt import assemble
+from evals.tasks.common.prompt_builder import PromptBuilder
 from evals.tasks.common.stopping import stop_at_end
 from evals.tasks.nolima.associations import CONTENT, draw
 from evals.tasks.nolima.settings import NolimaSettings

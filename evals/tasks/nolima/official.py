@@ -9,7 +9,8 @@ from pathlib import Path
 
 from evals.errors import UserError
 from evals.tasks.base import Instance
-from evals.tasks.common.prompt import Prompt, PromptBuilder, fill
+from evals.tasks.common.prompt import Prompt
+from evals.tasks.common.prompt_builder import PromptBuilder, fill
 from evals.tasks.common.rows import errors_at
 from evals.tasks.common.spread import order
 from evals.tasks.common.stopping import stop_at_end

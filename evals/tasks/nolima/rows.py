@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, Field
 from evals.errors import UserError
 from evals.tasks.common.files import RowFile
 from evals.tasks.common.hub import fetch
-from evals.tasks.common.prompt import SLOT, fill
+from evals.tasks.common.prompt_builder import SLOT, fill
 from evals.tasks.common.rows import PlainVisible, array, validate
 from evals.tasks.common.source import DataSource
 

@@ -23,7 +23,8 @@ from evals.records.models import SampleRecord
 from evals.tasks.base import Instance, Output, Task
 from evals.tasks.common import documents
 from evals.tasks.common.documents import Document
-from evals.tasks.common.prompt import Frame, PromptBuilder, assemble
+from evals.tasks.common.prompt import Frame, assemble
+from evals.tasks.common.prompt_builder import PromptBuilder
 from evals.tasks.common.source import DataSource
 from evals.tasks.perplexity.settings import PerplexitySettings
 from evals.tasks.perplexity.summary import summarize

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from evals.tasks.common.documents import Document
-from evals.tasks.common.prompt import PromptBuilder
+from evals.tasks.common.prompt_builder import PromptBuilder
 
 CHARS_PER_TOKEN = 5
 """First guess of how much text holds enough tokens; doubled until it does."""

@@ -19,7 +19,8 @@ from pydantic import Field
 from evals.errors import UserError
 from evals.tasks.base import Instance, Output, Task
 from evals.tasks.common.generated import Family, Sample, fitted
-from evals.tasks.common.prompt import Prompt, PromptBuilder
+from evals.tasks.common.prompt import Prompt
+from evals.tasks.common.prompt_builder import PromptBuilder
 from evals.tasks.common.stopping import stop_at_end
 from evals.tasks.ruler import data, qa
 from evals.tasks.ruler.aggregation import CommonWords, FrequentWords

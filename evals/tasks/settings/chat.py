@@ -8,7 +8,7 @@ from pydantic import Field, JsonValue, field_validator
 
 from evals.tasks.base import TaskSettings
 from evals.tasks.common.chat import SWITCHES
-from evals.tasks.common.prompt import PromptBuilder
+from evals.tasks.common.prompt_builder import PromptBuilder
 from evals.tasks.common.thinking import Thinking
 from evals.tasks.settings.controls import ContextSettings
 

@@ -13,7 +13,7 @@ from pydantic import Field
 from evals.tasks.base import Instance, Task
 from evals.tasks.common import documents
 from evals.tasks.common.haystack import Haystack, shared
-from evals.tasks.common.prompt import PromptBuilder
+from evals.tasks.common.prompt_builder import PromptBuilder
 from evals.tasks.common.source import DataSource
 from evals.tasks.settings.chat import ChatSettings
 

@@ -11,7 +11,7 @@ from evals.errors import UserError
 from evals.methods.weights import byte_tokenizer
 from evals.tasks.common import rendering
 from evals.tasks.common.chat import Turn, end_of_turn, turn
-from evals.tasks.common.prompt import PromptBuilder
+from evals.tasks.common.prompt_builder import PromptBuilder
 from evals.tasks.common.stopping import stop_ids
 from evals.tasks.settings.chat import ChatSettings
 from sharedllm.validation import validate

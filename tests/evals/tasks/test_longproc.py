@@ -10,7 +10,7 @@ from prompt_text import text
 
 from evals.errors import UserError
 from evals.tasks.base import DataSource, Instance, Output
-from evals.tasks.common.prompt import PromptBuilder
+from evals.tasks.common.prompt_builder import PromptBuilder
 from evals.tasks.longproc.routes import TOWNS
 from evals.tasks.longproc.scores import right_rows, route, states
 from evals.tasks.longproc.task import LongProc, LongProcSettings, lines

@@ -13,7 +13,7 @@ from prompt_text import text
 from evals.errors import UserError
 from evals.tasks.base import DataSource, Instance, Output
 from evals.tasks.common.files import RowFile
-from evals.tasks.common.prompt import PromptBuilder
+from evals.tasks.common.prompt_builder import PromptBuilder
 from evals.tasks.nolima.associations import ASSOCIATIONS, LINKS, NAMES, draw, stems
 from evals.tasks.nolima.books import opened
 from evals.tasks.nolima.settings import NolimaSettings

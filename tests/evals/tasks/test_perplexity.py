@@ -24,7 +24,7 @@ from evals.tasks.common.documents import Document, embedded_documents, folder_do
 from evals.tasks.common.embedded import DOCUMENT_CHARS
 from evals.tasks.common.encoding import Encoded
 from evals.tasks.common.id_cache import IdCache
-from evals.tasks.common.prompt import PromptBuilder
+from evals.tasks.common.prompt_builder import PromptBuilder
 from evals.tasks.perplexity import overlap
 from evals.tasks.perplexity.overlap import Words, runs, shared
 from evals.tasks.perplexity.settings import PerplexitySettings

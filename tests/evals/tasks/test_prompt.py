@@ -12,7 +12,8 @@ from transformers import PreTrainedTokenizerFast
 
 from evals.errors import UserError
 from evals.methods.weights import byte_tokenizer
-from evals.tasks.common.prompt import Frame, PromptBuilder, assemble, fill, kept_ends
+from evals.tasks.common.prompt import Frame, assemble, kept_ends
+from evals.tasks.common.prompt_builder import PromptBuilder, fill
 
 TEXT = st.text(
     st.characters(codec="utf-8", exclude_characters="<\u241e\u241f"), max_size=40

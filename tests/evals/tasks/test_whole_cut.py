@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from evals.errors import UserError
 from evals.methods.weights import byte_tokenizer
-from evals.tasks.common.prompt import Prompt, PromptBuilder
+from evals.tasks.common.prompt import Prompt
+from evals.tasks.common.prompt_builder import PromptBuilder
 from evals.tasks.common.whole_cut import Rule, cut_middle
 
 
