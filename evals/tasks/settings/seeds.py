@@ -53,7 +53,7 @@ def seeded(
     drawn = [list(task.instances(tokenizer, length, share, seed + k)) for k, share in enumerate(shares)]
     if _same(drawn[0], drawn[1]):
         raise UserError(_not_drawn(task))
-    turns = zip_longest(*(_marked(instances, seed + k) for k, instances in enumerate(drawn)))
+    turns = zip_longest(*(_marked(instances, seed, k, count) for k, instances in enumerate(drawn)))
     return [instance for instance in chain.from_iterable(turns) if instance is not None]
 
 
@@ -63,13 +63,20 @@ def _same(first: list[Instance], second: list[Instance]) -> bool:
     return all(a.refused is None and a.prompt == b.prompt for a, b in pairs)
 
 
-def _marked(instances: list[Instance], seed: int) -> Iterator[Instance]:
-    for instance in instances:
-        holds = instance.holds or frozenset([instance.group or instance.prompt.context_key])
+def _marked(instances: list[Instance], seed: int, number: int, count: int) -> Iterator[Instance]:
+    """The instances of the `number`-th of `count` seeds from `seed` on, which a growing limit takes in turn.
+
+    A group of one sample that has its name is not the same group in another seed.
+    """
+    ranked = sorted(range(len(instances)), key=lambda place: instances[place].order)
+    ranks = {place: rank for rank, place in enumerate(ranked)}
+    for place, instance in enumerate(instances):
+        shared = instance.group if instance.group != instance.id else ""
         yield replace(
             instance,
-            id=f"seed{seed}-{instance.id}",
-            group=f"seed {seed}",
-            meta={**instance.meta, "seed": seed},
-            holds=holds,
+            id=f"seed{seed + number}-{instance.id}",
+            group=f"seed {seed + number}",
+            meta={**instance.meta, "seed": seed + number},
+            holds=instance.holds or frozenset([shared or instance.prompt.context_key]),
+            order=ranks[place] * count + number,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,19 @@ def test_a_context_is_lent_within_a_cluster_too() -> None:
     asked = controlled(task, seeded(task, TOKENIZER, 4096, None, 0))
     assert sum(i.control == "other" for i in asked) == 4
     assert {i.group for i in asked} == {"seed 0", "seed 1"}
+
+
+@pytest.mark.parametrize("name", tasks())
+def test_a_larger_limit_keeps_the_contexts_that_others_lend_in_a_smaller_one(name: str) -> None:
+    """One sample of each seed is enough to lend."""
+    task = tasks(seeds=3, context=("own", "other"))[name]
+    found = [
+        {i.id: i.prompt.context for i in controlled(task, seeded(task, TOKENIZER, 4096, limit, 7))}
+        for limit in (3, 4, 5, 7, 11)
+    ]
+    assert [len(contexts) for contexts in found] == [6, 8, 10, 14, 22]
+    for smaller, larger in pairwise(found):
+        assert smaller.items() <= larger.items()
 
 
 def test_the_plan_counts_every_seed() -> None:
