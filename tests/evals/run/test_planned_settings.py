@@ -47,6 +47,22 @@ def test_settings_that_do_not_fit_are_refused_without_weights(case: str, planned
     assert REFUSED[case] in planned(model, "--random-weights", "--set", *settings)
 
 
+FOLDER = {
+    "streaming_llm recent=99999": "more than the 768 positions of the base",
+    "sharedllm lower_layers=4": "lower_layers is 4: the base model has 1 to 3 layers to share",
+    "activation_beacon": "The config has no beacon_window",
+}
+
+
+@pytest.mark.parametrize("case", FOLDER)
+def test_a_folder_without_a_preset_tells_its_shape_too(
+    case: str, planned: Callable[..., str], tiny_llama: Path
+) -> None:
+    method, *settings = case.split()
+    assert planned(tiny_llama, "--set", "method=streaming_llm", "recent=100", "chunk=100") == ""
+    assert FOLDER[case] in planned(tiny_llama, "--set", f"method={method}", *settings)
+
+
 def test_a_kernel_that_a_method_does_not_run_on_is_refused(planned: Callable[..., str]) -> None:
     assert "LongLLaMA's memory attention runs on sdpa" in planned("longllama-3b", "--attn", "eager")
 
