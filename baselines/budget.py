@@ -15,9 +15,11 @@ from evals.methods.base import MOST
 
 
 class BudgetSettings(TruncatedSettings):
-    """budget: context tokens that are read; None is what the window has room for."""
+    """How much of the context is read."""
 
-    budget: int | None = Field(None, ge=1, le=MOST)
+    budget: int | None = Field(
+        None, ge=1, le=MOST, description="context tokens that are read; null: what the window has room for"
+    )
 
 
 @dataclass(kw_only=True)

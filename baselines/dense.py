@@ -34,9 +34,14 @@ from sharedllm.nn.layers import KeysValues
 
 
 class DenseSettings(MethodSettings):
-    """block: tokens of the context in one forward; None reads it at once, while smaller blocks need less memory."""
+    """How the context is read."""
 
-    block: int | None = Field(None, ge=1, le=MOST)
+    block: int | None = Field(
+        None,
+        ge=1,
+        le=MOST,
+        description="tokens of the context in one forward; null: all at once, while smaller blocks need less memory",
+    )
 
 
 class DenseSession(BufferSession[PreTrainedModel]):

@@ -18,11 +18,15 @@ from evals.methods.truncation import Side, kept_ends
 
 
 class TruncatedSettings(DenseSettings):
-    """side: which part of the context is cut (`kept_ends`). window: tokens that context, query and answer share;
-    None is what the base was trained for."""
+    """What is cut, and to how much (`kept_ends`)."""
 
-    side: Side = "middle"
-    window: int | None = Field(None, ge=2, le=MOST)
+    side: Side = Field("middle", description="which part of the context is cut: left, middle or right")
+    window: int | None = Field(
+        None,
+        ge=2,
+        le=MOST,
+        description="tokens that context, query and answer share; null: what the base was trained for",
+    )
 
 
 class TruncatedSession(DeferredSession[int]):

@@ -38,12 +38,11 @@ Kind = Literal["released", "yarn", "linear", "ntk"]
 
 
 class RopeSettings(DenseSettings):
-    """rope: how to stretch; `released` takes what the checkpoint's own config says. factor: s, for all lengths.
-    dynamic: s by length instead, as without a factor."""
+    """How positions are stretched, and how far."""
 
-    rope: Kind = "yarn"
-    factor: float | None = Field(None, ge=1, le=65536)
-    dynamic: bool = False
+    rope: Kind = Field("yarn", description="released: as the checkpoint's own config says; else yarn, linear or ntk")
+    factor: float | None = Field(None, ge=1, le=65536, description="by which positions are stretched at all lengths")
+    dynamic: bool = Field(False, description="the factor follows the length of a request, as where none is given")
 
     @model_validator(mode="before")
     @classmethod

@@ -29,14 +29,19 @@ from sharedllm.trained_adapter import TrainedRecord
 
 
 class BeaconSettings(ReplayedSettings):
-    """ratio: tokens per beacon; None chooses the smallest that covers prefix + context + `reserve` tokens.
+    """How far the context is condensed.
 
     The authors' rule counts the whole prompt; here the query is not known while the context is read (one read
     serves many queries), so it comes out of the reserve.
     """
 
-    ratio: int | None = Field(None, ge=1, le=MOST)
-    reserve: int = Field(1024, ge=0, le=MOST)
+    ratio: int | None = Field(
+        None,
+        ge=1,
+        le=MOST,
+        description="tokens per beacon; null: the smallest that covers prefix, context and reserve",
+    )
+    reserve: int = Field(1024, ge=0, le=MOST, description="tokens of query and answer that the choice counts on")
 
 
 class BeaconSession(GraphSession[BeaconModel]):

@@ -39,20 +39,21 @@ from sharedllm.trained_adapter import TrainedRecord
 
 
 class CEPESettings(ReplayedSettings):
-    """window: tokens in the decoder. room: step to which query and answer are rounded up within it. chunk: tokens
-    of an encoder chunk. encode_block: chunks encoded at once.
+    """What encoder and decoder read.
 
-    cache_cross: what is kept of an encoded context. `states` are the encoder's (59 MB at 28K tokens of the 7B
-    model in bfloat16); a few query tokens attend to them directly, more project them to keys and values layer by
-    layer. `kv` keeps keys and values of all layers (15 GB there), which saves every query the projection and
-    costs every new token their traffic.
+    cache_cross: `states` are the encoder's (59 MB at 28K tokens of the 7B model in bfloat16); a few query tokens attend
+    to them directly, more project them to keys and values layer by layer. `kv` keeps keys and values of all layers
+    (15 GB there), which saves every query the projection and costs every new token their traffic.
     """
 
-    window: int = Field(4096, ge=2, le=MOST)
-    room: int = Field(256, ge=1, le=MOST)
-    chunk: int = Field(256, ge=1, le=MOST)
-    cache_cross: Literal["states", "kv"] = "states"
-    encode_block: int = Field(64, ge=1, le=MOST)
+    window: int = Field(4096, ge=2, le=MOST, description="tokens in the decoder")
+    room: int = Field(256, ge=1, le=MOST, description="step to which query and answer are rounded up within it")
+    chunk: int = Field(256, ge=1, le=MOST, description="tokens of an encoder chunk")
+    cache_cross: Literal["states", "kv"] = Field(
+        "states",
+        description="what is kept of an encoded context: the encoder's states, or keys and values of all layers",
+    )
+    encode_block: int = Field(64, ge=1, le=MOST, description="chunks encoded at once")
 
 
 class SplitSession(BufferSession[CEPEForCausalLM]):

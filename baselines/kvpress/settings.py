@@ -14,12 +14,13 @@ Size = Annotated[int, Field(ge=1, le=MOST)] | None
 
 
 class KVPressSettings(MethodSettings):
-    """press: a press of kvpress (snapkv), one that wraps another (adakv:snapkv), or several in turn (snapkv+think).
-    ratio: the share of keys and values that is removed. All others are arguments of presses, under kvpress's names; one
-    that is not set has kvpress's default."""
+    """All but press and ratio are arguments of presses, under kvpress's names; null is kvpress's default."""
 
-    press: str = "snapkv"
-    ratio: float = Field(0.5, ge=0, lt=1)
+    press: str = Field(
+        "snapkv",
+        description="a press of kvpress (snapkv), one that wraps another (adakv:snapkv), or several (snapkv+think)",
+    )
+    ratio: float = Field(0.5, ge=0, lt=1, description="the share of keys and values that is removed")
     # windows and chunks of tokens
     window_size: Size = None
     kernel_size: Size = None

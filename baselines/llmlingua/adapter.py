@@ -24,14 +24,20 @@ from evals.methods.truncation import kept_ends
 
 
 class LLMLinguaSettings(BudgetSettings):
-    """compressor: a token classifier (LLMLingua-2) or a causal LM (LLMLingua). rate: share of the context's tokens that
-    stays; None is what the budget, or else the window, has room for. side: what is cut where more than that stays.
-    force_tokens, force_reserve_digit: words, and those with digits, that LLMLingua-2 keeps in any case."""
+    """How the context is compressed. Where more stays than there is room for, it is cut as `side` says."""
 
-    compressor: str = "hub:microsoft/llmlingua-2-xlm-roberta-large-meetingbank"
-    rate: float | None = Field(None, gt=0, lt=1)
-    force_tokens: list[str] | None = None
-    force_reserve_digit: bool = False
+    compressor: str = Field(
+        "hub:microsoft/llmlingua-2-xlm-roberta-large-meetingbank",
+        description="a token classifier (LLMLingua-2) or a causal LM (LLMLingua)",
+    )
+    rate: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="share of the context's tokens that stays; null: what the budget, or else the window, has room for",
+    )
+    force_tokens: list[str] | None = Field(None, description="words that LLMLingua-2 keeps in any case")
+    force_reserve_digit: bool = Field(False, description="LLMLingua-2 keeps words with digits in any case")
 
     @property
     def forced(self) -> dict[str, object]:

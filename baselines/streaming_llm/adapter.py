@@ -39,16 +39,19 @@ from sharedllm.nn.rotation import frequencies
 
 
 class StreamingSettings(ReplayedSettings):
-    """sinks + recent tokens stay in the cache; `chunk` is the size of a forward in the chunked regime. first: tokens of
-    the first forward, where it differs from sinks + recent."""
+    """What stays in the cache, and how much is read at once."""
 
     added_later = ("first", "eager_reads")
 
-    sinks: int = Field(4, ge=0, le=MOST)
-    recent: int = Field(2044, ge=1, le=MOST)
-    regime: Literal["chunked", "token"] = "chunked"
-    chunk: int = Field(2048, ge=1, le=MOST)
-    first: int | None = Field(None, ge=1, le=MOST)
+    sinks: int = Field(4, ge=0, le=MOST, description="first tokens, which stay in the cache")
+    recent: int = Field(2044, ge=1, le=MOST, description="last tokens, which stay with them")
+    regime: Literal["chunked", "token"] = Field(
+        "chunked", description="how many tokens are read before others leave the cache: a chunk, or one"
+    )
+    chunk: int = Field(2048, ge=1, le=MOST, description="tokens of a forward in the chunked regime")
+    first: int | None = Field(
+        None, ge=1, le=MOST, description="tokens of the first forward, where it differs from sinks + recent"
+    )
 
     @property
     def eviction(self) -> Eviction:

@@ -47,6 +47,13 @@ def test_every_setting_of_a_task_has_a_meaning(name: str) -> None:
     assert [key for key, field in fields.items() if not field.description] == []
 
 
+@pytest.mark.parametrize("name", registry.METHODS)
+def test_every_setting_of_a_method_has_a_meaning(name: str) -> None:
+    model = registry.method(name).settings_model
+    without = [key for key, field in model.model_fields.items() if not field.description] if model else []
+    assert without == [] or (name == "kvpress" and "arguments of presses" in str(model.__doc__))
+
+
 @pytest.mark.usefixtures("standins")
 def test_list_of_a_task_and_a_model_shows_their_settings(command: Callable[..., Any], tmp_path: Path) -> None:
     result = command("--list", "--task", "sum", "--model", write_preset(tmp_path, "a", settings={"factor": 7}))
