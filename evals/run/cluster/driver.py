@@ -178,7 +178,8 @@ class Driver:
         if begun:
             self.store.save_cells(*(cell.id for _, job in begun for cell in job.cells))
         for hand, job in begun:
-            hand.actor.start.remote(job.as_recorded(self.store))
+            taken = hand.actor.start.remote(job.as_recorded(self.store))
+            self._polls[taken] = hand  # its node may lack what the job needs
             self._poll(hand)
 
     def _assign(self, hand: Hand) -> Job | None:
@@ -219,6 +220,8 @@ class Driver:
             except RayError as error:
                 lost.append((hand, error))
                 continue
+            if found is None:
+                continue  # it has its job
             if isinstance(found, Place):
                 hand.place, self._lost_starts = found, 0
                 self.progress.log(f"Worker {hand.name} on {found.device}")
@@ -253,19 +256,30 @@ class Driver:
         return list(ready)
 
     def _lose(self, hand: Hand, error: RayError) -> None:
-        """A worker is gone: what it had not told is done again by another."""
+        """A worker is gone: what it had not told is done again by another.
+
+        Raises UserError where no other would do better.
+        """
+        if hand not in self.hands:
+            return  # two answers were open
         self.hands.remove(hand)
         self._kill(hand)  # a worker that only cannot be reached must not go on
         job = hand.job and hand.job.without(hand.settled)
+        broken = isinstance(error, RayTaskError) or getattr(error, "actor_init_failed", False)
         if job is None:
             self._lost_starts += hand.place is None
-            broken = isinstance(error, RayTaskError) or getattr(error, "actor_init_failed", False)
             if broken or self._lost_starts >= MOST_LOST_STARTS:
                 raise UserError(f"No worker of the Ray cluster starts: {_last_line(error)}") from error
             return
+        names = ", ".join(map(cell_name, job.cells))
+        if broken:
+            self.begun.survived(job.cells)
+            raise UserError(
+                f"Worker {hand.name} cannot work on {names} ({_last_line(error).rstrip('.')}): install on every node "
+                "of the Ray cluster what this machine has."
+            ) from error
         for cell in job.cells:
             self.progress.drop(cell)
-        names = ", ".join(map(cell_name, job.cells))
         self.progress.log(f"Lost worker {hand.name} at {names} ({_reason(error)}): another goes on with it.")
         self.schedule.add(job)
 
@@ -364,12 +378,12 @@ class Driver:
 
 
 def _told(poll: Any) -> list[Message]:
-    """The messages of a worker; none where it is gone or has only said where it is."""
+    """The messages of a worker; none where it is gone, or has only said where it is or that it has its job."""
     try:
         found = ray.get(poll)
     except GONE:
         return []
-    return [] if isinstance(found, Place) else list(found)
+    return [] if found is None or isinstance(found, Place) else list(found)
 
 
 def _last_line(error: Exception) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from command_result import Result
@@ -20,6 +21,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from evals.errors import UserError
 from evals.run.cluster import driver
 from evals.run.cluster.driver import Driver, Hand
+from evals.run.cluster.schedule import Schedule
 from evals.run.grid import check_gpus, plan
 from evals.run.spec import RunSpec
 
@@ -68,6 +70,31 @@ def test_a_worker_that_cannot_start(desk: Desk, monkeypatch: pytest.MonkeyPatch)
         desk.driver.hands = [hand := Hand(None)]
         with pytest.raises(UserError, match=rf"^No worker of the Ray cluster starts: {reason}"):
             desk.driver._lose(hand, broken)
+
+
+def test_a_worker_that_cannot_take_its_job(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where its node lacks the package of a task: the job does not come to be there, and nothing is ever told."""
+    reason = "ModuleNotFoundError: No module named 'their_tasks'"
+    broken = RayTaskError("start", reason, ModuleNotFoundError())
+
+    def get(poll: str) -> None:
+        if poll == "start":
+            raise broken
+
+    answers = SimpleNamespace(remote=lambda *_: "start"), SimpleNamespace(remote=lambda *_: "later")
+    hand = desk.hands[0]
+    hand.actor, job, hand.job = SimpleNamespace(start=answers[0], messages=answers[1]), hand.job, None
+    assert job is not None
+    desk.driver.hands = [hand]
+    desk.driver.schedule = Schedule([job])
+    desk.driver._employ()
+    monkeypatch.setattr(Driver, "_kill", staticmethod(lambda hand: None))
+    monkeypatch.setattr("ray.get", get)
+    monkeypatch.setattr("ray.wait", lambda polls, num_returns, timeout: ([p for p in polls if p == "start"], []))
+    with pytest.raises(UserError, match=rf"^Worker node:0 cannot work on a sum 64 \({reason}\): install on every node"):
+        desk.driver._listen()
+    assert desk.store.meta.cells[desk.cells[0].id].begun == 0
+    desk.driver._lose(hand, RayActorError(error_msg="It was killed."))  # what else it was asked
 
 
 def test_workers_that_are_lost_before_they_answer(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
