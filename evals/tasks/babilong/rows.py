@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from evals.errors import UserError
 from evals.tasks.common.files import RowFile
-from evals.tasks.common.hub import fetch
+from evals.tasks.common.hub import fetch, not_in
 from evals.tasks.common.rows import REPAIR, PlainVisible, Visible, array, one_or_more, validate
 from evals.tasks.common.source import DataSource
 
@@ -56,10 +56,7 @@ def locate(task: str, name: str, data: DataSource) -> RowFile:
         return RowFile(fetch(REPO, f"data/{task}/{name}.json", REVISION, data.offline))
     found = _brought(task, name, data)
     if found is None:
-        raise UserError(
-            f"BABILong {task} of the set {name} is not in {data.data_dir}: put data/{task}/{name}.json of "
-            f"https://huggingface.co/datasets/{REPO} there."
-        )
+        raise not_in(data.data_dir, f"BABILong {task} of the set {name} is", f"data/{task}/{name}.json", REPO)
     return RowFile(found)
 
 

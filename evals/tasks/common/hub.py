@@ -44,6 +44,11 @@ def fetch(repo: str, filename: str, revision: str, offline: bool, sha256: str | 
     return path
 
 
+def not_in(folder: Path, what: str, files: str, repo: str) -> UserError:
+    """Of published data that the user's folder lacks. what: with its verb. files: of the data set on the hub."""
+    return UserError(f"{what} not in {folder}: put {files} of https://huggingface.co/datasets/{repo} there.")
+
+
 def fetch_folder(hub: HubSet, offline: bool) -> Path:
     """The folder with a data set's files. Raises NotHereError where it cannot be had."""
     from huggingface_hub import snapshot_download

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from evals.errors import UserError
 from evals.tasks.common import tables
-from evals.tasks.common.hub import fetch
+from evals.tasks.common.hub import fetch, not_in
 from evals.tasks.common.rows import REPAIR, PlainVisible, Visible, one_or_more, validate
 from evals.tasks.common.source import DataSource
 from evals.tasks.graphwalks.graph import Edge
@@ -80,9 +80,7 @@ def locate(length: int, data: DataSource) -> list[Path]:
     for name in names:
         path = _brought(name, data)
         if path is None:
-            raise UserError(
-                f"{name} is not in {data.data_dir}: put the file of https://huggingface.co/datasets/{REPO} there."
-            )
+            raise not_in(data.data_dir, f"{name} is", "the file", REPO)
         found.append(path)
     return found
 

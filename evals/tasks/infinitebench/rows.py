@@ -10,7 +10,7 @@ from pydantic import AliasChoices, BaseModel, Field
 
 from evals.errors import UserError
 from evals.tasks.common.files import RowFile
-from evals.tasks.common.hub import fetch
+from evals.tasks.common.hub import fetch, not_in
 from evals.tasks.common.rows import REPAIR, Plain, Visible, find, first, one_or_more, parse
 from evals.tasks.common.source import DataSource
 from evals.tasks.common.spread import spread
@@ -50,10 +50,7 @@ def locate(task: str, length: int | None, data: DataSource) -> RowFile:
         return RowFile(fetch(REPO, f"{task}.jsonl", REVISION, data.offline))
     found = brought(task, length, data)
     if found is None:
-        raise UserError(
-            f"InfiniteBench {task} is not in {data.data_dir}: put {task}.jsonl of "
-            f"https://huggingface.co/datasets/{REPO} there."
-        )
+        raise not_in(data.data_dir, f"InfiniteBench {task} is", f"{task}.jsonl", REPO)
     return found
 
 

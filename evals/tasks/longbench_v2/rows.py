@@ -7,9 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from evals.errors import UserError
 from evals.tasks.common.files import RowFile
-from evals.tasks.common.hub import fetch
+from evals.tasks.common.hub import fetch, not_in
 from evals.tasks.common.rows import PlainVisible, Visible, array, find, one_or_more, parse, validate
 from evals.tasks.common.source import DataSource
 
@@ -53,9 +52,7 @@ def locate(data: DataSource) -> RowFile:
         return RowFile(fetch(REPO, "data.json", REVISION, data.offline, SHA256))
     found = brought(data)
     if found is None:
-        raise UserError(
-            f"LongBench v2 is not in {data.data_dir}: put data.json of https://huggingface.co/datasets/{REPO} there."
-        )
+        raise not_in(data.data_dir, "LongBench v2 is", "data.json", REPO)
     return found
 
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from evals.errors import UserError
 from evals.tasks.common import tables
 from evals.tasks.common.files import load_json
-from evals.tasks.common.hub import fetch
+from evals.tasks.common.hub import fetch, not_in
 from evals.tasks.common.rows import REPAIR, PlainVisible, Visible, one_or_more, validate
 from evals.tasks.common.source import DataSource
 from evals.tasks.mrcr.scores import score
@@ -76,10 +76,7 @@ def locate(subset: str, data: DataSource) -> list[Path]:
         return [fetch(REPO, name, REVISION, data.offline) for name in names]
     found = files(subset, data)
     if not found:
-        raise UserError(
-            f"MRCR {subset} is not in {data.data_dir}: put {subset}/*.parquet of "
-            f"https://huggingface.co/datasets/{REPO} there."
-        )
+        raise not_in(data.data_dir, f"MRCR {subset} is", f"{subset}/*.parquet", REPO)
     return found
 
 

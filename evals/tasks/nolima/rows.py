@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from evals.errors import UserError
 from evals.tasks.common.files import RowFile
-from evals.tasks.common.hub import fetch
+from evals.tasks.common.hub import fetch, not_in
 from evals.tasks.common.prompt_builder import SLOT, fill
 from evals.tasks.common.rows import PlainVisible, array, validate
 from evals.tasks.common.source import DataSource
@@ -114,10 +114,7 @@ def needles(name: str, data: DataSource) -> RowFile:
     for place in _places(data.data_dir):
         if (path := place / NEEDLES / f"{name}.json").is_file():
             return RowFile(path)
-    raise UserError(
-        f"The needle set {name} of NoLiMa is not in {data.data_dir}: put {NEEDLES}/{name}.json of "
-        f"https://huggingface.co/datasets/{REPO} there."
-    )
+    raise not_in(data.data_dir, f"The needle set {name} of NoLiMa is", f"{NEEDLES}/{name}.json", REPO)
 
 
 def books(data: DataSource) -> list[RowFile]:
@@ -127,10 +124,7 @@ def books(data: DataSource) -> list[RowFile]:
     for place in _places(data.data_dir):
         if found := sorted((place / BOOKS).glob("*.txt")):
             return [RowFile(path) for path in found]
-    raise UserError(
-        f"The books of NoLiMa are not in {data.data_dir}: put {BOOKS}/*.txt of "
-        f"https://huggingface.co/datasets/{REPO} there."
-    )
+    raise not_in(data.data_dir, "The books of NoLiMa are", f"{BOOKS}/*.txt", REPO)
 
 
 def files(data: DataSource) -> list[Path]:
