@@ -12,8 +12,8 @@ import numpy as np
 from evals.errors import UserError
 from evals.methods.truncation import Side
 from evals.tasks.common.chat import Turn, turn
-from evals.tasks.common.encoding import Encoded, TextEncoder
 from evals.tasks.common.prompt import Frame, Prompt, assemble
+from evals.tasks.common.token_ids.encoding import Encoded, TextEncoder
 from evals.tasks.common.whole_cut import Rule
 
 if TYPE_CHECKING:

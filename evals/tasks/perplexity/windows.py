@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from evals.errors import UserError
 from evals.tasks.common.documents import Document
-from evals.tasks.common.id_lists import listed
+from evals.tasks.common.token_ids.id_lists import listed
 from evals.tasks.perplexity.overlap import SHARE, TARGET_SHARE, Runs, Span, Words, runs, shared
 from evals.tasks.perplexity.settings import PerplexitySettings
 from evals.tasks.perplexity.tokens import TokenStore

@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from evals.errors import UserError
 from evals.methods.weights import byte_tokenizer
-from evals.tasks.common import encoding
-from evals.tasks.common.encoding import Encoded, TextEncoder
+from evals.tasks.common.token_ids import encoding
+from evals.tasks.common.token_ids.encoding import Encoded, TextEncoder
 
 WORDS = [
     "the",

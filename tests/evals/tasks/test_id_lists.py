@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evals.tasks.common.id_lists import KNOWN, listed
+from evals.tasks.common.token_ids.id_lists import KNOWN, listed
 
 
 @pytest.mark.parametrize("ids", [[], [0, KNOWN - 1, 5], [3, KNOWN, 5]])

@@ -19,12 +19,12 @@ from evals.methods.weights import byte_tokenizer
 from evals.records.models import Answer, SampleRecord
 from evals.tasks.base import DataSource, Instance, Output
 from evals.tasks.common import documents as data
-from evals.tasks.common import id_cache
 from evals.tasks.common.documents import Document, embedded_documents, folder_documents
 from evals.tasks.common.embedded import DOCUMENT_CHARS
-from evals.tasks.common.encoding import Encoded
-from evals.tasks.common.id_cache import IdCache
 from evals.tasks.common.prompt_builder import PromptBuilder
+from evals.tasks.common.token_ids import id_cache
+from evals.tasks.common.token_ids.encoding import Encoded
+from evals.tasks.common.token_ids.id_cache import IdCache
 from evals.tasks.perplexity import overlap
 from evals.tasks.perplexity.overlap import Words, runs, shared
 from evals.tasks.perplexity.settings import PerplexitySettings

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from evals.tasks.common import id_cache, passages, pieces
-from evals.tasks.common.encoding import TextEncoder
-from evals.tasks.common.id_cache import IdCache
-from evals.tasks.common.passages import Passages, cut
-from evals.tasks.common.pieces import SPLITS, Pieces
+from evals.tasks.common.token_ids import id_cache, passages, pieces
+from evals.tasks.common.token_ids.encoding import TextEncoder
+from evals.tasks.common.token_ids.id_cache import IdCache
+from evals.tasks.common.token_ids.passages import Passages, cut
+from evals.tasks.common.token_ids.pieces import SPLITS, Pieces
 
 CORPUS = ["The grass is green. The sky is blue.\n\nHere we go, and it's back\tagain 12 345. été 中文 🙂 a--b"] * 20
 BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False)

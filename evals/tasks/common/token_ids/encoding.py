@@ -13,8 +13,8 @@ import numpy as np
 import tokenizers
 
 from evals.errors import UserError
-from evals.tasks.common import id_cache, passages, pieces
-from evals.tasks.common.id_lists import listed
+from evals.tasks.common.token_ids import id_cache, passages, pieces
+from evals.tasks.common.token_ids.id_lists import listed
 
 if TYPE_CHECKING:
     from tokenizers import Encoding

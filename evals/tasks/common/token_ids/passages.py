@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evals.tasks.common.id_lists import listed
-from evals.tasks.common.piece_table import UNKNOWN, Ints, PieceTable, Tokens
-from evals.tasks.common.pieces import Pieces
+from evals.tasks.common.token_ids.id_lists import listed
+from evals.tasks.common.token_ids.piece_table import UNKNOWN, Ints, PieceTable, Tokens
+from evals.tasks.common.token_ids.pieces import Pieces
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evals.tasks.common.id_lists import listed
-from evals.tasks.common.piece_table import UNKNOWN, Ints, PieceTable, Tokens
+from evals.tasks.common.token_ids.id_lists import listed
+from evals.tasks.common.token_ids.piece_table import UNKNOWN, Ints, PieceTable, Tokens
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

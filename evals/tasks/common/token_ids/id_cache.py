@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from evals.errors import UserError
-from evals.tasks.common.id_lists import listed
+from evals.tasks.common.token_ids.id_lists import listed
 from sharedllm.files import cache_folder, write_whole
 
 FOLDER = "token-ids"
