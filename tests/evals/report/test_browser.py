@@ -70,6 +70,18 @@ def test_a_method_that_is_clicked_becomes_the_base_of_all_differences(opened) ->
     assert "base=synthetic-truncated" in opened.hash
 
 
+def test_a_narrow_interval_keeps_the_digits_that_tell_its_ends_apart(opened) -> None:
+    for ends, shown in (
+        ("0.7071, 0.9829", "[0.71, 0.98]"),
+        ("0, 0.1391", "[0, 0.14]"),
+        ("10.449, 10.551", "[10.45, 10.55]"),
+        ("48621.1, 49969.4", "[48600, 50000]"),
+        ("null, null", "[too few]"),
+        ("2.5, 2.5", "[2.5, 2.5]"),
+    ):
+        assert opened.run(f"return range({ends}, 2).textContent") == f" {shown}"
+
+
 def test_scores_are_sorted_within_each_metric_best_first(opened) -> None:
     sort(opened, "Score")
     groups = opened.texts("#cells tr.group")

@@ -22,7 +22,12 @@ function number(value, digits = 4) {
 }
 const length = (tokens) => (missing(tokens) ? "" : tokens % 1024 === 0 ? `${tokens / 1024}K` : String(tokens));
 const signed = (value, digits = 2) => (value > 0 ? "+" : "") + number(value, digits).replace("-", "\u2212");
-const range = (low, high, digits = 3) => make("span", { class: "range" }, missing(low) ? " [too few]" : ` [${number(low, digits)}, ${number(high, digits)}]`);
+// Two digits tell 0.71 and 0.98 apart, but not 10.45 and 10.55: an interval has the digits that its width asks for.
+function range(low, high, digits = 3) {
+  const size = Math.max(Math.abs(low), Math.abs(high));
+  const needed = low < high ? Math.max(digits, Math.floor(Math.log10(size / (high - low)) + 2.3)) : digits;
+  return make("span", { class: "range" }, missing(low) ? " [too few]" : ` [${number(low, needed)}, ${number(high, needed)}]`);
+}
 const unique = (values) => [...new Set(values)];
 
 function options(select, values, label = (value) => value, none = "all") {
