@@ -31,7 +31,10 @@ PIPED_WIDTH = 200
 app = new_app(completion=True)
 
 
-@app.command()
+@app.command(
+    epilog="For example `sharedllm-eval --task needle --model full-135m,sharedllm-135m --length 1k,2k --limit 4`, or "
+    "any model of yours under another method: `--model FOLDER --set method=streaming_llm`."
+)
 def evaluate(
     ctx: typer.Context,
     config: options.Config = None,

@@ -102,8 +102,19 @@ def _presets(spec: RunSpec) -> tuple[list[Preset], Json]:
         return [presets.load_preset(name) for name in spec.models], settings
     if not any(presets.is_unnamed(name) for name in spec.models):
         raise UserError("--set method=... is for a folder or hub repository: these presets have their method already.")
-    registry.method(str(method))  # a name that nobody knows is told at once
+    _check_method(str(method))
     return [presets.load_preset(name, str(method)) for name in spec.models], settings
+
+
+def _check_method(name: str) -> None:
+    """Raises UserError for a name that nobody knows, and for that of a press or rope, with the setting it belongs to."""
+    if name not in registry.methods():
+        for preset in map(presets.load_preset, presets.names()):
+            for key, value in preset.settings.items():
+                if value == name:
+                    given = f"--set method={preset.method} {key}={name}"
+                    raise UserError(f"'{name}' is no method but a setting of {preset.method}: write {given}.")
+    registry.method(name)
 
 
 def _lengths(spec: RunSpec, task: BaseTask) -> Sequence[int | None]:

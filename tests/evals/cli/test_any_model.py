@@ -17,6 +17,7 @@ RUN = ("--task", "needle", "--length", "512", "--limit", "1", "--set", "needles=
         ("full", ()),
         ("truncated", ("window=300",)),
         ("streaming_llm", ("sinks=2", "recent=60", "chunk=32")),
+        ("yarn", ()),
         ("yarn", ("rope=linear", "factor=2")),
     ],
 )
@@ -52,6 +53,15 @@ def test_an_unknown_method_is_named(command: Callable[..., Any], tiny_llama: Pat
     result = command(*RUN, "method=truncatd", "--model", tiny_llama)
     assert result.code == 2
     assert "did you mean truncated" in result.err
+
+
+@pytest.mark.parametrize(("name", "wanted"), [("snapkv", "kvpress press=snapkv"), ("ntk", "yarn rope=ntk")])
+def test_a_press_or_rope_in_place_of_a_method_is_told_where_it_goes(
+    command: Callable[..., Any], tiny_llama: Path, name: str, wanted: str
+) -> None:
+    result = command(*RUN, f"method={name}", "--model", tiny_llama)
+    assert result.code == 2
+    assert f"write --set method={wanted}." in result.err
 
 
 def test_a_folder_that_is_not_there_is_one_sentence(command: Callable[..., Any], tmp_path: Path) -> None:
