@@ -107,7 +107,7 @@ def _presets(spec: RunSpec) -> tuple[list[Preset], Json]:
 
 
 def _check_method(name: str) -> None:
-    """Raises UserError for a name that nobody knows, and for that of a press or rope, with the setting it belongs to."""
+    """Raises UserError for a name that nobody knows, and for that of a press or rope, with where it belongs."""
     if name not in registry.methods():
         for preset in map(presets.load_preset, presets.names()):
             for key, value in preset.settings.items():
