@@ -1,4 +1,4 @@
-"""Docstrings explain fields as lines of the form `name: meaning`; the reference shows such lines as a list."""
+"""Docstrings explain fields in sentences of the form `name: meaning.`; the reference shows them as a list."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from typing import Any
 
 import griffe
 
-FIELD = re.compile(r"^(\w+(?:, \w+)*)(?=: \S)", re.M)
+FIELD = re.compile(r"(?:^|(?<=[.:] ))(\w+(?:, \w+)*)(?=: \S)", re.M)
+"""Names at the beginning of a line, or after a sentence or a colon."""
 
 
 def as_list(text: str, known: set[str]) -> str:
-    """`text` with each line that begins with names out of `known` and a colon as an item of a list."""
-    lines: list[str] = []
-    inside = False
-    for line in text.splitlines():
-        found = FIELD.match(line)
-        if found and set(found[1].split(", ")) <= known:
-            lines += [] if inside else [""]
-            lines.append(f"- `{found[1]}`{line[found.end() :]}")
-            inside = True
-            continue
-        inside = inside and line.startswith((" ", "\t"))
-        lines.append(line)
-    return "\n".join(lines)
+    """`text` with each `name: meaning`, for names out of `known`, as an item of a list."""
+    return "\n\n".join(_items(paragraph, known) for paragraph in text.split("\n\n"))
+
+
+def _items(paragraph: str, known: set[str]) -> str:
+    starts = [found.start() for found in FIELD.finditer(paragraph) if set(found[1].split(", ")) <= known]
+    if not starts:
+        return paragraph
+    lead = [paragraph[: starts[0]].strip()] if starts[0] else []
+    parts = (" ".join(paragraph[a:b].split()) for a, b in zip(starts, [*starts[1:], None], strict=True))
+    items = "\n".join("- `{}`:{}".format(*part.split(":", 1)) for part in parts)
+    return "\n\n".join([*lead, items])
 
 
 class DocstringLists(griffe.Extension):

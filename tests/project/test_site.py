@@ -54,6 +54,12 @@ def test_the_reference_describes_the_public_names(site: Path, page: str, names: 
     assert [name for name in names if name not in re.split(r"[. ]", anchors)] == []
 
 
+def test_each_field_of_a_docstring_is_an_item(site: Path) -> None:
+    text = (site / "docs" / "reference" / "tasks.html").read_text(encoding="utf-8")
+    items = re.findall(r"<li><code>([\w, ]+)</code>: ", text)
+    assert {"id", "target", "thinking", "reference", "group", "control", "holds"} <= set(items)
+
+
 def test_stylesheets_and_scripts_of_the_pages_are_there(site: Path) -> None:
     for page in not_empty(site.rglob("*.html")):
         text = page.read_text(encoding="utf-8")
