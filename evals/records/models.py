@@ -230,10 +230,15 @@ class ModelEntry(Record):
 
     @field_validator("preset")
     @classmethod
-    def _settings_have_names(cls, preset: Json) -> Json:
-        if not isinstance(preset.get("settings") or {}, dict):
-            raise ValueError("its settings are not names with values")
-        return preset
+    def _parts_have_names(cls, preset: Json) -> Json:
+        return _named(preset, "settings", "weights")
+
+
+def _named(record: Json, *parts: str) -> Json:
+    for part in parts:
+        if not isinstance(record.get(part) or {}, dict):
+            raise ValueError(f"{part} in it: expected names with values")
+    return record
 
 
 def not_finite(metrics: Mapping[str, float]) -> str | None:
@@ -295,6 +300,11 @@ class RunMeta(Record):
     merged: list[Json] = Field(default_factory=list)
     plan: Json = Field(default_factory=dict)
     shard: ShardEntry | None = None
+
+    @field_validator("environment")
+    @classmethod
+    def _parts_have_names(cls, environment: Json) -> Json:
+        return _named(environment, "packages", "git")
 
     def as_json(self) -> Json:
         """The content of `run.json`, without the empty entries that most runs have."""

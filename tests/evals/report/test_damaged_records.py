@@ -55,6 +55,16 @@ RUN: dict[str, tuple[Edit, str]] = {
     "model null": (null("models"), "models.synthetic-full: expected names with values, found null"),
     "budget list": (model(budget=[]), "models.synthetic-full.budget: expected names with values, found []"),
     "preset null": (model(preset=None), "models.synthetic-full.preset: expected names with values, found null"),
+    "weights text": (
+        model(preset={"weights": "here"}),
+        "synthetic-full.preset: weights in it: expected names with values",
+    ),
+    "settings list": (
+        model(preset={"settings": [1]}),
+        "synthetic-full.preset: settings in it: expected names with values",
+    ),
+    "git text": (put(environment={"git": "abc"}), "does not fit at environment: git in it: expected names with values"),
+    "packages list": (put(environment={"packages": [1]}), "at environment: packages in it: expected names with values"),
     "no task_version": (lost("cells", "task_version"), ".task_version"),
     "no metric": (lost("cells", "metric"), ".metric"),
     "no length": (lost("cells", "length"), ".length"),
