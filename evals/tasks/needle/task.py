@@ -93,7 +93,7 @@ class Needle(Task):
         return True
 
     def sample_count(self) -> int:
-        return len(self.settings.depths) * self.settings.samples * self.settings.questions
+        return len(set(self.settings.depths)) * self.settings.samples * self.settings.questions
 
     @property
     def drawn(self) -> bool:

@@ -125,7 +125,13 @@ def test_a_limit_is_the_number_of_samples_unless_the_settings_bound_it(tokenizer
 
 @pytest.mark.parametrize(
     ("settings", "limit", "count"),
-    [({}, None, 5), ({}, 12, 12), ({"samples": 2}, 12, 10), ({"needles": 2, "questions": 2}, 3, 3)],
+    [
+        ({}, None, 5),
+        ({}, 12, 12),
+        ({"samples": 2}, 12, 10),
+        ({"needles": 2, "questions": 2}, 3, 3),
+        ({"depths": (50, 0, 50)}, None, 2),
+    ],
 )
 def test_a_plan_says_how_many_samples_there_will_be(tokenizer, settings, limit, count) -> None:
     task = Needle(None, NeedleSettings(**settings), DataSource())
