@@ -20,6 +20,7 @@ from evals.cli.terminal import closing, last_line
 from evals.cli.way import Way
 from evals.records.json import Json
 from evals.records.store import RunStore, StoreError
+from evals.report.words import counted
 from evals.run import judging
 from evals.run.answering import Spent
 from evals.run.cluster.connect import Cluster
@@ -79,7 +80,7 @@ def _execute(spec: RunSpec, way: Way, out: PipeConsole, err: PipeConsole, begin:
             Stream(way.logger, store, header["spec"]) if way.logger else nullcontext() as stream,
             Progress(cells, err, not way.talk.quiet, stream.finish if stream else None) as progress,
         ):
-            progress.log(f"{len(cells)} cells into {folder} on {spec.device}, {spec.dtype}, {_kernel(spec)}")
+            progress.log(f"{counted(len(cells), 'cell')} into {folder} on {spec.device}, {spec.dtype}, {_kernel(spec)}")
             workers = _run(cells, store, spec, progress, spent, way.cluster)
             judging.judge(cells, store, spent, progress.log)
         report_begin = time.perf_counter()

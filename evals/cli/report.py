@@ -13,6 +13,7 @@ from evals.cli.command import new_app, run_command
 from evals.errors import UserError
 from evals.records.json import Json, dumps
 from evals.report.export import Format
+from evals.report.words import counted
 from evals.safe_text import plain_json, plain_line
 
 if TYPE_CHECKING:
@@ -78,7 +79,8 @@ def _write(run: Run, folder: Path, threshold: float, formats: Sequence[Format], 
     for note in notes:
         print(plain_line(note), file=sys.stderr)
     summary = reporting.write(run, folder, threshold)
-    print(f"{plain_line(str(folder / 'report.html'))}: {len(summary)} cells, {len(run.models)} models")
+    size = f"{counted(len(summary), 'cell')}, {counted(len(run.models), 'model')}"
+    print(f"{plain_line(str(folder / 'report.html'))}: {size}")
     exported = [str(path) for chosen in formats for path in exports.export(run, folder, chosen)]
     for path in exported:
         print(plain_line(path))
@@ -140,7 +142,7 @@ def leaderboard(
     for note in dict.fromkeys(note for run in loaded for note in [*run.notes, *missing(run)]):
         print(plain_line(note), file=sys.stderr)
     count = write_leaderboard(loaded, output, threshold)
-    print(f"{plain_line(str(output / 'index.html'))}: {count} cells of {len(loaded)} runs")
+    print(f"{plain_line(str(output / 'index.html'))}: {counted(count, 'cell')} of {counted(len(loaded), 'run')}")
     print(plain_json(dumps({"runs": [str(path) for path in runs], "site": str(output / "index.html"), "cells": count})))
     _require_whole(loaded)
     return 0

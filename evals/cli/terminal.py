@@ -8,6 +8,7 @@ from pathlib import Path
 from evals.cli.pipes import PipeConsole
 from evals.cli.tables import Column, fitted
 from evals.records.json import Json, dumps
+from evals.report.words import counted
 from evals.run.dry_run import Planned
 from evals.run.estimate import Estimate
 from evals.safe_text import plain_line
@@ -144,7 +145,7 @@ def closing(
         err.write_line(plain_line(f"Failed: {sentence}"))
     if quiet:
         return
-    more = f", which holds {others} more cells: its report shows all" if others else ""
+    more = f", which holds {counted(others, 'more cell')}: its report shows all" if others else ""
     err.write_line(
         f"{timing['wall_s']:.1f} s: models {timing['model_s']:.1f} s, loading {timing['load_s']:.1f} s, "
         f"report {timing['report_s']:.1f} s, harness {timing['harness_s']:.1f} s "

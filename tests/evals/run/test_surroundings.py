@@ -29,7 +29,7 @@ def test_a_run_whose_reader_goes_away_is_finished_quietly(start: Callable[..., A
     first = process.stderr.readline()
     process.stdout.close()
     process.stderr.close()
-    assert "1 cells into" in first
+    assert "1 cell into" in first
     assert process.wait(timeout=120) == 0
     assert len(list(read_records(tmp_path / "run"))) == 6
     assert (tmp_path / "run" / "report.html").exists()
