@@ -89,6 +89,29 @@ def test_a_length_that_was_not_run_to_its_end_is_not_judged(tmp_path, status) ->
     assert (found.length, found.longest) == (16384, 16384)
 
 
+def test_answers_before_memory_ran_out_are_no_score_of_a_length(tmp_path) -> None:
+    """What fitted into memory may be the shortest rows. A cold pass alone that ran out leaves all answers."""
+    measured(tmp_path, (1.0, 1.0, 1.0))
+    meta = json.loads((tmp_path / "run.json").read_text())
+    [cell] = [name for name, state in meta["cells"].items() if state["task"] == "needle" and state["length"] == 32768]
+    meta["cells"][cell]["status"] = "oom"
+    rows = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    (tmp_path / "samples.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in rows if row["cell"] != cell or row.get("sample", "") < "needle-20")
+    )
+    (tmp_path / "run.json").write_text(json.dumps(meta))
+    [found] = effective_lengths(Data.of(load(tmp_path)))
+    assert (found.length, found.longest) == (16384, 16384)
+    meta["cells"][cell]["status"] = "ok"
+    (tmp_path / "run.json").write_text(json.dumps(meta))
+    for row in rows:
+        if row["cell"] == cell and row["kind"] == "perf":
+            row["status"] = "oom"
+    (tmp_path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    [found] = effective_lengths(Data.of(load(tmp_path)))
+    assert (found.length, found.longest) == (32768, 32768)
+
+
 def test_out_of_memory_ends_it(tmp_path) -> None:
     found = effective(tmp_path, (1.0, 1.0, 1.0, 1.0, 1.0), lost=65536)
     assert (found.length, found.high, found.longest) == (32768, 32768, 131072)
