@@ -99,14 +99,20 @@ def _as_set(value: object) -> str:
 
 
 def _settings(model: type[BaseModel] | None, values: Mapping[str, object]) -> Group:
-    """What the settings are about, and each with its value in the preset, or its default."""
+    """What the settings are about, and each with its value in the preset, or its default. Those that are null and do
+    not say what they mean, as kvpress's many, share a line.
+    """
     fields = model.model_fields if model else {}
     described = any(field.description for field in fields.values())
     columns = ["--set", "value", *(["meaning"] if described else [])]
-    table = new_table(columns, left=columns)
+    table, unset = new_table(columns, left=columns), []
     for key in dict.fromkeys([*fields, *values]):
         field = fields.get(key)
         default = field.get_default(call_default_factory=True) if field and not field.is_required() else ""
-        meaning = [field.description or "" if field else ""] if described else []
-        add_row(table, key, _as_set(values.get(key, default)), *meaning)
-    return Group(plain(cleandoc(model.__doc__ or "") if model else ""), table)
+        value, meaning = values.get(key, default), field.description or "" if field else ""
+        if described and not meaning and value is None:
+            unset.append(key)
+        else:
+            add_row(table, key, _as_set(value), *([meaning] if described else []))
+    rest = [plain(f"null: {', '.join(unset)}\n")] if unset else []
+    return Group(plain(cleandoc(model.__doc__ or "") if model else ""), table, *rest)

@@ -75,6 +75,12 @@ def test_list_shows_what_an_adapter_was_trained_with(command: Callable[..., Any]
     assert "tokens per chunk" in paper
 
 
+def test_list_puts_null_settings_without_a_meaning_on_one_line(command: Callable[..., Any]) -> None:
+    out = command("--list", "--model", "kvpress-135m").out
+    assert re.search(r"press +snapkv +a press of kvpress", out)
+    assert re.search(r"^null: window_size, kernel_size, ", out, re.M)
+
+
 @pytest.mark.usefixtures("standins")
 def test_a_dry_run_plans_and_touches_nothing(command: Callable[..., Any], tmp_path: Path) -> None:
     preset = write_preset(tmp_path, "a", weights={"source": "hub:nobody/nothing"})
