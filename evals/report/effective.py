@@ -122,13 +122,12 @@ def _point(data: Data, row: Mapping[str, Any]) -> Point | None:
     """None for a cell without a score that is a mean over all its answers; LOST where only some of them fitted."""
     if row["status"] not in ENDED:
         return None
-    ran_out = data.run.cells[row["cell"]].status == "oom"  # while it answered, not in its cold pass alone
     task = task_of(data.run.cells[row["cell"]])
     if not isinstance(task, Task) or not by_mean(task):
         return None
     digest = data.run.digest(row["cell"])
     values, codes = digest.counted, digest.counted_codes
-    if ran_out or not len(values):
+    if row["cell"] in data.ran_out or not len(values):
         return LOST if row["status"] == "oom" else None
     draws = drawn_means(values, codes, row["cell"])
     return Point(float(values.mean()), draws, int(codes.max()) + 1, digest.chance, float(row["low"]))

@@ -41,13 +41,18 @@ class Data:
         return self.summary[self.summary["status"].isin(ENDED)]
 
     @cached_property
+    def ran_out(self) -> set[str]:
+        """Cells whose answers did not all fit into memory; where the cold pass alone did not, all answers are there."""
+        return {cell for cell, state in self.run.cells.items() if state.status == "oom"}
+
+    @cached_property
     def scores(self) -> pd.DataFrame:
         """The summary with the first metric of each task as `score`, `low` and `high`, and its `family`.
 
         A cell that was not run to its end has none here: a figure could not say that it rests on a part of the samples.
         """
         found = [score(row) for _, row in self.summary.iterrows()]
-        whole = self.summary["status"].isin(ENDED)
+        whole = self.summary["status"].isin(ENDED) & ~self.summary["cell"].isin(self.ran_out)
         estimates = pd.DataFrame([(f.estimate, f.low, f.high) for f in found], self.summary.index, dtype=float)
         return self.summary.assign(
             **dict(zip(("score", "low", "high"), (estimates[k].where(whole) for k in range(3)), strict=True)),

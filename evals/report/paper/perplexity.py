@@ -26,7 +26,7 @@ def tables(data: Data) -> Iterator[Table]:
         columns = found.setdefault(row["model"], {})
         for dataset, metric in _datasets(row, data.run.cells[row["cell"]]):
             value = Interval(row[metric], row[f"{metric}_low"], row[f"{metric}_high"]) if metric in row else None
-            if row["status"] == "oom" and not row["n"]:
+            if row["cell"] in data.ran_out or (row["status"] == "oom" and not row["n"]):
                 columns[dataset, row["length"]] = "oom"
             elif value is not None:
                 columns[dataset, row["length"]] = value

@@ -23,7 +23,8 @@ def figures(data: Data) -> Iterator[tuple[str, str, Figure]]:
     if METRIC not in data.summary:
         return
     rows = data.ended[data.ended["length"].notna()]
-    rows = rows.assign(score=rows[METRIC], low=rows[f"{METRIC}_low"], high=rows[f"{METRIC}_high"], metric=METRIC)
+    scores = rows[METRIC].where(~rows["cell"].isin(data.ran_out))
+    rows = rows.assign(score=scores, low=rows[f"{METRIC}_low"], high=rows[f"{METRIC}_high"], metric=METRIC)
     tasks = [t for t, r in rows[rows["score"].notna()].groupby("task", sort=False) if r["length"].nunique() > 1]
     if not tasks:
         return

@@ -38,6 +38,7 @@ def grid(data: Data, rows: pd.DataFrame) -> pd.DataFrame:
     points = [
         (row.model, row.length, float(depth), float(score))
         for row in rows.itertuples()
+        if row.cell not in data.ran_out
         for depth, score in data.run.digest(str(row.cell)).depths
     ]
     frame = pd.DataFrame(points, columns=["model", "length", "depth", "score"])

@@ -8,7 +8,7 @@ import matplotlib.style
 import numpy as np
 import pandas as pd
 import pytest
-from fixtures.synthetic_run import write_run
+from fixtures.synthetic_run import LENGTHS, write_run
 from matplotlib.figure import Figure
 from not_empty import not_empty
 
@@ -16,8 +16,10 @@ from evals import report
 from evals.report import words
 from evals.report.frames import Data
 from evals.report.load import load
+from evals.report.paper import perplexity
 from evals.report.plots import by_length, needle, pareto, style
 from evals.report.plots.looks import family, looks
+from evals.report.stats import Interval
 
 FULL, SHARED = "synthetic-full", "synthetic-sharedllm"
 
@@ -134,3 +136,21 @@ def test_many_depths_are_gathered_in_tenths() -> None:
     few, many = pd.Series([0.0, 12.5, 100.0]), pd.Series([0.0, 9.9, 10.0, *range(11, 20), 99.0, 100.0])
     assert needle.gathered(few).tolist() == few.tolist()
     assert needle.gathered(many).tolist() == [5, 5, *[15] * 10, 95, 95]
+
+
+def test_answers_before_memory_ran_out_are_in_no_figure_and_no_table_of_the_paper(tmp_path) -> None:
+    """A figure cannot say that it rests on a part of them."""
+    run = load(write_run(tmp_path, samples=4))
+    for state in run.cells.values():
+        if state.model == SHARED and state.length == LENGTHS[0]:
+            state.status = "oom"
+    data, rest = Data.of(run), set(LENGTHS[1:])
+    scores = data.scores[(data.scores["model"] == SHARED) & data.scores["score"].notna()]
+    hidden = needle.grid(data, data.ended[data.ended["task"] == "needle"])
+    for task in ("needle", "perplexity"):
+        assert set(scores.loc[scores["task"] == task, "length"]) == rest
+    assert set(hidden.loc[hidden["model"] == SHARED, "length"]) == rest
+    [table] = perplexity.tables(data)
+    row = table.frame.set_index("model").loc[SHARED]
+    assert row["all 8K"] == "oom"
+    assert isinstance(row["all 16K"], Interval)
