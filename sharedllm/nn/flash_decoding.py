@@ -3,8 +3,8 @@ read at the same time, and the parts are joined by their log-sum-exps.
 
 In a decoding step a token's heads are also rotated, its key and value stored, and the keys that came since the step was
 captured seen. The kernel of the parts does this too: attention is two kernels, which read every key and value once.
-PyTorch's flash kernel multiplies tiles of 64 queries, of which one token fills one row; this one multiplies vectors.
-Sums are float32. Which tensors are taken is as in `sharedllm.nn.row`.
+PyTorch's flash kernel and what stands around it take 1.5 to 2 times as long (benchmarks/decode_attention.py). Sums are
+float32. Which tensors are taken is as in `sharedllm.nn.row`.
 """
 
 from __future__ import annotations
@@ -18,14 +18,13 @@ ALIGNED = 8
 """Numbers of half precision in the 16 bytes that a thread reads at a time: strides are multiples of it."""
 WIDEST = 128
 """Of a head: blocks of wider ones were not tried."""
-PARTS, LEAST = 99, 32
-"""The most parts, and the fewest tokens of one. With 32 heads, 99 parts are three programs for each of the 132
-multiprocessors of an H200; with fewer tokens, what a program does before its first key weighs more."""
+PARTS, LEAST = 96, 64
+"""The most parts of a head's keys, and the fewest tokens of one: with TOKENS, WARPS and STAGES the fastest of those
+that `benchmarks/decode_attention.py --search` tries, on an H200."""
 JOINED = 128
 """The most parts that `join` takes."""
-TOKENS, HEADS, WARPS, STAGES = 4, 8, 4, 3
-"""Of a block of keys. Eight heads of 104 are 13 whole lines of 128 bytes; two of them fill a warp, so that scores are
-sums within 16 threads and everything else is within one."""
+TOKENS, WARPS, STAGES = 32, 4, 2
+"""Tokens of a block of keys, and how the kernel runs."""
 
 
 def fits(query: torch.Tensor, rotation: Rotation, held: KeysValues, new: KeysValues) -> bool:
@@ -48,8 +47,8 @@ def attend(
     """A token's attention to all keys held, to the new ones before its place and to itself: (1, heads, 1, d).
 
     query: (1, heads, 1, d) and key, value: (1, kv heads, 1, d), before rotation. place: (1,), on the device, the number
-    of new tokens so far. held: keys and values (1, kv heads, n, d). new: such places, where the
-    key, rotated, and the value are stored; raw: where the key is also stored without rotation, as in new.
+    of new tokens so far. held: keys and values (1, kv heads, n, d). new: such places, where the key, rotated, and the
+    value are stored; raw: where the key is also stored without rotation, as in new.
     """
     from sharedllm.nn import flash_decoding_kernels
 
@@ -63,7 +62,7 @@ def attend(
     query, key, value = (x.contiguous() for x in (query, key, value))
     cos, sin = (x.to(query.device).contiguous() for x in rotation)
     with launch.launches_on(query):
-        flash_decoding_kernels.attend_part[(total, -(-heads // HEADS))](
+        flash_decoding_kernels.attend_part[(total, key.shape[1])](
             query,
             key,
             value,
@@ -78,16 +77,15 @@ def attend(
             count,
             share,
             parts,
-            heads,
-            heads // key.shape[1],
             *(x.stride(i) // ALIGNED for x in (held[0], new[0]) for i in (2, 1)),
             scale,
             D=size,
-            BLOCK=launch.power(size),
+            BLOCK=max(16, launch.power(size)),
+            GROUPS=heads // key.shape[1],
+            ROWS=max(16, launch.power(heads // key.shape[1])),
             RAW=raw is not None,
             ALIGNED=ALIGNED,
             TOKENS=TOKENS,
-            HEADS=HEADS,
             STAGES=STAGES,
             num_warps=WARPS,
         )

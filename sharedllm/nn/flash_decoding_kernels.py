@@ -24,7 +24,7 @@ def rotated(x, cos, sin, offset, own, d, D: tl.constexpr):
     return here * cosine[None, :] + there * tl.where(left, -sine, sine)[None, :]
 
 
-INTEGERS = ["count", "share", "parts", "heads", "groups", "held_step", "held_stride", "new_step", "new_stride"]
+INTEGERS = ["count", "share", "parts", "held_step", "held_stride", "new_step", "new_stride"]
 
 
 @triton.jit(do_not_specialize=INTEGERS)
@@ -45,8 +45,6 @@ def attend_part(
     count,
     share,
     parts,
-    heads,
-    groups,
     held_step,
     held_stride,
     new_step,
@@ -54,30 +52,30 @@ def attend_part(
     scale,
     D: tl.constexpr,
     BLOCK: tl.constexpr,
+    GROUPS: tl.constexpr,
+    ROWS: tl.constexpr,
     RAW: tl.constexpr,
     ALIGNED: tl.constexpr,
     TOKENS: tl.constexpr,
-    HEADS: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """Attention of a token's query to a part of all keys: mixed (all parts, heads, D), log_sums (all parts, heads).
+    """Attention of a token's queries to a part of all keys: mixed (all parts, heads, D), log_sums (all parts, heads).
 
-    One program for `share` tokens and HEADS heads, TOKENS at a time. The first `parts` parts are the `count` tokens
-    held; the others are places of new tokens, of which those before `place` are seen. The program in whose part `place`
-    lies begins with the new token itself: it also rotates its key and stores it (RAW: also without rotation) and its
-    value, once for the `groups` heads that share them. Steps are those from token to token and strides those from head
-    to head, in units of ALIGNED, which tells the compiler that reads are aligned.
+    One program for `share` tokens of a key head, TOKENS at a time, and the GROUPS heads that share it, of ROWS rows in
+    the products. The first `parts` parts are the `count` tokens held; the others are places of new tokens, of which
+    those before `place` are seen. The program in whose part `place` lies begins with the new token itself: it also
+    rotates its key and stores it (RAW: also without rotation) and its value. Steps are those from token to token and
+    strides those from head to head, in units of ALIGNED, which tells the compiler that reads are aligned.
     """
-    part = tl.program_id(0)
-    head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
-    shared = head // groups
-    known = head < heads
-    d = tl.arange(0, BLOCK)
+    part, shared = tl.program_id(0), tl.program_id(1)
+    row, d = tl.arange(0, ROWS), tl.arange(0, BLOCK)
+    head = shared * GROUPS + row
+    known = row < GROUPS
     own = known[:, None] & (d < D)[None, :]
-    asked = rotated(query, cos, sin, (head * D)[:, None], own, d, D) * scale
-    highest = tl.full((HEADS,), EMPTY, tl.float32)
-    total = tl.zeros((HEADS,), tl.float32)
-    sums = tl.zeros((HEADS, BLOCK), tl.float32)
+    asked = rotated(query, cos, sin, (head * D)[:, None], own, d, D)
+    highest = tl.full((ROWS,), EMPTY, tl.float32)
+    total = tl.zeros((ROWS,), tl.float32)
+    sums = tl.zeros((ROWS, BLOCK), tl.float32)
     begin, step, stride = part * share, held_step, held_stride
     end = tl.minimum(begin + share, count)
     if part >= parts:
@@ -85,32 +83,35 @@ def attend_part(
         at = tl.load(place).to(tl.int32)
         end = tl.minimum(begin + share, at)
         if (begin <= at) & (at < begin + share):
-            source = (shared * D)[:, None]
-            newest = rotated(key, cos, sin, source, own, d, D).to(keys.dtype.element_ty)
-            read = tl.load(value + source + d[None, :], mask=own, other=0.0)
-            first = own & (head % groups == 0)[:, None]
-            target = (shared * stride * ALIGNED + at * step * ALIGNED)[:, None] + d[None, :]
+            source = tl.zeros((ROWS,), tl.int32)[:, None] + shared * D
+            inside = (row >= 0)[:, None] & (d < D)[None, :]
+            newest = rotated(key, cos, sin, source, inside, d, D).to(keys.dtype.element_ty)
+            read = tl.load(value + source + d[None, :], mask=inside, other=0.0)
+            first = (row == 0)[:, None] & (d < D)[None, :]
+            target = source * 0 + (shared * stride + at * step) * ALIGNED + d[None, :]
             tl.store(keys + target, newest, mask=first)
             tl.store(values + target, read, mask=first)
             if RAW:
-                tl.store(raw + target, tl.load(key + source + d[None, :], mask=own, other=0.0), mask=first)
-            highest = tl.sum(asked * newest.to(tl.float32), 1)
+                tl.store(raw + target, tl.load(key + source + d[None, :], mask=inside, other=0.0), mask=first)
+            highest = tl.sum(asked * newest.to(tl.float32), 1) * scale
             total = total + 1.0
             sums = read.to(tl.float32)
+    asked = asked.to(query.dtype.element_ty)
     token = tl.arange(0, TOKENS)
-    offset = (shared * stride * ALIGNED)[:, None] + d[None, :]
+    offset = shared.to(tl.int64) * stride * ALIGNED + d[None, :]
     for first in tl.range(begin, end, TOKENS, num_stages=STAGES):
         exists = first + token < end
-        where = (first + token).to(tl.int64)[:, None, None] * step * ALIGNED + offset[None, :, :]
-        mask = exists[:, None, None] & own[None, :, :]
-        read_keys = tl.load(keys + where, mask=mask, other=0.0).to(tl.float32)
-        read_values = tl.load(values + where, mask=mask, other=0.0).to(tl.float32)
-        scores = tl.where(exists[:, None], tl.sum(read_keys * asked[None, :, :], 2), float("-inf"))
-        above = tl.maximum(highest, tl.max(scores, 0))
-        weights, before = tl.exp(scores - above[None, :]), tl.exp(highest - above)
-        total = total * before + tl.sum(weights, 0)
-        sums = sums * before[:, None] + tl.sum(weights[:, :, None] * read_values, 0)
+        mask = exists[:, None] & (d < D)[None, :]
+        where = (first + token).to(tl.int64)[:, None] * step * ALIGNED + offset
+        read_keys = tl.load(keys + where, mask=mask, other=0.0)
+        read_values = tl.load(values + where, mask=mask, other=0.0)
+        scores = tl.where(exists[None, :], tl.dot(asked, tl.trans(read_keys)) * scale, float("-inf"))
+        above = tl.maximum(highest, tl.max(scores, 1))
+        weights, before = tl.exp(scores - above[:, None]), tl.exp(highest - above)
+        total = total * before + tl.sum(weights, 1)
+        sums = sums * before[:, None] + tl.dot(weights.to(read_values.dtype), read_values)
         highest = above
+    heads = tl.num_programs(1) * GROUPS
     target = (part * heads + head)[:, None] * D + d[None, :]
     tl.store(mixed + target, sums / tl.maximum(total, 1.0)[:, None], mask=own)  # with any keys the total is above 1
     tl.store(log_sums + part * heads + head, highest + tl.log(total), mask=known)

@@ -65,9 +65,10 @@ def step(sizes: tuple[int, ...], like: torch.Tensor, raw: bool, by_token: bool) 
 
 
 def wanted(given: Step, scale: float) -> torch.Tensor:
-    """One softmax over what is held, the new keys so far and the token's own."""
+    """One softmax over what is held, the new keys so far and the token's own; rotated heads are rounded, as the plain
+    way rounds them."""
     number = int(given.place)
-    query, key = (fused.rotated(x.double(), *given.rotation) for x in (given.query, given.key))
+    query, key = (fused.rotated(x, *given.rotation).double() for x in (given.query, given.key))
     keys, values = (
         torch.cat([held.double(), new.double()[:, :, :number], own.double()], 2)
         for held, new, own in zip(given.held, given.new, (key, given.value), strict=True)
