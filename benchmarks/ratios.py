@@ -1,6 +1,6 @@
 """Which measured ratios of methods are the arithmetic's: a run beside the ratios of its floors, no GPU needed.
 
-    python benchmarks/ratios.py results/measured/h200-7b/fewer-copies --output runs/ratios
+    python benchmarks/ratios.py results/measured/h200-7b/all-methods --output runs/ratios
 
 RUN is a folder of `sharedllm-eval --task efficiency`. It holds, for each method and length, the time until the first
 token and per token, and the floors of both at the rates of the same GPU: FLOPs over the rate of matrix products, bytes
