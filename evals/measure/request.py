@@ -265,9 +265,10 @@ def _summary(
         "ttft_high_s": max(first) if several else None,
         "read_s": statistics.median(run.read_s for run in runs),
         "query_s": statistics.median(run.query_s for run in runs),
+        "request_s": statistics.median(run.read_s + run.query_s + sum(run.token_s) for run in runs),
         "tpot_ms": None if tpot is None else tpot * 1000,
         "tpot_p95_ms": None if p95 is None else p95 * 1000,
-        "tokens_per_s": None if not tpot else 1 / tpot,
+        "tokens_per_s": len(gaps) / sum(gaps) if sum(gaps) else None,
         "again_s": statistics.median(again) if again else None,
     }
 

@@ -123,7 +123,9 @@ class Measurement(Record):
     """Time and memory of cold requests: seconds, milliseconds (`_ms`), bytes, FLOPs. Absent values are None.
 
     status oom: memory ran out; peak_bytes is then the peak until that point. device: name of the GPU or processor
-    (absent in runs recorded before 0.1.0). ttft_low_s, ttft_high_s: of the repeats, where there are several.
+    (absent in runs recorded before 0.1.0). ttft_low_s, ttft_high_s: of the repeats, where there are several. tpot_ms:
+    median of all tokens after the first. request_s: a whole request as it went by, median of the repeats; tokens_per_s:
+    of its tokens after the first, the slow ones included (older runs have neither: there it is 1 / tpot).
     """
 
     status: Literal["ok", "oom"]
@@ -138,6 +140,7 @@ class Measurement(Record):
     ttft_high_s: Measured | None = None
     read_s: Measured | None = None
     query_s: Measured | None = None
+    request_s: Measured | None = None
     tpot_ms: Measured | None = None
     tpot_p95_ms: Measured | None = None
     tokens_per_s: Measured | None = None

@@ -17,5 +17,5 @@ def cold_seconds(record: PerfRecord) -> float:
     """Seconds of the cold requests, the warm-up counted as one more of them; 0 where memory ran out."""
     if record.ttft_s is None or not record.repeats:
         return 0.0
-    further = max((record.new_tokens or 1) - 1, 0) * (record.tpot_ms or 0.0) / 1000
-    return (record.repeats + 1) * (record.ttft_s + further)
+    further = max((record.new_tokens or 1) - 1, 0) * (record.tpot_ms or 0.0) / 1000  # where it was not measured
+    return (record.repeats + 1) * (record.request_s or record.ttft_s + further)

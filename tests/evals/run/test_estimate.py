@@ -182,6 +182,7 @@ def test_a_plan_has_the_memory_of_what_a_method_adds_and_of_a_context_as_long_as
 def test_cold_requests_count_with_their_warm_up() -> None:
     perf = Measurement(status="ok", ttft_s=2.0, tpot_ms=100.0, new_tokens=11, repeats=3)
     assert cold_seconds(PerfRecord.of("c", perf)) == pytest.approx(4 * 3.0)
+    assert cold_seconds(PerfRecord.of("c", perf.model_copy(update={"request_s": 3.5}))) == pytest.approx(4 * 3.5)
     assert cold_seconds(PerfRecord.of("c", Measurement(status="oom"))) == 0
 
 
