@@ -98,6 +98,14 @@ def check(
     )
 
 
+def check_texts(chat_template_args: object, think_end_token: object) -> None:
+    """Raises UserError for arguments of other types, which would end a run only when its first answer is there."""
+    if not isinstance(chat_template_args, dict | None):
+        raise UserError(f'chat_template_args={chat_template_args} is no object: write it as JSON, {{"name": value}}.')
+    if not isinstance(think_end_token, str | None):
+        raise UserError(f"think_end_token={think_end_token} is no text: give what the token reads, not its id.")
+
+
 def _preset(name: str | None, method: str | None) -> presets.Preset:
     known = [n for n in presets.names() if method in (None, presets.load_preset(n).method)]
     if name is None:

@@ -13,7 +13,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]  # it ships no types
 
 from evals import registry
 from evals.errors import UserError
-from evals.lm_eval.arguments import check
+from evals.lm_eval.arguments import check, check_texts, whole
 from evals.lm_eval.prompts import Item, PromptSplitter, by_context, last
 from evals.measure.request import is_out_of_memory
 from evals.methods import kernels
@@ -65,6 +65,7 @@ class AnyPreset(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
         **arguments: Any,
     ) -> None:
         super().__init__()
+        check_texts(chat_template_args, think_end_token)
         asked = check(self.method, preset=preset, **arguments)
         self.batch_size, self._shrink_batches = asked.batch_size, asked.shrink_batches
         self.query_tokens = asked.query_tokens
@@ -77,6 +78,9 @@ class AnyPreset(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
         self._template_args = {**thinking, **(chat_template_args or {})}
         self.model = registry.method(asked.preset.method).load(asked.preset, asked.runtime)
         self.tokenizer = self.model.tokenizer
+        if asked.prefix_token_id is not None and asked.prefix_token_id >= len(self.tokenizer):
+            ids = len(self.tokenizer)
+            raise UserError(f"prefix_token_id={asked.prefix_token_id}: the tokenizer has {ids} ids, give one of them.")
         self.max_length = asked.max_length or self.model.max_context
         if self.max_length is not None and self.rolling_context > self.max_length:
             raise UserError(f"rolling_context={self.rolling_context} is more than max_length={self.max_length} holds.")
@@ -251,24 +255,26 @@ class AnyPreset(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
         return self._generate(batch[: self.batch_size]) + self._generate(batch[self.batch_size :])
 
     def _limits(self, arguments: dict[str, Any]) -> tuple[list[str], int]:
-        """Stop strings and new tokens of a request. Raises UserError for what greedy decoding cannot do."""
+        """Stop strings and new tokens of a request. Raises UserError for what greedy decoding cannot do, and for less
+        than one new token."""
         kwargs = dict(normalize_gen_kwargs(arguments, self.max_gen_toks))
         end = self.tokenizer.eos_token
         until = handle_stop_sequences(kwargs.pop("until"), eos=end)
-        new_tokens = kwargs.pop("max_gen_toks")
+        new_tokens = whole("max_gen_toks", kwargs.pop("max_gen_toks"), 1)
         if kwargs["do_sample"] or (rest := sorted(kwargs.keys() - GREEDY_ONLY)):
             what = "do_sample" if kwargs["do_sample"] else ", ".join(rest)
             raise UserError(f"These models decode greedily: remove {what} from the generation arguments.")
         return [term for term in until if term], new_tokens
 
     def _stop(self, until: list[str], ends: frozenset[int]) -> Stop:
-        """End of text, or a stop string among the last ids (each id holds at least one byte of text)."""
+        """End of text, or a stop string among the last ids (each id holds at least one byte of text). A special token
+        stops by its name, although it is no part of the answer."""
         if not until:
             return Stop(ids=ends)
         longest = max(len(term.encode()) for term in until)
 
         def found(new: Sequence[int]) -> bool:
-            tail = self._decode(new[-longest - 1 :])
+            tail = self._decode(new[-longest - 1 :], special=True)
             return any(term in tail for term in until)
 
         return Stop(ids=ends, when=found)

@@ -92,6 +92,27 @@ class TestEqualToHf:
         ours, theirs = (lm.generate_until(asked, disable_tqdm=True) for lm in (full, hf))
         assert ours == theirs == [plain[: plain.index(stop)]]
 
+    def test_a_special_token_named_as_a_stop_string_ends_the_text(
+        self, full: AnyPreset, hf: HFLM, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """<s>, which is no end of this tokenizer, after three other ids; it is no part of the text either way."""
+        first = full.model.prefill([]).generate(Query(full.tok_encode("short")), 3)
+        for model in (full.model.model, hf.model):
+
+            def prefer(head: Any, states: Any, logits: torch.Tensor, model: Any = model) -> torch.Tensor:
+                rows = logits.clone()
+                model.rows_seen = getattr(model, "rows_seen", 0) + 1
+                rows[..., full.tokenizer.bos_token_id] += 1e3 * (model.rows_seen == len(first) + 1)
+                return rows
+
+            monkeypatch.setattr(model, "rows_seen", 0, raising=False)
+            monkeypatch.setattr(model, "_hook", model.lm_head.register_forward_hook(prefer), raising=False)
+        asked = requests(("short", {"until": ["<s>"], "max_gen_toks": 9}))
+        ours, theirs = (lm.generate_until(asked, disable_tqdm=True) for lm in (full, hf))
+        for model in (full.model.model, hf.model):
+            model._hook.remove()
+        assert ours == theirs == [full.tokenizer.decode(first)]
+
     @pytest.mark.parametrize("text", ["a", DOCUMENT, f"{DOCUMENT} {DOCUMENT} {DOCUMENT}"])
     def test_loglikelihood_rolling_has_one_bos(self, full: AnyPreset, tiny_llama: Path, text: str) -> None:
         """hf puts the prefix token before a text that already starts with the tokenizer's BOS, unless told not to."""
@@ -174,6 +195,25 @@ class TestArguments:
         monkeypatch.delattr(lm_eval_model.registry, "method")
         with pytest.raises(UserError, match=f"^{argument}={re.escape(str(value))} is not a whole number"):
             FullAttention(preset=str(tiny_presets("full")), device="cpu", **{argument: value})
+
+    @pytest.mark.parametrize(
+        ("argument", "value", "reason"),
+        [
+            ("prefix_token_id", 258, "the tokenizer has 258 ids"),
+            ("think_end_token", 151668, "is no text"),
+            ("chat_template_args", "x", "is no object"),
+        ],
+    )
+    def test_an_argument_that_no_answer_could_use_is_refused(
+        self, tiny_presets: Callable[..., Path], argument: str, value: Any, reason: str
+    ) -> None:
+        with pytest.raises(UserError, match=f"^{argument}={value}.* {reason}"):
+            FullAttention(preset=str(tiny_presets("full")), device="cpu", **{argument: value})
+
+    @pytest.mark.parametrize("new_tokens", [0, -1])
+    def test_a_request_for_no_new_token_is_refused(self, full: AnyPreset, new_tokens: int) -> None:
+        with pytest.raises(UserError, match=f"^max_gen_toks={new_tokens} is not a whole number from 1"):
+            full.generate_until(requests(("a", {"until": [], "max_gen_toks": new_tokens})), disable_tqdm=True)
 
     def test_a_batch_size_that_is_none_is_refused(self, tiny_presets: Callable[..., Path]) -> None:
         with pytest.raises(UserError, match="batch_size=many is not a whole number from 1"):
