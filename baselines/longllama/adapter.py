@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, Field
 from transformers import PreTrainedConfig
 
-from baselines.longllama.heads import pad_heads, padded
+from baselines.longllama.heads import pad_heads
 from baselines.longllama.modeling import LongLlamaConfig, LongLlamaForCausalLM
 from baselines.longllama.reader import Reader
 from baselines.longllama.step import LongLLaMAStep
@@ -204,7 +204,7 @@ class Count:
         self.config, self.window = model.config, model.window
         self.mem = sorted(model.config.mem_layers)
         self.plain = model.config.num_hidden_layers - len(self.mem)
-        size = padded(head_dim(model.config))
+        size = model.decoder.layers[0].self_attn.head_dim  # as it is computed
         self.heads_width = model.config.num_attention_heads * size
         self.entry = key_value_heads(model.config) * size * model.dtype.itemsize
         self.local = self.stored = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import NamedTuple, cast
 
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sharedllm.nn.attention import project_keys, project_queries, project_values
+from sharedllm.nn.base_config import steady_length
 from sharedllm.nn.layers import Attention, Decoder, Rotation
 from sharedllm.nn.rotation import apply_rotation
 
@@ -54,8 +56,12 @@ def pad_heads(decoder: Decoder) -> int:
     which pairs the halves, then takes a head as any other, and nothing is padded while the model runs. Returns the
     bytes that this adds to the weights.
 
-    The model computes the same function. Its weights have no longer the form of its config.
+    The model computes the same function. Its weights have no longer the form of its config. A base whose tensors it
+    shares stays as it is. Tables of frequencies that depend on the length (LongRoPE) are made anew while the model
+    runs: heads with those keep their size.
     """
+    if steady_length(decoder.layers[0].self_attn.config) is not None:
+        return 0
     added = 0
     for attention in (layer.self_attn for layer in decoder.layers):
         size = attention.head_dim
@@ -76,9 +82,10 @@ def pad_heads(decoder: Decoder) -> int:
         output.in_features = output.weight.shape[1]
         added += output.weight.nbytes
         attention.head_dim = padded(size)  # type: ignore[misc]  # read-only for all others
-    rotary, half = cast(nn.Module, decoder.rotary_emb), padded(size) // 2
+    rotary, half = copy.deepcopy(cast(nn.Module, decoder.rotary_emb)), padded(size) // 2
     frequencies = cast(torch.Tensor, rotary.inv_freq)  # of 0 for the zeros: they stay where they are
     rotary.register_buffer("inv_freq", F.pad(frequencies, (0, half - len(frequencies))), persistent=False)
+    decoder.rotary_emb = rotary  # type: ignore[method-assign]  # a module, which the type describes by its call
     return added
 
 

@@ -14,10 +14,13 @@ from hypothesis import strategies as st
 from released import write_sentencepiece
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from shapes import TINY_SHAPE
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from baselines.longllama.adapter import Count, LongLLaMA
 from baselines.longllama.heads import pad_heads
+from baselines.longllama.initial import over_base
 from baselines.longllama.memory import LongLlamaState
 from baselines.longllama.modeling import LongLlamaConfig, LongLlamaForCausalLM, attend
 from evals.errors import UserError
@@ -257,6 +260,23 @@ def test_padded_heads_compute_the_same(bias: bool) -> None:
     assert states[1].nbytes == model_bytes(states[1], 16)
     assert added == 4 * 4 * (4 * 6) * 40 * 4  # layers, projections, rows of zeros, hidden, float32
     assert pad_heads(model.decoder) == 0
+
+
+@pytest.mark.parametrize("rope_type", ["default", "longrope"])
+@torch.inference_mode()
+def test_padded_heads_leave_the_base_alone(rope_type: str) -> None:
+    """Whose tensors and table of rotations the model shares. Tables that are made while it runs fit, too."""
+    rope: dict[str, Any] = {"rope_theta": 1e4, "rope_type": rope_type}
+    if rope_type == "longrope":
+        factors = {"short_factor": [1.0] * 5, "long_factor": [2.0] * 5}
+        rope |= factors | {"factor": 4.0, "original_max_position_embeddings": 8}
+    shape = {**TINY_SHAPE, "hidden_size": 40, "head_dim": 10, "rope_parameters": rope, "initializer_range": 0.3}
+    base = LlamaForCausalLM(LlamaConfig(**shape)).eval()
+    model, ids = over_base(base, 16, None), torch.tensor([IDS[:50]])
+    wanted, read = base(ids).logits, model(ids)
+    assert (pad_heads(model.decoder) > 0) == (rope_type == "default")
+    close(model(ids), read)
+    close(base(ids).logits, wanted, 0)
 
 
 def model_bytes(state: LongLlamaState, head_dim: int) -> int:
