@@ -28,17 +28,23 @@ class UnfitError(UserError):
 def reading(what: object, advice: str) -> Iterator[None]:
     """Turn what a library raises inside into a UserError: `what` cannot be read (reason): `advice`.
 
-    Only library calls belong inside. Out-of-memory errors pass: they are results.
+    Only library calls belong inside. What says nothing about `what` passes: a stop, and a lack of memory, which is a
+    result.
     """
     try:
         yield
-    except (UserError, MemoryError, KeyboardInterrupt, SystemExit, GeneratorExit):
-        raise
-    except BaseException as error:  # a panic of a Rust library is a BaseException
-        if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):  # torch's two kinds
+    except BaseException as error:
+        if _passes(error):
             raise
         advice = "install that package" if isinstance(error, ImportError) else advice
         raise UserError(f"{what} cannot be read ({reason(error)}): {advice}.") from error
+
+
+def _passes(error: BaseException) -> bool:
+    if not isinstance(error, Exception):
+        return type(error).__name__ != "PanicException"  # of a Rust library, as tokenizers, over a strange file
+    out_of_memory = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)  # torch's two
+    return out_of_memory or isinstance(error, UserError | MemoryError)
 
 
 def reason(error: BaseException) -> str:

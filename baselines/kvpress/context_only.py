@@ -165,7 +165,7 @@ def _composing(press: Any, model: PreTrainedModel, cache: DynamicCache, prefix: 
             for aggregator in (head for layer in press.task_aggregators for head in layer):
                 aggregator.data = aggregator.data[prefix:]
     except Exception as error:  # after a forward that failed its end fails too, and hides why
-        if isinstance(error.__context__, torch.OutOfMemoryError):
+        if isinstance(error.__context__, torch.OutOfMemoryError | KeyboardInterrupt):
             raise error.__context__ from None
         raise
     for layer, front in zip(cache.layers, fronts, strict=True):

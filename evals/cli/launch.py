@@ -35,7 +35,7 @@ from evals.run.progress import Progress
 from evals.run.room import check_room
 from evals.run.sampling import check_sampling
 from evals.run.shards import part
-from evals.run.signals import Terminated, terminable
+from evals.run.signals import terminable
 from evals.run.spec import RunSpec
 from evals.run.stream import Stream
 from evals.safe_text import plain_line
@@ -52,12 +52,13 @@ def execute(spec: RunSpec, way: Way, out: PipeConsole, err: PipeConsole) -> int:
     """
     begin = time.perf_counter()
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the run has its own bar
-    try:
-        with terminable(), talking(way.talk, err):
-            return _execute(spec, way, out, err, begin)
-    except (KeyboardInterrupt, Terminated) as stop:
-        err.write_line("Stopped. Everything measured so far is kept: the same command goes on from there.")
-        return INTERRUPTED if isinstance(stop, KeyboardInterrupt) else TERMINATED
+    with terminable():
+        try:
+            with talking(way.talk, err):
+                return _execute(spec, way, out, err, begin)
+        except KeyboardInterrupt:
+            err.write_line("Stopped. Everything measured so far is kept: the same command goes on from there.")
+            return TERMINATED if terminable.told else INTERRUPTED
 
 
 def _execute(spec: RunSpec, way: Way, out: PipeConsole, err: PipeConsole, begin: float) -> int:

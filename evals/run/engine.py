@@ -34,6 +34,7 @@ from evals.run.isolated import Loaded, Result, measure_isolated
 from evals.run.left import left_to_do
 from evals.run.progress import Watcher
 from evals.run.samples import AuditError, too_long
+from evals.run.signals import terminable
 from evals.run.spec import RunSpec
 from evals.tasks.common.thinking import hint
 
@@ -207,6 +208,7 @@ class Engine:
         traceback: str | None = None,
         bad_input: bool = False,
     ) -> None:
+        terminable.check()  # a stop that a library caught, or that ended a process of ours, is no fault of the cells
         for cell in cells:
             state = self.states[cell.id]
             state.status, state.error, state.traceback, state.bad_input = status, error, traceback, bad_input

@@ -1,4 +1,4 @@
-"""A run that is told to stop ends as after Ctrl-C: what was measured is kept."""
+"""SIGTERM, the way of job schedulers and `kill`, ends a run as Ctrl-C does: what was measured is kept."""
 
 from __future__ import annotations
 
@@ -9,22 +9,36 @@ from contextlib import contextmanager
 from types import FrameType
 
 
-class Terminated(BaseException):
-    """SIGTERM: a job scheduler or `kill` wants the process to end."""
+class Terminable:
+    """Whether this process was told to end. There is one of it, as there is one handler of a signal."""
+
+    told = False
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Have SIGTERM raise KeyboardInterrupt while the block runs. Does nothing outside the main thread.
+
+        KeyboardInterrupt, because libraries know it and let it pass: Ray makes a SystemError of any other exception
+        that a handler raises while it waits.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, self._raise)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            self.told = False
+
+    def check(self) -> None:
+        """Raise again what got lost: Python drops what a handler raises in a finaliser, and a library may catch it."""
+        if self.told:
+            raise KeyboardInterrupt
+
+    def _raise(self, number: int, frame: FrameType | None) -> None:
+        self.told = True
+        raise KeyboardInterrupt
 
 
-@contextmanager
-def terminable() -> Iterator[None]:
-    """Turn SIGTERM into `Terminated` while the block runs. Does nothing outside the main thread."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, _raise)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _raise(number: int, frame: FrameType | None) -> None:
-    raise Terminated
+terminable = Terminable()

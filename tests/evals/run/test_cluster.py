@@ -152,7 +152,10 @@ def test_a_broken_prompt_ends_the_run(sweep: Sweep) -> None:
 
 
 @whole
-def test_a_stop_keeps_what_was_told_and_counts_no_death(nodes: ThreeNodes, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_a_stop_keeps_what_was_told_and_counts_no_death(
+    nodes: ThreeNodes, tmp_path: Path, stop: signal.Signals
+) -> None:
     words = ["--task", "sum", "--model", write_preset(tmp_path, "a"), *MODEL, "--no-perf", "--ray", nodes.address]
     words += ["--set", "contexts=1000", "pause=0.05", "--output", tmp_path / "run"]
     process = subprocess.Popen(
@@ -167,13 +170,39 @@ def test_a_stop_keeps_what_was_told_and_counts_no_death(nodes: ThreeNodes, tmp_p
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline and not (samples.exists() and samples.stat().st_size > 5000):
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    os.killpg(process.pid, stop)  # as a terminal and a job scheduler do
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
+    assert process.returncode == 128 + stop, err
+    assert "Traceback" not in err
     assert "the same command goes on from there" in err
     assert "Lost worker" not in err
     assert len(list(read_answers(tmp_path / "run"))) > 5
     assert all(state.begun == 0 for state in not_empty(read_run(tmp_path / "run").cells.values()))
+
+
+WAITING = """
+import os, signal, threading, time
+import ray
+from evals.run.signals import terminable
+
+ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+late = ray.remote(lambda: time.sleep(60)).remote()
+threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+with terminable():
+    try:
+        ray.get(late)
+    except Exception as error:
+        print("an error:", type(error))
+    except KeyboardInterrupt:
+        print("a stop:", terminable.told)
+ray.shutdown()
+"""
+
+
+@whole
+def test_sigterm_while_ray_waits_is_a_stop() -> None:
+    done = subprocess.run([sys.executable, "-c", WAITING], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.splitlines()[-1] == "a stop: True"
 
 
 @whole

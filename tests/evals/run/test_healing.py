@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -175,4 +177,26 @@ def test_sigterm_ends_a_run_with_a_sentence(
     assert result.code == 143
     assert "the same command goes on from there" in result.err
     assert "Traceback" not in result.err
+    assert command(*arguments(tmp_path, "run")).code == 0
+
+
+@pytest.mark.parametrize("after", [None, ValueError("it broke")], ids=["nothing", "an error"])
+def test_sigterm_that_a_library_catches_ends_a_run_all_the_same(
+    command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: Exception | None
+) -> None:
+    evaluate = Sum.evaluate
+
+    def deaf(*parts: Any) -> dict[str, float]:
+        with contextlib.suppress(BaseException):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        if after:
+            raise after
+        return evaluate(*parts)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Sum, "evaluate", deaf)
+        result = command(*arguments(tmp_path, "run"))
+    assert result.code == 143
+    assert {state.status for state in not_empty(read_run(tmp_path / "run").cells.values())} == {"pending"}
     assert command(*arguments(tmp_path, "run")).code == 0
