@@ -249,10 +249,18 @@ class SharedLLMForCausalLM(Reading, Generation, PreTrainedModel, GenerationMixin
         return SharedLLMOutput(loss=loss, logits=logits, past_key_values=cache, context=context)
 
     def decode(self, inputs: ContextInputs) -> Decoded:
-        """`forward` up to the final hidden states, for losses that never hold all logits."""
+        """`forward` up to the final hidden states, for losses that never hold all logits.
+
+        Raises UserError for inputs without running text, chunks of another size, and a static cache.
+        """
         hidden = self._embedded(inputs)
         length = hidden.shape[1]
         cache = inputs.past_key_values
+        if cache is not None and cache.is_compileable:
+            raise UserError(
+                "A static cache returns the room after its tokens as well, which would be read as text: use a dynamic "
+                "one, without cache_implementation."
+            )
         if cache is None and (not self.training if inputs.use_cache is None else inputs.use_cache):
             cache = DynamicCache(config=self.config.base_config)
         past = cache.get_seq_length() if cache is not None else 0

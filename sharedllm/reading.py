@@ -64,7 +64,10 @@ class Reading:
         chunk_index: (B, chunks) positions of the chunks, increasing, where they are not 0, 1, 2, ...
         question: see `sharedllm.search.ask`; None for language modelling and for the policy `right`. trees: what
         `read_trees` made of the same chunks, which a question only searches.
+
+        Raises UserError for chunks of another size.
         """
+        check_chunks(context_ids, self.config.chunk_size)
         batch = len(context_ids)
         real, picked = _real_chunks(context_ids, num_chunks)
         ragged = len(picked) < real.numel()
@@ -100,8 +103,10 @@ class Reading:
     def read_trees(self, context_ids: torch.Tensor, num_chunks: torch.Tensor | None = None) -> WholeTrees:
         """Encode every node of a context's trees, for many questions about it. Inputs as `compress`.
 
-        Raises UserError where the settings have no trees of equal halves, or nothing is searched.
+        Raises UserError where the settings have no trees of equal halves, or nothing is searched, and for chunks of
+        another size.
         """
+        check_chunks(context_ids, self.config.chunk_size)
         if not self.config.whole_trees:
             raise UserError("Whole trees are for nodes 'all' and a policy that searches: set both.")
         return TreeReader(self._lower_model(), self.offload_context)(_real_chunks(context_ids, num_chunks)[1])
@@ -123,6 +128,15 @@ class Reading:
 
     def _embed(self, ids: torch.Tensor) -> torch.Tensor:
         return embed(decoder_of(self.base), ids)
+
+
+def check_chunks(context_ids: torch.Tensor, chunk_size: int) -> None:
+    """Raises UserError for a context that is not (B, chunks, chunk_size)."""
+    if context_ids.ndim != 3 or context_ids.shape[2] != chunk_size:
+        raise UserError(
+            f"context_ids has the shape {tuple(context_ids.shape)}, not (rows, chunks, {chunk_size}): cut the context "
+            "into chunks of the model's chunk_size, and give what is left as running text."
+        )
 
 
 def _real_chunks(context_ids: torch.Tensor, num_chunks: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,6 +9,7 @@ import torch
 from accelerate.utils import send_to_device
 from shapes import BASES, CHUNK, VOCABULARY, base_model, shared_model
 from torch import nn
+from transformers import StaticCache
 
 from sharedllm import SharedLLMForCausalLM, reading
 from sharedllm.compressor import Compressor, LowerModel, lower_layer
@@ -141,6 +142,25 @@ def test_a_question_without_tokens_of_the_text_is_refused(
 
 
 # --- batches, blocks, positions ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [CHUNK - 1, CHUNK + 2])
+def test_chunks_of_another_size_are_refused(size: int, running: torch.Tensor) -> None:
+    """They would be read, at places that no adapter was trained for."""
+    model, context = shared_model(), torch.ones(2, 3, size, dtype=torch.long)
+    for chunks in (context, context.flatten(1)):
+        with pytest.raises(UserError, match=f"not \\(rows, chunks, {CHUNK}\\): cut the context"):
+            model(running, chunks)
+
+
+def test_a_static_cache_is_refused(running: torch.Tensor, context: torch.Tensor) -> None:
+    """What it returns ends with empty places, to which the text would attend."""
+    model = shared_model().eval()
+    cache = StaticCache(config=model.config.base_config, max_cache_len=64)
+    with pytest.raises(UserError, match="use a dynamic one"):
+        model(running, context, past_key_values=cache)
+    with pytest.raises(UserError, match="use a dynamic one"):
+        model.generate(running, context_ids=context, max_new_tokens=2, cache_implementation="static")
 
 
 @pytest.mark.parametrize("policy", ["last_token", "maxsim", "right"])
