@@ -22,7 +22,7 @@ from evals.records.models import Answer, SampleRecord
 from evals.report.stats.clusters import clustered_mean
 from evals.report.stats.interval import Interval
 from evals.report.stats.means import mean_interval
-from evals.report.stats.paired import PairedTest, paired_scores, paired_statistic
+from evals.report.stats.paired_tests import PairedTest, paired_scores, paired_statistic
 from evals.report.stats.statistics import statistic_intervals
 
 Floats = NDArray[np.float64]

@@ -24,7 +24,7 @@ from typing import Any
 import pandas as pd
 
 from evals.errors import UserError
-from evals.report.frames import Data
+from evals.report.data import Data
 from evals.report.load import load
 from evals.report.tables import Table
 from evals.report.words import tokens

@@ -13,7 +13,7 @@ from typing import Any
 
 from IPython.display import Image, Markdown, display
 
-from evals.report.frames import Data
+from evals.report.data import Data
 from evals.report.load import load, merge
 from evals.report.paper.tables import paper_tables
 from evals.report.plots import draw

@@ -18,7 +18,7 @@ from evals.run.grid import Cell
 from evals.safe_text import plain_line
 
 if TYPE_CHECKING:  # pandas takes seconds: not before it is needed
-    from evals.report.frames import Data
+    from evals.report.data import Data
 
 
 def show(out: PipeConsole, rows: Sequence[Json], folder: Path, data: Data | None) -> None:
@@ -33,8 +33,8 @@ def show(out: PipeConsole, rows: Sequence[Json], folder: Path, data: Data | None
 
 def _sentences(data: Data) -> list[str]:
     """The verdict of the report, and the first sentence of each of its findings."""
+    from evals.report.contests import contests
     from evals.report.findings import findings, verdict
-    from evals.report.pairwise import contests
 
     found = contests(data)
     return [verdict(found), *(f"{each.title}: {each.sentences[0]}" for each in findings(data, found))]
@@ -74,7 +74,7 @@ def import_report() -> None:
 def write_report(folder: Path) -> tuple[Data, UserError | None]:
     """Write the report; return the run with its summary, and why the report could not be written if so."""
     from evals import report  # pandas, scipy and matplotlib take seconds: not before they are needed
-    from evals.report.frames import Data
+    from evals.report.data import Data
     from evals.report.load import load
 
     run = load(folder)

@@ -10,7 +10,7 @@ from evals.errors import UserError
 if TYPE_CHECKING:  # reading a run must not wait for matplotlib
     import pandas as pd
 
-    from evals.report.frames import Data
+    from evals.report.data import Data
     from evals.report.load import Run
 
 
@@ -20,7 +20,7 @@ def write(run: Run, folder: Path, threshold: float | None = None) -> pd.DataFram
     threshold: share of the short-length score that the effective length asks for (`evals.report.effective`).
     Raises UserError if `folder` cannot be written to.
     """
-    from evals.report.frames import Data
+    from evals.report.data import Data
 
     data = Data.of(run)
     try:

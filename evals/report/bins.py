@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 
 from evals.records.models import CellState
+from evals.report.data import Data
 from evals.report.digest import Digest, task_of
-from evals.report.frames import Data
-from evals.report.pairs import by_mean
+from evals.report.matched_pairs import by_mean
 from evals.report.stats.clusters import clustered_mean
 from evals.report.stats.means import mean_interval
 from evals.report.tables import Table

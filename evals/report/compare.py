@@ -8,14 +8,14 @@ from dataclasses import asdict, dataclass
 
 from evals.errors import UserError, unknown
 from evals.records.models import CellState, SampleRecord
+from evals.report.data import Data
 from evals.report.digest import task_of
 from evals.report.effective import Effective, effective_lengths
-from evals.report.frames import Data
 from evals.report.gain import GAIN, gains
 from evals.report.load import Run
-from evals.report.pairs import SAME_PROMPT, Pairs, Tested, tested
+from evals.report.matched_pairs import SAME_PROMPT, Pairs, Tested, tested
 from evals.report.stats.interval import LEVEL
-from evals.report.stats.paired import holm, holm_level
+from evals.report.stats.paired_tests import holm, holm_level
 
 
 @dataclass(frozen=True)

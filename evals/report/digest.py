@@ -13,7 +13,7 @@ from evals import registry
 from evals.records.models import CellState, SampleRecord
 from evals.records.seconds import sample_seconds
 from evals.report.gain import ContextUse, context_use
-from evals.report.pairs import asked, by_mean
+from evals.report.matched_pairs import asked, by_mean
 from evals.report.stats import Interval
 from evals.report.stats.clusters import cluster_codes, clustered_mean, has_finite, metric_table
 from evals.report.stats.interval import Codes, Floats

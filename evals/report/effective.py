@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 
 from evals.records.json import Json
+from evals.report.data import ENDED, Data
 from evals.report.digest import task_of
-from evals.report.frames import ENDED, Data
-from evals.report.pairs import by_mean
+from evals.report.matched_pairs import by_mean
 from evals.report.stats.bootstrap import DRAWS, drawn_means
 from evals.report.stats.interval import FEWEST, LEVEL, Floats
 from evals.report.tables import NO_NUMBER, Table

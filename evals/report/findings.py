@@ -7,9 +7,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from evals.report.contests import Column, Contest
+from evals.report.data import Data
 from evals.report.effective import THRESHOLD, Effective, effective_lengths
-from evals.report.frames import Data
-from evals.report.pairwise import Column, Contest
 from evals.report.words import listed, metric_label, tokens, two_digits
 
 MOST = 8

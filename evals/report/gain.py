@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from evals.records.models import CellState, Control, SampleRecord
-from evals.report.pairs import Pairs, Tested, by_mean, tested
+from evals.report.matched_pairs import Pairs, Tested, by_mean, tested
 from evals.report.stats.interval import FEWEST, LEVEL, Interval
 from evals.report.stats.means import mean_intervals
-from evals.report.stats.paired import StudentTest
+from evals.report.stats.paired_tests import StudentTest
 from evals.tasks.base import BaseTask
 
 GAIN = "gain"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from evals.report.frames import Data
+from evals.report.data import Data
 from evals.report.summary import is_measured
 from evals.report.words import place
 

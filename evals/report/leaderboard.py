@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -10,10 +9,11 @@ from pathlib import Path
 from evals.errors import UserError
 from evals.records.json import Json
 from evals.report import write
-from evals.report.frames import Data
+from evals.report.contests import contests
+from evals.report.data import Data
 from evals.report.html import rendered
 from evals.report.load import Run
-from evals.report.pairwise import contests
+from evals.report.run_names import folder_names
 from evals.report.summary import records
 
 NAMED = ("torch", "transformers")
@@ -35,7 +35,7 @@ def write_leaderboard(runs: Sequence[Run], folder: Path, threshold: float | None
 
     Raises UserError if `folder` cannot be written to.
     """
-    names = run_names([run.path for run in runs])
+    names = folder_names([run.path for run in runs])
     rows: list[Json] = []
     entries: list[Json] = []
     for name, run in zip(names, runs, strict=True):
@@ -109,15 +109,3 @@ def device(run: Run) -> str:
     gpu = run.meta.environment.get("gpu")
     name = gpu.get("name") if isinstance(gpu, dict) else gpu
     return str(name or run.meta.environment.get("cpu") or "unknown")
-
-
-def run_names(paths: Sequence[Path]) -> list[str]:
-    """Names for folders and links: the last parts of the paths, as many as tell the runs apart."""
-    parts = [
-        [re.sub(r"[^A-Za-z0-9.-]+", "-", part).strip("-.") or "run" for part in p.resolve().parts[1:]] for p in paths
-    ]
-    for depth in range(1, max(map(len, parts), default=1) + 1):
-        names = ["-".join(found[-depth:]) for found in parts]
-        if len(set(map(str.lower, names))) == len(names):
-            return names
-    return [f"{found[-1]}-{number}" for number, found in enumerate(parts, 1)]

@@ -12,6 +12,7 @@ from evals.records.json import Json, dumps
 from evals.records.models import CellState, Control, ModelEntry, PerfRecord, RunMeta, SampleRecord
 from evals.records.read import SAMPLES_FILE, Place, is_torn, read_places, read_run
 from evals.report.digest import Digest
+from evals.report.run_names import labels
 from evals.report.stored import Lines, StoredSamples
 
 
@@ -80,10 +81,10 @@ def merge(runs: Sequence[Run], path: Path) -> Run:
     gets its run's folder name.
     """
     unlike = _unlike(runs)
-    labels = dict(zip((run.path.resolve() for run in runs), _labels(runs), strict=True))
+    label_of = dict(zip((run.path.resolve() for run in runs), labels([run.path for run in runs]), strict=True))
     merged = Run(path, runs[0].meta.model_copy(update={"models": {}, "cells": {}, "merged": []}), {}, {})
     for run in runs:
-        label = labels[run.path.resolve()]
+        label = label_of[run.path.resolve()]
         names = {n: f"{n} ({label})" if n in unlike else n for n in _names(run)}
         merged.models.update({names[n]: model for n, model in run.models.items()})
         for cell, state in run.cells.items():
@@ -113,15 +114,6 @@ def _unlike(runs: Sequence[Run]) -> set[str]:
             way = [state.settings, state.task_version, state.data, run.meta.spec.get("seed")]
             found.setdefault((state.model, state.task), set()).add(dumps(way))
     return {name for (name, _), ways in found.items() if len(ways) > 1}
-
-
-def _labels(runs: Sequence[Run]) -> list[str]:
-    """For each run the last folders of its path, as many as tell the runs apart."""
-    parts = [run.path.resolve().parts[1:] for run in runs]
-    for depth in range(1, max(map(len, parts), default=1)):
-        if len({found[-depth:] for found in parts}) == len(set(parts)):
-            return ["/".join(found[-depth:]) for found in parts]
-    return ["/".join(found) for found in parts]
 
 
 def _together(cell: str, first: Sequence[SampleRecord], second: Sequence[SampleRecord]) -> list[SampleRecord]:

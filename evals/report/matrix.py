@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import pandas as pd
 
 from evals.records.json import Json
+from evals.report.contests import Column, Contest
+from evals.report.data import Data
 from evals.report.findings import name
-from evals.report.frames import Data
-from evals.report.pairwise import Column, Contest
 from evals.report.words import metric_label, tokens
 
 MOST_DIFFERENCES = 40_000

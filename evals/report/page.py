@@ -14,15 +14,15 @@ from markupsafe import Markup
 
 from evals.records.json import Json, dumps
 from evals.records.models import SampleRecord
+from evals.report.contests import contests
+from evals.report.data import Data
 from evals.report.effective import THRESHOLD
 from evals.report.findings import findings, verdict
-from evals.report.frames import Data
 from evals.report.hints import hints
 from evals.report.html import rendered
 from evals.report.load import Run
 from evals.report.matrix import costs, matrices
 from evals.report.missing import missing
-from evals.report.pairwise import contests
 from evals.report.summary import records
 from evals.report.tables import Table, fairness_table
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from evals.records.seconds import cold_seconds
-from evals.report.frames import Data
+from evals.report.data import Data
 from evals.report.tables import Table
 
 

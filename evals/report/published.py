@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from evals.records.json import Json
-from evals.report.frames import Data
+from evals.report.data import Data
 
 Cell = Json
 """A line of a published table: model, version, variant, column, length, status, value."""

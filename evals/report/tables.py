@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from evals.report.frames import Data
+from evals.report.data import Data
 from evals.report.hints import hints
 from evals.report.missing import missing
 from evals.report.stats import Interval

@@ -103,6 +103,12 @@ class BaseTask(ABC):
         """`task`, or `task:subset` where it has subsets."""
         return f"{self.name}:{self.subset}" if self.subset else self.name
 
+    @property
+    def dataset(self) -> str:
+        """The subset of a task that has some: in most benchmarks, one of its data sets."""
+        assert self.subset is not None, "the grid gives every cell one subset"
+        return self.subset
+
     def __reduce__(self) -> tuple[type[Self], tuple[str | None, TaskSettings, DataSource]]:
         """Another process reads and tokenises the data itself, once: they do not travel with every cell."""
         return type(self), (self.subset, self.settings, self.data)

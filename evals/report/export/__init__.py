@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from evals.errors import UserError
 
 if TYPE_CHECKING:  # the command line names the formats without waiting for pandas
-    from evals.report.frames import Data
+    from evals.report.data import Data
     from evals.report.load import Run
 
 FOLDER = "exports"
@@ -26,8 +26,8 @@ class Format(StrEnum):
 
 def export(run: Run, folder: Path, chosen: Format) -> list[Path]:
     """Write a run below `folder`/exports/FORMAT. Returns the files. Raises UserError where they cannot be written."""
+    from evals.report.data import Data
     from evals.report.export import every_eval_ever, lm_eval
-    from evals.report.frames import Data
 
     writers: dict[Format, Callable[[Data, Path], list[Path]]] = {
         Format.every_eval_ever: every_eval_ever.write,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from importlib.metadata import version
 
 from evals.records.json import Json
-from evals.report.frames import Data
+from evals.report.data import Data
 from evals.report.summary import records
 
 LIBRARY = {"name": "sharedllm", "version": version("sharedllm")}

@@ -17,8 +17,8 @@ from pathlib import Path
 from evals.records.disk import replace_file
 from evals.records.json import Json, dumps
 from evals.records.models import SampleRecord
+from evals.report.data import Data
 from evals.report.export.cells import LIBRARY, base_name, cell_name, path_name, scored
-from evals.report.frames import Data
 from evals.report.stats.interval import LEVEL
 from evals.report.summary import COST
 

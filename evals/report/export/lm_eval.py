@@ -11,8 +11,8 @@ from pathlib import Path
 
 from evals.records.disk import replace_file
 from evals.records.json import Json, dumps
+from evals.report.data import Data
 from evals.report.export.cells import LIBRARY, base_name, cell_name, path_name, scored
-from evals.report.frames import Data
 
 FILTER = "none"
 """lm-eval's name of an answer that no filter changed."""

@@ -8,7 +8,7 @@ import pandas as pd
 
 from evals.records.json import Json
 from evals.report import published
-from evals.report.frames import Data
+from evals.report.data import Data
 from evals.report.paper.axes import axes, variants
 from evals.report.tables import Table, fairness_lines
 from evals.report.words import tokens

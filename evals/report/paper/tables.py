@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import chain
 
-from evals.report.frames import Data
+from evals.report.data import Data
 from evals.report.paper import overheads, perplexity, requests, variants, views
 from evals.report.tables import Table
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from evals.records.json import Json
-from evals.report.frames import Data
+from evals.report.data import Data
 from evals.report.paper.axes import variants
 from evals.report.stats import Interval
 from evals.report.tables import Table, fairness_lines

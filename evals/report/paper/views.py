@@ -10,7 +10,7 @@ import pandas as pd
 from evals import registry
 from evals.records.json import Json
 from evals.report import published
-from evals.report.frames import Data
+from evals.report.data import Data
 from evals.report.paper.view_intervals import Scored, percent, view_intervals
 from evals.report.tables import Table, fairness_lines
 from evals.report.words import tokens

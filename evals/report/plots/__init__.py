@@ -9,7 +9,7 @@ import matplotlib
 import matplotlib.style
 from matplotlib.figure import Figure
 
-from evals.report.frames import Data
+from evals.report.data import Data
 from evals.report.plots import ablation, by_length, context_use, efficiency, figure3, needle, pareto, scores
 from evals.report.plots.style import STYLE
 from evals.safe_text import plain_text

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from evals.report.frames import Data
+from evals.report.data import Data
 from evals.report.load import Run
 from evals.report.plots.style import COLUMN, file_name, short
 from evals.report.words import metric_label, tokens

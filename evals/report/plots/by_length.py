@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from evals.report.frames import Data
+from evals.report.data import Data
 from evals.report.plots.looks import Look, looks
 from evals.report.plots.style import (
     MOST_BANDS,

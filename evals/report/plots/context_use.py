@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from matplotlib.figure import Figure
 
-from evals.report.frames import Data
+from evals.report.data import Data
 from evals.report.plots.by_length import panel
 from evals.report.plots.looks import looks
 from evals.report.plots.style import drawn, legend, panels

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from matplotlib.figure import Figure
 
-from evals.report.frames import Data
+from evals.report.data import Data
 from evals.report.plots.looks import looks
 from evals.report.plots.style import PAGE, drawn, headroom, legend, length_axis, out_of_memory, spread_axis
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from evals.report import published
-from evals.report.frames import Data
+from evals.report.data import Data
 from evals.report.plots.looks import Look, looks
 from evals.report.plots.style import PAGE, drawn, headroom, legend, length_axis, out_of_memory, spread_axis
 

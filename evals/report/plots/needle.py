@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
-from evals.report.frames import Data
+from evals.report.data import Data
 from evals.report.plots.style import COLUMN, PAGE, file_name, short
 from evals.report.words import metric_label, tokens
 

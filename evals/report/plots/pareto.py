@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from evals.report.frames import Data
+from evals.report.data import Data
 from evals.report.plots.efficiency import QUANTITIES
 from evals.report.plots.looks import Look, looks
 from evals.report.plots.style import PAGE, at_edge, broken, file_name, headroom, legend, spread_axis

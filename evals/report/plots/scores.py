@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from evals.report.frames import Data
+from evals.report.data import Data
 from evals.report.plots.looks import Look, looks
 from evals.report.plots.style import COLUMN, file_name, legend, length_axis
 from evals.report.words import metric_label, tokens

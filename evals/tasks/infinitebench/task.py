@@ -55,57 +55,51 @@ class InfiniteBench(Task):
     settings: InfiniteBenchSettings
 
     @property
-    def task(self) -> str:
-        """Name of the subset."""
-        assert self.subset is not None, "the grid gives every cell one subset"
-        return self.subset
-
-    @property
     def chance(self) -> float:
-        return 0.25 if self.task in FOUR_CHOICES else 0.0
+        return 0.25 if self.dataset in FOUR_CHOICES else 0.0
 
     @property
     def inseparable(self) -> str | None:
-        return f"In {self.task} the question stands in the context" if self.task in ASKED_INSIDE else None
+        return f"In {self.dataset} the question stands in the context" if self.dataset in ASKED_INSIDE else None
 
     def check(self) -> None:
-        template(self.task, self.settings.family, self.settings.templates)
+        template(self.dataset, self.settings.family, self.settings.templates)
 
     def check_length(self, length: int | None) -> None:
         if not self._generates(length):
             self.settings.check_overlength(self._budget(length))
-            rows.locate(self.task, length, self.data)
+            rows.locate(self.dataset, length, self.data)
 
     def files(self) -> Sequence[Path]:
-        return rows.files(self.task, self.data) if self.settings.source != "generated" else []
+        return rows.files(self.dataset, self.data) if self.settings.source != "generated" else []
 
     @property
     def drawn(self) -> bool:
-        return self.task in GENERATORS and self.settings.source != "official"
+        return self.dataset in GENERATORS and self.settings.source != "official"
 
     def made_to(self, length: int) -> bool:
         return self._generates(length)
 
     def answer_tokens(self) -> int:
-        return self.settings.max_new_tokens or MAX_NEW_TOKENS[self.task]
+        return self.settings.max_new_tokens or MAX_NEW_TOKENS[self.dataset]
 
     def instances(
         self, tokenizer: PreTrainedTokenizerBase, length: int | None, limit: int | None, seed: int
     ) -> Iterator[Instance]:
         """Rows in file order (generated: in row order); a limit takes rows of all depths (`spread`)."""
         settings = self.settings
-        text = template(self.task, settings.family, settings.templates)
+        text = template(self.dataset, settings.family, settings.templates)
         chat = settings.wraps(tokenizer, officially=settings.family in CHAT_FAMILIES)
         builder = settings.builder(tokenizer)
         rule: Rule = "uneven" if settings.family in CHAT_FAMILIES else "even"  # eval_utils.py, eval_yarn_mistral.py
-        maker = Maker(self.task, text, builder, chat, rule, settings.max_new_tokens)
+        maker = Maker(self.dataset, text, builder, chat, rule, settings.max_new_tokens)
         file, budget = None, None
         if self._generates(length):
             assert length is not None
             requests = generated.requests(maker, length, limit, seed)
         else:
             budget = self._budget(length)
-            file = rows.locate(self.task, length, self.data)
+            file = rows.locate(self.dataset, length, self.data)
             requests = official.requests(maker, file, budget, limit)
         for number, request in requests:
             instance = Instance(
@@ -125,25 +119,25 @@ class InfiniteBench(Task):
         """Whether rows are generated. Raises UserError where that was asked for and cannot be."""
         source = self.settings.source
         if source == "generated":
-            if self.task not in GENERATORS:
-                raise UserError(f"InfiniteBench {self.task} cannot be generated: use source=official.")
+            if self.dataset not in GENERATORS:
+                raise UserError(f"InfiniteBench {self.dataset} cannot be generated: use source=official.")
             if length is None:
-                raise UserError(f"InfiniteBench {self.task} is generated at a length: give --length.")
+                raise UserError(f"InfiniteBench {self.dataset} is generated at a length: give --length.")
             return True
-        if source == "official" or self.task not in GENERATORS or length is None:
+        if source == "official" or self.dataset not in GENERATORS or length is None:
             return False
-        return rows.brought(self.task, length, self.data) is None
+        return rows.brought(self.dataset, length, self.data) is None
 
     def _budget(self, length: int | None) -> int | None:
-        return self.settings.prompt_budget(length, self.answer_tokens(), f"InfiniteBench {self.task}")
+        return self.settings.prompt_budget(length, self.answer_tokens(), f"InfiniteBench {self.dataset}")
 
     def evaluate(self, instance: Instance, output: Output) -> dict[str, float]:
         """score by the chosen scorer; where the two generations differ, also the score of each by name."""
         chosen = self.settings.scorer
-        values = {"score": score(self.task, output.text, instance.reference, chosen)}
-        if self.task in JUNE_SCORES:
+        values = {"score": score(self.dataset, output.text, instance.reference, chosen)}
+        if self.dataset in JUNE_SCORES:
             for name in SCORERS:
-                values[f"score_{name}"] = score(self.task, output.text, instance.reference, name)
+                values[f"score_{name}"] = score(self.dataset, output.text, instance.reference, name)
         return values
 
     @classmethod

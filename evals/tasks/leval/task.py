@@ -51,11 +51,6 @@ class LEval(JudgedTask):
     """Whether the rows are those that are to be judged."""
 
     @property
-    def dataset(self) -> str:
-        assert self.subset is not None, "the grid gives every cell one subset"
-        return self.subset
-
-    @property
     def chance(self) -> float:
         return {"sci_fi": 0.5}.get(self.dataset, 0.25 if self.dataset in FOUR_CHOICES else 0.0)
 

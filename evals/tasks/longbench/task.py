@@ -47,11 +47,6 @@ class LongBench(Task):
     """What ends the names of the data files."""
 
     @property
-    def dataset(self) -> str:
-        assert self.subset is not None, "the grid gives every cell one subset"
-        return self.subset
-
-    @property
     def inseparable(self) -> str | None:
         return "In lcc the context is the code to go on with" if self.dataset == "lcc" else None
 

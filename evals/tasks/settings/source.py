@@ -104,9 +104,8 @@ class SourcedTask(Task):
     @property
     def source(self) -> Source:
         """The source that the settings name."""
-        assert self.subset is not None, "the grid gives every cell one subset"
         named = self.official if self.settings.source == "official" else self.generated
-        return named(self.subset, self.settings, self.data)
+        return named(self.dataset, self.settings, self.data)
 
     def check(self) -> None:
         self.source.check()

@@ -33,7 +33,7 @@ from evals.methods.base import Runtime
 from evals.methods.presets import Preset, Weights
 from evals.methods.weights import byte_tokenizer
 from evals.records.models import Measurement
-from evals.report.frames import Data
+from evals.report.data import Data
 from evals.report.load import load as read_whole
 from evals.report.tables import summary_table
 from evals.run.grid import Cell

@@ -10,8 +10,8 @@ import pytest
 from fixtures.synthetic_run import HOSTILE, MODELS, write_run
 
 from evals.report import page
+from evals.report.data import Data
 from evals.report.effective import effective_table
-from evals.report.frames import Data
 from evals.report.load import load
 
 FULL, SHARED = "synthetic-full", "synthetic-sharedllm"

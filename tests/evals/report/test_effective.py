@@ -12,8 +12,8 @@ from fixtures.synthetic_run import write_run
 from scipy.stats import beta, kstest
 
 from evals.cli.report import main
+from evals.report.data import Data
 from evals.report.effective import Effective, effective_lengths, effective_table
-from evals.report.frames import Data
 from evals.report.load import load
 from evals.report.stats.bootstrap import drawn_means
 from evals.report.stats.interval import FEWEST

@@ -12,7 +12,7 @@ from fixtures.synthetic_run import write_run
 from matplotlib.figure import Figure
 from not_empty import not_empty
 
-from evals.report.frames import Data
+from evals.report.data import Data
 from evals.report.load import load
 from evals.report.paper import overheads, requests
 from evals.report.paper.tables import paper_tables

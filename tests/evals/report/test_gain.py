@@ -10,11 +10,11 @@ from fixtures.synthetic_run import write_run
 from not_empty import not_empty
 
 from evals.report import compare
-from evals.report.frames import Data
+from evals.report.data import Data
 from evals.report.hints import context_hints
 from evals.report.load import Run, load
 from evals.report.page import write_page
-from evals.report.stats.paired import paired_scores
+from evals.report.stats.paired_tests import paired_scores
 from evals.report.summary import records
 from evals.report.tables import summary_table
 from evals.report.verdicts import verdicts

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 from fixtures.synthetic_run import HOSTILE, MODELS, write_run
@@ -46,12 +45,6 @@ def test_every_cell_has_its_origin(site) -> None:
     assert len(cells) == 2 * 5 * len(MODELS) + 5
     assert {cell["run"] for cell in cells} == {"one-run", "two-run"}
     assert all(cell["device"] == "none (synthetic)" and cell["method"] for cell in cells)
-
-
-def test_runs_are_named_by_as_much_of_their_paths_as_tells_them_apart() -> None:
-    assert leaderboard.run_names([Path("/a/x/run"), Path("/a/y/run")]) == ["x-run", "y-run"]
-    assert leaderboard.run_names([Path("/a/one"), Path("/a/<b>")]) == ["one", "b"]
-    assert leaderboard.run_names([Path("/a"), Path("/a")]) == ["a-1", "a-2"]
 
 
 def test_filters_sorting_and_links_in_a_browser(browser, site) -> None:

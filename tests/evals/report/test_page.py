@@ -10,7 +10,7 @@ from fixtures.synthetic_run import HOSTILE, write_run
 
 from evals import report
 from evals.report import page
-from evals.report.frames import Data
+from evals.report.data import Data
 from evals.report.load import load
 
 

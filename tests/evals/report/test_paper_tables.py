@@ -15,7 +15,7 @@ from fixtures.synthetic_run import write_run
 from evals import report
 from evals.records.models import Answer, SampleRecord
 from evals.report import published
-from evals.report.frames import Data
+from evals.report.data import Data
 from evals.report.load import load
 from evals.report.paper import overheads, perplexity, variants, views
 from evals.report.paper.axes import axes

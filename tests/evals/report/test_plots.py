@@ -14,7 +14,7 @@ from not_empty import not_empty
 
 from evals import report
 from evals.report import words
-from evals.report.frames import Data
+from evals.report.data import Data
 from evals.report.load import load
 from evals.report.paper import perplexity
 from evals.report.plots import by_length, needle, pareto, style

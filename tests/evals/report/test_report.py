@@ -14,9 +14,9 @@ from not_empty import not_empty
 from evals import report
 from evals.cli.report import main
 from evals.errors import UserError
+from evals.report.data import Data
 from evals.report.digest import task_of
 from evals.report.effective import effective_lengths
-from evals.report.frames import Data
 from evals.report.hints import ceiling_hints, hints
 from evals.report.load import load, merge
 from evals.report.stats import Interval

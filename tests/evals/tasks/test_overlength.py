@@ -12,7 +12,7 @@ import pytest
 from evals.errors import UserError
 from evals.methods.weights import byte_tokenizer
 from evals.records.read import read_run
-from evals.report.frames import Data
+from evals.report.data import Data
 from evals.report.load import load
 from evals.report.tables import summary_table
 from evals.tasks.base import DataSource, Instance, Task

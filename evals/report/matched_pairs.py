@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from evals.records.json import dumps
 from evals.records.models import SampleRecord
 from evals.report.stats.clusters import cluster_codes, has_finite, metric_table
-from evals.report.stats.paired import PairedTest, paired_scores, paired_statistic
+from evals.report.stats.paired_tests import PairedTest, paired_scores, paired_statistic
 from evals.tasks.base import BaseTask
 
 Pairs = Sequence[tuple[SampleRecord, SampleRecord]]

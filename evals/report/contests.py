@@ -13,11 +13,11 @@ from itertools import combinations
 import numpy as np
 
 from evals.records.models import CellState
+from evals.report.data import Data
 from evals.report.digest import Digest
-from evals.report.frames import Data
 from evals.report.load import Run
 from evals.report.stats.interval import LEVEL, Interval
-from evals.report.stats.paired import PairedTest, holm, holm_level, paired_influences, paired_scores
+from evals.report.stats.paired_tests import PairedTest, holm, holm_level, paired_influences, paired_scores
 from evals.report.summary import is_measured
 
 

@@ -11,12 +11,12 @@ from fixtures.synthetic_run import write_run
 from not_empty import not_empty
 
 from evals.report import compare, matrix
+from evals.report.contests import Column, Contest, contests
+from evals.report.data import Data
 from evals.report.digest import Comparable, Digest
 from evals.report.findings import findings, verdict
-from evals.report.frames import Data
 from evals.report.gain import ContextUse
 from evals.report.load import load
-from evals.report.pairwise import Column, Contest, contests
 from evals.report.stats.interval import Interval
 
 FULL, SHARED, TRUNCATED = "synthetic-full", "synthetic-sharedllm", "synthetic-truncated"

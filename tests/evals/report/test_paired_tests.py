@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from not_empty import not_empty
 from scipy import stats as scipy_stats
 
-from evals.report.stats.paired import ScoreTest, holm, holm_level, paired_scores
+from evals.report.stats.paired_tests import ScoreTest, holm, holm_level, paired_scores
 from evals.report.stats.power import detectable_by_scores, detectable_by_t
 
 
