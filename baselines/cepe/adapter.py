@@ -153,6 +153,10 @@ class CEPE(ReplayingModel):
         return record
 
     @classmethod
+    def check_checkpoint(cls, folder: Path) -> None:
+        check_fields(PreTrainedConfig.get_config_dict(folder)[0])
+
+    @classmethod
     def load(cls, preset: Preset, runtime: Runtime) -> Self:
         settings, trained_chunk = CEPESettings.of(preset), None
         if preset.adapter is not None and not runtime.random_weights:
@@ -162,7 +166,7 @@ class CEPE(ReplayingModel):
             model, trained_chunk = trained.model, trained.options.encoder_chunk
         else:
             if not runtime.random_weights:
-                check_fields(PreTrainedConfig.get_config_dict(resolve(preset.weights, runtime))[0])
+                cls.check_checkpoint(resolve(preset.weights, runtime))
             model, tokenizer = load_class(CEPEForCausalLM, preset.weights, runtime, preset.shape)
         check(settings, model.config.max_position_embeddings, model.encoder.config.max_position_embeddings)
         reader = Encoder(model, settings.chunk, settings.encode_block, graphs=not settings.eager_reads)

@@ -126,6 +126,15 @@ class LongLLaMA(ReplayingModel):
         return record
 
     @classmethod
+    def check_checkpoint(cls, folder: Path) -> None:
+        """LongLLaMA's class would read another model with sizes of its own."""
+        kind = PreTrainedConfig.get_config_dict(folder)[0].get("model_type")
+        if kind != LongLlamaConfig.model_type:
+            raise UserError(
+                f"The model in {folder} is of type '{kind}', not a LongLLaMA checkpoint: name one of those."
+            )
+
+    @classmethod
     def load(cls, preset: Preset, runtime: Runtime) -> Self:
         settings = LongLLaMASettings.of(preset)
         if runtime.attn != "sdpa":
@@ -136,7 +145,7 @@ class LongLLaMA(ReplayingModel):
             model = TrainedLongLLaMA.build(base, {}, preset.adapter_folder(runtime.checkpoint)).model
         else:
             if not runtime.random_weights:
-                check_checkpoint(resolve(preset.weights, runtime))
+                cls.check_checkpoint(resolve(preset.weights, runtime))
             model, tokenizer = load_class(LongLlamaForCausalLM, preset.weights, runtime, preset.shape)
         padding = pad_heads(model.decoder)
         config = model.config
@@ -188,13 +197,6 @@ def check_local(name: str, last_context_length: int | None, window: int) -> None
             f"The setting last_context_length of {name} is {last_context_length}, more than its window of {window} "
             "tokens: lower it."
         )
-
-
-def check_checkpoint(folder: Path) -> None:
-    """Raises UserError for the folder of another model: LongLLaMA's class would read it with sizes of its own."""
-    kind = PreTrainedConfig.get_config_dict(folder)[0].get("model_type")
-    if kind != LongLlamaConfig.model_type:
-        raise UserError(f"The model in {folder} is of type '{kind}', not a LongLLaMA checkpoint: name one of those.")
 
 
 class Count:

@@ -295,6 +295,10 @@ class LongContextModel(ABC):
         """
         return None
 
+    @classmethod  # noqa: B027  # most read any causal model
+    def check_checkpoint(cls, folder: Path) -> None:
+        """Raises UserError where the config in a folder is not that of a model that the `own_class` reads."""
+
     @classmethod
     def files(cls, preset: Preset) -> Sequence[Path]:
         """Files and folders beside weights and adapter that decide what the method computes: their bytes are part of

@@ -145,7 +145,7 @@ class ModelChoice:
         """The weights that an adapter is laid over, or that are all there is."""
         preset, runtime = self.preset, self.runtime
         if preset.adapter is None:
-            weights.check_here(preset.weights, runtime, own_class=self.method.own_class)
+            weights.check_here(preset.weights, runtime, self.method.check_checkpoint if self.method.own_class else None)
         else:
             weights.check_here(preset.weights, replace(runtime, checkpoint=None))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,11 +50,12 @@ def resolve_tokenizer(weights: Weights, runtime: Runtime) -> Path:
     return folder
 
 
-def check_here(weights: Weights, runtime: Runtime, *, own_class: bool = False) -> None:
+def check_here(weights: Weights, runtime: Runtime, own_check: Callable[[Path], None] | None = None) -> None:
     """Check what `runtime.checkpoint` names, else the weights as far as they are on this machine. No weight is read,
     nothing is fetched, converted or joined; what the hub has, and folders still to be made, may be missing.
 
-    own_class: see `LongContextModel`. Raises UserError where a load would.
+    own_check: of the folder of a whole checkpoint, for a method with an `own_class`. Raises UserError where a load
+    would.
     """
     if not runtime.checkpoint and (weights.kind == "hub" or not is_here(weights) or _in_gguf(weights)):
         return
@@ -62,9 +64,8 @@ def check_here(weights: Weights, runtime: Runtime, *, own_class: bool = False) -
         return
     if not is_adapter(found):
         check_weight_files(_present(found, weights, runtime))
-        if not own_class:
-            causal_config(found)
-    elif own_class:
+        (own_check or causal_config)(found)
+    elif own_check:
         raise UserError(f"{found} holds a PEFT adapter, and this method takes whole checkpoints: merge it.")
     else:
         peft_adapter.check(found)

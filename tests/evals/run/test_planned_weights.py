@@ -109,6 +109,22 @@ def test_a_peft_adapter_is_refused_where_a_whole_checkpoint_is_wanted(
     assert "this method takes whole checkpoints" in found.err
 
 
+@pytest.mark.parametrize(
+    ("method", "sentence"),
+    [
+        ("cepe", "This is not a CEPE model: its config.json has no `encoder_config`"),
+        ("longllama", "is of type 'llama', not a LongLLaMA checkpoint"),
+        ("activation_beacon", "these are not the weights of an Activation Beacon model"),
+    ],
+)
+def test_a_plain_model_is_refused_where_a_method_has_a_class_of_its_own(
+    preset: Callable[..., Path], planned: Callable[[Path], Any], method: str, sentence: str
+) -> None:
+    found = planned(preset(lambda folder: None, method))
+    assert found.code == 2
+    assert sentence in found.err
+
+
 def test_sound_weights_and_those_still_to_come_have_a_plan(
     preset: Callable[..., Path], planned: Callable[[Path], Any], tmp_path: Path
 ) -> None:
