@@ -48,6 +48,13 @@ class TokenStore:
             take *= 2
         return held
 
+    def fewest(self, document: Document, need: int, *, from_end: bool) -> int:
+        """Tokens that a document has at least, by `tokens` of one end and the words of the rest."""
+        held = self.tokens(document, need, from_end=from_end)
+        start, stop = held.span
+        rest = document.text[:start] if from_end else document.text[stop:]
+        return len(held.ids) - MARGIN + self._builder.fewest(rest)
+
     def _read(self, document: Document, need: int, from_end: bool) -> Tokens:
         start, stop = _cut(document, need, from_end)
         found = self._builder.encode_with_spans(document.text[start:stop])

@@ -44,12 +44,6 @@ class Reader:
         """Tokens of the longest document seen (or as many of it as were needed)."""
 
     @property
-    def shortest(self) -> int:
-        """Tokens that a document must have to give a window."""
-        anchor = self._protocol.anchor if isinstance(self._protocol.anchor, int) else 0
-        return max(self._length, self._protocol.min_tokens, anchor)
-
-    @property
     def _from_end(self) -> bool:
         return self._protocol.anchor == "end"
 
@@ -58,18 +52,24 @@ class Reader:
         """Where the first window of a document ends."""
         return self._protocol.anchor if isinstance(self._protocol.anchor, int) else self._length
 
-    @property
-    def _need(self) -> int:
-        """Tokens of a document that its windows take."""
-        return max(self._first + (self._protocol.windows - 1) * self._protocol.stride, self.shortest)
+    def _need(self, document: Document) -> int:
+        """Tokens of a document that must be made: those of its windows, and where only their number tells that it has
+        `min_tokens`, as many as that.
+        """
+        windows = self._first + (self._protocol.windows - 1) * self._protocol.stride
+        least = self._protocol.min_tokens
+        if least > windows and self._store.fewest(document, windows, from_end=self._from_end) < least:
+            return least
+        return windows
 
     def windows(self, document: Document) -> Iterator[Window]:
         """The windows of a document, none where it is too short."""
         protocol, length, from_end, first = self._protocol, self._length, self._from_end, self._first
-        held = self._store.tokens(document, self._need, from_end=from_end)
+        need = self._need(document)
+        held = self._store.tokens(document, need, from_end=from_end)
         total = len(held.ids)
         self.longest = max(self.longest, total)
-        if total < protocol.min_tokens:
+        if total < min(protocol.min_tokens, need):  # fewer than `min_tokens` are enough where they tell of the rest
             return
         for step in range(0, protocol.windows * protocol.stride, protocol.stride):
             end = -step if from_end else first + step

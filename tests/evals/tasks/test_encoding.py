@@ -112,3 +112,18 @@ def test_blocks_with_the_real_overlap_give_the_ids_of_the_whole_text(encoder, mo
     monkeypatch.setattr(encoding, "BLOCK_CHARS", 1 << 15)
     assert len(list(encoder.encode_blocks(text))) > 3
     assert same(encoder.encode_with_spans(text), whole)
+
+
+@pytest.mark.parametrize("block", [300, 1000])
+def test_small_blocks_give_the_ids_of_the_whole_text_around_a_word_that_is_longer_than_they_are(
+    encoder, monkeypatch, block
+) -> None:
+    text = prose(300, 0) + " " + "ab" * 1000 + " " + prose(300, 1)
+    whole = encoder.encode_with_spans(text)
+    monkeypatch.setattr(encoding, "OVERLAP_CHARS", 64)
+    monkeypatch.setattr(encoding, "AGREED", 8)
+    monkeypatch.setattr(encoding, "BLOCK_CHARS", 16 * block)
+    monkeypatch.setattr(encoding, "UNSPLIT_BLOCKS", 0)  # the text is never tokenised as a whole
+    blocks = list(encoder.encode_blocks(text, chars=block))
+    assert [i for found in blocks for i in found.ids] == whole.ids
+    assert np.array_equal(np.concatenate([found.spans for found in blocks]), whole.spans)

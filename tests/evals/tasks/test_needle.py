@@ -20,6 +20,8 @@ from evals.methods.weights import byte_tokenizer
 from evals.run.work import sample_count
 from evals.tasks.base import DataSource, Instance, Output
 from evals.tasks.common.documents import folder_documents
+from evals.tasks.common.haystack import BLOCK_CHARS
+from evals.tasks.common.token_ids.encoding import TextEncoder
 from evals.tasks.needle.facts import TEMPLATES, draw
 from evals.tasks.needle.haystack import insert, spread
 from evals.tasks.needle.scores import score_number, word_recall
@@ -163,6 +165,15 @@ def test_samples_differ_in_key_and_in_haystack(tokenizer, tmp_path: Path) -> Non
     starts = [text_of(tokenizer, i.prompt.context).split()[0] for i in instances]
     assert starts == ["alpha", "beta", "gamma"]  # files in the order of their names
     assert len({i.reference for i in instances}) == 3
+
+
+def test_no_more_of_a_long_text_is_tokenised_than_a_few_blocks(tokenizer, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "long.txt").write_text("A sentence. " * (BLOCK_CHARS // 2), encoding="utf-8")
+    read = []
+    encoded = TextEncoder._encoded
+    monkeypatch.setattr(TextEncoder, "_encoded", lambda *of: read.append(len(of[1])) or encoded(*of))
+    make(tokenizer, data_dir=tmp_path, length=1024)
+    assert sum(read) < 3 * BLOCK_CHARS
 
 
 def test_a_short_haystack_repeats(tokenizer, tmp_path: Path) -> None:

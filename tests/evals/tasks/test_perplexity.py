@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from not_empty import not_empty
 from pydantic import ValidationError
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from evals.errors import UserError
@@ -23,7 +23,7 @@ from evals.tasks.common.documents import Document, embedded_documents, folder_do
 from evals.tasks.common.embedded import DOCUMENT_CHARS
 from evals.tasks.common.prompt_builder import PromptBuilder
 from evals.tasks.common.token_ids import id_cache
-from evals.tasks.common.token_ids.encoding import Encoded
+from evals.tasks.common.token_ids.encoding import Encoded, TextEncoder
 from evals.tasks.common.token_ids.id_cache import IdCache
 from evals.tasks.perplexity import overlap
 from evals.tasks.perplexity.overlap import Words, runs, shared
@@ -124,6 +124,33 @@ def test_targets_are_the_same_at_every_length_and_under_every_control(tokenizer,
             assert own.prompt.context != other.prompt.context
             assert other.meta["other"].partition(".")[0] == own.meta["domain"]  # of its own domain where it can be
             assert other.meta["other"] != own.meta["document"]
+
+
+@pytest.mark.parametrize("anchor", ["end", "start"])
+def test_no_more_of_a_document_is_tokenised_than_tells_that_it_is_long_enough(tmp_path, monkeypatch, anchor) -> None:
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    made.train_from_iterator(["word and"], trainers.BpeTrainer(initial_alphabet=alphabet, show_progress=False))
+    texts = {name: "".join(f"word, and {name}\n" for _ in range(lines)) for name, lines in (("a", 2000), ("b", 1500))}
+    for name, text in texts.items():
+        (tmp_path / f"{name}.txt").write_text(text)
+    tokens = {name: len(made.encode(text).ids) for name, text in texts.items()}
+    read = []
+    encoded = TextEncoder._encoded
+    monkeypatch.setattr(TextEncoder, "_encoded", lambda *of: read.append(len(of[1])) or encoded(*of))
+
+    def windows(least: int) -> list[list[int]]:
+        read.clear()
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=made)
+        return list(map(whole, make(tokenizer, tmp_path, context="own", anchor=anchor, min_tokens=least)))
+
+    found = windows(tokens["b"] // 2)
+    assert len(found) == 2
+    assert sum(read) < len(texts["b"]) / 2
+    assert windows(tokens["b"]) == found  # as many as it has, which takes all of it to tell
+    assert len(texts["b"]) in read
+    assert windows(tokens["b"] + 1) == found[:1]
 
 
 def test_windows_anchored_at_the_start_follow_the_stride(tokenizer, texts) -> None:

@@ -70,8 +70,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 
 TRAINED = {name: trained(pre) for name, pre in PRE.items()}
 WORDS = st.sampled_from(
-    ["\x1c", "grass", "it's", "'s", "12", "3.5", "été", "e\u0301", "中文", "🙂", "--", ".", ".\n", "\n\n", "\t",
-     "\u00a0", "\u2028", "\u180e", "\r\n", "½", "x1y22", "a_b", "<s>", "\u0301"]
+    ["\x1c", "grass", "it's", "x.y.z", "'s", "12", "3.5", "été", "e\u0301", "中文", "🙂", "--", ".", ".\n", "\n\n",
+     "\t", "\u00a0", "\u2028", "\u180e", "\r\n", "½", "x1y22", "a_b", "<s>", "\u0301"]
 )  # fmt: skip
 GAPS = st.sampled_from([" ", " ", " ", "", "  ", "   ", "\n", " \n", "\n "])
 
@@ -97,6 +97,39 @@ def test_ids_and_spans_are_those_of_the_tokenizer(name: str, parts: list[tuple[s
         assert found is not None
         assert found[0] == whole.ids
         assert [tuple(span) for span in found[1].tolist()] == whole.offsets
+
+
+def test_the_words_of_one_text_after_another_are_learned_in_the_end() -> None:
+    made = Pieces(TRAINED["gpt-2"])
+    text = " ".join(f"w{number}" for number in range(1000))
+    found = [made.encode(text) for _ in range(20)]
+    refused = found.count(None)
+    assert found[:refused] == [None] * refused
+    assert 1 <= refused < len(found)
+    for each in found[refused:]:
+        assert each is not None
+        assert each[0] == TRAINED["gpt-2"].encode(text, add_special_tokens=False).ids
+
+
+@pytest.mark.parametrize("name", PRE)
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(WORDS | st.text(max_size=6), GAPS), min_size=1, max_size=60))
+def test_a_text_has_no_fewer_tokens_than_are_promised(name: str, parts: list[tuple[str, str]]) -> None:
+    text = "".join(word + gap for word, gap in parts).encode("utf-8", "replace").decode()
+    assert Pieces(TRAINED[name]).fewest(text) <= len(TRAINED[name].encode(text, add_special_tokens=False).ids)
+
+
+@pytest.mark.parametrize("name", PRE)
+def test_no_more_than_one_token_is_promised_for_an_added_one(name: str) -> None:
+    made = trained(PRE[name])
+    made.add_tokens([AddedToken("x.y.z")])
+    text = "x.y.z" * 8
+    assert Pieces(made).fewest(text) <= len(made.encode(text, add_special_tokens=False).ids) == 8
+
+
+def test_words_and_the_ends_of_their_letters_are_promised_tokens() -> None:
+    made = Pieces(TRAINED["llama 3"])
+    assert made.fewest("It's here, 12 (or)\nthere.") == 4 + 4  # 12, here, (or), there; 's and , and ) and .
 
 
 @pytest.mark.parametrize("name", PRE)

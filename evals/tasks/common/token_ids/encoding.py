@@ -81,6 +81,10 @@ class TextEncoder:
     def _cache(self) -> id_cache.IdCache:
         return id_cache.IdCache(f"{tokenizers.__version__} {self.fingerprint}")
 
+    def fewest(self, text: str) -> int:
+        """Tokens that a text has at least, found in a small part of their time; 0 where it is not known."""
+        return self._passages.words.fewest(text) if self._passages.usable else 0
+
     def encode(self, text: str, after: str = "") -> list[int]:
         """Ids of a text without special tokens, as they are where it follows the text `after`."""
         return self.encode_with_spans(text, after).ids
@@ -92,39 +96,45 @@ class TextEncoder:
             return blocks[0]
         return Encoded([i for block in blocks for i in block.ids], np.concatenate([block.spans for block in blocks]))
 
-    def encode_blocks(self, text: str, after: str = "") -> Iterator[Encoded]:
-        """`encode_with_spans` piece by piece, the same ids whatever the size of the blocks.
+    def encode_blocks(self, text: str, after: str = "", chars: int | None = None) -> Iterator[Encoded]:
+        """`encode_with_spans` piece by piece, the same ids whatever the size of the blocks. chars: of a block.
 
         Neighbouring blocks overlap. They are joined in the middle of a row of tokens that both give alike, so a cut
         through the text is never felt. Raises UserError for a long text without such a row.
         """
         whole = after + text
-        start, stop = 0, _cut(whole, BLOCK_CHARS)
+        chars = chars or BLOCK_CHARS
+        start, stop = 0, _cut(whole, chars)
         held = self._encode(whole, start, stop)
         while stop < len(whole):
-            start, stop, held, done = self._next(whole, start, stop, held)
+            start, stop, held, done = self._next(whole, start, stop, held, chars)
             yield _own(done, len(after))
         yield _own(held, len(after))
 
-    def _next(self, whole: str, start: int, stop: int, held: Encoded) -> tuple[int, int, Encoded, Encoded]:
+    def _next(self, whole: str, start: int, stop: int, held: Encoded, chars: int) -> tuple[int, int, Encoded, Encoded]:
         """The block after that of the characters start to stop: its characters, its tokens from the joint on, and
-        the tokens of `held` before the joint.
+        the tokens of `held` before the joint. Where there is none, a wider block in the place of that one.
         """
         overlap = OVERLAP_CHARS
         while overlap <= (stop - start) // 2:
             first = _cut(whole, stop - overlap)
-            last = _cut(whole, first + BLOCK_CHARS)
+            last = _cut(whole, first + chars)
             after = self._encode(whole, first, last)
             if first > start and last > stop and (joint := _joint(held, after, (first + stop) // 2)):
                 return first, last, after.part(joint[1]), held.part(0, joint[0])
             overlap *= 4
-        if len(whole) > UNSPLIT_BLOCKS * BLOCK_CHARS:
+        wider = 4 * (stop - start)
+        if wider <= BLOCK_CHARS:
+            first, last = start, _cut(whole, start + wider)
+        elif len(whole) <= UNSPLIT_BLOCKS * BLOCK_CHARS:
+            first, last = 0, len(whole)
+        else:
             raise UserError(
                 f"A text of {len(whole)} characters has no place at which to divide it for the tokenizer: is it text?"
             )
         done = int(held.spans[0, 0]) if len(held) else start
-        rest = self._encode(whole, 0, len(whole))
-        return 0, len(whole), rest.part(int(np.searchsorted(rest.spans[:, 0], done))), rest.part(0, 0)
+        rest = self._encode(whole, first, last)
+        return first, last, rest.part(int(np.searchsorted(rest.spans[:, 0], done))), rest.part(0, 0)
 
     def _encode(self, whole: str, start: int, stop: int) -> Encoded:
         return self._encoded(whole[start:stop]).moved(start)

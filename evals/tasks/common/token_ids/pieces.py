@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import re
+import string
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,13 @@ PARTS_AND_DIGITS = re.compile(rf"[0-9]|[^0-9]+?(?:(?<=[A-Za-z])(?=[{PUNCTUATION}
 """For tokenizers that cut out every digit before all else."""
 PASSING = re.compile(r"[0-9]{5}|\s\Z")
 """Words that are not remembered: with long numbers, or with white space at their end (at the end of a text)."""
+KINDS = bytes.maketrans(
+    (string.ascii_letters + string.digits + string.punctuation + "\n").encode(),
+    b"a" * 52 + b"1" * 10 + b"." * 32 + b" ",
+)
+"""Makes all ASCII letters one byte, digits another, punctuation a third, and the end of a line a space."""
+WORD_BEGINS, LETTERS_END = (b" a", b" 1", b" ."), b"a."
+"""Kinds between which a token ends; the latter not in an added token."""
 FIRST = " "
 """Stands before the first word of a text, which has no space before it; no other word begins with one."""
 SPLITS = tuple(
@@ -69,8 +77,17 @@ class Pieces:
         """Whether new words are learned however many there are."""
         self.learning = 0
         """Characters that the tokenizer reads in the time that the new words of the last text took."""
+        self._refused = 0
+        """Characters left to the tokenizer since words were last learned. As much work may be spent on learning: words
+        that come in one text after another pay for it."""
         self._words, self._parts = PieceTable(), PieceTable()
         self.usable = exact(description) and all(self._agrees(text) for text in PROBE)
+
+    def fewest(self, text: str) -> int:
+        """Tokens that a text has at least: one ends before each word, and between letters and punctuation."""
+        kinds = text.encode("utf-8", "surrogatepass").translate(KINDS)
+        ends = WORD_BEGINS if self._whole.search(text) else (*WORD_BEGINS, LETTERS_END)
+        return sum(map(kinds.count, ends))
 
     def encode(self, text: str) -> tuple[list[int], np.ndarray] | None:
         """ids and spans (n, 2); None where so many words are new that the tokenizer is faster with the whole text."""
@@ -119,8 +136,10 @@ class Pieces:
         parts = list(dict.fromkeys(flat))
         unknown = [parts[place] for place in np.flatnonzero(self._parts.rows(parts) == UNKNOWN)]
         self.learning = NEW_WORD * len(new) + NEW_PART * len(unknown)
-        if self.learning > chars and not self.patient:
+        if self.learning > chars + self._refused and not self.patient:
+            self._refused += chars
             return False
+        self._refused = 0
         if unknown:
             self._parts.add(unknown, self._tokenised(unknown), len(unknown))
         made = self._parts.gather(self._parts.rows(flat))
