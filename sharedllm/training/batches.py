@@ -78,7 +78,10 @@ def whole_text(batch: Batch) -> torch.Tensor:
 
 
 class LanguageModelling:
-    """Windows of consecutive text: chunks of context, then running text whose every next token is a target."""
+    """Windows of consecutive text: chunks of context, then running text whose every next token is a target.
+
+    Raises UserError for corpora that the longest windows do not fit into: a batch may draw them after hours.
+    """
 
     def __init__(
         self,
@@ -98,6 +101,9 @@ class LanguageModelling:
         self.windows, self.chunks, self.running, self.chunk_size = windows, list(chunks), running, chunk_size
         self.gap_share, self.max_chunks, self.drop_context = gap_share, max_chunks, drop_context
         self.repeat_share = repeat_share
+        for corpus, weight in zip(self.corpora, weights, strict=True):
+            if weight:
+                corpus.places(max(chunks) * chunk_size + running)
 
     def __call__(self, rng: np.random.Generator) -> Batch:
         chunks = int(rng.choice(self.chunks))

@@ -34,16 +34,21 @@ class Corpus:
         """Token ids of one document."""
         return self.ids[self.starts[index] : self.starts[index + 1]]
 
+    def places(self, length: int) -> np.ndarray:
+        """How many windows of `length` tokens each document has. Raises UserError where none has one."""
+        counts: np.ndarray = np.maximum(np.diff(self.starts) - length + 1, 0)
+        if not counts.sum():
+            raise UserError(
+                f"No document in {self.name} has {length} tokens: train on shorter windows or longer texts."
+            )
+        return counts
+
     def window(self, length: int, rng: np.random.Generator) -> np.ndarray:
         """`length` consecutive ids of one document, every position of every long enough document equally likely.
 
         Raises UserError where no document is that long.
         """
-        room = np.maximum(np.diff(self.starts) - length + 1, 0)
-        if not room.sum():
-            raise UserError(
-                f"No document in {self.name} has {length} tokens: train on shorter windows or longer texts."
-            )
+        room = self.places(length)
         ends = room.cumsum()
         at = int(rng.integers(ends[-1]))
         index = int(np.searchsorted(ends, at, side="right"))

@@ -21,6 +21,8 @@ from sharedllm.training.needles import Needles, Shape
 
 Read = Callable[[Batch], torch.Tensor]
 """Final states (B, S, H) of the running text after its context: `TrainedMethod.hidden`."""
+MEAN = "mean"
+"""Name of the result over all corpora, beside theirs."""
 DIGITS = 7
 """Of the numbers that `needles` asks for: as in the harness's task needle."""
 
@@ -55,7 +57,7 @@ def language_modelling(
                 sums[name] += float(next_token_loss(hidden, output_head(model).weight, text)) / windows
         result[corpus.name] = {**sums, "use": sums["other"] - sums["own"]}
     names = ("own", "other", "none", "use")
-    result["mean"] = {n: float(np.mean([result[c.name][n] for c in corpora])) for n in names}
+    result[MEAN] = {n: float(np.mean([result[c.name][n] for c in corpora])) for n in names}
     return result
 
 

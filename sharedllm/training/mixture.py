@@ -79,11 +79,11 @@ def _check_sizes(settings: TrainSettings, chunk_size: int) -> None:
 def _needles(
     settings: TrainSettings, corpora: Sequence[Corpus], tokenizer: PreTrainedTokenizerBase, chunk_size: int
 ) -> Mapping[int, Needles]:
-    """By the running text of a stage where its needles come from: texts that its longest windows fit into.
+    """By the running text of a stage where its needles come from: texts that all windows and running texts fit into.
 
     Raises UserError where no document is as long.
     """
-    reach = max((stage.chunks for stage in settings.needles), default=0) * chunk_size
+    reach = max((max(stage.chunks * chunk_size, settings.room(stage)) for stage in settings.needles), default=0)
     long = [corpus for corpus in corpora if np.diff(corpus.starts).max() > reach]
     if not long:
         raise UserError(f"No document of the data has {reach} tokens, which the longest needle windows take.")

@@ -9,7 +9,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
@@ -154,11 +153,17 @@ def held_out(
 ) -> list[Corpus]:
     """The held-out texts. Raises UserError for those that `evaluation` could not use, before hours of training."""
     corpora = [open_corpus(path, tokenizer, files.output / TOKENS) for path in files.heldout]
+    names = [*(corpus.name for corpus in corpora), evaluate.MEAN]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(
+            f"Two of the held-out results would be named '{twice[0]}', after their files ('{evaluate.MEAN}' is that of "
+            "all): rename a file of --heldout."
+        )
     for corpus in corpora:
         length = evaluate.window_length(corpus, settings.chunks[0], chunk_size, settings.running)
         evaluate.held_out_windows(corpus, length, WINDOWS)
     if corpora and settings.needles:
-        corpora[0].window(max(n.chunks for n in settings.needles) * chunk_size, np.random.default_rng(0))
+        corpora[0].places(max(settings.needle_running, *(n.chunks * chunk_size for n in settings.needles)))
     return corpora
 
 

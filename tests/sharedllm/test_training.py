@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -282,6 +283,8 @@ def test_what_does_not_fit_ends_with_one_sentence(
     latin1.write_bytes("Grüße".encode("latin-1"))
     good = ["--base", str(base), "--data", str(texts / "words.txt"), "--output", str(tmp_path / "run")]
     method = ["--set", f"method={json.dumps(METHOD)}"]
+    mean = Path(shutil.copy(texts / "others.jsonl.gz", tmp_path / "mean.jsonl.gz"))
+    held = ["--heldout", str(texts / "others.jsonl.gz")]
     far = [
         *("--set", f"method={json.dumps({**METHOD, 'chunk_size': NEEDLE_CHUNK})}", "--set", "chunks=[1]"),
         *("--set", "running=64", "--set", "needle_running=500"),
@@ -318,8 +321,11 @@ def test_what_does_not_fit_ends_with_one_sentence(
         ([*good, *method, "--data", str(latin1)], f"{latin1}, line 1: not UTF-8"),
         ([*good, *method, "--heldout", str(bad)], f"{bad}, line 2: not a JSON object with a field 'text'"),
         ([*good, *method, "--heldout", str(texts / "words.txt")], "Too few documents of words have"),
-        ([*good, *far, "--heldout", str(texts / "others.jsonl.gz")], "No document in others has 9600 tokens"),
+        ([*good, *far, *held], "No document in others has 9600 tokens"),
         ([*good, *method, "--set", "chunks=[900]"], "No document in words has"),
+        ([*good, *far, "--set", "needle_running=9600", *held], "No document in others has 9600 tokens"),
+        ([*good, *method, *held, *held], "Two of the held-out results would be named 'others'"),
+        ([*good, *method, "--heldout", str(mean)], "Two of the held-out results would be named 'mean'"),
         ([*good, *method, "--set", "trainable=[head]"], "'head' cannot be trained"),
         (good[:2] + good[4:] + method, "There is nothing to learn from: give --data"),
     ]

@@ -155,6 +155,34 @@ def test_windows_longer_than_any_document_are_refused() -> None:
         numbered().window(3001, np.random.default_rng(0))
 
 
+@pytest.mark.parametrize("weight", [0.0, 1e-6])
+def test_windows_that_a_later_batch_may_draw_are_refused_before_the_first(weight: float) -> None:
+    """Of the longest number of chunks, from every corpus that has a weight."""
+    short = Corpus("short", *(np.arange(n) for n in (100, 2)))
+    short.starts[-1] = 100
+
+    def windows(chunks: list[int]) -> LanguageModelling:
+        return LanguageModelling([numbered(), short], [1.0, weight], 2, chunks, 50, 50, 0.0, 8)
+
+    windows([1])
+    with pytest.raises(UserError, match="No document in numbers has 3050 tokens"):
+        windows([1, 60])
+    if weight:
+        with pytest.raises(UserError, match="No document in short has 150 tokens"):
+            windows([1, 2])
+    else:
+        windows([1, 2])
+
+
+def test_needles_come_from_texts_that_fill_the_running_text(
+    maker: Callable[..., Callable[[int, int], Batch]],
+) -> None:
+    """A lead as long as the running text is drawn now and then."""
+    stage = {"windows": 1, "chunks": 1, "needles": 1, "questions": 1, "share": 1}
+    with pytest.raises(UserError, match="No document of the data has 200000 tokens"):
+        maker(needles=[stage], chunks=[1], needle_running=200_000)
+
+
 @pytest.fixture
 def maker(texts: Path, tokenizer: Any, tmp_path: Path) -> Callable[..., Callable[[int, int], Batch]]:
     def make(**changes: Any) -> Callable[[int, int], Batch]:
