@@ -10,11 +10,12 @@ from evals.cli.way import Way
 from evals.records.json import Json
 from evals.records.read import RUN_FILE
 from evals.records.shards import shards_below
+from evals.run.checks.fit import check_fit
+from evals.run.checks.inputs import check_here
+from evals.run.checks.prompts import check_prompts
+from evals.run.checks.sampling import check_sampling
 from evals.run.dry_run import planned
-from evals.run.fit import check_fit
-from evals.run.grid import check_here, plan
-from evals.run.room import check_room
-from evals.run.sampling import check_sampling
+from evals.run.grid import plan
 from evals.run.shards import Split
 from evals.run.spec import RunSpec
 
@@ -28,7 +29,7 @@ def dry_run(spec: RunSpec, way: Way, out: PipeConsole) -> int:
     check_here(cells)
     check_sampling(cells, spec.limit)
     check_fit(cells)
-    check_room(cells)
+    check_prompts(cells)
     if way.shard is not None:
         cells = [cells[at] for at in Split.of(cells, spec, way.shard.count).places[way.shard.index - 1]]
     found = planned(cells, spec, earlier_runs(way.earlier, way.output))

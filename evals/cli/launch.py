@@ -23,17 +23,18 @@ from evals.records.store import RunStore, StoreError
 from evals.report.words import counted
 from evals.run import judging
 from evals.run.answering import Spent
+from evals.run.checks.inputs import check, check_gpus, check_unique
+from evals.run.checks.prompts import check_prompts
+from evals.run.checks.sampling import check_sampling
 from evals.run.cluster.connect import Cluster
 from evals.run.difference import first_difference
 from evals.run.engine import Engine
 from evals.run.environment import environment
-from evals.run.grid import Cell, check, check_gpus, check_unique, plan
+from evals.run.grid import Cell, plan
 from evals.run.growth import run_key, take_up
 from evals.run.identity import SCHEMA
 from evals.run.plan_record import record_plan
 from evals.run.progress import Progress
-from evals.run.room import check_room
-from evals.run.sampling import check_sampling
 from evals.run.shards import part
 from evals.run.signals import terminable
 from evals.run.spec import RunSpec
@@ -110,7 +111,7 @@ def _checked(spec: RunSpec, cluster: Cluster | None) -> list[Cell]:
     cells = plan(spec)
     check(cells)
     check_sampling(cells, spec.limit)
-    check_room(cells)
+    check_prompts(cells)
     judging.check(cells)
     check_gpus(cells, *_most_gpus(spec, cluster))
     check_unique(cells)

@@ -208,6 +208,10 @@ class CellState(Record):
         """Whether the cell asks for more tokens than its model was made for. It runs, and every table says so."""
         return bool(self.length and self.max_context and self.length > self.max_context)
 
+    def covers(self, limit: int | None) -> bool:
+        """Whether the last complete pass has all samples that a run with a `--limit` wants."""
+        return self.limit is None or (limit is not None and limit <= self.limit)
+
 
 class ModelEntry(Record):
     """A model in `run.json`.

@@ -6,22 +6,20 @@ on with the same cell.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 from evals import registry
 from evals.errors import UserError, unknown
-from evals.measure.task import MeasuredTask
-from evals.methods import presets, weights
+from evals.methods import presets
 from evals.methods.base import LongContextModel
 from evals.methods.presets import Preset
 from evals.methods.presets.model import GPUS
 from evals.records.json import Json
 from evals.records.models import CellState
 from evals.run.identity import SCHEMA, ModelChoice, TaskChoice, cell_id
-from evals.run.on_meta import check_settings
 from evals.run.spec import RunSpec
 from evals.settings import for_keys, route
 from evals.tasks.base import BaseTask
@@ -120,75 +118,6 @@ def _check_method(name: str) -> None:
 def _lengths(spec: RunSpec, task: BaseTask) -> Sequence[int | None]:
     lengths = spec.lengths or task.lengths
     return list(dict.fromkeys(lengths)) if lengths else [None]
-
-
-def check(cells: Sequence[Cell]) -> None:
-    """Find missing weights and data before anything runs. Raises one UserError with a sentence for each."""
-    models = {cell.model.name: cell.model.check for cell in cells}
-    tasks = {cell.task.name: cell.task.task.check for cell in cells}
-    lengths = {(cell.task.name, cell.length): partial(cell.task.task.check_length, cell.length) for cell in cells}
-    _all_of([partial(_check_served, cells), *models.values(), *tasks.values(), *lengths.values()])
-
-
-def check_here(cells: Sequence[Cell]) -> None:
-    """What `check` finds, for a plan: nothing is loaded or fetched, so weights and data of the hub, and adapters that
-    are still to be made, may be missing. Raises as `check`.
-    """
-    choices = {cell.model.name: cell.model for cell in cells}.values()
-    models = [check for choice in choices for check in (partial(check_settings, choice), choice.check_here)]
-    tasks = {cell.task.name: cell.task.check_here for cell in cells}
-    lengths = {(cell.task.name, cell.length): partial(cell.task.check_length_here, cell.length) for cell in cells}
-    _all_of([partial(_check_served, cells), *models, *tasks.values(), *lengths.values()])
-
-
-def _check_served(cells: Sequence[Cell]) -> None:
-    """Raises one UserError with a sentence for each task that needs more of a served model than its answers."""
-    problems = []
-    for cell in cells:
-        task, model = cell.task, cell.model.name
-        if not cell.model.method.remote:
-            continue
-        if isinstance(task.task, MeasuredTask):
-            problems.append(
-                f"{task.name} measures memory and arithmetic, which are not known of {model}, a served model: leave it "
-                "out; its answered tasks have its times."
-            )
-        elif not task.task.answer_tokens():
-            problems.append(
-                f"{task.name} needs log-probabilities of a given text, and a server gives {model} none: leave one of "
-                "them out, or load the weights here with the method full."
-            )
-    if problems:
-        raise UserError(" ".join(dict.fromkeys(problems)))
-
-
-def _all_of(checks: Sequence[Callable[[], None]]) -> None:
-    """Raises one UserError with all that the checks say."""
-    problems = []
-    for check_part in checks:
-        try:
-            check_part()
-        except UserError as error:
-            problems.append(str(error))
-    if problems:
-        raise UserError(" ".join(dict.fromkeys(problems)))
-
-
-def check_gpus(cells: Sequence[Cell], most: int, place: str = "this run") -> None:
-    """Raises UserError where a model is to be spread over more GPUs than one machine has. most: GPUs of a machine."""
-    for model in {cell.model.name: cell.model for cell in cells}.values():
-        weights.check_count(model.preset.gpus, most, model.name, place)
-
-
-def check_unique(cells: Sequence[Cell]) -> None:
-    """Raises UserError where two models of a run are the same: their records could not be told apart."""
-    known: dict[str, Cell] = {}
-    for cell in cells:
-        other = known.setdefault(cell.id, cell)
-        if other is not cell:
-            raise UserError(
-                f"The models {other.model.name} and {cell.model.name} have equal settings and weights: leave one out."
-            )
 
 
 def _check_names(names: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ from evals.tasks.settings.seeds import seeded
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-ROOM = 64_000_000
+MOST_TOKENS = 64_000_000
 """Token ids kept for the models to come (half a gigabyte); what does not fit is made again for each of them."""
 
 
@@ -26,7 +26,7 @@ class Instances:
     def __init__(self, limit: int | None) -> None:
         self.limit = limit
         self.kept: dict[Hashable, list[Instance]] = {}
-        self.room = ROOM
+        self.room = MOST_TOKENS
 
     def of(self, cell: Cell, tokenizer: PreTrainedTokenizerBase) -> list[Instance]:
         """The instances of a cell in the order of its task, each with its controls."""

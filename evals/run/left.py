@@ -39,7 +39,6 @@ def is_complete(cell: Cell, store: OpenRun, spec: RunSpec) -> bool:
     state, measured = store.meta.cells[cell.id], cell.id in store.perf
     if state.status != "ok":
         return state.status == "oom" and measured
-    covered = state.limit is None or (spec.limit is not None and spec.limit <= state.limit)
     whole = len(store.samples.get(cell.id, ())) >= (state.samples or 1)
     wanted = spec.perf or isinstance(cell.task.task, MeasuredTask)
-    return covered and whole and (measured or not wanted)
+    return state.covers(spec.limit) and whole and (measured or not wanted)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from evals.errors import UserError
 from evals.methods import weights
 from evals.run.identity import ModelChoice
+from evals.run.on_meta import config_here
 from sharedllm.errors import reading
 
 
@@ -37,8 +38,7 @@ def expected_memory(choice: ModelChoice) -> Expected | None:
         config = weights.shape_config(preset.shape)
     else:
         try:
-            folder = weights.resolve(preset.weights, replace(choice.runtime, offline=True), need_weights=False)
-            config = weights.causal_config(folder)
+            config = config_here(preset, choice.runtime)
         except UserError:
             return None
     with torch.device("meta"), reading(f"The config of {preset.name}", "correct its fields"):

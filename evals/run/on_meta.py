@@ -1,16 +1,18 @@
-"""A model as a shape without numbers: what its method says of its settings before a weight is there."""
+"""A model as a shape without numbers, on torch's meta device: what its method says before a weight is there."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from evals.errors import UnfitError, UserError
+from evals.errors import UserError
 from evals.methods import weights
 from evals.methods.base import LongContextModel, Runtime
 from evals.methods.presets import Preset, Weights
-from evals.records.json import Json
 from evals.run.identity import ModelChoice
-from sharedllm.validation import validate
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 
 def on_meta(choice: ModelChoice, preset: Preset, runtime: Runtime) -> LongContextModel:
@@ -22,32 +24,15 @@ def on_meta(choice: ModelChoice, preset: Preset, runtime: Runtime) -> LongContex
     """
     if choice.method.remote:
         raise UserError("it is not on this machine")
-    shape = preset.shape or _shape_here(preset, choice.runtime)
+    shape = preset.shape or config_here(preset, choice.runtime).to_dict()
     shape_only = preset.model_copy(update={"weights": Weights(source="none"), "shape": shape})  # without its tokenizer
     return choice.method.load(shape_only, replace(runtime, device="meta", random_weights=True, offline=True, gpus=1))
 
 
-def _shape_here(preset: Preset, runtime: Runtime) -> Json:
-    """What the config of a folder or repository says. Raises UserError where it is not on this machine."""
+def config_here(preset: Preset, runtime: Runtime) -> PretrainedConfig:
+    """The config of a folder or repository. Raises UserError where it is not on this machine."""
     try:
         folder = weights.resolve(preset.weights, replace(runtime, offline=True), need_weights=False)
-        return weights.causal_config(folder).to_dict()
+        return weights.causal_config(folder)
     except UserError as error:
         raise UserError("no shape, or not on this machine") from error
-
-
-def check_settings(choice: ModelChoice) -> None:
-    """Raises UserError for settings that a load would refuse, as far as the preset says what the model is: its shape
-    is that of its own weights, not of what `--checkpoint` names or an adapter makes of them.
-    """
-    preset, runtime = choice.preset, choice.runtime
-    if choice.method.settings_model:
-        validate(choice.method.settings_model, preset.settings, choice.name)
-    if not runtime.random_weights and (runtime.checkpoint or preset.adapter):
-        return
-    try:
-        on_meta(choice, preset, runtime)
-    except UnfitError:
-        raise
-    except Exception:  # packages and files may be where the run will be: only settings are judged here
-        return

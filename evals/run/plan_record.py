@@ -30,6 +30,5 @@ def record_plan(meta: RunMeta, cells: Sequence[Cell], spec: RunSpec, earlier: Se
     }
     for cell, seconds in zip(cells, found.seconds, strict=True):
         state = meta.cells.setdefault(cell.id, cell.state())
-        whole = state.limit is None or (spec.limit is not None and spec.limit <= state.limit)
-        if state.planned_s is None or state.status != "ok" or not whole:
+        if state.planned_s is None or state.status != "ok" or not state.covers(spec.limit):
             state.planned_s = seconds

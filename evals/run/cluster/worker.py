@@ -28,7 +28,7 @@ from evals.run.identity import TaskChoice
 from evals.run.samples import AuditError
 from evals.run.spec import RunSpec
 
-ROOM = 1000
+MOST_MESSAGES = 1000
 """Messages that wait for the driver before the work waits too."""
 
 
@@ -67,7 +67,7 @@ class Worker:
         torch.set_num_threads(threads)
         self._spec, self._parcel = spec, parcel
         self._tasks: dict[str, TaskChoice] = {}
-        self._outbox: queue.Queue[Message] = queue.Queue(ROOM)
+        self._outbox: queue.Queue[Message] = queue.Queue(MOST_MESSAGES)
         self._relay = Relay(self._outbox.put)
         self._spent = Spent()
         self._engine = Engine(self._relay, spec, self._relay, self._spent)
@@ -88,7 +88,7 @@ class Worker:
         found: list[Message] = []
         with suppress(queue.Empty):
             found.append(self._outbox.get(timeout=wait_s) if wait_s else self._outbox.get_nowait())
-            while len(found) < ROOM:
+            while len(found) < MOST_MESSAGES:
                 found.append(self._outbox.get_nowait())
         return found
 

@@ -129,7 +129,7 @@ def test_prompts_are_built_once_for_models_that_share_a_tokenizer(
     models: dict[str, dict[str, Any]] = {"a": {}, "b": {"settings": {"factor": 3}}}
     toy("--length", "64,128", "--no-perf", models=models)
     assert len(made) == 2
-    monkeypatch.setattr("evals.run.instances.ROOM", 0)  # nothing may be kept
+    monkeypatch.setattr("evals.run.instances.MOST_TOKENS", 0)  # nothing may be kept
     toy("--length", "64,128", "--no-perf", models=models, output="room")
     assert len(made) == 2 + 4
     load = Toy.load.__func__  # type: ignore[attr-defined]
@@ -139,7 +139,7 @@ def test_prompts_are_built_once_for_models_that_share_a_tokenizer(
         model.tokenizer.chat_template = preset.name
         return model
 
-    monkeypatch.setattr("evals.run.instances.ROOM", 1 << 20)
+    monkeypatch.setattr("evals.run.instances.MOST_TOKENS", 1 << 20)
     monkeypatch.setattr(Toy, "load", classmethod(loaded))
     toy("--length", "64,128", "--no-perf", models=models, output="other")
     assert len(made) == 6 + 4

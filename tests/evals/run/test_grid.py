@@ -13,7 +13,8 @@ from standins import SHAPE, write_preset
 
 from evals.errors import UserError
 from evals.methods import presets
-from evals.run.grid import check_unique, plan
+from evals.run.checks.inputs import check_unique
+from evals.run.grid import plan
 from evals.run.identity import digest, digest_of_files
 from evals.run.spec import RunSpec, parse_length, split_list
 from evals.settings import route

@@ -19,10 +19,11 @@ from driver_desk import Desk
 from ray.exceptions import RayActorError, RayTaskError
 
 from evals.errors import UserError
+from evals.run.checks.inputs import check_gpus
 from evals.run.cluster import driver
 from evals.run.cluster.driver import Driver, Hand
 from evals.run.cluster.schedule import Schedule
-from evals.run.grid import check_gpus, plan
+from evals.run.grid import plan
 from evals.run.spec import RunSpec
 
 pytestmark = pytest.mark.usefixtures("standins")

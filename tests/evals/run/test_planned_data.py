@@ -10,7 +10,8 @@ import pytest
 
 from evals import registry
 from evals.errors import UserError
-from evals.run.grid import check, check_here, plan
+from evals.run.checks.inputs import check, check_here
+from evals.run.grid import plan
 from evals.run.spec import RunSpec
 from evals.tasks.common import hub
 

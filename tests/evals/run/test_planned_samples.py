@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from evals.errors import UserError
+from evals.run.checks.sampling import check_sampling
 from evals.run.grid import plan
-from evals.run.sampling import check_sampling
 from evals.run.spec import RunSpec
 
 ALONE = "can lend another its context, as all have the same"

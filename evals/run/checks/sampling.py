@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
-from evals.errors import UserError
+from evals.run.checks.together import all_of
 from evals.run.grid import Cell
 from evals.run.work import sample_count
 from evals.tasks.base import Task
@@ -17,15 +18,8 @@ def check_sampling(cells: Sequence[Cell], limit: int | None) -> None:
 
     limit: samples of a cell, at most.
     """
-    problems: list[str] = []
-    for task in {cell.task.name: cell.task.task for cell in cells}.values():
-        if isinstance(task, Task):
-            try:
-                _check(task, limit)
-            except UserError as error:
-                problems.append(str(error))
-    if problems:
-        raise UserError(" ".join(dict.fromkeys(problems)))
+    tasks = {cell.task.name: cell.task.task for cell in cells}.values()
+    all_of(partial(_check, task, limit) for task in tasks if isinstance(task, Task))
 
 
 def _check(task: Task, limit: int | None) -> None:

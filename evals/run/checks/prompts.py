@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from evals.errors import UserError
 from evals.methods import weights
+from evals.run.checks.together import all_of
 from evals.run.grid import Cell
 from evals.run.identity import ModelChoice
 from evals.tasks.base import Task
@@ -17,32 +19,24 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def check_room(cells: Sequence[Cell]) -> None:
+def check_prompts(cells: Sequence[Cell]) -> None:
     """Try chat templates, and to make a sample of every cell that its task has `tried`, with the tokenizers that are on
     this machine.
 
     Nothing is fetched. Raises one UserError with a sentence for each template that does not do what is asked, and each
     length that holds no sample.
     """
-    tokenizers: dict[Hashable, PreTrainedTokenizerBase | None] = {}
-    tried: set[Hashable] = set()
-    problems: list[str] = []
+    alike: dict[tuple[Hashable, str, int | None], Cell] = {}
     for cell in cells:
-        source = _tokenizer_source(cell.model)
-        if not _is_tried(cell) or (source, cell.task.name, cell.length) in tried:
-            continue
-        tried.add((source, cell.task.name, cell.length))
-        if source not in tokenizers:
-            tokenizers[source] = _tokenizer(cell.model)
-        tokenizer = tokenizers[source]
-        if tokenizer is None:
-            continue
-        try:
-            _try(cell, tokenizer)
-        except UserError as error:
-            problems.append(str(error))
-    if problems:
-        raise UserError(" ".join(dict.fromkeys(problems)))
+        if _is_tried(cell):
+            alike.setdefault((_tokenizer_source(cell.model), cell.task.name, cell.length), cell)
+    models = {source: cell.model for (source, *_), cell in alike.items()}
+    tokenizers = {source: _tokenizer(model) for source, model in models.items()}
+    all_of(
+        partial(_try, cell, tokenizer)
+        for (source, *_), cell in alike.items()
+        if (tokenizer := tokenizers[source]) is not None
+    )
 
 
 def _is_tried(cell: Cell) -> bool:
