@@ -119,7 +119,7 @@ class Served(LongContextModel):
     ) -> Sequence[int]:
         """The context cut in two at a random place, and its parts exchanged: a server keeps what it computed for the
         beginnings of prompts, even for those of an earlier run."""
-        for _ in range(ROTATIONS if context_ids else 0):
+        for _ in range(ROTATIONS if len(context_ids) else 0):
             at = secrets.randbelow(len(context_ids))
             rotated = [*context_ids[at:], *context_ids[:at]]
             if self.takes_ids or self._text([*prefix_ids, *rotated, *query_ids]) is not None:

@@ -127,7 +127,7 @@ class SharedLLM(ReplayingModel):
 
     @torch.inference_mode()
     def prefill(self, context_ids: Sequence[int], prefix_ids: Sequence[int] = ()) -> Session:
-        chunks, size = self._split(len(context_ids), bool(prefix_ids)), self.model.config.chunk_size
+        chunks, size = self._split(len(context_ids), len(prefix_ids) > 0), self.model.config.chunk_size
         ids = ids_tensor(context_ids[: chunks * size], self.device)
         lead = [*prefix_ids, *context_ids[chunks * size :]]
         return SharedLLMSession(self.model, self.reader, ids.view(1, chunks, size), lead)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from method_cases import (
@@ -89,6 +90,15 @@ def test_odd_sizes(model: LongContextModel, prefix: list[int], context: list[int
     assert (scores <= 0).all()
     close(scores, stepwise(model.prefill(context, prefix), query, answer))
     assert session.score(query, []).shape == (0,)
+
+
+@pytest.mark.parametrize("prefix", [[], [0], [5, 6]])
+def test_ids_may_be_arrays(model: LongContextModel, prefix: list[int]) -> None:
+    """Their truth is not that of a list: an array of one 0 is false, longer ones have none. 48 ids: four chunks."""
+    context, target = [*CONTEXT, 1, 2, 3], TARGET[:3]
+    wanted = model.prefill(context, prefix).score(QUERY, target)
+    arrays = [np.array(ids, dtype=np.int64) for ids in (context, prefix, QUERY.ids, target)]
+    close(model.prefill(arrays[0], arrays[1]).score(Query(arrays[2], QUERY.question), arrays[3]), wanted)
 
 
 def test_deterministic(name: str, model: LongContextModel) -> None:
