@@ -101,9 +101,8 @@ class LanguageModelling:
         self.windows, self.chunks, self.running, self.chunk_size = windows, list(chunks), running, chunk_size
         self.gap_share, self.max_chunks, self.drop_context = gap_share, max_chunks, drop_context
         self.repeat_share = repeat_share
-        for corpus, weight in zip(self.corpora, weights, strict=True):
-            if weight:
-                corpus.places(max(chunks) * chunk_size + running)
+        for corpus in self.corpora:
+            corpus.places(max(chunks) * chunk_size + running)
 
     def __call__(self, rng: np.random.Generator) -> Batch:
         chunks = int(rng.choice(self.chunks))

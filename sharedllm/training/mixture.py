@@ -19,7 +19,8 @@ from sharedllm.training.sft import FineTuning, read_examples
 def batch_maker(
     settings: TrainSettings, files: Files, tokenizer: PreTrainedTokenizerBase, chunk_size: int
 ) -> Callable[[int, int], Batch]:
-    """(micro step, rank) -> batch, the same whenever it is called. chunk_size: in tokens.
+    """(micro step, rank) -> batch, the same whenever it is called. chunk_size: in tokens. Files of weight 0
+    are in none.
 
     Raises UserError for settings that do not fit the data or a host's memory.
     """
@@ -29,10 +30,12 @@ def batch_maker(
         tune = _fine_tuning(settings, files, tokenizer, chunk_size)
         return lambda step, rank: tune(np.random.default_rng([settings.seed, step, rank]))
     _check_sizes(settings, chunk_size)
-    corpora = [open_corpus(path, tokenizer, files.output / TOKENS) for path in files.data]
+    weights = files.weights or [1.0] * len(files.data)
+    used = [path for path, weight in zip(files.data, weights, strict=True) if weight]
+    corpora = [open_corpus(path, tokenizer, files.output / TOKENS) for path in used]
     lm = LanguageModelling(
         corpora,
-        files.weights or [1.0] * len(corpora),
+        [weight for weight in weights if weight],
         settings.windows,
         settings.chunks,
         settings.running,

@@ -155,23 +155,33 @@ def test_windows_longer_than_any_document_are_refused() -> None:
         numbered().window(3001, np.random.default_rng(0))
 
 
-@pytest.mark.parametrize("weight", [0.0, 1e-6])
-def test_windows_that_a_later_batch_may_draw_are_refused_before_the_first(weight: float) -> None:
-    """Of the longest number of chunks, from every corpus that has a weight."""
-    short = Corpus("short", *(np.arange(n) for n in (100, 2)))
-    short.starts[-1] = 100
+def test_windows_that_a_later_batch_may_draw_are_refused_before_the_first() -> None:
+    """Of the longest number of chunks, from every corpus."""
+    short = Corpus("short", np.arange(100), np.array([0, 100]))
 
     def windows(chunks: list[int]) -> LanguageModelling:
-        return LanguageModelling([numbered(), short], [1.0, weight], 2, chunks, 50, 50, 0.0, 8)
+        return LanguageModelling([numbered(), short], [1.0, 1e-6], 2, chunks, 50, 50, 0.0, 8)
 
     windows([1])
     with pytest.raises(UserError, match="No document in numbers has 3050 tokens"):
         windows([1, 60])
-    if weight:
-        with pytest.raises(UserError, match="No document in short has 150 tokens"):
-            windows([1, 2])
-    else:
+    with pytest.raises(UserError, match="No document in short has 150 tokens"):
         windows([1, 2])
+
+
+def test_a_file_of_weight_0_is_in_no_batch(texts: Path, tokenizer: Any, tmp_path: Path) -> None:
+    """Neither in windows nor around needles."""
+    (tmp_path / "other.txt").write_text("~" * 20_000)
+    stage = {"windows": 3, "chunks": 4, "needles": 2, "questions": 1, "share": 0.5}
+    chosen = settings.preset("small", windows=2, chunks=[2], running=48, needles=[stage], needle_running=700)
+    tilde = tokenizer.encode("~", add_special_tokens=False)[0]
+    seen = {}
+    for weight in (0.0, 1.0):
+        files = Files("base", [texts / "words.txt", tmp_path / "other.txt"], [1.0, weight], [], None, tmp_path)
+        make = batch_maker(chosen, files, tokenizer, NEEDLE_CHUNK)
+        batches = [make(step, 0) for step in range(30)]
+        seen[weight] = {b.kind for b in batches if bool((b.context_ids == tilde).any())}
+    assert seen == {0.0: set(), 1.0: {"lm", "needle 4"}}
 
 
 def test_needles_come_from_texts_that_fill_the_running_text(
