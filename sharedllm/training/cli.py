@@ -42,9 +42,7 @@ def train(
         typer.Option("--set", metavar="KEY=VALUE ...", help="Training settings; several may follow."),
     ] = None,
     more: Annotated[Optional[list[str]], typer.Argument(metavar="KEY=VALUE", hidden=True)] = None,  # noqa: UP045
-    weight: Annotated[
-        Optional[list[float]], typer.Option(help="Share of each --data file; those of 0 are left out.")
-    ] = None,  # noqa: UP045
+    weight: Annotated[Optional[list[float]], typer.Option(help="Share of each --data file; 0: unused.")] = None,  # noqa: UP045
     max_seconds: Annotated[Optional[float], typer.Option(help="Stop with a checkpoint after that long.")] = None,  # noqa: UP045
     checkpoint_every: Annotated[int, typer.Option(min=1, max=MOST_STEPS, help="Steps between checkpoints.")] = 500,
     log_every: Annotated[int, typer.Option(min=1, max=MOST_STEPS, help="Steps between log lines.")] = 20,
