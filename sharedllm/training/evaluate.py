@@ -5,7 +5,7 @@ The harness measures the same with more care; this is the quick look at the end 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -84,10 +84,9 @@ def needles(
     """
     read = read or reading_of(model)
     hits: list[np.ndarray] = []
-    for start in range(0, windows, batch):
-        rng = np.random.default_rng([seed, start])
-        made = source(rng, Shape(min(batch, windows - start), chunks, count, 1, exactly=True)).to(model.device)
-        hits.append(_digits_right(model, made, read(made)))
+    for made in needle_batches(source, chunks, count, windows, batch, seed):
+        asked = made.to(model.device)
+        hits.append(_digits_right(model, asked, read(asked)))
     right = np.concatenate(hits)
     return {
         "exact_match": float(right.all(1).mean()),
@@ -95,6 +94,15 @@ def needles(
         "first_digit": float(right[:, 0].mean()),
         "windows": float(len(right)),
     }
+
+
+def needle_batches(
+    source: Needles, chunks: int, count: int, windows: int, batch: int, seed: int = 7
+) -> Iterator[Batch]:
+    """What `needles` asks with these arguments. Raises UserError where needles or question find no room."""
+    for start in range(0, windows, batch):
+        rng = np.random.default_rng([seed, start])
+        yield source(rng, Shape(min(batch, windows - start), chunks, count, 1, exactly=True))
 
 
 def reading_of(model: PreTrainedModel) -> Read:

@@ -12,7 +12,7 @@ from sharedllm.training.batches import Batch, LanguageModelling, check_repeats
 from sharedllm.training.corpus import Corpus, open_corpus
 from sharedllm.training.files import TOKENS, Files
 from sharedllm.training.needles import Needles, Shape
-from sharedllm.training.settings import TrainSettings, check_size
+from sharedllm.training.settings import NeedleStage, TrainSettings, check_size
 from sharedllm.training.sft import FineTuning, read_examples
 
 
@@ -47,13 +47,18 @@ def batch_maker(
     )
     needles = _needles(settings, corpora, tokenizer, chunk_size)
 
+    def hidden(stage: NeedleStage, rng: np.random.Generator) -> Batch:
+        return needles[settings.room(stage)](rng, Shape(stage.windows, stage.chunks, stage.needles, stage.questions))
+
+    for stage in settings.needles:  # what has no room in a window is told before the first step
+        hidden(stage, np.random.default_rng(settings.seed))
+
     def make(step: int, rank: int) -> Batch:
         rng = np.random.default_rng([settings.seed, step, rank])
         place = np.random.default_rng([settings.seed, step, 1 << 20]).random()  # every rank the same kind
         for stage in settings.needles:
             if place < stage.share:
-                shape = Shape(stage.windows, stage.chunks, stage.needles, stage.questions)
-                return needles[settings.room(stage)](rng, shape)
+                return hidden(stage, rng)
             place -= stage.share
         return lm(rng)
 

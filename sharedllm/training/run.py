@@ -164,6 +164,10 @@ def held_out(
         evaluate.held_out_windows(corpus, length, WINDOWS)
     if corpora and settings.needles:
         corpora[0].places(max(settings.needle_running, *(n.chunks * chunk_size for n in settings.needles)))
+        source = evaluate.needle_source(tokenizer, corpora[:1], chunk_size, settings.needle_running)
+        for asked in _needles_asked(settings).values():
+            for _ in evaluate.needle_batches(source, *asked):
+                pass
     return corpora
 
 
@@ -179,7 +183,12 @@ def evaluation(
         "language modelling": evaluate.language_modelling(model, corpora, chunks, size, running, WINDOWS, read=read)
     }
     if settings.needles:
-        lengths = sorted({n.chunks for n in settings.needles})
         source = evaluate.needle_source(tokenizer, corpora[:1], size, settings.needle_running)
-        result["needles"] = {n: evaluate.needles(model, source, n, 4, 64, max(1, 64 // n), read=read) for n in lengths}
+        asked = _needles_asked(settings)
+        result["needles"] = {n: evaluate.needles(model, source, *asked[n], read=read) for n in asked}
     return result
+
+
+def _needles_asked(settings: TrainSettings) -> dict[int, tuple[int, int, int, int]]:
+    """By the chunks of a window: chunks, needles, windows and windows at a time, as `evaluate.needles` takes them."""
+    return {n: (n, 4, 64, max(1, 64 // n)) for n in sorted({stage.chunks for stage in settings.needles})}

@@ -290,6 +290,7 @@ def test_what_does_not_fit_ends_with_one_sentence(
         *("--set", "running=64", "--set", "needle_running=500"),
         *("--set", "needles=[{windows: 1, chunks: 30, needles: 1, questions: 1, share: 1}]"),
     ]
+    seldom = [*method, "--set", "needles=[{windows: 1, chunks: 1, needles: 1, questions: 1, share: 0.001}]"]
     cases: list[tuple[list[str], str]] = [
         ([*good, "--preset", "big"], "Unknown training preset 'big': known are joint, needle, paper, small"),
         ([*good, "--set", "stepps=3"], "There is no setting stepps: did you mean steps?"),
@@ -324,6 +325,8 @@ def test_what_does_not_fit_ends_with_one_sentence(
         ([*good, *far, *held], "No document in others has 9600 tokens"),
         ([*good, *method, "--set", "chunks=[900]"], "No document in words has"),
         ([*good, *far, "--set", "needle_running=9600", *held], "No document in others has 9600 tokens"),
+        ([*good, *seldom, "--set", "needle_running=60"], "1 questions take"),
+        ([*good, *seldom, *held], "4 needles of one chunk take"),
         ([*good, *method, *held, *held], "Two of the held-out results would be named 'others'"),
         ([*good, *method, "--heldout", str(mean)], "Two of the held-out results would be named 'mean'"),
         ([*good, *method, "--set", "trainable=[head]"], "'head' cannot be trained"),
