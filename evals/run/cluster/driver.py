@@ -1,4 +1,4 @@
-"""The driver: hires workers, hands out jobs, writes down what comes back, and does without what is lost."""
+"""The driver: hires workers, hands out jobs, listens to what comes back, and does without what is lost."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,14 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from evals.errors import UserError
-from evals.records.lines import AnyRecord
-from evals.records.models import CellState
 from evals.records.store import RunStore
 from evals.run.answering import Spent
 from evals.run.begun import Begun
 from evals.run.cluster.actor import hire
 from evals.run.cluster.connect import Cluster
-from evals.run.cluster.messages import Appended, Began, Ended, Finished, Forgot, Logged, Message, Saved, Stepped
+from evals.run.cluster.hand import Hand, Told
+from evals.run.cluster.hearing import Hearing
+from evals.run.cluster.messages import Ended, Message
 from evals.run.cluster.schedule import Job, Schedule, jobs
 from evals.run.cluster.staging import pack
 from evals.run.cluster.worker import Place, Worker
@@ -44,30 +43,6 @@ DRAIN_S = 5.0
 """How long a stopped run waits for what its workers have to tell."""
 
 
-@dataclass
-class Hand:
-    """A worker as the driver sees it. place is None until it has answered; job is None while it is idle.
-
-    gpus: that it has, 1 on a CPU too.
-    """
-
-    actor: Any
-    gpus: int = 1
-    place: Place | None = None
-    job: Job | None = None
-    held: str | None = None
-    settled: set[str] = field(default_factory=set)
-
-    @property
-    def name(self) -> str:
-        """The worker in sentences for people."""
-        return f"{self.place.host}:{self.place.pid}" if self.place else "a worker that had not started"
-
-
-Told = tuple[Hand, Sequence[Message]]
-"""A worker, and what it had to tell."""
-
-
 class Driver:
     """Executes the cells of one run on a cluster."""
 
@@ -75,14 +50,12 @@ class Driver:
         self.store = store
         self.spec = spec
         self.progress = progress
-        self.spent = spent
         self.cluster = cluster
         self.begun = Begun(store, MOST_DEATHS)
-        self.states = store.meta.cells
+        self.hearing = Hearing(store, progress, spent, self.begun, cluster)
         self.schedule = Schedule([])
         self.hands: list[Hand] = []
         self.most_workers = 0
-        self._cells: dict[str, Cell] = {}
         self._polls: dict[Any, Hand] = {}
         self._parcel: list[Any] = []
         self._lost_starts = 0
@@ -96,8 +69,8 @@ class Driver:
         has no place for a worker; a lost worker costs only the requests that were at work.
         """
         todo = left_to_do(cells, self.store, self.spec, self.progress)
-        self._cells = {cell.id: cell for cell in todo}
-        self.schedule = Schedule(jobs(todo, self.states))
+        self.hearing.cells = {cell.id: cell for cell in todo}
+        self.schedule = Schedule(jobs(todo, self.store.meta.cells))
         try:
             if todo:
                 self._prepare(todo)
@@ -186,7 +159,7 @@ class Driver:
         """Choose a job for an idle worker and note that its cells are begun; None where there is none for it."""
         while job := self.schedule.take(hand.held, [h.job.model for h in self.hands if h.job], hand.gpus):
             if deadly := self.begun.deadly(job.cells):
-                self._fail(deadly, self.begun.reason)
+                self.hearing.fail(deadly, self.begun.reason)
             if left := job.without({cell.id for cell in deadly}):
                 self.begun.start(left.cells)
                 hand.job, hand.held, hand.settled = left, left.model, set()
@@ -229,9 +202,9 @@ class Driver:
             told.append((hand, found))
             if not (found and isinstance(found[-1], Ended)):
                 self._poll(hand)  # what comes next is on its way while this is written
-        self._write_down(told)
+        self.hearing.write_down(told)
         for hand, messages in told:
-            self._report(hand, messages)
+            self.hearing.report(hand, messages)
         for hand, reason in lost:
             self._lose(hand, reason)
 
@@ -283,83 +256,6 @@ class Driver:
         self.progress.log(f"Lost worker {hand.name} at {names} ({_reason(error)}): another goes on with it.")
         self.schedule.add(job)
 
-    def _write_down(self, told: Sequence[Told]) -> None:
-        """Bring to disk what workers have told: the records with one write, then the states of their cells."""
-        records: list[AnyRecord] = []
-        changed: dict[str, None] = {}
-        models_before = dict(self.store.meta.models)
-        for hand, messages in told:
-            for message in messages:
-                match message:
-                    case Appended():
-                        records += message.records
-                    case Forgot(cells):
-                        self._write(records)
-                        self.store.forget(set(cells))
-                    case Saved(states, models):
-                        for cell, state in states.items():
-                            self._note(cell, self._placed(hand, state))
-                        self.store.meta.models.update(models)
-                        changed |= dict.fromkeys(states)
-                    case Finished(cell, state):
-                        self._note(cell, self._placed(hand, state))
-                        changed[cell] = None
-                    case Ended() if hand.job:
-                        self.begun.survived(hand.job.cells)
-                        changed |= dict.fromkeys(cell.id for cell in hand.job.cells)
-        self._write(records)
-        if self.store.meta.models != models_before:  # the journal holds cells alone
-            self.store.save()
-        elif changed:
-            self.store.save_cells(*changed)
-        self.store.settle()
-
-    def _write(self, records: list[AnyRecord]) -> None:
-        if records:
-            self.store.append(*records)
-            records.clear()
-
-    def _report(self, hand: Hand, messages: Sequence[Message]) -> None:
-        """Tell people what a worker did. It is on the disk."""
-        for message in messages:
-            match message:
-                case Stepped(cell):
-                    self.progress.step(self._cells[cell])
-                case Began(cell, steps):
-                    self.progress.begin(self._cells[cell], steps, place=hand.name)
-                case Finished(cell):
-                    hand.settled.add(cell)
-                    self.progress.finish(self._cells[cell], self.states[cell])
-                case Logged(text):
-                    self.progress.log(text)
-                case Ended():
-                    self._end(hand, message)
-
-    def _placed(self, hand: Hand, state: CellState) -> CellState:
-        """A fault with the machine that it happened on, where there are several."""
-        if state.status != "failed" or not state.error or not hand.place or self.cluster.hosts() < 2:
-            return state
-        return state.model_copy(update={"error": f"On {hand.place.host}: {state.error}"})
-
-    def _note(self, cell: str, state: CellState) -> None:
-        """What a worker says about a cell; how often it was begun is what the driver knows."""
-        mine = self.states[cell]
-        self.states[cell] = state.model_copy(update={"begun": mine.begun, "begun_records": mine.begun_records})
-
-    def _fail(self, cells: Sequence[Cell], reason: str) -> None:
-        for cell in cells:
-            self._note(cell.id, self.states[cell.id].model_copy(update={"status": "failed", "error": reason}))
-        self.store.save_cells(*(cell.id for cell in cells))
-        for cell in cells:
-            self.progress.finish(cell, self.states[cell.id])
-
-    def _end(self, hand: Hand, ended: Ended) -> None:
-        self.spent.load_s += ended.load_s
-        self.spent.model_s += ended.model_s
-        hand.job = None
-        if ended.error is not None:
-            raise ended.error
-
     def _drain(self) -> None:
         """The run stops: write down what the workers have to tell, and count no death."""
         running = [hand for hand in self.hands if hand.job]
@@ -374,7 +270,7 @@ class Driver:
             told = [(hand, _told(poll)) for poll, hand in polls.items() if poll in ready]
         except GONE:
             return
-        self._write_down(told)
+        self.hearing.write_down(told)
 
 
 def _told(poll: Any) -> list[Message]:

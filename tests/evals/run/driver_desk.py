@@ -13,7 +13,8 @@ from evals.records.read import read_records, read_run
 from evals.records.store import RunStore
 from evals.run.answering import Spent
 from evals.run.cluster.connect import Cluster
-from evals.run.cluster.driver import Driver, Hand, Told
+from evals.run.cluster.driver import Driver
+from evals.run.cluster.hand import Hand, Told
 from evals.run.cluster.messages import Appended, Began, Ended, Finished, Message, Saved, Stepped
 from evals.run.cluster.schedule import jobs
 from evals.run.cluster.worker import Place
@@ -61,7 +62,7 @@ class Desk:
         self.store.save()
         self.witness = Witness(self.folder)
         self.driver = Driver(self.store, spec, self.witness, Spent(), OneHost("local", None))  # type: ignore[arg-type]
-        self.driver._cells = {cell.id: cell for cell in self.cells}
+        self.driver.hearing.cells = {cell.id: cell for cell in self.cells}
         self.writes: list[int] = []
         append = self.store.append
         monkeypatch.setattr(self.store, "append", lambda *r: (self.writes.append(len(r)), append(*r)))
@@ -73,9 +74,9 @@ class Desk:
     def listen(self, *messages: list[Message]) -> None:
         """Hear what each of the workers has to tell, as after one poll."""
         told: list[Told] = list(zip(self.hands, messages, strict=False))
-        self.driver._write_down(told)
+        self.driver.hearing.write_down(told)
         for hand, found in told:
-            self.driver._report(hand, found)
+            self.driver.hearing.report(hand, found)
 
     def whole(self, at: int) -> list[Message]:
         """All that a worker tells of a cell with two samples."""

@@ -14,7 +14,8 @@ pytest.importorskip("ray")
 from evals.run.answering import Spent
 from evals.run.cluster import connect
 from evals.run.cluster.connect import Cluster
-from evals.run.cluster.driver import Driver, Hand
+from evals.run.cluster.driver import Driver
+from evals.run.cluster.hand import Hand
 from evals.run.cluster.schedule import Schedule, jobs
 from evals.run.cluster.worker import Place
 from evals.run.grid import plan

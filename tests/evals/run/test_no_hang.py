@@ -21,7 +21,8 @@ from ray.exceptions import RayActorError, RayTaskError
 from evals.errors import UserError
 from evals.run.checks.inputs import check_gpus
 from evals.run.cluster import driver
-from evals.run.cluster.driver import Driver, Hand
+from evals.run.cluster.driver import Driver
+from evals.run.cluster.hand import Hand
 from evals.run.cluster.schedule import Schedule
 from evals.run.grid import plan
 from evals.run.spec import RunSpec

@@ -11,7 +11,8 @@ import pytest
 pytest.importorskip("ray")
 from evals.records.models import CellState
 from evals.run.cluster import staging
-from evals.run.cluster.driver import Driver, Hand
+from evals.run.cluster.hand import Hand
+from evals.run.cluster.hearing import Hearing
 from evals.run.cluster.worker import Place
 from evals.run.grid import Cell, plan
 from evals.run.spec import RunSpec
@@ -64,11 +65,11 @@ def test_large_data_stay_where_they_are(texts: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_fault_on_a_cluster_names_the_machine_and_the_path() -> None:
-    driver = Driver.__new__(Driver)
-    driver.cluster = SimpleNamespace(hosts=lambda: 2)  # type: ignore[assignment]
+    hearing = Hearing.__new__(Hearing)
+    hearing.cluster = SimpleNamespace(hosts=lambda: 2)  # type: ignore[assignment]
     state = CellState(
         model="a", task="b", length=1, settings={}, task_version=1, metric="m", higher_is_better=True, status="failed"
     )
     failed = state.model_copy(update={"error": "There are no weights in /models/a: name their folder."})
-    placed = driver._placed(Hand(None, place=Place("node7", "H100", 5)), failed)
+    placed = hearing._placed(Hand(None, place=Place("node7", "H100", 5)), failed)
     assert placed.error == "On node7: There are no weights in /models/a: name their folder."
