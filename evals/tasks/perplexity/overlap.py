@@ -7,6 +7,7 @@ or small changes are found as well.
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -34,7 +35,8 @@ def runs(text: str) -> Runs:
     """The runs of a text; a text of fewer than WORDS words is one run. Case and punctuation do not count."""
     if len(text) > 2 * SCANNED_CHARS:
         text = f"{text[:SCANNED_CHARS]} {text[-SCANNED_CHARS:]}"
-    return _runs(_hashed(_WORD.findall(text.lower())))
+    lowered = text.lower()
+    return _runs(_hashed(_words(lowered, _kinds(lowered))))
 
 
 class Words:
@@ -45,8 +47,9 @@ class Words:
         lowered = text[slice(*span)].lower()
         self._apart = len(lowered) == span[1] - span[0] and "Σ" not in text[slice(*span)]
         """Whether a character in lower case is the same character whatever stands beside it."""
-        self._starts, self._ends = (bounds + span[0] for bounds in _bounds(lowered))
-        self._words = _hashed(_WORD.findall(lowered))
+        kinds = _kinds(lowered)
+        self._starts, self._ends = (bounds + span[0] for bounds in _bounds(kinds))
+        self._words = _hashed(_words(lowered, kinds))
 
     def runs(self, span: Span) -> Runs:
         """`runs` of a piece of the text that lies in the part."""
@@ -92,15 +95,35 @@ def _runs(words: np.ndarray) -> Runs:
     return once
 
 
-def _bounds(lowered: str) -> tuple[np.ndarray, np.ndarray]:
-    """Where the words of `_WORD` begin and end, (n,) each. Faster than a match at a time."""
+class _Kinds(NamedTuple):
+    """Characters (n,): their codes, whether they are of words, and whether they are words alone."""
+
+    codes: np.ndarray
+    inside: np.ndarray
+    single: np.ndarray
+
+
+def _kinds(lowered: str) -> _Kinds:
     codes = np.frombuffer(lowered.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
     in_word = np.zeros(1 + int(codes.max(initial=0)), dtype=bool)
     alone = in_word.copy()
     present = np.flatnonzero(np.bincount(codes))
     in_word[present] = [_WORD.match(chr(code)) is not None for code in present]
     alone[present] = [re.match(f"[{_ALONE}]", chr(code)) is not None for code in present]
-    inside, single = in_word[codes], alone[codes]
+    return _Kinds(codes, in_word[codes], alone[codes])
+
+
+def _words(lowered: str, kinds: _Kinds) -> list[str]:
+    """The words of `_WORD`: split at once where none stands alone, in a third of the time that matches take."""
+    if kinds.single.any():
+        return _WORD.findall(lowered)
+    spaced = np.where(kinds.inside, kinds.codes, np.uint32(ord(" ")))
+    return spaced.tobytes().decode("utf-32-le", "surrogatepass").split()
+
+
+def _bounds(kinds: _Kinds) -> tuple[np.ndarray, np.ndarray]:
+    """Where the words of `_WORD` begin and end, (n,) each. Faster than a match at a time."""
+    _, inside, single = kinds
     joined = inside[1:] & inside[:-1] & ~single[1:] & ~single[:-1]
     starts, ends = inside.copy(), inside.copy()
     starts[1:] &= ~joined

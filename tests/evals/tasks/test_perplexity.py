@@ -9,6 +9,8 @@ import math
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from not_empty import not_empty
 from pydantic import ValidationError
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -411,6 +413,11 @@ def test_the_runs_of_a_piece_are_those_of_its_text(text: str, monkeypatch: pytes
     for start in range(part[0], part[1] + 1, 7):
         for stop in range(start, part[1] + 1, 11):
             assert words.runs((start, stop)).tolist() == runs(text[start:stop]).tolist()
+
+
+@given(st.text(st.sampled_from("aé1_ \n\t.'ß٣²\u0301\u00a0\u001c\u200b🙂中の\ud800") | st.characters(), max_size=30))
+def test_words_are_those_of_the_expression_that_says_what_a_word_is(text: str) -> None:
+    assert overlap._words(text, overlap._kinds(text)) == overlap._WORD.findall(text)
 
 
 def test_targets_without_bytes_have_no_bits_per_byte() -> None:
