@@ -32,18 +32,20 @@ def cache_folder() -> Path:
     return folder
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object], *, synced: bool = True) -> None:
     """Make a file in one move: `write(partial)` fills a file beside it, which is synced and renamed.
 
-    A process that is killed, or a full disk, leaves the file that was there before. Raises UserError as `writing`.
+    A process that is killed, or a full disk, leaves the file that was there before. synced: so does a machine that
+    fails, for which the disk is waited for. Raises UserError as `writing`.
     """
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             write(partial)
-            with partial.open("rb+") as file:
-                os.fsync(file.fileno())
+            if synced:
+                with partial.open("rb+") as file:
+                    os.fsync(file.fileno())
             os.replace(partial, path)
         except BaseException:
             partial.unlink(missing_ok=True)

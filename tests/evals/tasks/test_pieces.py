@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from evals.tasks.common.prompt_builder import PromptBuilder
 from evals.tasks.common.token_ids import id_cache, passages, pieces
 from evals.tasks.common.token_ids.encoding import TextEncoder
 from evals.tasks.common.token_ids.id_cache import IdCache
@@ -326,6 +327,23 @@ def test_the_oldest_entries_make_room(cache: Path, monkeypatch: pytest.MonkeyPat
     assert kept.get("text 0") is None
     assert kept.get("text 7") is not None
     assert IdCache("another").get("text 7") is None
+
+
+def test_nobody_waits_for_the_disk_to_have_an_entry(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[int] = []
+    monkeypatch.setattr(os, "fsync", waited.append)
+    kept = IdCache("tokenizer")
+    kept.put("text", [1], np.zeros((1, 2), dtype=np.int64))
+    assert kept.get("text") is not None
+    assert not waited
+
+
+def test_a_tokenizer_is_not_copied_before_it_has_a_text() -> None:
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=trained(BYTES))
+    builders = [PromptBuilder(tokenizer), PromptBuilder(PreTrainedTokenizerFast(tokenizer_object=trained(None)))]
+    assert len({builder.identity for builder in builders}) == 2
+    assert "_encoder" not in vars(builders[0])
+    assert builders[0].encode("grass") == tokenizer("grass")["input_ids"]
 
 
 def test_without_a_cache_folder_nothing_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

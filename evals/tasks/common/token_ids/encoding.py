@@ -17,7 +17,7 @@ from evals.tasks.common.token_ids import id_cache, passages, pieces
 from evals.tasks.common.token_ids.id_lists import listed
 
 if TYPE_CHECKING:
-    from tokenizers import Encoding
+    from tokenizers import Encoding, Tokenizer
     from transformers import PreTrainedTokenizerBase
 
 BLOCK_CHARS = 1 << 20
@@ -61,17 +61,22 @@ class TextEncoder:
         if not tokenizer.is_fast:
             raise UserError(f"{type(tokenizer).__name__} gives no character offsets: use a fast tokenizer.")
         self.tokenizer = tokenizer
+
+    @cached_property
+    def _encoder(self) -> Tokenizer:
+        """A copy, made where a text is to be tokenised: most models of a run find their prompts made."""
+        encoder: Tokenizer = copy.deepcopy(self.tokenizer.backend_tokenizer)
         # A post-processor adds special tokens and, for byte-level vocabularies, trims white space off the
         # offsets; without it the spans of the tokens tile the text.
-        self._encoder = copy.deepcopy(tokenizer.backend_tokenizer)
-        self._encoder.post_processor = None
-        self._encoder.no_truncation()
-        self._encoder.no_padding()
+        encoder.post_processor = None
+        encoder.no_truncation()
+        encoder.no_padding()
+        return encoder
 
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the tokenizer: models that share it share ids."""
-        return hashlib.sha256(self._encoder.to_str().encode()).hexdigest()
+        return hashlib.sha256(self.tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
 
     @cached_property
     def _passages(self) -> passages.Passages:

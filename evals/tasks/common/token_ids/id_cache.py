@@ -1,7 +1,8 @@
 """Ids of long texts on disk, for the next model, process and run that has the same tokenizer.
 
 An entry is found by the hash of the text and of the whole tokenizer, holds a checksum, and is moved into its place when
-it is complete. A damaged one is removed and made again. Without a usable cache folder nothing is kept.
+it is complete; nobody waits for the disk. A damaged one is removed and made again. Without a usable cache folder
+nothing is kept.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class IdCache:
             if self._writes % CHECKED_EVERY == 0:
                 _bound(path.parent.parent)
             self._writes += 1
-            write_whole(path, lambda partial: partial.write_bytes(_checksum(payload) + payload))
+            write_whole(path, lambda partial: partial.write_bytes(_checksum(payload) + payload), synced=False)
         except (OSError, UserError):
             return
 
