@@ -41,7 +41,8 @@ def shared_model(base: PreTrainedModel | None = None, **method: Any) -> SharedLL
 def logits(model: SharedLLMForCausalLM) -> torch.Tensor:
     generator = torch.Generator().manual_seed(5)
     running = torch.randint(64, (2, 7), generator=generator)
-    return model(running, torch.randint(64, (2, 3, 16), generator=generator), query_length=5).logits
+    chunks = torch.randint(64, (2, 3, model.config.chunk_size), generator=generator)
+    return model(running, chunks, query_length=5).logits
 
 
 # --- full models ------------------------------------------------------------------------------------------------

@@ -52,7 +52,9 @@ def load(name: str, runtime: Runtime, **changes: Any) -> LongContextModel:
 def test_shape_is_the_released_one(name: str) -> None:
     model: Any = load(name, Runtime(device="meta", dtype="bfloat16", random_weights=True, offline=True))
     parameters = dict(model.model.named_parameters())
-    assert (sum(p.numel() for p in parameters.values()), len(parameters)) == PARAMETERS[name]
+    zeros = getattr(model, "padding_bytes", 0) // 2
+    assert (sum(p.numel() for p in parameters.values()) - zeros, len(parameters)) == PARAMETERS[name]
+    assert bool(zeros) == name.startswith("longllama-3b"), "its heads of 100 are padded"
     assert model.cost(32_768, 64).weight_bytes == 2 * PARAMETERS[name][0]
 
 
