@@ -124,8 +124,8 @@ class Measurement(Record):
 
     status oom: memory ran out; peak_bytes is then the peak until that point. device: name of the GPU or processor
     (absent in runs recorded before 0.1.0). ttft_low_s, ttft_high_s: of the repeats, where there are several. tpot_ms:
-    median of all tokens after the first. request_s: a whole request as it went by, median of the repeats; tokens_per_s:
-    of its tokens after the first, the slow ones included (older runs have neither: there it is 1 / tpot).
+    median of all tokens after the first. request_s: a whole request as it went by, median of the repeats (absent in
+    runs of efficiency 1). tokens_per_s: of the tokens after the first, the slow ones included (in those runs 1 / tpot).
     """
 
     status: Literal["ok", "oom"]
